@@ -1,0 +1,1 @@
+"""LITE-LLM4Rec for RecBole."""

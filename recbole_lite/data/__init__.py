@@ -1,0 +1,1 @@
+"""Data: from the official sources to windows of item ids."""

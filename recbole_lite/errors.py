@@ -1,0 +1,53 @@
+"""Errors that a user can act on.
+
+Every message names the place (file and line, or key), says what was found there
+and what to do. The command line prints the message alone and exits with 2.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class RecboleLiteError(Exception):
+    """Base of all errors that recbole-lite raises on purpose."""
+
+
+class ConfigError(RecboleLiteError):
+    """A key, a value or a configuration file is wrong."""
+
+
+class MissingDependencyError(RecboleLiteError, ImportError):
+    """A package is not installed; the message holds the command that installs it."""
+
+
+class ModelFilesError(RecboleLiteError):
+    """Weights, tokenizer or configuration of a language model cannot be had."""
+
+
+class CheckpointError(RecboleLiteError):
+    """A checkpoint is missing, damaged, or does not fit the model."""
+
+
+class DownloadError(RecboleLiteError):
+    """A data set could not be fetched; the message says how to bring it by hand."""
+
+
+class DataError(RecboleLiteError):
+    """A data file is malformed.
+
+    Parameters
+    ----------
+    message : str
+        What was found and what to do.
+    path : str or Path, optional
+        The file.
+    line : int, optional
+        The line in it, counted from 1 (the header is line 1).
+    """
+
+    def __init__(self, message: str, path: str | Path | None = None, line: int | None = None):
+        self.path = None if path is None else Path(path)
+        self.line = line
+        place = "" if path is None else f"{path}: " if line is None else f"{path}, line {line}: "
+        super().__init__(place + message)

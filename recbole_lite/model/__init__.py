@@ -1,0 +1,1 @@
+"""Models, one file each, and the parts that they share."""

