@@ -1,1 +1,44 @@
-"""LITE-LLM4Rec for RecBole."""
+"""LITE-LLM4Rec (arXiv 2402.09543) for RecBole.
+
+Code written for RecBole moves here by changing the import: the names and contracts are its own.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+# Loaded on first use: importing the package must not need RecBole, let alone torch.
+_PUBLIC = {
+    "LiteConfig": "config",
+    "create_dataset": "data",
+    "data_preparation": "data",
+    "get_model": "registry",
+    "get_trainer": "registry",
+    "load_data_and_model": "quick_start",
+    "run": "quick_start",
+}
+__all__ = [
+    "LiteConfig",
+    "__version__",
+    "create_dataset",
+    "data_preparation",
+    "get_model",
+    "get_trainer",
+    "load_data_and_model",
+    "run",
+]
+
+if TYPE_CHECKING:
+    from recbole_lite.config import LiteConfig
+    from recbole_lite.data import create_dataset, data_preparation
+    from recbole_lite.quick_start import load_data_and_model, run
+    from recbole_lite.registry import get_model, get_trainer
+
+
+def __getattr__(name: str):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)

@@ -29,6 +29,10 @@ class CheckpointError(RecboleLiteError):
     """A checkpoint is missing, damaged, or does not fit the model."""
 
 
+class TrainingError(RecboleLiteError):
+    """Training went wrong in numbers, e.g. a loss that is not finite."""
+
+
 class DownloadError(RecboleLiteError):
     """A data set could not be fetched; the message says how to bring it by hand."""
 

@@ -1,0 +1,231 @@
+"""LiteConfig: RecBole's Config with this project's defaults and without its surprises.
+
+What differs from RecBole, and why, is listed in docs/recbole.md.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recbole_lite.errors import ConfigError
+from recbole_lite.paths import PROPERTIES
+from recbole_lite.registry import get_model, require_recbole
+from recbole_lite.settings import (
+    Loader,
+    Setting,
+    check_known,
+    check_value,
+    known_keys,
+    parse_overrides,
+    parse_scalar,
+    read_yaml,
+)
+
+require_recbole()
+
+from recbole.config import Config  # noqa: E402
+from recbole.utils import ModelType  # noqa: E402
+
+# Values from here are strings that RecBole's users expect to be read as numbers, lists ...;
+# a YAML file has typed its values already.
+STRING_SOURCES = {"config_dict", "command line"}
+# Derived from the model's class or only of use to the command line.
+NOT_SETTINGS = {"MODEL_TYPE", "config_files"}
+
+
+class LiteConfig(Config):
+    """Settings of a run.
+
+    Precedence, highest first: `overrides` (the command line), `config_dict`,
+    `config_file_list` (later files first), the dataset's, the model's and the overall
+    properties of this project, RecBole's properties.
+
+    Parameters
+    ----------
+    model : str or type, optional
+        Name of a model (see :func:`recbole_lite.registry.get_model`) or its class; may also
+        be given by the key ``model`` in any of the sources.
+    dataset : str, optional
+        Name of a dataset; may also be given by the key ``dataset``.
+    config_file_list : list of str, optional
+        YAML files.
+    config_dict : dict, optional
+        Values; strings are read as on the command line.
+    overrides : list of str, optional
+        ``--key=value`` strings. Unlike RecBole's Config, this class never looks at
+        ``sys.argv`` itself.
+    typed : bool
+        Whether strings in `config_dict` are meant as strings, as in ``settings`` of another
+        configuration.
+
+    Raises
+    ------
+    ConfigError
+        Unknown key, wrong type, unreadable file; with the place and what to do.
+
+    Attributes
+    ----------
+    settings : dict
+        The complete settings before RecBole derives others from them; plain values, so that
+        ``LiteConfig(config_dict=config.settings)`` gives the same configuration.
+    """
+
+    def __init__(
+        self,
+        model: str | type | None = None,
+        dataset: str | None = None,
+        config_file_list: Iterable[str | Path] | None = None,
+        config_dict: Mapping[str, Any] | None = None,
+        overrides: Iterable[str] | None = None,
+        typed: bool = False,
+    ):
+        # Config.__getattr__ looks names up in final_config_dict, so ours go in first.
+        self.origins: dict[str, Setting] = {}
+        self._overrides = list(overrides or [])
+        self._string_sources = STRING_SOURCES - ({"config_dict"} if typed else set())
+        super().__init__(model, dataset, list(config_file_list or []), config_dict)
+
+    # -- sources ---------------------------------------------------------------------------
+
+    def compatibility_settings(self) -> None:
+        """Leave NumPy alone: RecBole rebinds eight of its names, which NumPy 2 refuses."""
+
+    def _init_parameters_category(self):
+        super()._init_parameters_category()
+        # RecBole appends to these lists, which are its module's own.
+        self.parameters = {name: list(keys) for name, keys in self.parameters.items()}
+
+    def _build_yaml_loader(self):
+        return Loader
+
+    def _load_config_files(self, file_list):
+        for path in file_list:
+            self.origins.update(read_yaml(path))
+        return {key: setting.value for key, setting in self.origins.items()}
+
+    def _load_variable_config_dict(self, config_dict):
+        given = dict(config_dict or {})
+        self.origins.update({key: Setting(value, "config_dict") for key, value in given.items()})
+        return given
+
+    def _load_cmd_line(self):
+        given = parse_overrides(self._overrides)
+        self.origins.update(given)
+        return {key: setting.value for key, setting in given.items()}
+
+    def _get_model_and_dataset(self, model, dataset):
+        model = model if model is not None else self.external_config_dict.get("model")
+        dataset = dataset if dataset is not None else self.external_config_dict.get("dataset")
+        for name, value in (("model", model), ("dataset", dataset)):
+            if value is None:
+                raise ConfigError(f"no {name} given: --{name}=NAME, or the key {name!r} in a file")
+        model_class = get_model(model) if isinstance(model, str) else model
+        return model_class.__name__, model_class, str(dataset)
+
+    def _load_internal_config_dict(self, model, model_class, dataset):
+        super()._load_internal_config_dict(model, model_class, dataset)
+        for path in (
+            PROPERTIES / "overall.yaml",
+            PROPERTIES / "model" / f"{model}.yaml",
+            PROPERTIES / "dataset" / f"{dataset}.yaml",
+        ):
+            if path.is_file():
+                values = {key: setting.value for key, setting in read_yaml(path).items()}
+                self.internal_config_dict.update(values)
+
+    # -- merging ---------------------------------------------------------------------------
+
+    def _get_final_config_dict(self):
+        check_known(self.origins, known_keys(self.model_class) | set(self.internal_config_dict))
+        for key, setting in self.origins.items():
+            if key in {"model", "dataset"}:
+                continue
+            default = self.internal_config_dict.get(key)
+            value = setting.value
+            if isinstance(value, str) and setting.origin in self._string_sources:
+                value = parse_scalar(value, default)
+            check_value(key, Setting(value, setting.origin), default)
+            self.external_config_dict[key] = value
+        final = super()._get_final_config_dict()
+        final["model"], final["dataset"] = self.model, self.dataset
+        # RecBole would replace the whole mapping when a run sets one of its keys.
+        final["eval_args"] = {
+            **self.internal_config_dict["eval_args"],
+            **(self.external_config_dict.get("eval_args") or {}),
+        }
+        if self._trains_without_negatives(final):
+            final["train_neg_sample_args"] = None
+        if "show_progress" not in self.external_config_dict:
+            final["show_progress"] = sys.stderr.isatty()
+        self.settings = {
+            key: copy.deepcopy(value) for key, value in final.items() if key not in NOT_SETTINGS
+        }
+        return final
+
+    def _trains_without_negatives(self, final) -> bool:
+        """Whether cross entropy over all items is the loss, so that no negatives are drawn.
+
+        RecBole's default asks for one negative, and its check then refuses the default.
+        """
+        return (
+            "train_neg_sample_args" not in self.external_config_dict
+            and final["MODEL_TYPE"] == ModelType.SEQUENTIAL
+            and not hasattr(self.model_class, "input_type")
+            and final.get("loss_type") == "CE"
+        )
+
+    def _set_default_parameters(self):
+        data_path = Path(self.final_config_dict["data_path"]) / self.dataset
+        with _as_config_error():
+            super()._set_default_parameters()
+        # RecBole always takes its own copy of ml-100k; a copy of the user's comes first.
+        if (data_path / f"{self.dataset}.inter").is_file():
+            self.final_config_dict["data_path"] = str(data_path)
+        self._check_valid_metric()
+
+    def _check_valid_metric(self):
+        name, _, k = self.final_config_dict["valid_metric"].partition("@")
+        metrics = [metric.lower() for metric in self.final_config_dict["metrics"]]
+        topk = [str(k) for k in self.final_config_dict["topk"]]
+        if name.lower() not in metrics or (k and k not in topk):
+            raise ConfigError(
+                f"valid_metric {self.final_config_dict['valid_metric']!r} is not measured: "
+                f"metrics are {self.final_config_dict['metrics']}, topk is {topk}"
+            )
+
+    def _set_train_neg_sample_args(self):
+        with _as_config_error():
+            super()._set_train_neg_sample_args()
+
+    def _set_eval_neg_sample_args(self, phase):
+        with _as_config_error():
+            super()._set_eval_neg_sample_args(phase)
+
+    def _init_device(self):
+        # RecBole overwrites CUDA_VISIBLE_DEVICES with its default "0", which takes from a
+        # scheduler's child the device that it was given.
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        super()._init_device()
+        if visible is not None and "gpu_id" not in self.external_config_dict:
+            os.environ["CUDA_VISIBLE_DEVICES"] = visible
+        elif visible is None and not torch.cuda.is_available():
+            os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+        if not self.final_config_dict["use_gpu"]:
+            self.final_config_dict["device"] = torch.device("cpu")
+
+
+@contextmanager
+def _as_config_error():
+    """Turn the errors of RecBole's own checks into ours: they concern what the user set."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, NotImplementedError, RuntimeError) as error:
+        raise ConfigError(str(error)) from error

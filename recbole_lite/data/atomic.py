@@ -1,0 +1,269 @@
+"""RecBole's atomic files: a strict reader and its inverse.
+
+An atomic file is UTF-8 text. Its first line names the fields as ``name:type``,
+separated by tabs; every further line is a row. Nothing is quoted: a ``"`` is a
+character like any other, and only a line feed ends a line. Whatever departs from
+this is a `DataError` that names the line.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pandas as pd
+
+from recbole_lite.data.atomic_checks import (
+    Block,
+    Layout,
+    check_dialect,
+    check_rows,
+    shown,
+)
+from recbole_lite.data.atomic_columns import COLUMNS, Column
+from recbole_lite.data.atomic_header import check_header
+from recbole_lite.data.atomic_writer import write_atomic
+from recbole_lite.errors import DataError
+
+__all__ = ["AtomicTable", "read_atomic", "read_header", "write_atomic"]
+
+BLOCK_BYTES = 16 << 20  # read, checked and parsed at a time: bounds the memory
+HEADER_BYTES = 1 << 20  # a longer first line is no header
+# Since pandas 3.1 its only float parser is exact, and asking for it warns.
+_PANDAS = tuple(int(part) for part in pd.__version__.split(".")[:2])
+_EXACT_FLOATS = {} if _PANDAS >= (3, 1) else {"float_precision": "round_trip"}
+
+
+@dataclass(frozen=True, eq=False)
+class AtomicTable:
+    """Fields of an atomic file.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    types : dict of str to str
+        Loaded field -> type, in file order.
+    frame : DataFrame
+        One column per loaded field, rows in file order (row i is line i + 2).
+    """
+
+    path: Path
+    types: dict[str, str]
+    frame: pd.DataFrame
+
+
+def read_header(
+    path: str | Path, *, separator: str = "\t", encoding: str = "utf-8"
+) -> dict[str, str]:
+    """Read the first line of an atomic file.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    separator : str
+        One character between fields.
+    encoding : str
+        Of the file; one that keeps ASCII as it is.
+
+    Returns
+    -------
+    dict of str to str
+        Field -> type, in file order.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read or its first line is no header.
+    """
+    check_dialect(separator, encoding)
+    path = Path(path)
+    with _opened(path) as file:
+        types, _ = _header(file, path, separator, encoding)
+    return types
+
+
+def read_atomic(
+    path: str | Path,
+    *,
+    columns: Collection[str] | None = None,
+    required: Collection[str] = (),
+    unique: str | None = None,
+    separator: str = "\t",
+    seq_separator: str = " ",
+    encoding: str = "utf-8",
+) -> AtomicTable:
+    """Read an atomic file, refusing whatever is not exactly one.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    columns : collection of str, optional
+        Fields to load; all by default. Rows are checked for their number of columns
+        either way.
+    required : collection of str
+        Fields whose cells must not be empty, loaded or not.
+    unique : str, optional
+        Field whose values must not repeat, loaded or not.
+    separator : str
+        One character between fields.
+    seq_separator : str
+        Between the elements of a sequence.
+    encoding : str
+        Of the file; one that keeps ASCII as it is.
+
+    Returns
+    -------
+    AtomicTable
+        Its frame holds, by type of field,
+
+        - token: ``category`` of str in order of first appearance, values exactly as
+          written, an empty cell missing;
+        - token_seq: str as written, not split, an empty cell ``""``;
+        - float: int64 if every cell is an integer that fits, else float64, an empty
+          cell NaN;
+        - float_seq: one float64 array per row, of length 0 for an empty cell.
+
+    Raises
+    ------
+    DataError
+        Naming file and line, what was found and what to do.
+    """
+    check_dialect(separator, encoding, seq_separator)
+    path = Path(path)
+    with _opened(path) as file:
+        types, offset = _header(file, path, separator, encoding)
+        layout = Layout(path, types, separator, encoding)
+        required, loaded = _chosen(layout, columns, required, unique)
+        parsed = [field for field in types if field in loaded or field == unique]
+        readers = {field: COLUMNS[types[field]](field, layout, seq_separator) for field in parsed}
+        numeric = [field for field in parsed if types[field] == "float"]
+        n_rows = 0
+        for block in _blocks(file, offset):
+            n_rows += check_rows(block, layout, required, numeric)
+            _parse(block, layout, readers)
+    if n_rows == 0:
+        raise DataError("the file has a header and no rows; add rows", path, 1)
+    series = {field: reader.finish() for field, reader in readers.items()}
+    if unique is not None:
+        _check_unique(series[unique], layout, unique)
+    frame = pd.DataFrame({field: series[field] for field in loaded}, index=pd.RangeIndex(n_rows))
+    return AtomicTable(path, {field: types[field] for field in loaded}, frame)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """Open file for reading bytes; what the system objects to becomes a `DataError`."""
+    try:
+        with path.open("rb") as file:
+            yield file
+    except FileNotFoundError:
+        raise DataError("there is no such file; check the path", path) from None
+    except IsADirectoryError:
+        raise DataError("this is a directory; name the file in it", path) from None
+    except OSError as error:
+        raise DataError(f"the file cannot be read: {error.strerror or error}", path) from error
+
+
+def _header(
+    file: BinaryIO, path: Path, separator: str, encoding: str
+) -> tuple[dict[str, str], int]:
+    """Fields with their types, and the length of the header in bytes."""
+    line = file.readline(HEADER_BYTES)
+    if not line:
+        raise DataError("the file is empty; it needs a header and rows", path)
+    if len(line) == HEADER_BYTES and b"\r" not in line and b"\0" not in line:
+        raise DataError(f"the first line is no header: longer than {HEADER_BYTES} bytes", path, 1)
+    return check_header(line.removesuffix(b"\n"), path, separator, encoding), len(line)
+
+
+def _chosen(
+    layout: Layout, columns: Collection[str] | None, required: Collection[str], unique: str | None
+) -> tuple[list[str], list[str]]:
+    """Return required fields and fields to load, in file order, all in the header."""
+    wanted = layout.types if columns is None else _names(columns)
+    needed = _names(required)
+    known = ", ".join(layout.types)
+    for field in [*wanted, *needed, *([] if unique is None else [unique])]:
+        if field not in layout.types:
+            raise DataError(f"there is no field {shown(field)}; fields are {known}", layout.path, 1)
+    if unique is not None and layout.types[unique] == "float_seq":
+        message = f"{layout.label(unique)} cannot identify rows; change its type to token"
+        raise DataError(message, layout.path, 1)
+    fields = list(layout.types)
+    return [name for name in fields if name in needed], [name for name in fields if name in wanted]
+
+
+def _names(names: Collection[str]) -> Collection[str]:
+    """Take a bare string as one name, not as its letters."""
+    return (names,) if isinstance(names, str) else names
+
+
+def _blocks(file: BinaryIO, offset: int) -> Iterator[Block]:
+    """Rest of the file, in whole lines."""
+    line = 2
+    while data := file.read(BLOCK_BYTES):
+        if not data.endswith(b"\n"):
+            data += file.readline()
+        length = len(data)
+        if not data.endswith(b"\n"):
+            data += b"\n"
+        yield Block(data, line, offset)
+        line += data.count(b"\n")
+        offset += length
+
+
+def _parse(block: Block, layout: Layout, readers: dict[str, Column]) -> None:
+    """Have pandas parse the cells of checked rows."""
+    if not readers:
+        return
+    name_of = {field: str(number) for number, field in enumerate(layout.types)}
+    # A header of our own: pandas strips a U+FEFF from the front of what it reads.
+    header = layout.separator.join(name_of.values()).encode() + b"\n"
+    frame = pd.read_csv(
+        io.BytesIO(header + block.data),
+        sep=layout.separator,
+        usecols=[name_of[field] for field in readers],
+        dtype={name_of[field]: reader.dtype for field, reader in readers.items() if reader.dtype},
+        keep_default_na=False,
+        na_values={name_of[field]: [""] for field, reader in readers.items() if not reader.dtype},
+        index_col=False,
+        skip_blank_lines=False,
+        quoting=csv.QUOTE_NONE,
+        lineterminator="\n",
+        encoding=layout.encoding,
+        engine="c",
+        low_memory=False,
+        **_EXACT_FLOATS,
+    )
+    for field, reader in readers.items():
+        reader.add(frame[name_of[field]].to_numpy(), block)
+
+
+def _check_unique(series: pd.Series, layout: Layout, field: str) -> None:
+    """Refuse values that repeat; empty cells are no values."""
+    if isinstance(series.dtype, pd.CategoricalDtype):
+        rows = np.flatnonzero(series.cat.codes >= 0)
+    else:
+        rows = np.flatnonzero(series.notna() & (series != ""))
+    values = series.iloc[rows]
+    repeated = values.duplicated().to_numpy()
+    if not repeated.any():
+        return
+    row = int(rows[repeated.argmax()])
+    value = series.iloc[row]
+    first = int(rows[(values == value).to_numpy().argmax()])
+    raise DataError(
+        f"{layout.label(field)} {shown(str(value))} stands on line {first + 2} already; "
+        "values of this field must not repeat: remove one of the two lines",
+        layout.path,
+        row + 2,
+    )

@@ -1,0 +1,276 @@
+"""What must hold in an atomic file before pandas reads it.
+
+pandas accepts much that is wrong: it fills short rows, drops a byte-order mark,
+takes `` 1`` and ``inf`` for numbers. These checks look at the raw bytes, a block of
+whole lines at a time, and name the line.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from recbole_lite.errors import ConfigError, DataError
+
+_SEPARATOR_NAMES = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "vertical bar", " ": "space"}
+_NUMBER_CHARACTERS = re.compile(r"[0-9eE.+-]*")
+_ASCII = "".join(map(chr, range(128)))
+
+
+def _byte_set(characters: bytes) -> np.ndarray:
+    """Table that answers, for a byte, whether it is among `characters`."""
+    table = np.zeros(256, dtype=bool)
+    table[list(characters)] = True
+    return table
+
+
+# Every finite number starts and ends with one of these; nan, inf and spaces do not.
+_NUMBER_STARTS = _byte_set(b"0123456789.+-")
+_NUMBER_ENDS = _byte_set(b"0123456789.")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a file is written: its place, every field with its type, its alphabet."""
+
+    path: Path
+    types: dict[str, str]
+    separator: str
+    encoding: str
+
+    def label(self, field: str) -> str:
+        """Field as the header spells it."""
+        return f"{field}:{self.types[field]}"
+
+
+@dataclass(frozen=True)
+class Block:
+    """Whole lines of a file, each ending in a line feed."""
+
+    data: bytes
+    line: int  # number of the first of them, counted from 1
+    offset: int  # bytes of the file before them
+
+    def line_at(self, position: int) -> int:
+        """Return the number of the line that holds byte `position` of `data`."""
+        return self.line + self.data.count(b"\n", 0, position)
+
+
+def shown(value: str | bytes, encoding: str = "utf-8") -> str:
+    """Value as an error message quotes it: ``repr``, cut to about 60 characters."""
+    text = value if isinstance(value, str) else value[:400].decode(encoding, "backslashreplace")
+    return repr(text if len(text) <= 60 else text[:57] + "...")
+
+
+def check_dialect(separator: str, encoding: str, seq_separator: str | None = None) -> None:
+    """Refuse separators and encodings under which bytes could not be counted."""
+    if not re.fullmatch(r"[\x01-\x7f]", separator) or re.search(r"[\w.:+\r\n\"-]", separator):
+        raise ConfigError(
+            f"field_separator is {separator!r}; it must be one ASCII character that is no "
+            'letter, digit, line end or one of . : + - _ "'
+        )
+    if seq_separator is not None and (
+        not seq_separator or re.search(r"[0-9eE.+\r\n\0-]", seq_separator)
+    ):
+        raise ConfigError(
+            f"seq_separator is {seq_separator!r}; it must hold at least one character and no "
+            "digit, line end or one of . + - e E"
+        )
+    if seq_separator is not None and separator in seq_separator:
+        raise ConfigError(f"seq_separator {seq_separator!r} holds the field_separator")
+    try:
+        plain = _ASCII.encode(encoding) == _ASCII.encode("ascii")
+    except (LookupError, UnicodeError):
+        plain = False
+    if not plain:
+        raise ConfigError(
+            f"encoding is {encoding!r}; it must be one that Python knows and that writes ASCII "
+            "characters as ASCII bytes, such as utf-8 or latin-1"
+        )
+
+
+def separator_hint(text: str, separator: str) -> str:
+    """Guess which separator a line uses that has none of the expected ones."""
+    for other, name in _SEPARATOR_NAMES.items():
+        if other != separator and other in text:
+            expected = _SEPARATOR_NAMES.get(separator, repr(separator))
+            return (
+                f" (the line has no {expected} but {text.count(other)} times {other!r}: "
+                f"the file looks {name}-separated; separate fields with a {expected})"
+            )
+    return ""
+
+
+def check_rows(
+    block: Block, layout: Layout, required: Sequence[str] = (), numeric: Sequence[str] = ()
+) -> int:
+    """Check a block of rows; return how many there are.
+
+    Parameters
+    ----------
+    block : Block
+        The rows.
+    layout : Layout
+        What the header promises.
+    required : sequence of str
+        Fields whose cells must not be empty.
+    numeric : sequence of str
+        Float fields. Here only the first and last byte of a cell are looked at; what
+        stands between is left to the parser, which is strict about it.
+    """
+    check_text(block, layout.path, layout.encoding)
+    data = np.frombuffer(block.data, dtype=np.uint8)
+    edges = _cell_edges(block, data, layout)
+    _check_blank_lines(block, data, edges, layout)
+    fields = list(layout.types)
+    for field in required:
+        column = fields.index(field)
+        empty = np.flatnonzero(edges[:, column + 1] - edges[:, column] == 1)
+        if empty.size:
+            raise DataError(
+                f"{layout.label(field)} is empty; every row needs it: fill it in or remove the row",
+                layout.path,
+                block.line + int(empty[0]),
+            )
+    for field in numeric:
+        _check_number_edges(block, data, edges, layout, field)
+    return len(edges)
+
+
+def check_text(block: Block, path: Path, encoding: str) -> None:
+    """Refuse carriage returns, NUL bytes and bytes that the encoding does not know."""
+    at = block.data.find(b"\r")
+    if at >= 0 and block.data[at + 1 : at + 2] in (b"\n", b""):
+        message = "the line ends with CR LF (Windows); convert the file: sed -i 's/\\r$//' FILE"
+        raise DataError(message, path, block.line_at(at))
+    if at >= 0:
+        raise DataError(
+            "a carriage return (CR) stands inside the line; replace it by a space, or, if it is "
+            r"meant to end lines, convert the file: tr '\r' '\n' < OLD > NEW",
+            path,
+            block.line_at(at),
+        )
+    at = block.data.find(b"\0")
+    if at >= 0:
+        raise DataError(
+            f"a NUL byte stands at byte {block.offset + at}: the file is damaged or is no text; "
+            "write it again",
+            path,
+            block.line_at(at),
+        )
+    if block.data.isascii():
+        return
+    try:
+        block.data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"byte {block.offset + error.start} (0x{block.data[error.start]:02x}) is not valid "
+            f"{encoding}; convert the file, such as: iconv -f LATIN1 -t UTF-8 OLD > NEW",
+            path,
+            block.line_at(error.start),
+        ) from None
+
+
+def _cell_edges(block: Block, data: np.ndarray, layout: Layout) -> np.ndarray:
+    """Positions of the separators around cells.
+
+    Returns
+    -------
+    ndarray of shape [n_lines, n_columns + 1]
+        Cell c of line r is ``data[edges[r, c] + 1 : edges[r, c + 1]]``.
+    """
+    ends = np.flatnonzero(data == ord("\n"))
+    separators = np.flatnonzero(data == ord(layout.separator))
+    before = np.concatenate(([-1], ends[:-1]))
+    inner = len(layout.types) - 1
+    if separators.size == ends.size * inner:
+        edges = np.column_stack((before, separators.reshape(ends.size, inner), ends))
+        # The total is right; each line has its own share if no separator is outside its line.
+        if (edges[:, 1] > before).all() and (edges[:, -2] < ends).all():
+            return edges
+    found = np.diff(np.searchsorted(separators, ends), prepend=0)
+    row = int(np.flatnonzero(found != inner)[0])
+    raise _column_error(block, layout, row, int(before[row]) + 1, int(ends[row]))
+
+
+def _column_error(block: Block, layout: Layout, row: int, start: int, end: int) -> DataError:
+    """Error for the line ``data[start:end]``, which has too few or too many columns."""
+    line, number = block.data[start:end], block.line + row
+    if _is_blank(line, layout.separator):
+        return _blank_error(line, layout.path, number)
+    found, wanted = line.count(layout.separator.encode()) + 1, len(layout.types)
+    name = _SEPARATOR_NAMES.get(layout.separator, repr(layout.separator))
+    if found < wanted:
+        remedy = f"separate columns with one {name} each and leave a missing value empty"
+    else:
+        remedy = f"a value must not hold a {name}: replace it by something else"
+    hint = ""
+    if found == 1:
+        hint = separator_hint(line[:400].decode(layout.encoding, "replace"), layout.separator)
+    message = f"{found} columns where the header has {wanted}: {shown(line, layout.encoding)}; "
+    return DataError(message + remedy + hint, layout.path, number)
+
+
+def _is_blank(line: bytes, separator: str) -> bool:
+    return not line.strip(b" \t" + separator.encode())
+
+
+def _blank_error(line: bytes, path: Path, number: int) -> DataError:
+    what = f"the line has no value, only {shown(line)}" if line else "the line is empty"
+    return DataError(f"{what}; remove it", path, number)
+
+
+def _check_blank_lines(block: Block, data: np.ndarray, edges: np.ndarray, layout: Layout) -> None:
+    """Refuse lines without a value, though their columns may be right in number."""
+    starts = edges[:, 0] + 1
+    suspects = _byte_set(b" \t\n" + layout.separator.encode())[data[starts]]
+    for row in np.flatnonzero(suspects):
+        line = block.data[starts[row] : edges[row, -1]]
+        if _is_blank(line, layout.separator):
+            raise _blank_error(line, layout.path, block.line + int(row))
+
+
+def _check_number_edges(
+    block: Block, data: np.ndarray, edges: np.ndarray, layout: Layout, field: str
+) -> None:
+    """Refuse cells that neither are empty nor start and end as a number does."""
+    column = list(layout.types).index(field)
+    starts, ends = edges[:, column] + 1, edges[:, column + 1]
+    fine = _NUMBER_STARTS[data[starts]] & _NUMBER_ENDS[data[ends - 1]]
+    wrong = np.flatnonzero(~fine & (starts < ends))
+    if wrong.size:
+        row = int(wrong[0])
+        cell = block.data[starts[row] : ends[row]].decode(layout.encoding)
+        raise number_error(cell, layout, field, block.line + row)
+
+
+def finite_number(text: str) -> float | None:
+    """Value of a plain decimal number; None for everything else, inf if it is too large."""
+    if not _NUMBER_CHARACTERS.fullmatch(text):
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def number_error(text: str, layout: Layout, field: str, line: int) -> DataError:
+    """Error for `text`, a whole cell or one element of a sequence."""
+    value = finite_number(text)
+    if value is not None and math.isinf(value):
+        problem = "a number too large for a 64-bit float"
+    elif not text:
+        problem = "an empty element: a separator too many"
+    else:
+        problem = "not a finite number"
+    return DataError(
+        f"{layout.label(field)} holds {shown(text)}, {problem}; write plain digits, such as "
+        "881250949 or 3.5, or leave the cell empty",
+        layout.path,
+        line,
+    )

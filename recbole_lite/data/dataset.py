@@ -1,0 +1,170 @@
+"""Datasets: RecBole's classes over the strict reader, exact order and lazy windows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from recbole.data.dataset import Dataset, SequentialDataset
+from recbole.data.interaction import Interaction
+
+from recbole_lite.data.reading import ReadingMixin
+from recbole_lite.data.tables import TablesMixin
+from recbole_lite.data.windows import SequenceStore, Windows
+from recbole_lite.errors import ConfigError, DataError
+
+
+class SequencesMixin(ReadingMixin, TablesMixin):
+    """Sequences in exact order, kept once; windows over them."""
+
+    def _sequence_store(self) -> SequenceStore:
+        """Sort interactions by user, exact time and file order (call before conversion)."""
+        users = self.inter_feat[self.uid_field].to_numpy()
+        keys = (users,) if self._time is None else (self._time, users)
+        order = np.lexsort(keys)
+        columns = self._dataframe_to_interaction(self.inter_feat.iloc[order]).interaction
+        time = None if self._time is None else self._time[order]
+        return SequenceStore(columns, time, self.uid_field, self.iid_field, self.user_num)
+
+    def _convert_side_features(self):
+        for name in self.feat_name_list:
+            if name != "inter_feat":
+                setattr(self, name, self._dataframe_to_interaction(getattr(self, name)))
+
+    def _all_windows(self, store: SequenceStore) -> Windows:
+        return Windows.of_all_targets(
+            store,
+            self.config["MAX_ITEM_LIST_LENGTH"],
+            self.config["LIST_SUFFIX"],
+            self.config["ITEM_LIST_LENGTH_FIELD"],
+        )
+
+    def __getitem__(self, index, join=True):
+        feat = self.inter_feat
+        batch = feat.gather(index) if isinstance(feat, Windows) else feat[index]
+        return self.join(batch) if join else batch
+
+    def join(self, df):
+        """Add user and item features to a batch (by tensor index, without Python lists)."""
+        for field, feat in ((self.uid_field, self.user_feat), (self.iid_field, self.item_feat)):
+            if feat is not None and field in df:
+                ids = df[field]
+                for name, column in feat.interaction.items():
+                    df[name] = column[ids]
+        return df
+
+
+class LiteSequentialDataset(SequencesMixin, SequentialDataset):
+    """Dataset of sequential models: windows over sequences in exact order."""
+
+    def _change_feat_format(self):
+        if self.config["benchmark_filename"] is not None:
+            super()._change_feat_format()
+            return
+        if self._time is None:
+            raise DataError(
+                f"no column {self.time_field!r} was read; sequences need it "
+                "(keys TIME_FIELD and load_col)",
+                Path(self.dataset_path, f"{self.dataset_name}.inter"),
+            )
+        self._convert_side_features()
+        store = self._sequence_store()
+        self.inter_feat = Interaction(store.columns)
+        self._aug_presets()
+        self.inter_feat = self._all_windows(store)
+
+    def data_augmentation(self):
+        """Do nothing: :meth:`_change_feat_format` has laid the windows."""
+
+    def sort(self, by, ascending=True):
+        """Sort the windows; by time: exactly, which RecBole's float32 times do not allow."""
+        if isinstance(self.inter_feat, Windows) and by == self.time_field and ascending is True:
+            self.inter_feat.sort_by_time()
+        else:
+            super().sort(by, ascending)
+
+    def leave_one_out(self, group_by, leave_one_mode):
+        """RecBole's rule and order, on arrays.
+
+        Of a user's windows the last goes to test and the one before to validation, as long as
+        one is left for training.
+        """
+        modes = {"valid_and_test": 2, "valid_only": 1, "test_only": 1}
+        if leave_one_mode not in modes:
+            raise ConfigError(
+                f"eval_args: split LS must be one of {', '.join(modes)}, found {leave_one_mode!r}"
+            )
+        self._drop_unused_col()
+        parts = split_last(self.inter_feat, modes[leave_one_mode])
+        if leave_one_mode == "valid_only":
+            parts = [*parts, parts[0].at([])]
+        elif leave_one_mode == "test_only":
+            parts = [parts[0], parts[0].at([]), parts[1]]
+        return [self.copy(part) for part in parts]
+
+    def inter_matrix(self, form="coo", value_field=None):
+        """User-item matrix of the windows' targets and of each user's first item."""
+        windows = self.inter_feat
+        firsts = np.unique(windows.store.start_of(windows.rows))
+        rows = np.concatenate([windows.rows, firsts])
+        local = windows.at(rows)
+        fields = [self.uid_field, self.iid_field, *([value_field] if value_field else [])]
+        return self._create_sparse_matrix(
+            Interaction({field: local[field] for field in fields}),
+            self.uid_field,
+            self.iid_field,
+            form,
+            value_field,
+        )
+
+
+class LiteGeneralDataset(SequencesMixin, Dataset):
+    """Dataset of models without sequences (Pop, BPR ...), split and ranked like the others.
+
+    Training holds plain interactions; validation and test are the same windows that a
+    sequential model gets, so that all are asked the same questions.
+    """
+
+    def build(self):
+        """Split; other ways than leave-one-out are left to RecBole."""
+        split = self.config["eval_args"]["split"]
+        if self._time is None or split != {"LS": "valid_and_test"}:
+            return super().build()
+        self._convert_side_features()
+        store = self._sequence_store()
+        windows = self._all_windows(store)
+        windows.sort_by_time()
+        self.inter_feat = Interaction(store.columns)
+        self._drop_unused_col()
+        _, valid, test = split_last(windows, 2)
+        in_training = np.ones(len(store), dtype=bool)
+        in_training[valid.rows] = in_training[test.rows] = False
+        rows = torch.from_numpy(np.flatnonzero(in_training))
+        train = Interaction({field: column[rows] for field, column in store.columns.items()})
+        return [self.copy(part) for part in (train, valid, test)]
+
+
+def split_last(windows: Windows, n: int) -> list[Windows]:
+    """Leave the last `n` windows of each user out, one part each; at least one stays.
+
+    Users keep the order of their first window, which is RecBole's.
+
+    Returns
+    -------
+    list of Windows
+        Training, then the parts left out, the latest last.
+    """
+    users = windows[windows.store.user_field].numpy()
+    _, first, group = np.unique(users, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), dtype=np.int64)
+    rank[np.argsort(first, kind="stable")] = np.arange(len(first))
+    order = np.argsort(rank[group], kind="stable")  # grouped by user, in order within
+    rows, owner = windows.rows[order], rank[group][order]
+    counts = np.bincount(owner)
+    from_end = np.repeat(np.cumsum(counts), counts) - np.arange(len(owner)) - 1
+    left_out = np.repeat(np.minimum(n, counts - 1), counts)
+    parts = [windows.at(rows[from_end >= left_out])]
+    for k in range(n, 0, -1):
+        parts.append(windows.at(rows[(from_end == k - 1) & (left_out >= k)]))
+    return parts

@@ -1,0 +1,39 @@
+"""Evaluation loader that knows what each user has had."""
+
+from __future__ import annotations
+
+from logging import getLogger
+
+import torch
+from recbole.data.dataloader import FullSortEvalDataLoader
+from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
+
+
+class HistoryMaskLoader(FullSortEvalDataLoader):
+    r"""Full ranking over windows, for sequential and general models alike.
+
+    RecBole's trainer sets the scores of the items that a loader calls "history" to -inf. For
+    sequential models RecBole's own loader never names any; this one names the user's whole
+    history before the target (``eval_exclude_history: True``), which is the ranking over
+    I \ I_u of the paper, or none (``False``, RecBole's protocol).
+    """
+
+    def __init__(self, config, dataset, sampler, shuffle=False):
+        # FullSortEvalDataLoader builds tables of general models in Python loops; the windows
+        # make them unnecessary, so its own constructor is passed over.
+        self.logger = getLogger()
+        self.uid_field, self.iid_field = dataset.uid_field, dataset.iid_field
+        self.sample_size = len(dataset)
+        AbstractDataLoader.__init__(self, config, dataset, sampler, shuffle=False)
+
+    def _init_batch_size_and_step(self):
+        self.step = self.config["eval_batch_size"]
+        self.set_batch_size(self.step)
+
+    def collate_fn(self, index):
+        """Batch of windows, what to mask in it, and where the targets are."""
+        batch = self.transform(self._dataset, self._dataset[index])
+        history = None
+        if self.config["eval_exclude_history"]:
+            history = self._dataset.inter_feat.history(index)
+        return batch, history, torch.arange(len(index)), batch[self.iid_field]

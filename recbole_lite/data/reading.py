@@ -1,0 +1,153 @@
+"""Reading atomic files into RecBole's datasets with the strict reader."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from recbole.utils import FeatureSource, FeatureType
+
+from recbole_lite.data.atomic import AtomicTable, read_atomic, read_header
+from recbole_lite.data.sources import ensure_dataset
+from recbole_lite.errors import DataError
+
+
+class ReadingMixin:
+    """Overrides of RecBole's Dataset that read files; which and why: docs/recbole.md."""
+
+    def _load_data(self, token, dataset_path):
+        if self.benchmark_filename_list is None:
+            ensure_dataset(token, Path(dataset_path).parent)
+        super()._load_data(token, dataset_path)
+
+    def _load_feat(self, filepath, source):
+        load, unload = self._get_load_and_unload_col(source)
+        if load == set():
+            return None
+        header = read_header(filepath, **self._format)
+        columns = [
+            field
+            for field in header
+            if (load is None or field in load) and (unload is None or field not in unload)
+        ]
+        ids = self._id_fields(source)
+        self._check_columns(filepath, header, columns, load, ids)
+        if not columns:
+            self.logger.warning(f"{filepath}: none of its columns is in load_col")
+            return None
+        unique = ids[0] if source in (FeatureSource.USER, FeatureSource.ITEM) else None
+        table = read_atomic(
+            filepath,
+            columns=columns,
+            required=ids,
+            unique=unique,
+            seq_separator=self.config["seq_separator"],
+            **self._format,
+        )
+        self._register_fields(table, source)
+        return self._split_sequences(table)
+
+    @property
+    def _format(self) -> dict[str, str]:
+        return {
+            "separator": self.config["field_separator"],
+            "encoding": self.config["encoding"] or "utf-8",
+        }
+
+    def _id_fields(self, source) -> list[str]:
+        if source == FeatureSource.INTERACTION:
+            return [self.uid_field, self.iid_field]
+        if source == FeatureSource.USER:
+            return [self.uid_field]
+        return [self.iid_field] if source == FeatureSource.ITEM else []
+
+    def _check_columns(self, filepath, header, columns, load, ids):
+        missing = [field for field in ids if field not in columns]
+        if missing:
+            raise DataError(
+                f"no column {missing[0]!r} among those read ({', '.join(columns) or 'none'}); "
+                f"the file has {', '.join(header)}. Set USER_ID_FIELD, ITEM_ID_FIELD or load_col",
+                filepath,
+                1,
+            )
+        absent = sorted((load or set()) - set(header))
+        if absent:
+            self.logger.warning(
+                f"{filepath}: load_col names {', '.join(absent)}, "
+                f"but the file has only {', '.join(header)}"
+            )
+
+    def _register_fields(self, table: AtomicTable, source):
+        for field, name in table.types.items():
+            ftype = FeatureType(name)
+            self.field2source[field] = source
+            self.field2type[field] = ftype
+            if not name.endswith("seq"):
+                self.field2seqlen[field] = 1
+            if "float" in name:
+                self.field2bucketnum[field] = 2
+
+    def _split_sequences(self, table: AtomicTable) -> pd.DataFrame:
+        """Sequence cells as arrays, cut to ``seq_len``, as RecBole's later steps want them."""
+        frame = table.frame
+        for field, name in table.types.items():
+            if not name.endswith("seq"):
+                continue
+            values = frame[field]
+            if name == FeatureType.TOKEN_SEQ.value:
+                separator = self.config["seq_separator"]
+                values = [
+                    np.array([token for token in cell.split(separator) if token], dtype=object)
+                    for cell in values
+                ]
+            limit = (self.config["seq_len"] or {}).get(field)
+            cells = np.empty(len(frame), dtype=object)
+            cells[:] = [cell[:limit] for cell in values]
+            frame[field] = cells
+            self.field2seqlen[field] = max(map(len, cells), default=0)
+        return frame
+
+    def item_text_columns(self, fields: list[str] | None = None) -> dict[str, list[str]]:
+        """Raw text of items, by internal id.
+
+        Parameters
+        ----------
+        fields : list of str, optional
+            Fields of ``.item``; default: all but the item id.
+
+        Returns
+        -------
+        dict of str to list of str
+            Field -> one string per internal item id; "" for padding (id 0) and for items that
+            have no row.
+
+        Raises
+        ------
+        DataError
+            There is no ``.item`` file, or it lacks one of the fields.
+        """
+        path = Path(self.dataset_path, f"{self.dataset_name}.item")
+        if not path.is_file():
+            raise DataError("the Item LLM needs the items' text, and this file is missing", path)
+        header = read_header(path, **self._format)
+        fields = list(fields or [field for field in header if field != self.iid_field])
+        absent = [field for field in fields if field not in header]
+        if absent:
+            raise DataError(
+                f"no column {absent[0]!r} (item_text_fields); it has {', '.join(header)}", path, 1
+            )
+        table = read_atomic(
+            path,
+            columns=[self.iid_field, *fields],
+            required=[self.iid_field],
+            unique=self.iid_field,
+            **self._format,
+        )
+        by_token = table.frame.set_index(table.frame[self.iid_field].astype(object))[fields]
+        rows = by_token.reindex(self.field2id_token[self.iid_field])
+        return {field: [_as_text(value) for value in rows[field]] for field in fields}
+
+
+def _as_text(value) -> str:
+    return value if isinstance(value, str) else "" if pd.isna(value) else str(value)

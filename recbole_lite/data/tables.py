@@ -1,0 +1,199 @@
+"""Filtering, id mapping and conversion of RecBole's tables, vectorised and exact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from recbole.data.interaction import Interaction
+from recbole.utils import FeatureType
+
+from recbole_lite.errors import ConfigError, DataError
+
+
+class TablesMixin:
+    """Overrides of RecBole's Dataset between files and tensors; why: docs/recbole.md."""
+
+    # -- filtering ----------------------------------------------------------------------------
+
+    def _data_filtering(self):
+        before = len(self.inter_feat)
+        super()._data_filtering()
+        if len(self.inter_feat) < before:
+            self.logger.info(
+                f"{self.dataset_name}: filters left {len(self.inter_feat):,} of {before:,} "
+                "interactions"
+            )
+        self._drop_rows_without_interactions()
+        self._note_times()
+
+    def _drop_rows_without_interactions(self):
+        """Rank the items that occur: those of ``.item`` alone would only be noise in a ranking.
+
+        RecBole ranks them if, and only if, a column of ``.item`` is loaded.
+        """
+        for field, name in ((self.uid_field, "user_feat"), (self.iid_field, "item_feat")):
+            feat = getattr(self, name)
+            if feat is None:
+                continue
+            present = self.inter_feat[field].unique()
+            keep = feat[field].isin(present)
+            missing = len(present) - int(keep.sum())
+            if missing:
+                self.logger.warning(
+                    f"{missing:,} of {len(present):,} {field}s in "
+                    f"{self.dataset_name}.inter have no row in .{name[:4]}; "
+                    "their features are empty"
+                )
+            if not keep.all():
+                self.logger.info(
+                    f"{int((~keep).sum()):,} rows of {self.dataset_name}.{name[:4]} have no "
+                    "interactions and are left out"
+                )
+                setattr(self, name, feat[keep].reset_index(drop=True))
+
+    def _note_times(self):
+        """Keep times exactly: later steps turn them into float32, which cannot hold them."""
+        self._time = None
+        if self.time_field in self.inter_feat:
+            self._time = self.inter_feat[self.time_field].to_numpy()
+            if pd.isna(self._time).any():
+                row = int(np.flatnonzero(pd.isna(self._time))[0])
+                raise DataError(
+                    f"{int(pd.isna(self._time).sum())} interactions have no {self.time_field} "
+                    f"(the first: {self.uid_field} {self.inter_feat[self.uid_field].iloc[row]}); "
+                    "their place in the sequence is unknown",
+                    Path(self.dataset_path, f"{self.dataset_name}.inter"),
+                )
+
+    def _remove_duplication(self):
+        keep = self.config["rm_dup_inter"]
+        if keep is None:
+            return
+        self._check_field("uid_field", "iid_field")
+        frame = self.inter_feat
+        if self.time_field in frame:
+            frame = frame.sort_values(self.time_field, kind="stable")
+        else:
+            self.logger.warning(f"no {self.time_field}: rm_dup_inter goes by file order")
+        kept = frame.drop_duplicates(subset=[self.uid_field, self.iid_field], keep=keep)
+        self.inter_feat = kept.sort_index()
+
+    def _filter_by_inter_num(self):
+        """Keep users and items with as many interactions as asked, until all have them."""
+        intervals = {
+            field: self._parse_intervals_str(self.config[key])
+            for field, key in (
+                (self.uid_field, "user_inter_num_interval"),
+                (self.iid_field, "item_inter_num_interval"),
+            )
+        }
+        codes = {field: self.inter_feat[field].cat.codes.to_numpy() for field in intervals}
+        alive = np.ones(len(self.inter_feat), dtype=bool)
+        while True:
+            keep = alive.copy()
+            for field, interval in intervals.items():
+                if interval:
+                    counts = np.bincount(codes[field][alive], minlength=codes[field].max() + 1)
+                    keep &= self._within_intervals(counts, interval)[codes[field]]
+            if keep.sum() == alive.sum():
+                break
+            alive = keep
+        if not alive.any():
+            raise ConfigError(
+                f"user_inter_num_interval {self.config['user_inter_num_interval']} and "
+                f"item_inter_num_interval {self.config['item_inter_num_interval']} leave no "
+                f"interaction of {self.dataset_name}"
+            )
+        self.inter_feat = self.inter_feat[alive]
+
+    def _reset_index(self):
+        for name in self.feat_name_list:
+            feat = getattr(self, name)
+            if feat.empty:
+                raise ConfigError(f"the filters leave no row of {name} of {self.dataset_name}")
+            setattr(self, name, feat.reset_index(drop=True))
+
+    # -- ids and missing values ---------------------------------------------------------------
+
+    def _remap(self, remap_list):
+        """Map tokens to ids from 1 by first appearance over all columns given, 0 for none.
+
+        The same ids as RecBole's; token columns are categories, so only codes are touched.
+        """
+        if not remap_list:
+            return
+        pieces = [_categories(feat[field], ftype) for feat, field, ftype in remap_list]
+        tokens = pd.Index(np.concatenate([p.categories for p in pieces])).unique()
+        codes = [_recode(piece, tokens) for piece in pieces]
+        flat = np.concatenate(codes)
+        known = flat >= 0
+        order, appeared = pd.factorize(flat[known])
+        ids = np.zeros(len(flat), dtype=np.int64)
+        ids[known] = order + 1
+        id_token = np.array(["[PAD]", *tokens[appeared]], dtype=object)
+        token_id = {token: i for i, token in enumerate(id_token)}
+
+        splits = np.cumsum([len(piece) for piece in codes])[:-1]
+        for (feat, field, ftype), new_ids in zip(remap_list, np.split(ids, splits), strict=True):
+            if field not in self.field2id_token:
+                self.field2id_token[field] = id_token
+                self.field2token_id[field] = token_id
+            if ftype == FeatureType.TOKEN:
+                feat[field] = new_ids
+            else:
+                ends = np.cumsum([len(cell) for cell in feat[field]])[:-1]
+                cells = np.empty(len(feat), dtype=object)
+                cells[:] = np.split(new_ids, ends)
+                feat[field] = cells
+
+    def _fill_nan(self):
+        """Fill by assignment; RecBole's ``fillna(inplace=True)`` does nothing in pandas 3."""
+        for name in self.feat_name_list:
+            feat = getattr(self, name)
+            for field in feat:
+                ftype = self.field2type[field]
+                if ftype == FeatureType.TOKEN:
+                    feat[field] = feat[field].fillna(0).astype(np.int64)
+                elif ftype == FeatureType.FLOAT:
+                    if feat[field].isna().any():
+                        feat[field] = feat[field].fillna(feat[field].mean())
+                else:
+                    dtype = np.int64 if ftype == FeatureType.TOKEN_SEQ else np.float64
+                    cells = np.empty(len(feat), dtype=object)
+                    cells[:] = [
+                        np.array([], dtype=dtype) if isinstance(cell, float) else cell
+                        for cell in feat[field]
+                    ]
+                    feat[field] = cells
+
+    # -- tensors ------------------------------------------------------------------------------
+
+    def _dataframe_to_interaction(self, data):
+        """Convert columns by array; RecBole's way goes through Python numbers."""
+        plain = {FeatureType.TOKEN: np.int64, FeatureType.FLOAT: np.float32}
+        numerical = set(self.config["numerical_features"] or [])
+        simple = [k for k in data if self.field2type[k] in plain and k not in numerical]
+        tensors = {
+            k: torch.from_numpy(data[k].to_numpy().astype(plain[self.field2type[k]]))
+            for k in simple
+        }
+        rest = super()._dataframe_to_interaction(data[[k for k in data if k not in tensors]])
+        tensors.update(rest.interaction)
+        return Interaction({k: tensors[k] for k in data})
+
+
+def _categories(column: pd.Series, ftype: FeatureType) -> pd.Categorical:
+    """Tokens of a column as categories; those of sequence cells strung together."""
+    if ftype == FeatureType.TOKEN:
+        return pd.Categorical(column)
+    cells = column.to_list()
+    return pd.Categorical(np.concatenate(cells) if cells else np.array([], dtype=object))
+
+
+def _recode(piece: pd.Categorical, tokens: pd.Index) -> np.ndarray:
+    """Codes of `piece` in terms of `tokens`; -1 where a token is missing."""
+    place = np.append(tokens.get_indexer(piece.categories), -1)
+    return place[piece.codes]

@@ -1,0 +1,237 @@
+"""Sequences kept once as flat arrays; windows of them gathered per batch.
+
+RecBole's ``data_augmentation`` loops over all interactions and stores one row of
+``MAX_ITEM_LIST_LENGTH`` values per window and per field. A window is nothing but a position in
+the flat arrays, so here only positions are stored.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction
+
+
+class SequenceStore:
+    """All interactions, sorted by user, then time, then file order.
+
+    Parameters
+    ----------
+    columns : dict of str to torch.Tensor
+        Field -> ``[n]`` or ``[n, k]``; rows of a user are contiguous, users ascending.
+    time : numpy.ndarray or None
+        ``[n]`` exact times (not rounded to float32), ascending within a user.
+    user_field, item_field : str
+    n_users : int
+        Number of users, padding included; user ids are below it.
+    """
+
+    def __init__(
+        self,
+        columns: dict[str, torch.Tensor],
+        time: np.ndarray | None,
+        user_field: str,
+        item_field: str,
+        n_users: int,
+    ):
+        self.columns = columns
+        self.time = time
+        self.user_field = user_field
+        self.item_field = item_field
+        users = columns[user_field].numpy()
+        # starts[u]..starts[u + 1] are the rows of user u.
+        self.starts = np.searchsorted(users, np.arange(n_users + 1))
+
+    def __len__(self) -> int:
+        return len(self.columns[self.user_field])
+
+    def start_of(self, rows: np.ndarray) -> np.ndarray:
+        """First row of the user whom each of `rows` belongs to."""
+        return self.starts[self.columns[self.user_field].numpy()[rows]]
+
+
+class Windows(Interaction):
+    """Rows ``(history -> target)`` over a :class:`SequenceStore`, one position each.
+
+    It stands where RecBole's datasets keep an augmented ``Interaction``: the target's own
+    fields can be read as columns, sub-selections are windows again. :meth:`gather` makes the
+    batch with its list fields.
+
+    Parameters
+    ----------
+    store : SequenceStore
+    rows : numpy.ndarray
+        Positions of the targets in the store, each with at least one earlier row of its user.
+    max_length : int
+        Longest history in a window.
+    list_suffix, length_field : str
+        ``config["LIST_SUFFIX"]`` and ``config["ITEM_LIST_LENGTH_FIELD"]``.
+    """
+
+    def __init__(
+        self,
+        store: SequenceStore,
+        rows: np.ndarray,
+        max_length: int,
+        list_suffix: str,
+        length_field: str,
+    ):
+        self.store = store
+        self.rows = np.asarray(rows, dtype=np.int64)
+        self.max_length = max_length
+        self.list_suffix = list_suffix
+        self.length_field = length_field
+
+    @classmethod
+    def of_all_targets(cls, store: SequenceStore, *args) -> Windows:
+        """One window for every interaction that has an earlier one of the same user."""
+        is_first = np.zeros(len(store), dtype=bool)
+        starts = store.starts[:-1]
+        is_first[starts[starts < len(store)]] = True
+        return cls(store, np.flatnonzero(~is_first), *args)
+
+    # -- RecBole's view: columns of the targets ---------------------------------------------
+
+    @property
+    def length(self) -> int:
+        """Number of windows."""
+        return len(self.rows)
+
+    @property
+    def interaction(self) -> dict[str, torch.Tensor]:
+        """The targets' own fields, gathered anew at each call."""
+        rows = torch.from_numpy(self.rows)
+        fields = {field: column[rows] for field, column in self.store.columns.items()}
+        fields[self.length_field] = torch.from_numpy(self._lengths(self.rows))
+        return fields
+
+    def __getattr__(self, name):
+        raise AttributeError(f"'Windows' object has no attribute {name!r}")
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self):
+        return iter([*self.store.columns, self.length_field])
+
+    def __contains__(self, field) -> bool:
+        return field in self.store.columns or field == self.length_field
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the targets' fields."""
+        return list(self)
+
+    def __getitem__(self, index):
+        if isinstance(index, str):
+            if index == self.length_field:
+                return torch.from_numpy(self._lengths(self.rows))
+            if index in self.store.columns:
+                return self.store.columns[index][torch.from_numpy(self.rows)]
+            return self._lists(self.rows, [index])[index]
+        return self.at(self.rows[_as_index(index)])
+
+    def at(self, rows: np.ndarray) -> Windows:
+        """Windows with the same settings at other rows of the store."""
+        other = copy.copy(self)
+        other.rows = np.atleast_1d(np.asarray(rows, dtype=np.int64))
+        return other
+
+    def _reindex(self, index):
+        self.rows = self.rows[_as_index(index)]
+
+    def sort(self, by, ascending=True):
+        """Sort the windows in place by fields of their targets, stable; times are exact."""
+        by = [by] if isinstance(by, str) else list(by)
+        ascending = [ascending] * len(by) if isinstance(ascending, bool) else list(ascending)
+        for field, up in zip(reversed(by), reversed(ascending), strict=True):
+            key = self[field].numpy()
+            order = np.argsort(key, kind="stable")
+            self._reindex(order if up else order[::-1])
+
+    def sort_by_time(self):
+        """Sort the windows in place by the exact time of their targets; ties keep their order."""
+        self._reindex(np.argsort(self.store.time[self.rows], kind="stable"))
+
+    def drop(self, column):
+        """Leave a field out of the store, for all windows that share it."""
+        self.store.columns.pop(column)
+
+    # -- batches ----------------------------------------------------------------------------
+
+    def gather(self, index) -> Interaction:
+        """Batch of windows.
+
+        Parameters
+        ----------
+        index : int, slice, list, numpy.ndarray or torch.Tensor
+            Which windows.
+
+        Returns
+        -------
+        Interaction
+            The targets' fields ``[B]``, ``<field>_list`` of every field but the user's
+            ``[B, max_length]`` (earliest first, zeros behind) and the length ``[B]``.
+        """
+        rows = np.atleast_1d(self.rows[_as_index(index)])
+        picked = torch.from_numpy(rows)
+        batch = {field: column[picked] for field, column in self.store.columns.items()}
+        batch[self.length_field] = torch.from_numpy(self._lengths(rows))
+        names = [
+            field + self.list_suffix
+            for field in self.store.columns
+            if field != self.store.user_field
+        ]
+        batch.update(self._lists(rows, names))
+        return Interaction(batch)
+
+    def history(self, index) -> tuple[torch.Tensor, torch.Tensor]:
+        """Every item that the users had before the targets, not only those in the window.
+
+        Returns
+        -------
+        tuple of torch.Tensor
+            Row numbers within the selection and item ids, ``[total]`` each; the target itself
+            is left out, also where the user had it before.
+        """
+        rows = np.atleast_1d(self.rows[_as_index(index)])
+        starts = self.store.start_of(rows)
+        counts = rows - starts
+        owner = np.repeat(np.arange(len(rows)), counts)
+        offset = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+        items = self.store.columns[self.store.item_field].numpy()
+        seen = items[starts[owner] + offset]
+        keep = seen != items[rows][owner]
+        return torch.from_numpy(owner[keep]), torch.from_numpy(seen[keep])
+
+    def _lengths(self, rows: np.ndarray) -> np.ndarray:
+        return np.minimum(rows - self.store.start_of(rows), self.max_length)
+
+    def _lists(self, rows: np.ndarray, names: list[str]) -> dict[str, torch.Tensor]:
+        lengths = self._lengths(rows)
+        steps = np.arange(self.max_length)
+        # [B, L] positions in the store; those behind the history's end point at the target.
+        positions = torch.from_numpy(
+            (rows - lengths)[:, None] + np.minimum(steps, lengths[:, None])
+        )
+        padding = torch.from_numpy(steps >= lengths[:, None])
+        lists = {}
+        for name in names:
+            column = self.store.columns[name.removesuffix(self.list_suffix)]
+            values = column[positions]  # [B, L] or [B, L, k]
+            values[padding] = 0
+            lists[name] = values
+        return lists
+
+
+def _as_index(index):
+    """Index that NumPy understands; lists and tensors become arrays."""
+    if isinstance(index, torch.Tensor):
+        index = index.numpy()
+    if isinstance(index, (list, tuple, range)):
+        index = np.asarray(index)
+    if isinstance(index, np.ndarray) and index.size == 0:
+        index = index.astype(np.int64)
+    return index

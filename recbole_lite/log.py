@@ -1,0 +1,71 @@
+"""Logging of a run: RecBole's formats and places, one file per run, colours on terminals only."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from pathlib import Path
+
+import colorlog
+from recbole.utils import get_local_time
+
+FILE_ONLY = {"file_only": True}  # `extra=` of records that would flood a terminal
+_COLOURS = re.compile(r"\x1B\[[0-9;]*m")
+_LEVEL_COLOURS = {"DEBUG": "cyan", "WARNING": "yellow", "ERROR": "red", "CRITICAL": "red"}
+_OURS = "recbole_lite_handler"
+
+
+class _PlainFormatter(logging.Formatter):
+    """Formatter that takes out the colours that RecBole writes into its messages."""
+
+    def format(self, record):
+        return _COLOURS.sub("", super().format(record))
+
+
+def init_logger(config, folder: str | Path = "log") -> Path:
+    """Send the root logger, which is RecBole's, to the console and to a new file.
+
+    Parameters
+    ----------
+    config : LiteConfig
+        ``state`` is the level (RecBole's key).
+    folder : str or Path
+        The file is ``<folder>/<model>/<model>-<dataset>-<time>.log``.
+
+    Returns
+    -------
+    Path
+        The file.
+    """
+    level = logging.getLevelName(str(config["state"] or "INFO").upper())
+    level = level if isinstance(level, int) else logging.INFO
+    name = f"{config['model']}-{config['dataset']}-{get_local_time()}.log"
+    path = Path(folder, config["model"], name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    to_file = logging.FileHandler(path, encoding="utf-8", delay=True)
+    to_file.setFormatter(
+        _PlainFormatter("%(asctime)s %(levelname)s  %(message)s", "%a %d %b %Y %H:%M:%S")
+    )
+    to_console = logging.StreamHandler(sys.stderr)
+    to_console.addFilter(lambda record: not getattr(record, "file_only", False))
+    if sys.stderr.isatty():
+        line = "%(log_color)s%(asctime)s %(levelname)s  %(message)s"
+        formatter = colorlog.ColoredFormatter(line, "%H:%M:%S", log_colors=_LEVEL_COLOURS)
+    else:
+        formatter = _PlainFormatter("%(asctime)s %(levelname)s  %(message)s", "%H:%M:%S")
+    to_console.setFormatter(formatter)
+
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if getattr(handler, _OURS, False):  # of an earlier run in this process
+            root.removeHandler(handler)
+            handler.close()
+    for handler in (to_file, to_console):
+        setattr(handler, _OURS, True)
+        root.addHandler(handler)
+    root.setLevel(level)
+    for chatty in ("httpx", "filelock", "fsspec", "matplotlib"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    return path

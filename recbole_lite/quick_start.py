@@ -1,0 +1,215 @@
+"""The order of a run: configuration, data, model, training, evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import contextmanager
+from logging import getLogger
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from recbole.utils import init_seed
+
+from recbole_lite import checkpoint
+from recbole_lite.config import LiteConfig
+from recbole_lite.data import create_dataset, data_preparation
+from recbole_lite.errors import ConfigError
+from recbole_lite.log import FILE_ONLY, init_logger
+from recbole_lite.registry import get_model, get_trainer
+from recbole_lite.report.samples import sample_users
+
+
+def run(
+    model: str | type | None = None,
+    dataset: str | None = None,
+    config_file_list: Iterable[str | Path] | None = None,
+    config_dict: Mapping[str, Any] | None = None,
+    overrides: Iterable[str] | None = None,
+    saved: bool = True,
+) -> dict[str, Any]:
+    """Train a model and evaluate it; then the ``baselines``, on the same data.
+
+    Parameters
+    ----------
+    model, dataset, config_file_list, config_dict, overrides
+        See :class:`~recbole_lite.config.LiteConfig`.
+    saved : bool
+        Whether to write checkpoints; without them the test figures are the last epoch's.
+
+    Returns
+    -------
+    dict
+        RecBole's ``best_valid_score``, ``valid_score_bigger``, ``best_valid_result`` and
+        ``test_result``, and:
+
+        - ``model``, ``dataset``; ``data``: counts of users, items, interactions
+        - ``run_dir`` (None unless saved), ``log_file``: what was written
+        - ``epochs``: number trained; ``history``: one dict per epoch
+        - ``seconds``: wall time of each step
+        - ``baselines``: such a dict for each; ``samples``: see
+          :func:`~recbole_lite.report.samples.sample_users`
+
+    Raises
+    ------
+    RecboleLiteError
+        Anything that the user can mend; the message says how.
+    """
+    sources = {
+        "dataset": dataset,
+        "config_file_list": list(config_file_list or []),
+        "config_dict": dict(config_dict or {}),
+    }
+    overrides = list(overrides or [])
+    config = LiteConfig(model, overrides=overrides, **sources)
+    result = _run_one(config, saved)
+    result["baselines"] = {}
+    sources["config_dict"].pop("model", None)
+    others = [text for text in overrides if not text.startswith("--model=")]
+    for name in config["baselines"]:
+        baseline = LiteConfig(name, overrides=others, **sources)
+        result["baselines"][name] = _run_one(baseline, saved, resume=False, samples=False)
+    return result
+
+
+def _run_one(config: LiteConfig, saved=True, resume=True, samples=True) -> dict[str, Any]:
+    clock = _Clock()
+    init_seed(config["seed"], config["reproducibility"])
+    log_file = init_logger(config)
+    logger = getLogger()
+    logger.info(f"{config['model']} on {config['dataset']}; log: {log_file}")
+    logger.info(config, extra=FILE_ONLY)
+    _check_stage(config)
+
+    with clock("data"):
+        dataset = create_dataset(config)
+        counts = _counts(dataset)
+        logger.info(dataset, extra=FILE_ONLY)
+        logger.info("%s: {users:,} users, {items:,} items, {interactions:,} interactions".format(
+            **counts
+        ), config["dataset"])  # fmt: skip
+        train_data, valid_data, test_data = data_preparation(config, dataset)
+
+    with clock("item vectors and model"):
+        init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
+        model = _build_model(config, train_data._dataset)
+        logger.info(model, extra=FILE_ONLY)
+        logger.info(f"{_trainable(model):,} trainable parameters on {config['device']}")
+
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    if resume and config["resume"]:
+        trainer.resume_checkpoint(config["resume"])
+    with clock("training"):
+        score, valid_result = trainer.fit(
+            train_data, valid_data, saved=saved, show_progress=config["show_progress"]
+        )
+    result = {
+        "model": config["model"],
+        "dataset": config["dataset"],
+        "data": counts,
+        "best_valid_score": score,
+        "valid_score_bigger": config["valid_metric_bigger"],
+        "best_valid_result": valid_result,
+        "test_result": None,
+        "run_dir": trainer.saved_model_file,
+        "log_file": str(log_file),
+        "epochs": len(trainer.train_loss_dict),
+        "history": trainer.history,
+        "seconds": clock.seconds,
+        "samples": [],
+    }
+    if config["train_stage"] == "pretrain":
+        logger.info(f"Next: --train_stage=finetune --pre_model_path={trainer.saved_model_file}")
+        return result
+    with clock("test"):
+        result["test_result"] = trainer.evaluate(
+            test_data, load_best_model=saved, show_progress=config["show_progress"]
+        )
+    logger.info(f"best valid: {_plain(valid_result)}")
+    logger.info(f"test: {_plain(result['test_result'])}")
+    if samples and config["sample_users"]:
+        result["samples"] = sample_users(trainer, test_data, dataset, config)
+    return result
+
+
+def load_data_and_model(model_file: str | Path):
+    """Rebuild what a run has made from its folder.
+
+    Parameters
+    ----------
+    model_file : str or Path
+        ``run_dir`` of a result, or a file in it.
+
+    Returns
+    -------
+    tuple
+        ``(config, model, dataset, train_data, valid_data, test_data)``, as RecBole's function
+        of this name; the model has the weights of the best validation.
+
+    Raises
+    ------
+    CheckpointError
+        There is no whole checkpoint.
+    """
+    folder = Path(model_file)
+    folder = folder if folder.is_dir() else folder.parent
+    content = checkpoint.load_config(folder)
+    config = LiteConfig(
+        content["model"], content["dataset"], config_dict=content["settings"], typed=True
+    )
+    init_seed(config["seed"], config["reproducibility"])
+    dataset = create_dataset(config)
+    loaders = data_preparation(config, dataset)
+    model = _build_model(config, loaders[0]._dataset)
+    tensors, _ = checkpoint.load_weights(folder / checkpoint.BEST_FILE)
+    checkpoint.restore_model(model, tensors, folder / checkpoint.BEST_FILE)
+    return config, model, dataset, *loaders
+
+
+def _build_model(config, dataset):
+    return config.model_class(config, dataset).to(config["device"])
+
+
+def _check_stage(config):
+    """S3Rec's second phase reads the file of its first one."""
+    if config["train_stage"] != "finetune":
+        return
+    if not config["pre_model_path"] or not Path(config["pre_model_path"]).is_file():
+        raise ConfigError(
+            f"pre_model_path: no file {config['pre_model_path']!r}. Run --train_stage=pretrain "
+            "first; it prints the path"
+        )
+
+
+def _counts(dataset) -> dict[str, int]:
+    return {
+        "users": dataset.user_num - 1,  # id 0 is padding
+        "items": dataset.item_num - 1,
+        "interactions": dataset.inter_num,
+    }
+
+
+def _trainable(model) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def _plain(result) -> str:
+    return ", ".join(f"{name} {float(value):.4f}" for name, value in (result or {}).items())
+
+
+class _Clock:
+    """Wall time of named steps."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, step: str):
+        started = perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[step] = perf_counter() - started
+
+
+__all__ = ["get_model", "load_data_and_model", "run"]

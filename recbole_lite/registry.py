@@ -1,0 +1,92 @@
+"""Name -> class: models, trainers and datasets; ours first, RecBole's after."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import pkgutil
+
+from recbole_lite.errors import ConfigError, MissingDependencyError
+
+RECBOLE_VERSION = "1.2.1"
+INSTALL_RECBOLE = f"pip install --no-deps recbole=={RECBOLE_VERSION}"
+
+# Ours: name -> module. Imported on demand, so that a baseline needs no transformers.
+MODELS = {"LiteLLM4Rec": "recbole_lite.model.lite_llm4rec"}
+
+
+def require_recbole() -> None:
+    """Check that RecBole is installed.
+
+    Raises
+    ------
+    MissingDependencyError
+        With the command that installs it (its own metadata cannot be satisfied on
+        Python 3.12+, see docs/recbole.md).
+    """
+    if importlib.util.find_spec("recbole") is None:
+        raise MissingDependencyError(f"RecBole is not installed; type: {INSTALL_RECBOLE}")
+
+
+def get_model(name: str) -> type:
+    """Class of a model by its name: one of ours, otherwise one of RecBole's.
+
+    Parameters
+    ----------
+    name : str
+        Exact name, e.g. ``LiteLLM4Rec`` or ``SASRec``.
+
+    Raises
+    ------
+    ConfigError
+        No such model; the message names the nearest ones.
+    """
+    if name in MODELS:
+        return getattr(importlib.import_module(MODELS[name]), name)
+    require_recbole()
+    from recbole.utils import get_model as get_recbole_model
+
+    try:
+        return get_recbole_model(name)
+    except (ValueError, AttributeError):
+        # AttributeError: the module's name matches in lower case, the class's does not.
+        raise ConfigError(_unknown_model(name)) from None
+
+
+def _unknown_model(name: str) -> str:
+    by_lower = {known.lower(): known for known in [*MODELS, *_recbole_models()]}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)
+    hint = f"did you mean {' or '.join(by_lower[match] for match in near)}?" if near else ""
+    return f"unknown model {name!r}; {hint or 'ours: ' + ', '.join(MODELS)}"
+
+
+def _recbole_models() -> list[str]:
+    """Names of RecBole's models, found without importing all of their modules."""
+    names = []
+    for package in ("general_recommender", "sequential_recommender", "context_aware_recommender"):
+        module = importlib.import_module(f"recbole.model.{package}")
+        files = {info.name for info in pkgutil.iter_modules(module.__path__)}
+        names += [name for name in vars(module) if name.lower() in files and name[0].isupper()]
+    return names
+
+
+def get_trainer(model_type, model_name: str) -> type:
+    """Class that trains a model, by RecBole's rule, with :class:`~recbole_lite.trainer.LiteMixin`.
+
+    Parameters
+    ----------
+    model_type : recbole.utils.ModelType
+        ``config["MODEL_TYPE"]``.
+    model_name : str
+        ``config["model"]``; RecBole has trainers of their own for some models (S3Rec, ...).
+    """
+    from recbole.trainer import Trainer
+    from recbole.utils import get_trainer as get_recbole_trainer
+
+    from recbole_lite.trainer import LiteMixin, LiteTrainer
+
+    base = get_recbole_trainer(model_type, model_name)
+    if base is Trainer:
+        return LiteTrainer
+    return type(f"Lite{base.__name__}", (LiteMixin, base), {})

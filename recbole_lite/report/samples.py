@@ -1,0 +1,62 @@
+"""A few users with titles: what they had, what came next, what was recommended."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import torch
+
+SHOWN_HISTORY = 5
+SHOWN_RECOMMENDATIONS = 5
+
+
+def sample_users(trainer, test_data, dataset, config) -> list[dict[str, Any]]:
+    """Recommendations for some users of the test set.
+
+    Parameters
+    ----------
+    trainer : LiteTrainer
+        Its model scores; what it masks in evaluation is masked here.
+    test_data : DataLoader
+    dataset : Dataset
+        Gives ids and titles.
+    config : LiteConfig
+        ``sample_users`` is their number, ``seed`` picks them, ``title_field`` names the titles.
+
+    Returns
+    -------
+    list of dict
+        ``user`` (raw id), ``history`` (last titles, oldest first), ``target`` and
+        ``recommended`` (titles, best first).
+    """
+    count = min(config["sample_users"], len(test_data._dataset))
+    rows = sorted(random.Random(config["seed"]).sample(range(len(test_data._dataset)), count))
+    batch = test_data.collate_fn(rows)
+    trainer.model.eval()
+    with torch.no_grad():
+        batch, scores, _, targets = trainer._full_sort_batch_eval(batch)
+    best = scores.topk(min(SHOWN_RECOMMENDATIONS, scores.shape[1] - 1)).indices
+    titles = item_titles(dataset, config["title_field"])
+    history = batch[dataset.iid_field + config["LIST_SUFFIX"]]
+    lengths = batch[config["ITEM_LIST_LENGTH_FIELD"]]
+    users = dataset.id2token(dataset.uid_field, batch[dataset.uid_field].cpu())
+    return [
+        {
+            "user": str(user),
+            "history": [titles[i] for i in items[max(0, n - SHOWN_HISTORY) : n].tolist()],
+            "target": titles[target],
+            "recommended": [titles[i] for i in picks.tolist()],
+        }
+        for user, items, n, target, picks in zip(
+            users, history, lengths.tolist(), targets.tolist(), best, strict=True
+        )
+    ]
+
+
+def item_titles(dataset, field: str | None) -> list[str]:
+    """Title of each item by internal id; the raw item id where there is none."""
+    tokens = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
+    columns = dataset.item_text_columns([field] if field else None)
+    texts = next(iter(columns.values()))
+    return [text or token for text, token in zip(texts, tokens, strict=True)]

@@ -1,0 +1,79 @@
+"""What a run prints last: one table, then a few users."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tabulate import tabulate
+
+
+def render(result: dict[str, Any]) -> str:
+    """Text for the result of :func:`recbole_lite.run`.
+
+    Figures of validation and test for the model and its baselines, the time of each step, and
+    the sample users.
+    """
+    runs = [result, *result["baselines"].values()]
+    parts = [_headline(result), _metrics_table(runs), _seconds_table(runs)]
+    if result["run_dir"]:
+        parts.append(f"Checkpoint: {result['run_dir']}\nLog:        {result['log_file']}")
+    parts += [_render_user(sample) for sample in result["samples"]]
+    return "\n\n".join(parts)
+
+
+def _headline(result) -> str:
+    data = result["data"]
+    return (
+        f"{result['dataset']}: {data['users']:,} users, {data['items']:,} items, "
+        f"{data['interactions']:,} interactions"
+    )
+
+
+def _metrics_table(runs) -> str:
+    names = list(next((r["best_valid_result"] for r in runs if r["best_valid_result"]), {}))
+    head = [
+        "model",
+        *(f"valid\n{_short(n)}" for n in names),
+        *(f"test\n{_short(n)}" for n in names),
+    ]
+    rows = []
+    for run in runs:
+        figures = [
+            None if part is None else float(part[name])
+            for part in (run["best_valid_result"], run["test_result"])
+            for name in names
+        ]
+        rows.append([run["model"], *figures])
+    if len(runs) > 1:
+        for other in rows[1 : len(runs)]:
+            ratio = [_ratio(a, b) for a, b in zip(rows[0][1:], other[1:], strict=True)]
+            rows.append([f"{rows[0][0]} / {other[0]}", *ratio])
+    return tabulate(rows, headers=head, floatfmt=".4f", missingval="-")
+
+
+def _ratio(a, b) -> str | None:
+    return None if a is None or not b else f"{a / b:.2f}x"
+
+
+def _seconds_table(runs) -> str:
+    steps = list(runs[0]["seconds"])
+    rows = [
+        [run["model"], run["epochs"], *(run["seconds"].get(step) for step in steps)] for run in runs
+    ]
+    head = ["seconds", "epochs", *steps]
+    return tabulate(rows, headers=head, floatfmt=".1f", missingval="-")
+
+
+def _short(name: str) -> str:
+    metric, _, k = name.partition("@")
+    return {"recall": "R", "ndcg": "N"}.get(metric, metric) + (f"@{k}" if k else "")
+
+
+def _render_user(sample: dict[str, Any]) -> str:
+    lines = [f"User {sample['user']}", "  had lately    " + " | ".join(sample["history"])]
+    lines.append(f"  then saw      {sample['target']}")
+    for rank, title in enumerate(sample["recommended"], 1):
+        label = "recommended" if rank == 1 else ""
+        hit = "   <- hit" if title == sample["target"] else ""
+        lines.append(f"  {label:<12}{rank}. {title}{hit}")
+    return "\n".join(lines)

@@ -1,0 +1,249 @@
+"""Where settings come from: YAML files with line numbers, ``--key=value`` strings, known keys.
+
+RecBole evaluates every string value as Python code (``Config._convert_config_dict``). Here a
+string becomes a Python literal or a YAML scalar, never code.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recbole_lite.errors import ConfigError
+from recbole_lite.paths import PROPERTIES
+
+
+class Loader(yaml.SafeLoader):
+    """SafeLoader that reads ``1e-3`` as a number, as RecBole's loader does, and knows no dates."""
+
+
+# PyYAML's own pattern (YAML 1.1) takes "1e-3" for a string because it has no dot.
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*)(\.[\d_]*)?[eE][-+]?\d+$"),
+    list("-+0123456789"),
+)
+Loader.yaml_implicit_resolvers = {
+    first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith(":timestamp")]
+    for first, resolvers in Loader.yaml_implicit_resolvers.items()
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A value and the place that it was set at (``demo.yaml, line 3``, ``command line`` ...)."""
+
+    value: Any
+    origin: str
+
+
+def read_yaml(path: str | Path) -> dict[str, Setting]:
+    """Read one configuration file.
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be read, is no mapping, or sets a key twice; with file and line.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot read this configuration file: {error.strerror}"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text ({error.reason})") from None
+    loader = Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return {}
+        if not isinstance(node, yaml.MappingNode):
+            raise ConfigError(f"{path}, line 1: expected lines of `key: value`")
+        return _settings_of(node, loader, path)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or error
+        raise ConfigError(f"{path}{line}: not valid YAML: {problem}") from None
+    finally:
+        loader.dispose()
+
+
+def _settings_of(node: yaml.MappingNode, loader: Loader, path: Path) -> dict[str, Setting]:
+    settings: dict[str, Setting] = {}
+    for key_node, value_node in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        origin = f"{path}, line {key_node.start_mark.line + 1}"
+        if not isinstance(key, str):
+            raise ConfigError(f"{origin}: {key!r} is no name of a key; quote it if it is meant so")
+        if key in settings:
+            raise ConfigError(f"{origin}: {key} is already set at {settings[key].origin}")
+        settings[key] = Setting(loader.construct_object(value_node, deep=True), origin)
+    return settings
+
+
+def parse_overrides(arguments: Iterable[str]) -> dict[str, Setting]:
+    """Read ``--key=value`` arguments; the values stay strings.
+
+    Raises
+    ------
+    ConfigError
+        An argument of another form, or a key set twice with different values.
+    """
+    settings: dict[str, Setting] = {}
+    for argument in arguments:
+        match = re.fullmatch(r"--([A-Za-z_][\w-]*)=(.*)", argument, flags=re.DOTALL)
+        if match is None:
+            raise ConfigError(f"command line: cannot read {argument!r}; write --key=value")
+        key, value = match.groups()
+        if key in settings and settings[key].value != value:
+            raise ConfigError(
+                f"command line: --{key} is given twice, as {settings[key].value!r} and {value!r}"
+            )
+        settings[key] = Setting(value, "command line")
+    return settings
+
+
+def parse_scalar(text: str, default: Any = None) -> Any:
+    """Turn a string from the command line or a dict into a value, without evaluating it.
+
+    Python literals (``None``, ``[1, 2]``, ``{'LS': 'valid_and_test'}``) and YAML (``true``,
+    ``1e-3``, ``~``) are read as such. Where `default` is a string the text is kept, so that a
+    template like ``{title}`` or a GPU list like ``0,1`` survives.
+    """
+    if text.strip() in {"None", "null", "~"}:
+        return None
+    if isinstance(default, str):
+        return text
+    for parse in (ast.literal_eval, lambda value: yaml.load(value, Loader=Loader)):
+        try:
+            value = parse(text)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError, yaml.YAMLError):
+            continue
+        if isinstance(value, tuple):
+            value = list(value)
+        if isinstance(value, (str, int, float, bool, list, dict)) or value is None:
+            return value
+    return text
+
+
+@lru_cache(maxsize=1)
+def _keys_of_properties() -> frozenset[str]:
+    """Every key that a property file of RecBole or of this project sets."""
+    import recbole
+    from recbole.utils import argument_list
+
+    folders = [Path(recbole.__file__).parent / "properties", PROPERTIES]
+    keys = {"model", "dataset", "config_files", "config_file"}
+    # Read by RecBole's Config or quick start, without a default in its property files.
+    keys |= {"local_rank", "nproc", "world_size", "ip", "port", "offset", "neg_sampling"}
+    for folder in folders:
+        for path in sorted(folder.glob("**/*.yaml")):
+            if path.name not in {"url.yaml", "kg_url.yaml"} and "hyper" not in path.parts:
+                content = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
+                keys.update(content or {})
+    for name in ("general", "training", "evaluation", "dataset"):
+        keys.update(getattr(argument_list, f"{name}_arguments"))
+    return frozenset(keys)
+
+
+def known_keys(model_class: type) -> frozenset[str]:
+    """Return the keys that a run may set: those of the property files, and what the model reads.
+
+    A model's own ``config["key"]`` is looked up in the source of its module, so that models
+    from outside this project need no registration of their keys.
+    """
+    module = sys.modules.get(model_class.__module__)
+    try:
+        source = inspect.getsource(module) if module else ""
+    except (OSError, TypeError):
+        source = ""
+    return _keys_of_properties() | set(re.findall(r"config\[\s*[\"'](\w+)[\"']\s*\]", source))
+
+
+def check_known(settings: Mapping[str, Setting], known: Iterable[str]) -> None:
+    """Refuse unknown keys, naming the nearest known ones.
+
+    Raises
+    ------
+    ConfigError
+        One line per unknown key.
+    """
+    known = sorted(known)
+    problems = []
+    for key, setting in settings.items():
+        if key in known:
+            continue
+        lowered = {name.lower(): name for name in known}
+        near = difflib.get_close_matches(key.lower(), lowered, n=3, cutoff=0.6)
+        hint = f"; did you mean {' or '.join(lowered[name] for name in near)}?" if near else ""
+        problems.append(f"{setting.origin}: unknown key {key!r}{hint}")
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+_COUNTS = {  # key: smallest value
+    "epochs": 0,
+    "train_batch_size": 1,
+    "eval_batch_size": 1,
+    "eval_step": 0,
+    "stopping_step": 0,
+    "seed": 0,
+    "MAX_ITEM_LIST_LENGTH": 1,
+    "worker": 0,
+}
+
+
+def check_value(key: str, setting: Setting, default: Any) -> None:
+    """Refuse a value whose type cannot be meant, given the default's.
+
+    Raises
+    ------
+    ConfigError
+        With the key, the value and where it was set.
+    """
+    wanted = _by_name(key, setting.value) or _by_default(key, setting.value, default)
+    if wanted:
+        raise ConfigError(f"{setting.origin}: {key} must be {wanted}, found {setting.value!r}")
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _by_name(key: str, value) -> str | None:
+    """What `key` wants, where its name says so and `value` is something else."""
+    if key in _COUNTS:
+        if not _is_number(value) or value != int(value) or value < _COUNTS[key]:
+            return f"a whole number of at least {_COUNTS[key]}"
+    elif key.endswith(("dropout", "dropout_prob")):
+        if not _is_number(value) or not 0 <= value < 1:
+            return "a probability in [0, 1)"
+    elif key == "learning_rate" and (not _is_number(value) or value <= 0):
+        return "a positive number"
+    return None
+
+
+def _by_default(key: str, value, default) -> str | None:
+    """What the default's type wants, where `value` is something else; None means "not set"."""
+    if isinstance(default, bool):
+        return None if isinstance(value, bool) else "true or false"
+    if value is None or key in _COUNTS:
+        return None
+    if isinstance(default, (int, float)) and not _is_number(value):
+        return "a number"
+    if isinstance(default, dict) and not isinstance(value, dict):
+        return "a mapping such as {key: value}"
+    return None

@@ -1,0 +1,216 @@
+"""RecBole's trainers with checkpoints that cannot run code and can be resumed exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from time import time
+
+import torch
+from recbole.trainer import Trainer
+from recbole.utils import get_local_time
+
+from recbole_lite import checkpoint
+from recbole_lite.errors import CheckpointError, TrainingError
+from recbole_lite.evaluation import LiteEvaluator
+
+# Settings that may differ between a run and its continuation.
+FREE_ON_RESUME = {
+    "resume", "epochs", "stopping_step", "checkpoint_dir", "checkpoint_every", "data_path",
+    "show_progress", "state", "worker", "gpu_id", "use_gpu", "baselines", "sample_users",
+    "log_wandb", "eval_batch_size", "item_embedding_cache_dir", "item_llm_batch_size",
+    "local_files_only",
+}  # fmt: skip
+
+
+class LiteMixin:
+    """Overrides for any of RecBole's trainers: metrics, checkpoints, resuming.
+
+    Attributes
+    ----------
+    run_dir : Path
+        Folder of the run's checkpoints, ``<checkpoint_dir>/<model>-<dataset>-<time>``; made at
+        the first save.
+    history : list of dict
+        One entry per epoch with a validation: epoch, train_loss, valid_score, valid_result,
+        seconds since the start of fit.
+    """
+
+    def __init__(self, config, model):
+        super().__init__(config, model)
+        self.evaluator = LiteEvaluator(config)
+        self.history: list[dict] = []
+        self._run_dir: Path | None = None
+        self._random_state = None
+        self.saved_model_file = None
+
+    # -- where ------------------------------------------------------------------------------
+
+    @property
+    def run_dir(self) -> Path:
+        """Folder of the run; the first call makes it."""
+        if self._run_dir is None:
+            name = f"{self.config['model']}-{self.config['dataset']}-{get_local_time()}"
+            folder, n = Path(self.checkpoint_dir, name), 1
+            while True:
+                try:
+                    folder.mkdir(parents=True)
+                    break
+                except FileExistsError:  # runs that start within one second
+                    n += 1
+                    folder = Path(self.checkpoint_dir, f"{name}-{n}")
+            self._use(folder)
+            checkpoint.save_config(folder, self.config)
+        return self._run_dir
+
+    def _use(self, folder: Path):
+        self._run_dir = folder
+        self.saved_model_file = str(folder)  # RecBole's name for what load_data_and_model takes
+
+    # -- saving -----------------------------------------------------------------------------
+
+    def _save_checkpoint(self, epoch, verbose=True, **kwargs):
+        """Save the weights as the best so far (RecBole calls this when validation improved)."""
+        best = self.run_dir / checkpoint.BEST_FILE
+        if epoch < 0 and best.exists():
+            return  # RecBole saves when there is nothing left to train; the best stands already
+        facts = {"epoch": epoch, "valid_score": float(self.best_valid_score)}
+        checkpoint.save_weights(best, self.model, **facts)
+        if verbose:
+            self.logger.info(f"Saved the best so far: {best}")
+
+    def save_pretrained_model(self, epoch, saved_model_file):
+        """Save after pre-training (S3Rec), in a form that the model's own torch.load takes."""
+        state = {"epoch": epoch, "state_dict": self.model.state_dict()}
+        checkpoint.write_atomically(saved_model_file, lambda path: torch.save(state, path))
+        self.saved_model_file = saved_model_file
+
+    def pretrain(self, train_data, verbose=True, show_progress=False):
+        """Pre-train; the last epoch is saved also where ``save_step`` does not meet it."""
+        result = super().pretrain(train_data, verbose, show_progress)
+        if self.pretrain_epochs % self.save_step:
+            name = f"{self.config['model']}-{self.config['dataset']}-{self.pretrain_epochs}.pth"
+            self.save_pretrained_model(self.pretrain_epochs - 1, Path(self.checkpoint_dir, name))
+        self.logger.info(f"Pre-trained weights: {self.saved_model_file}")
+        return result
+
+    # -- training ---------------------------------------------------------------------------
+
+    def fit(
+        self,
+        train_data,
+        valid_data=None,
+        verbose=True,
+        saved=True,
+        show_progress=False,
+        callback_fn: Callable | None = None,
+    ):
+        """RecBole's fit, with a resumable checkpoint every ``checkpoint_every`` epochs."""
+        started = time()
+        generator = getattr(train_data, "generator", None)
+
+        def after_epoch(epoch, valid_score):
+            self.history.append(
+                {
+                    "epoch": epoch,
+                    "train_loss": float(self.train_loss_dict[epoch]),
+                    "valid_score": float(valid_score),
+                    "valid_result": self._last_valid_result,
+                    "seconds": time() - started,
+                }
+            )
+            every = self.config["checkpoint_every"]
+            if saved and every and (epoch + 1) % every == 0:
+                checkpoint.save_last(self.run_dir, epoch, self.model, self._state(epoch, generator))
+            if callback_fn:
+                callback_fn(epoch, valid_score)
+
+        if self._random_state is not None:
+            checkpoint.restore_random_state(self._random_state, generator)
+        return super().fit(train_data, valid_data, verbose, saved, show_progress, after_epoch)
+
+    def _valid_epoch(self, valid_data, show_progress=False):
+        score, result = super()._valid_epoch(valid_data, show_progress)
+        self._last_valid_result = {name: float(value) for name, value in result.items()}
+        return score, result
+
+    def _check_nan(self, loss):
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the training loss is {loss.item()}; try a smaller learning_rate or set "
+                "clip_grad_norm={'max_norm': 1.0}"
+            )
+
+    # -- resuming ---------------------------------------------------------------------------
+
+    def _state(self, epoch, generator) -> dict:
+        best = self.best_valid_result
+        return {
+            "epoch": epoch,
+            "cur_step": self.cur_step,
+            "best_valid_score": float(self.best_valid_score),
+            "best_valid_result": best and {name: float(value) for name, value in best.items()},
+            "train_loss_dict": {k: float(v) for k, v in self.train_loss_dict.items()},
+            "history": self.history,
+            "optimizer": self.optimizer.state_dict(),
+            "random": checkpoint.random_state(generator),
+        }
+
+    def resume_checkpoint(self, resume_file):
+        """Continue an interrupted run from its last epoch.
+
+        Parameters
+        ----------
+        resume_file : str or Path
+            Folder of the run.
+
+        Raises
+        ------
+        CheckpointError
+            Nothing to resume, damaged files, or settings that differ from the run's.
+        """
+        folder = Path(resume_file)
+        self._check_same_settings(folder, checkpoint.load_config(folder)["settings"])
+        last = checkpoint.load_last(folder)
+        if last is None:
+            raise CheckpointError(f"{folder}: no epoch was finished; start the run anew")
+        tensors, state = last
+        checkpoint.restore_model(self.model, tensors, folder)
+        self.optimizer.load_state_dict(state["optimizer"])
+        for name in ("cur_step", "best_valid_score", "best_valid_result", "train_loss_dict"):
+            setattr(self, name, state[name])
+        self.history = state["history"]
+        self._random_state = state["random"]
+        self.start_epoch = state["epoch"] + 1
+        if self.cur_step > self.stopping_step:
+            self.start_epoch = self.epochs  # it had stopped by itself
+        self._use(folder)
+        self.logger.info(f"Resuming {folder} after epoch {state['epoch']}")
+
+    def _check_same_settings(self, folder, saved):
+        now = self.config.settings
+        different = [
+            f"{key} was {saved.get(key)!r}, is {now.get(key)!r}"
+            for key in sorted({*saved, *now} - FREE_ON_RESUME)
+            if saved.get(key) != now.get(key)
+        ]
+        if different:
+            raise CheckpointError(
+                f"{folder}: cannot be resumed with other settings: {'; '.join(different[:5])}"
+            )
+
+    # -- evaluation -------------------------------------------------------------------------
+
+    def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
+        """RecBole's evaluate over this project's checkpoints."""
+        if eval_data and load_best_model:
+            folder = Path(model_file or self.saved_model_file)
+            path = folder / checkpoint.BEST_FILE if folder.is_dir() else folder
+            tensors, _ = checkpoint.load_weights(path)
+            checkpoint.restore_model(self.model, tensors, path)
+            self.logger.info(f"Loaded the best weights: {path}")
+        return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+
+
+class LiteTrainer(LiteMixin, Trainer):
+    """Trainer of every model that RecBole has no trainer of its own for."""
