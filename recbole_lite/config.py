@@ -190,6 +190,17 @@ class LiteConfig(Config):
         if (data_path / f"{self.dataset}.inter").is_file():
             self.final_config_dict["data_path"] = str(data_path)
         self._check_valid_metric()
+        self._check_mask()
+
+    def _check_mask(self):
+        """RecBole's mask transform (BERT4Rec) fails in its depths where it has room for no item."""
+        final = self.final_config_dict
+        if final.get("transform") == "mask_itemseq":
+            if final["mask_ratio"] * final["MAX_ITEM_LIST_LENGTH"] < 1:
+                raise ConfigError(
+                    f"mask_ratio {final['mask_ratio']} of MAX_ITEM_LIST_LENGTH "
+                    f"{final['MAX_ITEM_LIST_LENGTH']} is less than one item"
+                )
 
     def _check_valid_metric(self):
         name, _, k = self.final_config_dict["valid_metric"].partition("@")

@@ -13,7 +13,10 @@ RECBOLE_VERSION = "1.2.1"
 INSTALL_RECBOLE = f"pip install --no-deps recbole=={RECBOLE_VERSION}"
 
 # Ours: name -> module. Imported on demand, so that a baseline needs no transformers.
-MODELS = {"LiteLLM4Rec": "recbole_lite.model.lite_llm4rec"}
+MODELS = {
+    "LiteLLM4Rec": "recbole_lite.model.lite_llm4rec",
+    "Pop": "recbole_lite.model.pop",
+}
 
 
 def require_recbole() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from time import time
@@ -127,7 +129,10 @@ class LiteMixin:
 
         if self._random_state is not None:
             checkpoint.restore_random_state(self._random_state, generator)
-        return super().fit(train_data, valid_data, verbose, saved, show_progress, after_epoch)
+        with warnings.catch_warnings():
+            # RecBole's name for the scaler; nothing that a user could change.
+            warnings.filterwarnings("ignore", r".*torch\.cuda\.amp\.GradScaler", FutureWarning)
+            return super().fit(train_data, valid_data, verbose, saved, show_progress, after_epoch)
 
     def _valid_epoch(self, valid_data, show_progress=False):
         score, result = super()._valid_epoch(valid_data, show_progress)
@@ -188,7 +193,7 @@ class LiteMixin:
         self.logger.info(f"Resuming {folder} after epoch {state['epoch']}")
 
     def _check_same_settings(self, folder, saved):
-        now = self.config.settings
+        now = json.loads(json.dumps(self.config.settings))  # as the saved ones were written
         different = [
             f"{key} was {saved.get(key)!r}, is {now.get(key)!r}"
             for key in sorted({*saved, *now} - FREE_ON_RESUME)

@@ -202,9 +202,9 @@ def _chosen(
     return [name for name in fields if name in needed], [name for name in fields if name in wanted]
 
 
-def _names(names: Collection[str]) -> Collection[str]:
+def _names(names: Collection[str]) -> tuple[str, ...]:
     """Take a bare string as one name, not as its letters."""
-    return (names,) if isinstance(names, str) else names
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def _blocks(file: BinaryIO, offset: int) -> Iterator[Block]:

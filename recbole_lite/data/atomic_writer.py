@@ -99,17 +99,18 @@ def _check_frame(path: Path, types: dict[str, str], frame: pd.DataFrame) -> None
 def _cells(values: list, label: str, seq_separator: str, path: Path, line: int) -> list[str]:
     """Cells of one column, of which the first stands on `line`."""
     kind = label.rpartition(":")[2]
-    found = set(map(type, values))
-    if found == {str} and kind in ("token", "token_seq"):
+    kinds_of_value = set(map(type, values))
+    if kinds_of_value == {str} and kind in ("token", "token_seq"):
         return values
-    if found == {int} and kind == "token":
+    if kinds_of_value == {int} and kind == "token":
         return list(map(str, values))
     cells = []
     for row, value in enumerate(values):
         try:
             cells.append("" if _is_missing(value) else _CELL_OF[kind](value, seq_separator))
         except (TypeError, ValueError, OverflowError):
-            message = f"{label} holds {shown(repr(value))}; it takes {_TAKES[kind]}: convert it"
+            found = repr(value)[:60]
+            message = f"{label} holds {found}; it takes {_TAKES[kind]}: convert it"
             raise DataError(message, path, line + row) from None
     return cells
 

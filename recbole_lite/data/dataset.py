@@ -42,7 +42,13 @@ class SequencesMixin(ReadingMixin, TablesMixin):
 
     def __getitem__(self, index, join=True):
         feat = self.inter_feat
-        batch = feat.gather(index) if isinstance(feat, Windows) else feat[index]
+        if isinstance(feat, Windows):
+            batch = feat.gather(index)
+        elif isinstance(index, np.ndarray):  # RecBole would index by a Python list
+            rows = torch.from_numpy(index)
+            batch = Interaction({field: feat[field][rows] for field in feat})
+        else:
+            batch = feat[index]
         return self.join(batch) if join else batch
 
     def join(self, df):

@@ -1,0 +1,270 @@
+"""Checking a data set on disk against what is known of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from recbole_lite.data.atomic import AtomicTable, read_atomic
+from recbole_lite.data.sources.check_text import render
+from recbole_lite.data.sources.files import digest
+from recbole_lite.data.sources.meta import (
+    DatasetMeta,
+    Expected,
+    Variant,
+    check_name,
+    find_meta,
+    known_names,
+    load_meta,
+)
+from recbole_lite.data.sources.prepare import RECEIPT, differences
+from recbole_lite.data.sources.stats import Stats, codes, measure
+from recbole_lite.data.sources.strict import nearest
+from recbole_lite.errors import DataError
+
+SHORTEST_SPLIT = 3  # leave-one-out: one item each for training, validation and test
+
+
+@dataclass(frozen=True)
+class FileLine:
+    """One atomic file of a data set."""
+
+    name: str
+    rows: int
+    columns: dict[str, str]
+    sha256: str
+
+
+@dataclass
+class CheckReport:
+    """What was found in a data set.
+
+    Parameters
+    ----------
+    name : str
+        Of the data set.
+    folder : Path
+        Where it is.
+    meta : DatasetMeta, optional
+        What is known of it.
+    files : list of FileLine
+        Those that could be read.
+    stats : Stats, optional
+        Of its interactions.
+    coverage : dict of str to int
+        Text field to the number of items with interactions that have a text in it.
+    idle_items : int
+        Rows of ``.item`` whose item has no interaction.
+    variant : Variant, optional
+        The known copy that this is.
+    notes, warnings, problems : list of str
+        Sentences; a problem makes the check fail.
+    """
+
+    name: str
+    folder: Path
+    meta: DatasetMeta | None = None
+    files: list[FileLine] = field(default_factory=list)
+    stats: Stats | None = None
+    coverage: dict[str, int] = field(default_factory=dict)
+    idle_items: int = 0
+    variant: Variant | None = None
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong; warnings do not count."""
+        return not self.problems
+
+    def render(self) -> str:
+        """Say all of it as text."""
+        return render(self)
+
+
+def check(
+    name: str,
+    data_path: str | Path,
+    *,
+    user_field: str = "user_id",
+    item_field: str = "item_id",
+) -> CheckReport:
+    """Read a data set strictly, count it, and compare it with its ``dataset_meta``.
+
+    Parameters
+    ----------
+    name : str
+        Of the data set; it need not be a known one.
+    data_path : str or Path
+        Folder of the data sets.
+    user_field, item_field : str
+        Its id columns.
+
+    Returns
+    -------
+    CheckReport
+        What was found; `CheckReport.ok` says whether all is well.
+
+    Raises
+    ------
+    DataError
+        There is no such data set.
+    """
+    data_path = Path(data_path)
+    folder = data_path / check_name(name)
+    if not (folder / f"{name}.inter").is_file():
+        raise DataError(
+            f"no {name}.inter here; on disk, {nearest(name, _present(data_path))}. A known set "
+            "can be fetched with: recbole-lite data prepare NAME; "
+            f"{nearest(name, known_names(data_path))}",
+            folder,
+        )
+    path = find_meta(name, data_path)
+    report = CheckReport(name, folder, load_meta(path) if path else None)
+    inter = _read(report, "inter", required=(user_field, item_field))
+    item = _read(report, "item", unique=item_field)
+    _read(report, "user", unique=user_field)
+    if inter is not None:
+        _check_interactions(report, inter.frame, user_field, item_field)
+        _check_items(report, inter.frame[item_field], item, item_field)
+    _check_receipt(report)
+    _check_expected(report)
+    return report
+
+
+def _present(data_path: Path) -> list[str]:
+    """Names of the data sets in a folder."""
+    return [p.parent.name for p in data_path.glob("*/*.inter") if p.stem == p.parent.name]
+
+
+def _read(report: CheckReport, ending: str, **conditions) -> AtomicTable | None:
+    """Read one file; what is wrong with it goes into the report."""
+    path = report.folder / f"{report.name}.{ending}"
+    if not path.is_file():
+        return None
+    try:
+        table = read_atomic(path, **conditions)
+    except DataError as error:
+        report.problems.append(str(error))
+        return None
+    report.files.append(FileLine(path.name, len(table.frame), table.types, digest(path)))
+    return table
+
+
+def _check_interactions(
+    report: CheckReport, frame: pd.DataFrame, user_field: str, item_field: str
+) -> None:
+    report.stats = measure(frame, user_field, item_field)
+    users, items = codes(frame[user_field]), codes(frame[item_field])
+    short = int((np.bincount(users) < SHORTEST_SPLIT).sum())
+    if short:
+        report.warnings.append(
+            f"{short:,} users have fewer than {SHORTEST_SPLIT} interactions and cannot be split "
+            "into training, validation and test"
+        )
+    repeated = len(frame) - np.unique(users * (items.max() + 1) + items).size
+    if repeated:
+        report.notes.append(f"{repeated:,} interactions repeat an earlier user and item")
+    if "timestamp" not in frame:
+        report.warnings.append("no column timestamp: the order of events is unknown")
+
+
+def _check_items(
+    report: CheckReport, item_column: pd.Series, table: AtomicTable | None, item_field: str
+) -> None:
+    """Text coverage, and interactions whose item is not described."""
+    fields = report.meta.text_fields if report.meta else ()
+    if table is None:
+        if fields:
+            report.problems.append(f"no readable {report.name}.item; its text fields are missing")
+        return
+    missing = [one for one in fields if one not in table.types]
+    if missing:
+        report.problems.append(f"{report.name}.item has no text field {', '.join(missing)}")
+    described = table.frame[item_field].astype(object)
+    column = item_column.astype("category")
+    occurring = column.cat.categories
+    in_use = described.isin(occurring)
+    report.idle_items = int((~in_use).sum())
+    undescribed = ~occurring.isin(described)
+    if undescribed.any():
+        report.warnings.append(
+            f"{int(undescribed[column.cat.codes].sum()):,} interactions with "
+            f"{int(undescribed.sum()):,} items that have no row in {report.name}.item"
+        )
+    if not fields:
+        fields = tuple(name for name, kind in table.types.items() if kind == "token_seq")
+    for one in fields:
+        if one in table.types:
+            text = table.frame.loc[in_use, one].astype(object)
+            report.coverage[one] = int((text.notna() & (text != "")).sum())
+
+
+def _check_receipt(report: CheckReport) -> None:
+    """Compare the files with those that `prepare` wrote."""
+    path = report.folder / RECEIPT
+    if not path.is_file():
+        return
+    try:
+        written = json.loads(path.read_text(encoding="utf-8"))["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        report.problems.append(f"{path}: not a receipt of `data prepare` ({error!r})")
+        return
+    for name, expected in written.items():
+        there = report.folder / name
+        if not there.is_file():
+            report.problems.append(f"{name} was prepared and is gone")
+        elif digest(there) != expected:
+            report.problems.append(f"{name} is not as it was prepared: its checksum differs")
+
+
+def _check_expected(report: CheckReport) -> None:
+    if report.meta is None:
+        report.notes.append("no dataset_meta file: only the files themselves were checked")
+        return
+    if report.stats is None:
+        return
+    _check_coverage(report, report.meta.expected, report.stats)
+    wrong = differences(report.meta.expected.counts(), report.stats)
+    if wrong:
+        report.variant = _variant(report.meta, report.stats)
+    known = report.variant.expected if report.variant else report.meta.expected
+    if report.variant is None:
+        report.problems.extend(wrong)
+        if not known.counts():
+            report.notes.append("expected counts are not known: nobody measured them yet")
+    sums = {line.name.rpartition(".")[2]: line.sha256 for line in report.files}
+    for ending, expected in known.sha256.items():
+        if not wrong or report.variant:
+            _compare_sum(report, ending, expected, sums.get(ending))
+
+
+def _variant(meta: DatasetMeta, stats: Stats) -> Variant | None:
+    for variant in meta.variants:
+        if not differences(variant.expected.counts(), stats):
+            return variant
+    return None
+
+
+def _compare_sum(report: CheckReport, ending: str, expected: str, found: str | None) -> None:
+    if found is None:
+        report.problems.append(f"no readable {report.name}.{ending}; it belongs to the set")
+    elif found != expected:
+        report.problems.append(
+            f"{report.name}.{ending} has the expected counts but another content: "
+            f"sha256 {found}, expected {expected}"
+        )
+
+
+def _check_coverage(report: CheckReport, expected: Expected, stats: Stats) -> None:
+    for one, least in expected.text_coverage.items():
+        share = report.coverage.get(one, 0) / stats.items
+        if one in report.coverage and share < least:
+            report.problems.append(
+                f"{one}: only {share:.2%} of the items have a text in it, expected {least:.2%}"
+            )

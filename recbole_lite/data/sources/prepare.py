@@ -1,0 +1,306 @@
+"""From source files to a finished data set folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from filelock import FileLock
+
+from recbole_lite.data.atomic import write_atomic
+from recbole_lite.data.sources.download import Patience
+from recbole_lite.data.sources.files import SourceFiles, digest
+from recbole_lite.data.sources.kcore import filter_interactions
+from recbole_lite.data.sources.meta import (
+    DatasetMeta,
+    check_name,
+    find_meta,
+    known_names,
+    load_meta,
+)
+from recbole_lite.data.sources.origin import brought, fetched
+from recbole_lite.data.sources.stats import Stats, measure
+from recbole_lite.data.sources.strict import nearest
+from recbole_lite.data.sources.table import Table
+from recbole_lite.errors import DataError
+
+RECEIPT = "prepared.json"
+
+
+@dataclass(frozen=True)
+class PreparedDataset:
+    """A data set that was just made.
+
+    Parameters
+    ----------
+    folder : Path
+        Where it is.
+    meta : DatasetMeta
+        What it was made after.
+    stats : Stats
+        Of its interactions.
+    rows : dict of str to int
+        File name to rows.
+    differences : list of str
+        Where it is not what `meta` expects.
+    """
+
+    folder: Path
+    meta: DatasetMeta
+    stats: Stats
+    rows: dict[str, int]
+    differences: list[str]
+
+    def render(self) -> str:
+        """Counts, licence and citation as text."""
+        stats = self.stats
+        lines = [
+            f"{self.meta.title} is ready in {self.folder}",
+            f"  {stats.users:,} users, {stats.items:,} items, {stats.interactions:,} interactions; "
+            f"density {stats.density:.4f}, {stats.mean_history:.1f} interactions per user",
+            f"  {', '.join(f'{name}: {n:,} rows' for name, n in self.rows.items())}",
+            *(f"  warning: {difference}" for difference in self.differences),
+            f"Licence: {' '.join(self.meta.licence.split())}",
+            f"Cite: {' '.join(self.meta.citation.split())}",
+        ]
+        return "\n".join(lines)
+
+
+def prepare(
+    name: str,
+    data_path: str | Path,
+    source: str | Path | None = None,
+    *,
+    say: Callable[[str], None] = print,
+    patience: Patience | None = None,
+) -> PreparedDataset:
+    """Make the folder ``<data_path>/<name>`` from the data set's source files.
+
+    Parameters
+    ----------
+    name : str
+        A data set with a ``dataset_meta`` file.
+    data_path : str or Path
+        Folder of the data sets.
+    source : str or Path, optional
+        File or folder that the user has; default: download.
+    say : callable
+        Takes lines for the user.
+    patience : Patience, optional
+        Waiting times of downloads.
+
+    Returns
+    -------
+    PreparedDataset
+        What was made.
+
+    Raises
+    ------
+    DownloadError
+        The files cannot be fetched.
+    DataError
+        An unknown name, a folder that is in the way, or damaged source files.
+    """
+    data_path = Path(data_path)
+    meta = meta_of(name, data_path)
+    with _alone(name, data_path):
+        return _prepare(meta, data_path, source, say, patience)
+
+
+def prepare_if_missing(name: str, data_path: Path, say: Callable[[str], None] = print) -> Path:
+    """Prepare a data set unless its ``.inter`` is there, also while several processes ask.
+
+    Parameters
+    ----------
+    name : str
+        Of the data set.
+    data_path : Path
+        Folder of the data sets.
+    say : callable
+        Takes lines for the user.
+
+    Returns
+    -------
+    Path
+        Folder of the data set.
+    """
+    folder = data_path / check_name(name)
+    if not (folder / f"{name}.inter").is_file():
+        meta = meta_of(name, data_path)
+        with _alone(name, data_path):
+            if not (folder / f"{name}.inter").is_file():
+                say(_prepare(meta, data_path, None, say, None).render())
+    return folder
+
+
+def meta_of(name: str, data_path: Path) -> DatasetMeta:
+    """Load a data set's ``dataset_meta`` file, or say what there is instead.
+
+    Parameters
+    ----------
+    name : str
+        Of the data set.
+    data_path : Path
+        Folder of the data sets.
+
+    Returns
+    -------
+    DatasetMeta
+        Of the data set.
+    """
+    path = find_meta(name, data_path)
+    if path is None:
+        inter = (data_path / name / f"{name}.inter").absolute()
+        raise DataError(
+            f"no data set {name!r}: there is no file {inter}, and no dataset_meta/{name}.yaml "
+            f"that says where to get it ({nearest(name, known_names(data_path))}). To bring your "
+            f"own files, write {inter} with the columns user_id:token, item_id:token and "
+            f"timestamp:float, and {name}.item beside it with item_id:token and columns of text, "
+            "separated by tabs (docs/datasets.md)."
+        )
+    return load_meta(path)
+
+
+@contextmanager
+def _alone(name: str, data_path: Path) -> Iterator[None]:
+    lock = FileLock(data_path / f".{name}.lock")
+    try:
+        data_path.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise DataError(f"cannot write there: {error}", data_path) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _prepare(
+    meta: DatasetMeta,
+    data_path: Path,
+    source: str | Path | None,
+    say: Callable[[str], None],
+    patience: Patience | None,
+) -> PreparedDataset:
+    folder = data_path / meta.name
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(
+            "this is in the way; nothing was changed. Check it with: "
+            f"recbole-lite data check {meta.name}, or move it away and run the command again",
+            folder,
+        )
+    if source is None:
+        files = fetched(meta, data_path, say, patience)
+    else:
+        files = brought(meta, Path(source), say)
+    tables = _convert(meta, files)
+    stats = measure(tables["inter"].frame)
+    _write(folder, meta, files, tables, stats)
+    return PreparedDataset(
+        folder=folder,
+        meta=meta,
+        stats=stats,
+        rows={f"{meta.name}.{ending}": len(table.frame) for ending, table in tables.items()},
+        differences=differences(meta.expected.counts(), stats),
+    )
+
+
+def differences(expected: dict[str, int], stats: Stats) -> list[str]:
+    """Compare counts.
+
+    Parameters
+    ----------
+    expected : dict
+        Count by name, as `Expected.counts` gives it.
+    stats : Stats
+        What was found.
+
+    Returns
+    -------
+    list of str
+        One sentence per count that differs.
+    """
+    found = stats.as_dict()
+    return [
+        f"{found[key]:,} {key}, expected {count:,} ({found[key] - count:+,})"
+        for key, count in expected.items()
+        if found[key] != count
+    ]
+
+
+def _convert(meta: DatasetMeta, files: SourceFiles) -> dict[str, Table]:
+    """Tables by file ending, filtered."""
+    filters = meta.filters
+    inter = meta.converter.interactions(files)
+    frame = filter_interactions(
+        inter.frame,
+        user_k=filters.k_core.users,
+        item_k=filters.k_core.items,
+        min_rating=filters.min_rating,
+        keep_first=filters.duplicates == "first",
+    )
+    if frame.empty:
+        raise DataError(f"the filters in {meta.path} leave no interactions of {meta.name}")
+    kept = pd.Index(frame["item_id"].unique())
+    tables = {
+        "inter": Table(inter.types, frame),
+        "item": meta.converter.items(files, kept),
+        "user": meta.converter.users(files),
+    }
+    return {ending: table for ending, table in tables.items() if table is not None}
+
+
+def _write(
+    folder: Path, meta: DatasetMeta, files: SourceFiles, tables: dict[str, Table], stats: Stats
+) -> None:
+    """Write into a folder beside the right one, and rename it when it is complete."""
+    temporary = _temporary(folder)
+    try:
+        for ending, table in tables.items():
+            write_atomic(temporary / f"{meta.name}.{ending}", table.types, table.frame)
+        receipt = _receipt(temporary, meta, files, stats)
+        (temporary / RECEIPT).write_text(json.dumps(receipt, indent=2) + "\n", encoding="utf-8")
+        temporary.chmod(0o777 & ~_umask())
+        if folder.exists():
+            folder.rmdir()  # empty, or it would have been refused
+        os.rename(temporary, folder)
+    except OSError as error:
+        raise DataError(f"cannot write there: {error}", folder) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary(folder: Path) -> Path:
+    """Make a folder to write into, and remove those that killed runs left: we hold the lock."""
+    pattern = re.compile(rf"\.{re.escape(folder.name)}\.[a-z0-9_]{{8}}\.tmp")
+    for path in folder.parent.iterdir():
+        if pattern.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _receipt(folder: Path, meta: DatasetMeta, files: SourceFiles, stats: Stats) -> dict:
+    """What the set was made of and how, and the checksums of its files."""
+    return {
+        "name": meta.name,
+        "sources": {path.name: digest(path) for path in files.paths if path.is_file()},
+        "converter": {type(meta.converter).__name__: dataclasses.asdict(meta.converter)},
+        "filters": dataclasses.asdict(meta.filters),
+        "counts": stats.as_dict(),
+        "sha256": {path.name: digest(path) for path in sorted(folder.glob(f"{meta.name}.*"))},
+    }

@@ -1,0 +1,68 @@
+"""What a converter is, and the tables that it makes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import pandas as pd
+
+from recbole_lite.data.sources.files import SourceFiles
+
+INTER_TYPES = {
+    "user_id": "token",
+    "item_id": "token",
+    "rating": "float",
+    "timestamp": "float",
+}
+USER_TYPES = {
+    "user_id": "token",
+    "age": "token",
+    "gender": "token",
+    "occupation": "token",
+    "zip_code": "token",
+}
+
+
+class Table(NamedTuple):
+    """Columns with RecBole's types: what one atomic file holds."""
+
+    types: dict[str, str]
+    frame: pd.DataFrame
+
+
+class Converter(Protocol):
+    """Reads one layout of source files.
+
+    An implementation is a dataclass: its fields are the ``options`` of a
+    ``dataset_meta`` file, its defaults the layout as its publisher writes it.
+    """
+
+    def interactions(self, files: SourceFiles) -> Table:
+        """Read all interactions, in the order of the source."""
+        ...
+
+    def items(self, files: SourceFiles, kept: pd.Index) -> Table | None:
+        """Read the items; `kept` holds the ids that survived the filters."""
+        ...
+
+    def users(self, files: SourceFiles) -> Table | None:
+        """Read the users, where the source says something of them."""
+        ...
+
+
+def text_table(types: dict[str, str], rows: list[list[str]]) -> Table:
+    """Table of strings.
+
+    Parameters
+    ----------
+    types : dict
+        Column name to type.
+    rows : list of list of str
+        One list per row, in the order of `types`.
+
+    Returns
+    -------
+    Table
+        All columns hold strings.
+    """
+    return Table(types, pd.DataFrame(rows, columns=list(types), dtype=str))

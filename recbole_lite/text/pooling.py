@@ -1,0 +1,51 @@
+"""From token vectors to one vector per sequence."""
+
+from __future__ import annotations
+
+import torch
+
+
+def masked_mean(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean over the unmasked positions: ``h = Mean_pooling(h_1, ..., h_L)`` (paper eqs. 3, 4).
+
+    The Item LLM pools token vectors with it (eq. 3), the Recommendation LLM item
+    vectors (eq. 4).
+
+    Parameters
+    ----------
+    hidden : Tensor [B, L, d]
+        Outputs of a language model. What stands at masked positions is ignored, NaN included.
+    mask : Tensor [B, L]
+        Nonzero (or True) where the position counts. Padding may stand on either side.
+
+    Returns
+    -------
+    Tensor [B, d]
+        Zeros for a row whose positions are all masked.
+    """
+    masked = (mask == 0).unsqueeze(-1)  # [B, L] -> [B, L, 1]
+    exact = torch.promote_types(hidden.dtype, torch.float32)  # bfloat16 cannot count past 256
+    # Filling, not multiplying: 0 * NaN is NaN, in the value and in the gradient.
+    total = hidden.masked_fill(masked, 0.0).sum(dim=1, dtype=exact)  # [B, L, d] -> [B, d]
+    count = (~masked).sum(dim=1).clamp(min=1)  # [B, 1]
+    return (total / count).to(hidden.dtype)
+
+
+def first_token(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Vector of the first unmasked position (``[CLS]`` in BERT-like models).
+
+    Parameters
+    ----------
+    hidden : Tensor [B, L, d]
+        Outputs of a language model.
+    mask : Tensor [B, L]
+        Nonzero (or True) where the position counts. Padding may stand on either side.
+
+    Returns
+    -------
+    Tensor [B, d]
+        The vector at each row's first unmasked position.
+    """
+    first = (mask != 0).int().argmax(dim=1)  # [B, L] -> [B]
+    rows = torch.arange(hidden.size(0), device=hidden.device)
+    return hidden[rows, first]

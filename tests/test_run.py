@@ -1,0 +1,154 @@
+"""Whole runs: every promised model, its result, its table, the command line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from recbole_lite import run
+from recbole_lite.cli import main, run_main
+from recbole_lite.errors import ConfigError
+from recbole_lite.report.summary import render
+
+SCRIPT = Path(__file__).resolve().parents[1] / "run_recbole_lite.py"
+
+
+@pytest.mark.parametrize("model", ["LiteLLM4Rec", "SASRec", "BERT4Rec", "GRU4Rec", "FDSA", "Pop"])
+def test_every_model_runs_and_returns_recboles_result(model, quick):
+    result = run(model, "tiny", config_dict=quick())
+    assert set(result["test_result"]) == {"recall@3", "recall@5", "ndcg@3", "ndcg@5"}
+    assert result["best_valid_score"] == result["best_valid_result"]["ndcg@5"]
+    assert result["valid_score_bigger"] is True
+    assert result["data"]["users"] == 30
+    assert Path(result["run_dir"], "best.safetensors").is_file()
+    assert Path(result["log_file"]).is_file()
+    assert result["epochs"] == (1 if model == "Pop" else 2)
+
+
+def test_s3rec_in_its_two_phases(quick, caplog):
+    first = run("S3Rec", "tiny", config_dict=quick(pretrain_epochs=3, save_step=2))
+    assert first["test_result"] is None
+    assert first["run_dir"].endswith("S3Rec-tiny-3.pth")
+    second = run(
+        "S3Rec",
+        "tiny",
+        config_dict=quick(train_stage="finetune", pre_model_path=first["run_dir"]),
+    )
+    assert second["test_result"]["recall@5"] >= 0
+    with pytest.raises(ConfigError, match="pre_model_path: no file 'absent.pth'"):
+        run("S3Rec", "tiny", config_dict=quick(train_stage="finetune", pre_model_path="absent.pth"))
+
+
+def test_the_model_learns(quick):
+    """Items follow one another in the data, so a trained model beats popularity clearly."""
+    settings = quick(epochs=25, rec_llm_dropout=0.0, user_dropout=0.0, baselines=["Pop"])
+    result = run("LiteLLM4Rec", "tiny", config_dict=settings)
+    pop = result["baselines"]["Pop"]["test_result"]["recall@5"]
+    assert result["test_result"]["recall@5"] > 1.5 * pop
+
+
+def test_the_same_seed_gives_the_same_numbers(quick):
+    results = [run("LiteLLM4Rec", "tiny", config_dict=quick(seed=s)) for s in (5, 5, 6)]
+    losses = [[epoch["train_loss"] for epoch in result["history"]] for result in results]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_a_second_run_reads_the_vectors_from_the_cache(quick, caplog):
+    caplog.set_level("INFO")
+    settings = quick(epochs=1, state="INFO")
+    run("LiteLLM4Rec", "tiny", config_dict=settings)
+    assert "encoding 24 items" in caplog.text
+    caplog.clear()
+    run("LiteLLM4Rec", "tiny", config_dict=settings)
+    assert "(0 texts encoded)" in caplog.text
+    assert "encoding" not in caplog.text
+
+
+def test_samples_show_titles_and_recommend_nothing_that_was_had(quick):
+    result = run("LiteLLM4Rec", "tiny", config_dict=quick(sample_users=3))
+    assert len(result["samples"]) == 3
+    for sample in result["samples"]:
+        assert sample["user"].startswith("u")
+        assert len(sample["recommended"]) == 5
+        assert not set(sample["history"]) & set(sample["recommended"])
+        assert all(len(title.split()) == 3 for title in sample["recommended"])
+    text = render(result)
+    assert f"User {result['samples'][0]['user']}" in text
+    assert result["samples"][0]["target"] in text
+
+
+def test_the_table_has_ratios_to_the_baselines():
+    metrics = {"recall@10": 0.3, "ndcg@10": 0.2}
+    half = {"recall@10": 0.1, "ndcg@10": 0.0}
+    base = {"best_valid_result": half, "test_result": half, "model": "Pop", "epochs": 1}
+    result = {
+        "model": "LiteLLM4Rec",
+        "dataset": "ml-100k",
+        "data": {"users": 943, "items": 1682, "interactions": 100000},
+        "best_valid_result": metrics,
+        "test_result": metrics,
+        "epochs": 7,
+        "seconds": {"data": 1.25, "training": 60.0},
+        "baselines": {"Pop": {**base, "seconds": {"data": 0.5}}},
+        "run_dir": "saved/x",
+        "log_file": "log/x.log",
+        "samples": [],
+    }
+    text = render(result)
+    assert "ml-100k: 943 users, 1,682 items, 100,000 interactions" in text
+    (ratio,) = (line for line in text.splitlines() if line.startswith("LiteLLM4Rec / Pop"))
+    assert ratio.split()[3:] == ["3.00x", "-", "3.00x", "-"]
+
+
+# -- command line -----------------------------------------------------------------------------
+
+
+def test_command_line_from_any_directory(data_path, workdir):
+    arguments = ["--model=Pop", "--dataset=tiny", f"--data_path={data_path}", "--topk=[3]"]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *arguments, "--valid_metric=Recall@3"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "30 users, 24 items" in done.stdout
+    assert "\x1b[" not in done.stderr  # no colours where there is no terminal
+    assert "FutureWarning" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--model=SASRec"], "error: no dataset given"),
+        (["--model=Nothing", "--dataset=tiny"], "error: unknown model 'Nothing'"),
+        (["-m", "SASRec", "-d", "tiny", "--epocs=3"], "unknown key 'epocs'; did you mean epochs?"),
+        (["-m", "SASRec", "-d", "absent"], "absent"),
+        (["-m", "SASRec", "-d", "tiny", "--config_files=a.yaml"], "error: a.yaml: cannot read"),
+    ],
+)
+def test_errors_are_one_message_and_exit_status_2(arguments, message, capsys, data_path):
+    assert run_main([*arguments, f"--data_path={data_path}"]) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert "Traceback" not in printed
+
+
+def test_traceback_on_demand():
+    with pytest.raises(ConfigError):
+        run_main(["--model=Nothing", "--dataset=tiny", "--traceback"])
+
+
+def test_the_console_script_has_the_same_run(data_path, capsys):
+    quick = ["--model=Pop", "--dataset=tiny", f"--data_path={data_path}"]
+    assert main(["run", *quick]) == 0
+    assert "30 users, 24 items" in capsys.readouterr().out
+
+
+def test_help_explains_with_examples(capsys):
+    with pytest.raises(SystemExit) as stop:
+        run_main(["--help"])
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    assert "run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-1m" in printed

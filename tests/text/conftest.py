@@ -1,0 +1,192 @@
+"""Tiny language models with random weights, saved as real ones are, and a stand-in data set."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    BartConfig,
+    BartModel,
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2Model,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+SPECIAL = ["<pad>", "<unk>", "<s>", "</s>"]
+WORDS = ["toy", "story", "golden", "eye", "four", "rooms", "get", "shorty", "copycat"]
+WORDS += ["animation", "comedy", "action", "thriller"]
+VOCABULARY = {word: i for i, word in enumerate([*SPECIAL, *WORDS])}
+SMALL = {"num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 24}
+
+
+def _tokenizer(template: str | None, **special: str) -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.WordLevel(VOCABULARY, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    if template:
+        ids = [(token, VOCABULARY[token]) for token in ("<s>", "</s>") if token in template]
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=template, special_tokens=ids
+        )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", **special)
+
+
+def _bert():
+    config = BertConfig(
+        vocab_size=len(VOCABULARY), hidden_size=16, max_position_embeddings=32, **SMALL
+    )
+    tokenizer = _tokenizer("<s> $A </s>", pad_token="<pad>", cls_token="<s>", sep_token="</s>")
+    return BertModel(config), tokenizer
+
+
+def _roberta():
+    config = RobertaConfig(
+        vocab_size=len(VOCABULARY),
+        hidden_size=16,
+        max_position_embeddings=32,
+        pad_token_id=0,
+        type_vocab_size=1,
+        **SMALL,
+    )
+    return RobertaModel(config), _tokenizer("<s> $A </s>", pad_token="<pad>", cls_token="<s>")
+
+
+def _t5():
+    config = T5Config(
+        vocab_size=len(VOCABULARY),
+        d_model=16,
+        d_kv=8,
+        d_ff=24,
+        num_layers=2,
+        num_heads=2,
+        pad_token_id=0,
+        decoder_start_token_id=0,
+    )
+    tokenizer = _tokenizer("$A </s>", pad_token="<pad>", eos_token="</s>")
+    return T5ForConditionalGeneration(config), tokenizer
+
+
+def _gpt2():
+    config = GPT2Config(vocab_size=len(VOCABULARY), n_embd=16, n_layer=2, n_head=2, n_positions=32)
+    return GPT2Model(config), _tokenizer(None, eos_token="</s>")  # no padding token
+
+
+def _bart():
+    config = BartConfig(
+        vocab_size=len(VOCABULARY),
+        d_model=16,
+        encoder_layers=2,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=24,
+        decoder_ffn_dim=24,
+        max_position_embeddings=32,
+        pad_token_id=0,
+        bos_token_id=2,
+        eos_token_id=3,
+        decoder_start_token_id=3,
+    )
+    return BartModel(config), _tokenizer("<s> $A </s>", pad_token="<pad>")
+
+
+BUILDERS = {"bert": _bert, "roberta": _roberta, "t5": _t5, "gpt2": _gpt2, "bart": _bart}
+
+
+@pytest.fixture(scope="session")
+def llm_folders(tmp_path_factory):
+    """Kind -> folder with config, tokenizer and weights (never changed by a test)."""
+    root = tmp_path_factory.mktemp("llms")
+    folders = {}
+    for kind, build in BUILDERS.items():
+        torch.manual_seed(7)
+        model, tokenizer = build()
+        with torch.no_grad():  # larger than the usual 0.02, so that vectors differ clearly
+            for name, parameter in model.named_parameters():
+                if "norm" not in name.lower() and "ln_" not in name:
+                    parameter.normal_(std=0.3)
+        folders[kind] = root / kind
+        model.save_pretrained(folders[kind])
+        tokenizer.save_pretrained(folders[kind])
+    return folders
+
+
+@pytest.fixture
+def llm_copy(llm_folders, tmp_path):
+    """Copy a model's folder, to be changed by the test."""
+
+    def copy(kind: str):
+        return shutil.copytree(llm_folders[kind], tmp_path / f"{kind}-copy")
+
+    return copy
+
+
+class Settings(dict):
+    """RecBole's Config answers None for a missing key."""
+
+    def __missing__(self, key):
+        return None
+
+
+class Items:
+    """Stands in for the data set: text columns per internal id, index 0 is padding."""
+
+    iid_field = "item_id"
+
+    def __init__(self, **columns: list[str]):
+        self.columns = {field: ["", *values] for field, values in columns.items()}
+
+    def item_text_columns(self, fields):
+        return {f: v for f, v in self.columns.items() if fields is None or f in fields}
+
+    def id2token(self, field, ids):
+        assert field == "item_id"
+        return [f"token-{i}" for i in ids]
+
+
+@pytest.fixture
+def settings(llm_folders, tmp_path):
+    """Build a configuration of the text tower."""
+
+    def build(**changes):
+        return Settings(
+            {
+                "dataset": "tiny",
+                "item_llm": str(llm_folders["bert"]),
+                "item_llm_pooling": "mean",
+                "item_llm_batch_size": 2,
+                "item_llm_dtype": "auto",
+                "item_text_template": "",
+                "item_embedding_cache_dir": str(tmp_path / "cache"),
+                "local_files_only": True,
+                "device": torch.device("cpu"),
+                "show_progress": False,
+                **changes,
+            }
+        )
+
+    return build
+
+
+@pytest.fixture
+def items():
+    """Build a data set; without arguments six items, of which one has no text and two agree."""
+
+    def build(**columns):
+        return Items(
+            **columns
+            or {
+                "title": ["toy story", "golden eye", "", "four rooms", "toy story", "copycat"],
+                "genre": ["animation comedy", "action", "", "thriller", "animation comedy", ""],
+            }
+        )
+
+    return build
