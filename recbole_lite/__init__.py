@@ -41,4 +41,5 @@ if TYPE_CHECKING:
 def __getattr__(name: str):
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    importlib.import_module(f"{__name__}.registry").require_recbole()
     return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)

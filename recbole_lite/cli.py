@@ -84,7 +84,7 @@ def _add_traceback(parser):
 
 
 def _run(args, overrides: list[str]) -> int:
-    from recbole_lite.quick_start import run
+    from recbole_lite import run
     from recbole_lite.report.summary import render
 
     result = run(

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from recbole.config import Config
+from recbole.utils import ModelType
 
 from recbole_lite.errors import ConfigError
 from recbole_lite.paths import PROPERTIES
-from recbole_lite.registry import get_model, require_recbole
+from recbole_lite.registry import get_model
 from recbole_lite.settings import (
     Loader,
     Setting,
@@ -28,11 +30,6 @@ from recbole_lite.settings import (
     parse_scalar,
     read_yaml,
 )
-
-require_recbole()
-
-from recbole.config import Config  # noqa: E402
-from recbole.utils import ModelType  # noqa: E402
 
 # Values from here are strings that RecBole's users expect to be read as numbers, lists ...;
 # a YAML file has typed its values already.
@@ -195,12 +192,13 @@ class LiteConfig(Config):
     def _check_mask(self):
         """RecBole's mask transform (BERT4Rec) fails in its depths where it has room for no item."""
         final = self.final_config_dict
-        if final.get("transform") == "mask_itemseq":
-            if final["mask_ratio"] * final["MAX_ITEM_LIST_LENGTH"] < 1:
-                raise ConfigError(
-                    f"mask_ratio {final['mask_ratio']} of MAX_ITEM_LIST_LENGTH "
-                    f"{final['MAX_ITEM_LIST_LENGTH']} is less than one item"
-                )
+        if final.get("transform") != "mask_itemseq":
+            return
+        ratio, length = final["mask_ratio"], final["MAX_ITEM_LIST_LENGTH"]
+        if ratio * length < 1:
+            raise ConfigError(
+                f"mask_ratio {ratio} of MAX_ITEM_LIST_LENGTH {length} is less than one item"
+            )
 
     def _check_valid_metric(self):
         name, _, k = self.final_config_dict["valid_metric"].partition("@")

@@ -1,11 +1,12 @@
-"""RecBole's evaluator with the three metrics that read ``np.float``, gone from NumPy 1.24 on."""
+"""RecBole's evaluator and collector without the parts that fail on today's NumPy and torch."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
 import numpy as np
-from recbole.evaluator import Evaluator
+import torch
+from recbole.evaluator import Collector, Evaluator
 from recbole.evaluator.metrics import MAP, MRR, NDCG
 
 
@@ -50,7 +51,7 @@ class LiteMAP(MAP):
 
 
 class LiteEvaluator(Evaluator):
-    """RecBole's evaluator over the metrics of this module."""
+    """RecBole's evaluator; MRR, NDCG and MAP read ``np.float``, gone from NumPy 1.24 on."""
 
     replacements: ClassVar = {"mrr": LiteMRR, "ndcg": LiteNDCG, "map": LiteMAP}
 
@@ -59,3 +60,21 @@ class LiteEvaluator(Evaluator):
         for name in self.metrics:
             if name in self.replacements:
                 self.metric_class[name] = self.replacements[name](config)
+
+
+class LiteCollector(Collector):
+    """RecBole's collector for metrics that need counts, too (ItemCoverage, GiniIndex ...)."""
+
+    def get_data_struct(self):
+        """Hand out what was collected; RecBole calls ``.cpu()`` on plain numbers as well."""
+        plain = {
+            key: value
+            for key, value in self.data_struct._data_dict.items()
+            if not isinstance(value, torch.Tensor)
+        }
+        for key in plain:
+            del self.data_struct._data_dict[key]
+        collected = super().get_data_struct()
+        for struct in (self.data_struct, collected):
+            struct._data_dict.update(plain)
+        return collected

@@ -44,7 +44,7 @@ def init_logger(config, folder: str | Path = "log") -> Path:
     path = Path(folder, config["model"], name)
     path.parent.mkdir(parents=True, exist_ok=True)
 
-    to_file = logging.FileHandler(path, encoding="utf-8", delay=True)
+    to_file = logging.FileHandler(path, encoding="utf-8")
     to_file.setFormatter(
         _PlainFormatter("%(asctime)s %(levelname)s  %(message)s", "%a %d %b %Y %H:%M:%S")
     )

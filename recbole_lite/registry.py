@@ -28,7 +28,11 @@ def require_recbole() -> None:
         With the command that installs it (its own metadata cannot be satisfied on
         Python 3.12+, see docs/recbole.md).
     """
-    if importlib.util.find_spec("recbole") is None:
+    try:
+        found = importlib.util.find_spec("recbole") is not None
+    except ImportError:
+        found = False
+    if not found:
         raise MissingDependencyError(f"RecBole is not installed; type: {INSTALL_RECBOLE}")
 
 
@@ -47,13 +51,13 @@ def get_model(name: str) -> type:
     """
     if name in MODELS:
         return getattr(importlib.import_module(MODELS[name]), name)
-    require_recbole()
     from recbole.utils import get_model as get_recbole_model
 
     try:
         return get_recbole_model(name)
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, ImportError):
         # AttributeError: the module's name matches in lower case, the class's does not.
+        # ImportError: RecBole's last place to look needs lightgbm and xgboost.
         raise ConfigError(_unknown_model(name)) from None
 
 

@@ -229,7 +229,7 @@ def _by_name(key: str, value) -> str | None:
         if not _is_number(value) or value != int(value) or value < _COUNTS[key]:
             return f"a whole number of at least {_COUNTS[key]}"
     elif key.endswith(("dropout", "dropout_prob")):
-        if not _is_number(value) or not 0 <= value < 1:
+        if value is not None and (not _is_number(value) or not 0 <= value < 1):
             return "a probability in [0, 1)"
     elif key == "learning_rate" and (not _is_number(value) or value <= 0):
         return "a positive number"

@@ -14,7 +14,7 @@ from recbole.utils import get_local_time
 
 from recbole_lite import checkpoint
 from recbole_lite.errors import CheckpointError, TrainingError
-from recbole_lite.evaluation import LiteEvaluator
+from recbole_lite.evaluation import LiteCollector, LiteEvaluator
 
 # Settings that may differ between a run and its continuation.
 FREE_ON_RESUME = {
@@ -41,9 +41,12 @@ class LiteMixin:
     def __init__(self, config, model):
         super().__init__(config, model)
         self.evaluator = LiteEvaluator(config)
+        self.eval_collector = LiteCollector(config)
         self.history: list[dict] = []
         self._run_dir: Path | None = None
         self._random_state = None
+        self._generator = None
+        self._validates = True
         self.saved_model_file = None
 
     # -- where ------------------------------------------------------------------------------
@@ -78,14 +81,21 @@ class LiteMixin:
             return  # RecBole saves when there is nothing left to train; the best stands already
         facts = {"epoch": epoch, "valid_score": float(self.best_valid_score)}
         checkpoint.save_weights(best, self.model, **facts)
+        if not self._validates:
+            self._save_last(epoch)
         if verbose:
             self.logger.info(f"Saved the best so far: {best}")
+
+    def _save_last(self, epoch):
+        every = self.config["checkpoint_every"]
+        if every and (epoch + 1) % every == 0:
+            checkpoint.save_last(self.run_dir, epoch, self.model, self._state(epoch))
 
     def save_pretrained_model(self, epoch, saved_model_file):
         """Save after pre-training (S3Rec), in a form that the model's own torch.load takes."""
         state = {"epoch": epoch, "state_dict": self.model.state_dict()}
         checkpoint.write_atomically(saved_model_file, lambda path: torch.save(state, path))
-        self.saved_model_file = saved_model_file
+        self.saved_model_file = str(saved_model_file)
 
     def pretrain(self, train_data, verbose=True, show_progress=False):
         """Pre-train; the last epoch is saved also where ``save_step`` does not meet it."""
@@ -109,7 +119,8 @@ class LiteMixin:
     ):
         """RecBole's fit, with a resumable checkpoint every ``checkpoint_every`` epochs."""
         started = time()
-        generator = getattr(train_data, "generator", None)
+        self._generator = getattr(train_data, "generator", None)
+        self._validates = bool(valid_data) and self.eval_step > 0
 
         def after_epoch(epoch, valid_score):
             self.history.append(
@@ -121,14 +132,13 @@ class LiteMixin:
                     "seconds": time() - started,
                 }
             )
-            every = self.config["checkpoint_every"]
-            if saved and every and (epoch + 1) % every == 0:
-                checkpoint.save_last(self.run_dir, epoch, self.model, self._state(epoch, generator))
+            if saved:
+                self._save_last(epoch)
             if callback_fn:
                 callback_fn(epoch, valid_score)
 
         if self._random_state is not None:
-            checkpoint.restore_random_state(self._random_state, generator)
+            checkpoint.restore_random_state(self._random_state, self._generator)
         with warnings.catch_warnings():
             # RecBole's name for the scaler; nothing that a user could change.
             warnings.filterwarnings("ignore", r".*torch\.cuda\.amp\.GradScaler", FutureWarning)
@@ -148,7 +158,7 @@ class LiteMixin:
 
     # -- resuming ---------------------------------------------------------------------------
 
-    def _state(self, epoch, generator) -> dict:
+    def _state(self, epoch) -> dict:
         best = self.best_valid_result
         return {
             "epoch": epoch,
@@ -158,7 +168,7 @@ class LiteMixin:
             "train_loss_dict": {k: float(v) for k, v in self.train_loss_dict.items()},
             "history": self.history,
             "optimizer": self.optimizer.state_dict(),
-            "random": checkpoint.random_state(generator),
+            "random": checkpoint.random_state(self._generator),
         }
 
     def resume_checkpoint(self, resume_file):

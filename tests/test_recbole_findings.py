@@ -92,10 +92,10 @@ class Touch:
 def test_4_a_checkpoint_cannot_run_code(config_for, workdir):
     config = config_for("SASRec")
     dataset = create_dataset(config)
-    train_data, *_ = data_preparation(config, dataset)
+    train_data, valid_data, _ = data_preparation(config, dataset)
     model = config.model_class(config, train_data._dataset)
     trainer = get_trainer(config["MODEL_TYPE"], "SASRec")(config, model)
-    trainer.fit(train_data)
+    trainer.fit(train_data, valid_data)
     folder = trainer.run_dir
     for path in folder.glob("*.safetensors"):
         torch.save(Touch(), path)

@@ -36,16 +36,16 @@ def test_s3rec_in_its_two_phases(quick, caplog):
         config_dict=quick(train_stage="finetune", pre_model_path=first["run_dir"]),
     )
     assert second["test_result"]["recall@5"] >= 0
-    with pytest.raises(ConfigError, match="pre_model_path: no file 'absent.pth'"):
+    with pytest.raises(ConfigError, match=r"pre_model_path: no file 'absent\.pth'"):
         run("S3Rec", "tiny", config_dict=quick(train_stage="finetune", pre_model_path="absent.pth"))
 
 
 def test_the_model_learns(quick):
     """Items follow one another in the data, so a trained model beats popularity clearly."""
-    settings = quick(epochs=25, rec_llm_dropout=0.0, user_dropout=0.0, baselines=["Pop"])
-    result = run("LiteLLM4Rec", "tiny", config_dict=settings)
-    pop = result["baselines"]["Pop"]["test_result"]["recall@5"]
-    assert result["test_result"]["recall@5"] > 1.5 * pop
+    settings = quick(epochs=25, user_dropout=0.0, topk=[1], valid_metric="Recall@1")
+    result = run("LiteLLM4Rec", "tiny", config_dict={**settings, "baselines": ["Pop"]})
+    pop = result["baselines"]["Pop"]["test_result"]["recall@1"]
+    assert result["test_result"]["recall@1"] > max(2 * pop, 0.3)
 
 
 def test_the_same_seed_gives_the_same_numbers(quick):
@@ -123,7 +123,7 @@ def test_command_line_from_any_directory(data_path, workdir):
     [
         (["--model=SASRec"], "error: no dataset given"),
         (["--model=Nothing", "--dataset=tiny"], "error: unknown model 'Nothing'"),
-        (["-m", "SASRec", "-d", "tiny", "--epocs=3"], "unknown key 'epocs'; did you mean epochs?"),
+        (["-m", "SASRec", "-d", "tiny", "--epocs=3"], "unknown key 'epocs'; did you mean epochs"),
         (["-m", "SASRec", "-d", "absent"], "absent"),
         (["-m", "SASRec", "-d", "tiny", "--config_files=a.yaml"], "error: a.yaml: cannot read"),
     ],

@@ -21,7 +21,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     Returns
     -------
     ArgumentParser
-        The parser of ``data``; its default ``run`` is `run`.
+        The parser of ``data``; its default ``func`` is `run`.
     """
     parser = subparsers.add_parser("data", help="prepare, check and list data sets")
     commands = parser.add_subparsers(dest="data_command", required=True)
@@ -42,7 +42,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     _add_data_path(one)
 
     _add_data_path(commands.add_parser("list", help="say which data sets are known"))
-    parser.set_defaults(run=run)
+    parser.set_defaults(func=run)
     return parser
 
 

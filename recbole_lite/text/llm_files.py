@@ -158,9 +158,10 @@ def _snapshot(name: str, patterns: list[str], local_files_only: bool) -> Path:
 
 
 def one_line(error: Exception, limit: int = 200) -> str:
-    """Class and message of an error, on one line, shortened."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:limit]}{'...' if len(text) > limit else ''}"
+    """Class and first sentence of an error, shortened, without control characters."""
+    line = next(iter(str(error).strip().splitlines()), "")
+    sentence = "".join(char for char in line.split(". ")[0] if char.isprintable()).rstrip(".")
+    return f"{type(error).__name__}: {sentence[:limit]}{'...' if len(sentence) > limit else ''}"
 
 
 def _weight_files(folder: Path) -> list[Path]:

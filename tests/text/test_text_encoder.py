@@ -88,6 +88,20 @@ def test_a_tokenizer_that_pads_on_the_left_changes_nothing(llm_folders, llm_copy
     torch.testing.assert_close(vectors, expected, rtol=0, atol=1e-5)
 
 
+def test_a_batch_holds_texts_of_like_length_the_longest_first(llm_folders, monkeypatch):
+    ours = encoder(llm_folders["bert"], batch_size=2)
+    lengths = []
+    forward = ours._encode_batch
+
+    def spy(tokens):
+        lengths.append([len(token) for token in tokens])
+        return forward(tokens)
+
+    monkeypatch.setattr(ours, "_encode_batch", spy)
+    ours.encode(TEXTS)
+    assert lengths == [[14, 7], [5, 4], [4, 4], [3]]
+
+
 def test_t5_is_its_encoder_alone(llm_folders):
     ours = encoder(llm_folders["t5"])
     assert type(ours.model) is T5EncoderModel
@@ -258,8 +272,9 @@ def test_pickled_weights_load_but_cannot_run_code(llm_folders, llm_copy, tmp_pat
 
     mark = tmp_path / "executed"
     torch.save({**weights, "bomb": Bomb(str(mark))}, folder / "pytorch_model.bin")
-    with pytest.raises(ModelFilesError, match="cannot be loaded"):
+    with pytest.raises(ModelFilesError, match="Weights only load failed") as caught:
         encoder(folder)
+    assert str(caught.value).isprintable()
     assert not mark.exists()
     pickle.loads(pickle.dumps(Bomb(str(mark)))).close()
     assert mark.exists()  # the bomb does work where pickles are trusted

@@ -127,7 +127,7 @@ class Amazon:
         rows = []
         for record in self._records(files):
             item = record.get(self.item_key)
-            if item in wanted and _is_title(record.get(title_key)):
+            if isinstance(item, str) and item in wanted and _is_title(record.get(title_key)):
                 rows.append([item, *self._texts(record)])
                 wanted.discard(item)
         if len(kept) and not rows:

@@ -21,8 +21,8 @@ from recbole_lite.data.sources.meta import (
     known_names,
     load_meta,
 )
-from recbole_lite.data.sources.prepare import RECEIPT, differences
-from recbole_lite.data.sources.stats import Stats, codes, measure
+from recbole_lite.data.sources.prepare import RECEIPT
+from recbole_lite.data.sources.stats import Stats, codes, differences, measure
 from recbole_lite.data.sources.strict import nearest
 from recbole_lite.errors import DataError
 

@@ -28,7 +28,7 @@ from recbole_lite.data.sources.meta import (
     load_meta,
 )
 from recbole_lite.data.sources.origin import brought, fetched
-from recbole_lite.data.sources.stats import Stats, measure
+from recbole_lite.data.sources.stats import Stats, differences, measure
 from recbole_lite.data.sources.strict import nearest
 from recbole_lite.data.sources.table import Table
 from recbole_lite.errors import DataError
@@ -66,7 +66,7 @@ class PreparedDataset:
         lines = [
             f"{self.meta.title} is ready in {self.folder}",
             f"  {stats.users:,} users, {stats.items:,} items, {stats.interactions:,} interactions; "
-            f"density {stats.density:.4f}, {stats.mean_history:.1f} interactions per user",
+            f"density {stats.density:.6f}, {stats.mean_history:.1f} interactions per user",
             f"  {', '.join(f'{name}: {n:,} rows' for name, n in self.rows.items())}",
             *(f"  warning: {difference}" for difference in self.differences),
             f"Licence: {' '.join(self.meta.licence.split())}",
@@ -192,10 +192,16 @@ def _prepare(
     patience: Patience | None,
 ) -> PreparedDataset:
     folder = data_path / meta.name
+    if (folder / f"{meta.name}.inter").is_file():
+        raise DataError(
+            f"{meta.name}.inter is here already; nothing was changed. Check it with: recbole-lite "
+            f"data check {meta.name}, or move the folder away and run the command again",
+            folder,
+        )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(
-            "this is in the way; nothing was changed. Check it with: "
-            f"recbole-lite data check {meta.name}, or move it away and run the command again",
+            f"this is in the way and holds no {meta.name}.inter; nothing was changed. Move it away "
+            "(source files in it can be given with --from) and run the command again",
             folder,
         )
     if source is None:
@@ -212,29 +218,6 @@ def _prepare(
         rows={f"{meta.name}.{ending}": len(table.frame) for ending, table in tables.items()},
         differences=differences(meta.expected.counts(), stats),
     )
-
-
-def differences(expected: dict[str, int], stats: Stats) -> list[str]:
-    """Compare counts.
-
-    Parameters
-    ----------
-    expected : dict
-        Count by name, as `Expected.counts` gives it.
-    stats : Stats
-        What was found.
-
-    Returns
-    -------
-    list of str
-        One sentence per count that differs.
-    """
-    found = stats.as_dict()
-    return [
-        f"{found[key]:,} {key}, expected {count:,} ({found[key] - count:+,})"
-        for key, count in expected.items()
-        if found[key] != count
-    ]
 
 
 def _convert(meta: DatasetMeta, files: SourceFiles) -> dict[str, Table]:

@@ -93,3 +93,26 @@ def measure(frame: pd.DataFrame, user_field: str = "user_id", item_field: str = 
         min_history=int(lengths.min()),
         max_history=int(lengths.max()),
     )
+
+
+def differences(expected: dict[str, int], stats: Stats) -> list[str]:
+    """Compare counts.
+
+    Parameters
+    ----------
+    expected : dict
+        Count by name, as `Expected.counts` gives it.
+    stats : Stats
+        What was found.
+
+    Returns
+    -------
+    list of str
+        One sentence per count that differs.
+    """
+    found = stats.as_dict()
+    return [
+        f"{found[key]:,} {key}, expected {count:,} ({found[key] - count:+,})"
+        for key, count in expected.items()
+        if found[key] != count
+    ]

@@ -33,7 +33,8 @@ class Server:
         self.headers = {"ETag": ETAG}
         self.seen = []
         self.done = threading.Event()
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.owner = self
         self.http.daemon_threads = True
         self.thread = threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True)
         self.thread.start()
@@ -47,48 +48,48 @@ class Server:
         self.http.shutdown()
         self.http.server_close()
 
-    def _handler(server):  # noqa: N805
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *args):
-                pass
 
-            def do_GET(self):  # noqa: N802
-                server.seen.append((self.path, dict(self.headers)))
-                action = server.plan.pop(0) if server.plan else "plain"
-                kind, amount = action if isinstance(action, tuple) else (action, 0)
-                if kind == "status":
-                    self.send_error(amount)
-                    return
-                body = self._start()
-                if kind == "plain":
-                    self.wfile.write(body)
-                    return
-                self.wfile.write(body[:amount])
-                self.wfile.flush()
-                if kind == "stall":
-                    server.done.wait(5)
+class Handler(BaseHTTPRequestHandler):
+    """One request; ``self.server.owner`` is the `Server`."""
 
-            def _start(self):
-                wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
-                fits = self.headers.get("If-Range") in (None, server.headers.get("ETag"))
-                start = int(wanted[1]) if wanted and server.ranges and fits else 0
-                size = len(server.body)
-                if start >= size > 0:
-                    self.send_response(416)
-                    self.send_header("Content-Range", f"bytes */{size}")
-                    self.end_headers()
-                    return b""
-                self.send_response(206 if start else 200)
-                if start:
-                    self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
-                if server.length:
-                    self.send_header("Content-Length", str(size - start))
-                for name, value in server.headers.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                return server.body[start:]
+    def log_message(self, *args):
+        pass
 
-        return Handler
+    def do_GET(self):
+        owner = self.server.owner
+        owner.seen.append((self.path, dict(self.headers)))
+        action = owner.plan.pop(0) if owner.plan else "plain"
+        kind, amount = action if isinstance(action, tuple) else (action, None)
+        if kind == "status":
+            self.send_error(amount)
+            return
+        self.wfile.write(self._start(owner)[:amount])
+        self.wfile.flush()
+        if kind == "stall":
+            owner.done.wait(5)
+
+    def _start(self, owner):
+        """Send the head; returns the body that belongs to it."""
+        size, start = len(owner.body), self._offset(owner)
+        if start >= size:
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{size}")
+            self.end_headers()
+            return b""
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
+        if owner.length:
+            self.send_header("Content-Length", str(size - start))
+        for name, value in owner.headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        return owner.body[start:]
+
+    def _offset(self, owner):
+        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+        fits = self.headers.get("If-Range") in (None, owner.headers.get("ETag"))
+        return int(wanted[1]) if wanted and owner.ranges and fits else 0
 
 
 @pytest.fixture(autouse=True)

@@ -214,7 +214,7 @@ def test_redirect_is_followed(server, source, folder, body, patience):
         def log_message(self, *args):
             pass
 
-        def do_GET(self):  # noqa: N802
+        def do_GET(self):
             self.send_response(302)
             self.send_header("Location", source.url)
             self.end_headers()

@@ -115,7 +115,10 @@ def test_ml_20m(zipped, write_meta, data_path, tmp_path):
         ("Fawlty Towers (1975-1979)", ("Fawlty Towers", "1975")),
         ("Big Bang Theory, The (2007-)", ("Big Bang Theory, The", "2007")),
         ("Doctor Who (2005\u20132008)", ("Doctor Who", "2005")),
-        ("Marlene Dietrich: Shadow and Light (1996) ", ("Marlene Dietrich: Shadow and Light", "1996")),
+        (
+            "Marlene Dietrich: Shadow and Light (1996) ",
+            ("Marlene Dietrich: Shadow and Light", "1996"),
+        ),
         ("Land Before Time III (1995) (V)", ("Land Before Time III", "1995")),
         ("1984", ("1984", "")),
         ("2001 (and more)", ("2001 (and more)", "")),
@@ -157,7 +160,9 @@ def test_damaged_ratings(tmp_path, line, message):
 
 def test_damaged_movies_and_headers(tmp_path):
     (tmp_path / "movies.dat").write_text("1::Toy Story (1995)::Comedy\n\n2::Heat\n")
-    with pytest.raises(DataError, match=r"movies\.dat, line 3: 3 fields separated by '::' expected"):
+    with pytest.raises(
+        DataError, match=r"movies\.dat, line 3: 3 fields separated by '::' expected"
+    ):
         MovieLensDat().items(SourceFiles([tmp_path]), None)
     (tmp_path / "movies.csv").write_text("id,title\n1,x\n")
     with pytest.raises(DataError, match=r"movies\.csv, line 1: header"):
