@@ -1,13 +1,17 @@
-"""A small data set in atomic files, and a folder of its own for each test."""
+"""Tiny language models, a small data set in atomic files, a folder of its own for each test."""
 
 from __future__ import annotations
 
+import os
 import random
 
 import pytest
 import torch
+from tiny_llms import BUILDERS
 
 from recbole_lite import LiteConfig
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that would ask the hub fails at once
 
 WORDS = ["toy", "story", "golden", "eye", "four", "rooms", "get", "shorty", "copycat"]
 GENRES = ["animation", "comedy", "action", "thriller"]
@@ -53,6 +57,24 @@ def workdir(tmp_path, monkeypatch):
 @pytest.fixture(autouse=True)
 def _two_threads():
     torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def llm_folders(tmp_path_factory):
+    """Kind -> folder with config, tokenizer and weights (never changed by a test)."""
+    root = tmp_path_factory.mktemp("llms")
+    folders = {}
+    for kind, build in BUILDERS.items():
+        torch.manual_seed(7)
+        model, tokenizer = build()
+        with torch.no_grad():  # larger than the usual 0.02, so that vectors differ clearly
+            for name, parameter in model.named_parameters():
+                if "norm" not in name.lower() and "ln_" not in name:
+                    parameter.normal_(std=0.3)
+        folders[kind] = root / kind
+        model.save_pretrained(folders[kind])
+        tokenizer.save_pretrained(folders[kind])
+    return folders
 
 
 def write_tiny(folder, seed=0, name="tiny"):

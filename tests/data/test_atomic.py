@@ -18,7 +18,7 @@ from recbole_lite.data.atomic import AtomicTable, read_atomic, read_header, writ
 from recbole_lite.errors import ConfigError, DataError
 
 relaxed = settings(
-    max_examples=60,
+    max_examples=40,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -1,0 +1,97 @@
+"""Tiny language models with random weights, built as real ones are."""
+
+from __future__ import annotations
+
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    BartConfig,
+    BartModel,
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2Model,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+SPECIAL = ["<pad>", "<unk>", "<s>", "</s>"]
+WORDS = ["toy", "story", "golden", "eye", "four", "rooms", "get", "shorty", "copycat"]
+WORDS += ["animation", "comedy", "action", "thriller"]
+VOCABULARY = {word: i for i, word in enumerate([*SPECIAL, *WORDS])}
+SMALL = {"num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 24}
+
+
+def _tokenizer(template: str | None, **special: str) -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.WordLevel(VOCABULARY, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    if template:
+        ids = [(token, VOCABULARY[token]) for token in ("<s>", "</s>") if token in template]
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=template, special_tokens=ids
+        )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", **special)
+
+
+def _bert():
+    config = BertConfig(
+        vocab_size=len(VOCABULARY), hidden_size=16, max_position_embeddings=32, **SMALL
+    )
+    tokenizer = _tokenizer("<s> $A </s>", pad_token="<pad>", cls_token="<s>", sep_token="</s>")
+    return BertModel(config), tokenizer
+
+
+def _roberta():
+    config = RobertaConfig(
+        vocab_size=len(VOCABULARY),
+        hidden_size=16,
+        max_position_embeddings=32,
+        pad_token_id=0,
+        type_vocab_size=1,
+        **SMALL,
+    )
+    return RobertaModel(config), _tokenizer("<s> $A </s>", pad_token="<pad>", cls_token="<s>")
+
+
+def _t5():
+    config = T5Config(
+        vocab_size=len(VOCABULARY),
+        d_model=16,
+        d_kv=8,
+        d_ff=24,
+        num_layers=2,
+        num_heads=2,
+        pad_token_id=0,
+        decoder_start_token_id=0,
+    )
+    tokenizer = _tokenizer("$A </s>", pad_token="<pad>", eos_token="</s>")
+    return T5ForConditionalGeneration(config), tokenizer
+
+
+def _gpt2():
+    config = GPT2Config(vocab_size=len(VOCABULARY), n_embd=16, n_layer=2, n_head=2, n_positions=32)
+    return GPT2Model(config), _tokenizer(None, eos_token="</s>")  # no padding token
+
+
+def _bart():
+    config = BartConfig(
+        vocab_size=len(VOCABULARY),
+        d_model=16,
+        encoder_layers=2,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=24,
+        decoder_ffn_dim=24,
+        max_position_embeddings=32,
+        pad_token_id=0,
+        bos_token_id=2,
+        eos_token_id=3,
+        decoder_start_token_id=3,
+    )
+    return BartModel(config), _tokenizer("<s> $A </s>", pad_token="<pad>")
+
+
+BUILDERS = {"bert": _bert, "roberta": _roberta, "t5": _t5, "gpt2": _gpt2, "bart": _bart}
