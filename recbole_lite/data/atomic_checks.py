@@ -208,11 +208,12 @@ def _column_error(block: Block, layout: Layout, row: int, start: int, end: int) 
     if found < wanted:
         remedy = f"separate columns with one {name} each and leave a missing value empty"
     else:
-        remedy = f"a value must not hold a {name}: replace it by something else"
+        remedy = f"no value can hold a {name}: remove those that are too many"
     hint = ""
     if found == 1:
         hint = separator_hint(line[:400].decode(layout.encoding, "replace"), layout.separator)
-    message = f"{found} columns where the header has {wanted}: {shown(line, layout.encoding)}; "
+    columns = "1 column" if found == 1 else f"{found} columns"
+    message = f"{columns} where the header has {wanted}: {shown(line, layout.encoding)}; "
     return DataError(message + remedy + hint, layout.path, number)
 
 

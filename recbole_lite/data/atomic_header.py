@@ -30,9 +30,10 @@ def check_header(line: bytes, path: Path, separator: str, encoding: str) -> dict
         if line.startswith(signature):
             raise DataError(message, path, 1)
     if len(line) > 1 and (not any(line[1::2]) or not any(line[::2])):
+        name = "UTF-16BE" if line[:1] == b"\0" else "UTF-16LE"
         raise DataError(
-            "every second byte is NUL: the file looks like UTF-16; "
-            "convert it: iconv -f UTF-16LE -t UTF-8 OLD > NEW",
+            f"every second byte is NUL: the file looks like {name}; "
+            f"convert it: iconv -f {name} -t UTF-8 OLD > NEW",
             path,
             1,
         )
