@@ -44,7 +44,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(model, quick):
 
 
 def test_a_killed_run_continues_with_the_same_numbers(quick, workdir):
-    settings = quick(epochs=30, stopping_step=100)
+    settings = quick(epochs=15, stopping_step=100)
     whole = run("LiteLLM4Rec", "tiny", config_dict=settings)
     code = (
         "import json, sys; from recbole_lite import run;"
@@ -53,14 +53,14 @@ def test_a_killed_run_continues_with_the_same_numbers(quick, workdir):
     killed = {**settings, "checkpoint_dir": "killed"}
     process = subprocess.Popen([sys.executable, "-c", code, json.dumps(killed)])
     deadline = time.monotonic() + 100
-    while not list(workdir.glob("killed/*/last-00000[2-9].pt")) and process.poll() is None:
+    while not list(workdir.glob("killed/*/last-00000[2-5].pt")) and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     (folder,) = (workdir / "killed").iterdir()
     finished = checkpoint.load_last(folder)[1]["epoch"]
-    assert 2 <= finished < 29
+    assert 2 <= finished < 14
     resumed = run("LiteLLM4Rec", "tiny", config_dict={**killed, "resume": str(folder)})
     assert resumed["test_result"] == whole["test_result"]
     assert [e["valid_score"] for e in resumed["history"]] == [
@@ -69,7 +69,7 @@ def test_a_killed_run_continues_with_the_same_numbers(quick, workdir):
 
 
 def test_a_run_that_stopped_early_stays_stopped(quick):
-    settings = quick(epochs=50, stopping_step=0, learning_rate=1e-12)
+    settings = quick(epochs=12, stopping_step=0, learning_rate=1e-12)
     # With such a rate the validation stays the same, so one epoch more than the first is run.
     first = run("SASRec", "tiny", config_dict={**settings, "valid_metric": "NDCG@3"})
     changed = {**settings, "valid_metric": "NDCG@3", "resume": first["run_dir"]}
