@@ -110,6 +110,13 @@ def test_the_table_has_ratios_to_the_baselines():
     assert ratio.split()[3:] == ["3.00x", "-", "3.00x", "-"]
 
 
+def test_no_epoch_at_all_evaluates_the_weights_as_they_are(quick):
+    result = run("SASRec", "tiny", config_dict=quick(epochs=0))
+    assert result["best_valid_result"] is None
+    assert set(result["test_result"]) == {"recall@3", "recall@5", "ndcg@3", "ndcg@5"}
+    assert "SASRec" in render(result)
+
+
 # -- command line -----------------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ class ReadingMixin:
 
     def _load_data(self, token, dataset_path):
         if self.benchmark_filename_list is None:
-            ensure_dataset(token, Path(dataset_path).parent)
+            ensure_dataset(token, Path(dataset_path).parent, say=self.logger.info)
         super()._load_data(token, dataset_path)
 
     def _load_feat(self, filepath, source):

