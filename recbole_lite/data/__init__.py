@@ -51,6 +51,7 @@ def data_preparation(config: LiteConfig, dataset: Dataset):
     """
     from logging import getLogger
 
+    from recbole.data.dataloader import FullSortEvalDataLoader
     from recbole.data.utils import create_samplers, get_dataloader
 
     from recbole_lite.data.loaders import HistoryMaskLoader
@@ -60,15 +61,17 @@ def data_preparation(config: LiteConfig, dataset: Dataset):
         if config[key]:
             # RecBole's files are pickles, and reading a pickle can run any code.
             getLogger().warning(f"{key} is ignored: recbole-lite writes and reads no pickles")
+    phases = ("train", "valid", "test")
     parts = dataset.build()
-    loaders = []
-    for phase, part, sampler in zip(
-        ("train", "valid", "test"), parts, create_samplers(config, dataset, parts), strict=True
-    ):
-        loader = get_dataloader(config, phase)
-        ranks_all = phase != "train" and config["eval_args"]["mode"][phase] == "full"
-        if ranks_all and isinstance(part.inter_feat, Windows):
-            loader = HistoryMaskLoader
-        shuffle = phase == "train" and config["shuffle"]
-        loaders.append(loader(config, part, sampler, shuffle=shuffle))
-    return tuple(loaders)
+    classes = [get_dataloader(config, phase) for phase in phases]
+    for i in (1, 2):
+        if classes[i] is FullSortEvalDataLoader and isinstance(parts[i].inter_feat, Windows):
+            classes[i] = HistoryMaskLoader
+    samplers = (None, None, None)
+    negatives = config["train_neg_sample_args"]["distribution"] != "none"
+    if negatives or classes[1:] != [HistoryMaskLoader] * 2:
+        samplers = create_samplers(config, dataset, parts)  # a set per user: not for nothing
+    return tuple(
+        loader(config, part, sampler, shuffle=phase == "train" and config["shuffle"])
+        for loader, phase, part, sampler in zip(classes, phases, parts, samplers, strict=True)
+    )

@@ -46,20 +46,24 @@ class TokenColumn(Column):
 
     def __init__(self, field: str, layout: Layout, seq_separator: str):
         super().__init__(field, layout, seq_separator)
-        self.code_of: dict[str, int] = {}
+        self.tokens: list[np.ndarray] = []  # of each block, without repetition
+        self.n_tokens = 0
 
     def add(self, values: np.ndarray, block: Block) -> None:
-        """Give every token its code, a known one the code it has."""
+        """Number the tokens of the block."""
         codes, tokens = pd.factorize(values)
-        code_of = self.code_of
-        known = (code_of.setdefault(token, len(code_of)) if token else -1 for token in tokens)
-        self.parts.append(np.fromiter(known, dtype=np.int32, count=len(tokens))[codes])
+        self.parts.append(codes + self.n_tokens)
+        self.tokens.append(tokens)
+        self.n_tokens += len(tokens)
 
     def finish(self) -> pd.Series:
-        """Series of dtype category."""
-        categories = pd.Index(list(self.code_of), dtype=str)
-        codes = np.concatenate(self.parts)
-        return pd.Series(pd.Categorical.from_codes(codes, categories=categories))
+        """Series of dtype category; blocks are merged here, in one pass over their tokens."""
+        tokens = np.concatenate(self.tokens)
+        tokens[tokens == ""] = None  # missing: factorize gives it -1
+        merged, categories = pd.factorize(tokens)
+        codes = merged.astype(np.int32)[np.concatenate(self.parts)]
+        index = pd.Index(categories, dtype=str)
+        return pd.Series(pd.Categorical.from_codes(codes, categories=index))
 
 
 class TextColumn(Column):

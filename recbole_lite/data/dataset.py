@@ -162,11 +162,12 @@ def split_last(windows: Windows, n: int) -> list[Windows]:
         Training, then the parts left out, the latest last.
     """
     users = windows[windows.store.user_field].numpy()
-    _, first, group = np.unique(users, return_index=True, return_inverse=True)
-    rank = np.empty(len(first), dtype=np.int64)
+    first = np.full(users.max(initial=0) + 1, len(users))
+    first[users[::-1]] = np.arange(len(users))[::-1]  # the last write, the first window, stays
+    rank = np.empty_like(first)
     rank[np.argsort(first, kind="stable")] = np.arange(len(first))
-    order = np.argsort(rank[group], kind="stable")  # grouped by user, in order within
-    rows, owner = windows.rows[order], rank[group][order]
+    order = np.argsort(rank[users], kind="stable")  # grouped by user, in order within
+    rows, owner = windows.rows[order], rank[users][order]
     counts = np.bincount(owner)
     from_end = np.repeat(np.cumsum(counts), counts) - np.arange(len(owner)) - 1
     left_out = np.repeat(np.minimum(n, counts - 1), counts)
