@@ -188,6 +188,12 @@ class LiteConfig(Config):
             self.final_config_dict["data_path"] = str(data_path)
         self._check_valid_metric()
         self._check_mask()
+        self._check_strategy()
+
+    def _check_strategy(self):
+        strategy = self.final_config_dict["train_strategy"]
+        if strategy not in ("all", "sampling"):
+            raise ConfigError(f"train_strategy must be all or sampling, found {strategy!r}")
 
     def _check_mask(self):
         """RecBole's mask transform (BERT4Rec) fails in its depths where it has room for no item."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
+import math
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -225,15 +226,20 @@ def _is_number(value) -> bool:
 
 def _by_name(key: str, value) -> str | None:
     """What `key` wants, where its name says so and `value` is something else."""
-    if key in _COUNTS:
-        if not _is_number(value) or value != int(value) or value < _COUNTS[key]:
-            return f"a whole number of at least {_COUNTS[key]}"
-    elif key.endswith(("dropout", "dropout_prob")):
-        if value is not None and (not _is_number(value) or not 0 <= value < 1):
-            return "a probability in [0, 1)"
-    elif key == "learning_rate" and (not _is_number(value) or value <= 0):
-        return "a positive number"
-    return None
+    number = value if _is_number(value) else math.nan  # nan fails every comparison
+    optional = value is None and key not in (*_COUNTS, "learning_rate", "warmup_ratio")
+    wanted = None
+    if optional:
+        pass
+    elif key in _COUNTS and not (number >= _COUNTS[key] and float(number).is_integer()):
+        wanted = f"a whole number of at least {_COUNTS[key]}"
+    elif key.endswith(("dropout", "dropout_prob")) and not 0 <= number < 1:
+        wanted = "a probability in [0, 1)"
+    elif key == "warmup_ratio" and not 0 <= number <= 1:
+        wanted = "a share in [0, 1]"
+    elif key in ("learning_rate", "adam_eps") and not number > 0:
+        wanted = "a positive number"
+    return wanted
 
 
 def _by_default(key: str, value, default) -> str | None:

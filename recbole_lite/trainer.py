@@ -13,7 +13,7 @@ from recbole.trainer import Trainer
 from recbole.utils import get_local_time
 
 from recbole_lite import checkpoint
-from recbole_lite.errors import CheckpointError, TrainingError
+from recbole_lite.errors import CheckpointError, ConfigError, TrainingError
 from recbole_lite.evaluation import LiteCollector, LiteEvaluator
 
 # Settings that may differ between a run and its continuation.
@@ -46,6 +46,7 @@ class LiteMixin:
         self._run_dir: Path | None = None
         self._random_state = None
         self._generator = None
+        self._schedule = self._schedule_state = None
         self._validates = True
         self.saved_model_file = None
 
@@ -108,6 +109,38 @@ class LiteMixin:
 
     # -- training ---------------------------------------------------------------------------
 
+    def _build_optimizer(self, **kwargs):
+        """RecBole's optimiser; AdamW spares norms and biases, ``adam_eps`` sets epsilon."""
+        if kwargs.get("learner", self.learner).lower() == "adamw" and "params" not in kwargs:
+            kwargs["params"] = decay_groups(self.model, self.weight_decay)
+        optimizer = super()._build_optimizer(**kwargs)
+        if self.config["adam_eps"] is not None:
+            for group in optimizer.param_groups:
+                if "eps" in group:
+                    group["eps"] = float(self.config["adam_eps"])
+        return optimizer
+
+    def _start_schedule(self, train_data):
+        """Change the learning rate after every step of the optimiser (``lr_scheduler``)."""
+        name, share = self.config["lr_scheduler"], self.config["warmup_ratio"]
+        if name == "constant" and not share:
+            return
+        if name == "constant":
+            name = "constant_with_warmup"
+        from transformers import get_scheduler
+
+        total = self.epochs * len(train_data)
+        try:
+            self._schedule = get_scheduler(name, self.optimizer, round(share * total), total)
+        except ValueError as error:
+            raise ConfigError(f"lr_scheduler: {error}") from None
+        if self._schedule_state is not None:
+            self._schedule.load_state_dict(self._schedule_state)
+            rates = self._schedule.get_last_lr()
+            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+        self.optimizer.register_step_post_hook(lambda *_: self._schedule.step())
+
     def fit(
         self,
         train_data,
@@ -137,6 +170,7 @@ class LiteMixin:
             if callback_fn:
                 callback_fn(epoch, valid_score)
 
+        self._start_schedule(train_data)
         if self._random_state is not None:
             checkpoint.restore_random_state(self._random_state, self._generator)
         with warnings.catch_warnings():
@@ -168,6 +202,7 @@ class LiteMixin:
             "train_loss_dict": {k: float(v) for k, v in self.train_loss_dict.items()},
             "history": self.history,
             "optimizer": self.optimizer.state_dict(),
+            "schedule": self._schedule and self._schedule.state_dict(),
             "random": checkpoint.random_state(self._generator),
         }
 
@@ -196,6 +231,7 @@ class LiteMixin:
             setattr(self, name, state[name])
         self.history = state["history"]
         self._random_state = state["random"]
+        self._schedule_state = state["schedule"]
         self.start_epoch = state["epoch"] + 1
         if self.cur_step > self.stopping_step:
             self.start_epoch = self.epochs  # it had stopped by itself
@@ -229,3 +265,12 @@ class LiteMixin:
 
 class LiteTrainer(LiteMixin, Trainer):
     """Trainer of every model that RecBole has no trainer of its own for."""
+
+
+def decay_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
+    """Parameters for AdamW: matrices decay; vectors (norms, biases) do not."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    ]

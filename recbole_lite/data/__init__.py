@@ -54,8 +54,8 @@ def data_preparation(config: LiteConfig, dataset: Dataset):
     from recbole.data.dataloader import FullSortEvalDataLoader
     from recbole.data.utils import create_samplers, get_dataloader
 
-    from recbole_lite.data.loaders import HistoryMaskLoader
-    from recbole_lite.data.windows import Windows
+    from recbole_lite.data.loaders import HistoryMaskLoader, SegmentLoader
+    from recbole_lite.data.windows import Segments, Windows
 
     for key in ("save_dataset", "save_dataloaders"):
         if config[key]:
@@ -64,6 +64,9 @@ def data_preparation(config: LiteConfig, dataset: Dataset):
     phases = ("train", "valid", "test")
     parts = dataset.build()
     classes = [get_dataloader(config, phase) for phase in phases]
+    if config["train_strategy"] == "sampling" and isinstance(parts[0].inter_feat, Windows):
+        parts[0].inter_feat = Segments(parts[0].inter_feat)
+        classes[0] = SegmentLoader
     for i in (1, 2):
         if classes[i] is FullSortEvalDataLoader and isinstance(parts[i].inter_feat, Windows):
             classes[i] = HistoryMaskLoader

@@ -1,11 +1,11 @@
-"""Evaluation loader that knows what each user has had."""
+"""Loaders: evaluation that knows what each user has had, training on drawn segments."""
 
 from __future__ import annotations
 
 from logging import getLogger
 
 import torch
-from recbole.data.dataloader import FullSortEvalDataLoader
+from recbole.data.dataloader import FullSortEvalDataLoader, TrainDataLoader
 from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
 
 
@@ -37,3 +37,14 @@ class HistoryMaskLoader(FullSortEvalDataLoader):
         if self.config["eval_exclude_history"]:
             history = self._dataset.inter_feat.history(index)
         return batch, history, torch.arange(len(index)), batch[self.iid_field]
+
+
+class SegmentLoader(TrainDataLoader):
+    """Training on :class:`~recbole_lite.data.windows.Segments`: each epoch draws new ones.
+
+    They come from the loader's own generator, whose state a checkpoint holds.
+    """
+
+    def __iter__(self):
+        self._dataset.inter_feat.draw(self.generator)
+        return super().__iter__()

@@ -1,4 +1,4 @@
-"""Sequences kept once as flat arrays; windows of them gathered per batch.
+"""Sequences kept once as flat arrays; windows and segments of them gathered per batch.
 
 RecBole's ``data_augmentation`` loops over all interactions and stores one row of
 ``MAX_ITEM_LIST_LENGTH`` values per window and per field. A window is nothing but a position in
@@ -104,7 +104,7 @@ class Windows(Interaction):
         """The targets' own fields, gathered anew at each call."""
         rows = torch.from_numpy(self.rows)
         fields = {field: column[rows] for field, column in self.store.columns.items()}
-        fields[self.length_field] = torch.from_numpy(self._lengths(self.rows))
+        fields[self.length_field] = torch.from_numpy(self._lengths())
         return fields
 
     def __getattr__(self, name):
@@ -127,10 +127,10 @@ class Windows(Interaction):
     def __getitem__(self, index):
         if isinstance(index, str):
             if index == self.length_field:
-                return torch.from_numpy(self._lengths(self.rows))
+                return torch.from_numpy(self._lengths())
             if index in self.store.columns:
                 return self.store.columns[index][torch.from_numpy(self.rows)]
-            return self._lists(self.rows, [index])[index]
+            return self._lists(self.rows, self._lengths(), [index])[index]
         return self.at(self.rows[_as_index(index)])
 
     def at(self, rows: np.ndarray) -> Windows:
@@ -175,17 +175,23 @@ class Windows(Interaction):
             The targets' fields ``[B]``, ``<field>_list`` of every field but the user's
             ``[B, max_length]`` (earliest first, zeros behind) and the length ``[B]``.
         """
-        rows = np.atleast_1d(self.rows[_as_index(index)])
+        index = _as_index(index)
+        rows = np.atleast_1d(self.rows[index])
+        lengths = np.minimum(rows - self.begin_of(index), self.max_length)
         picked = torch.from_numpy(rows)
         batch = {field: column[picked] for field, column in self.store.columns.items()}
-        batch[self.length_field] = torch.from_numpy(self._lengths(rows))
+        batch[self.length_field] = torch.from_numpy(lengths)
         names = [
             field + self.list_suffix
             for field in self.store.columns
             if field != self.store.user_field
         ]
-        batch.update(self._lists(rows, names))
+        batch.update(self._lists(rows, lengths, names))
         return Interaction(batch)
+
+    def begin_of(self, selection) -> np.ndarray:
+        """First row that belongs to each of the selected windows: here the user's first."""
+        return self.store.start_of(np.atleast_1d(self.rows[selection]))
 
     def history(self, index) -> tuple[torch.Tensor, torch.Tensor]:
         """Every item that the users had before the targets, not only those in the window.
@@ -206,11 +212,12 @@ class Windows(Interaction):
         keep = seen != items[rows][owner]
         return torch.from_numpy(owner[keep]), torch.from_numpy(seen[keep])
 
-    def _lengths(self, rows: np.ndarray) -> np.ndarray:
-        return np.minimum(rows - self.store.start_of(rows), self.max_length)
+    def _lengths(self) -> np.ndarray:
+        return np.minimum(self.rows - self.begin_of(slice(None)), self.max_length)
 
-    def _lists(self, rows: np.ndarray, names: list[str]) -> dict[str, torch.Tensor]:
-        lengths = self._lengths(rows)
+    def _lists(
+        self, rows: np.ndarray, lengths: np.ndarray, names: list[str]
+    ) -> dict[str, torch.Tensor]:
         steps = np.arange(self.max_length)
         # [B, L] positions in the store; those behind the history's end point at the target.
         positions = torch.from_numpy(
@@ -224,6 +231,51 @@ class Windows(Interaction):
             values[padding] = 0
             lists[name] = values
         return lists
+
+
+class Segments(Windows):
+    """One random segment of each user's training sequence, drawn anew for every epoch.
+
+    The rule is POD's (Li et al., CIKM 2023), which the paper follows (Section 5.1.4,
+    "LITE-LLM4Rec_sampling"): of a sequence of n items, its start is uniform in 0..n-2 and its
+    end in start+1..n-1; the last item is the label, at most ``max_length`` before it the input.
+
+    Parameters
+    ----------
+    windows : Windows
+        The training windows; a user without any has no segment.
+    """
+
+    def __init__(self, windows: Windows):
+        super().__init__(
+            windows.store,
+            windows.rows,
+            windows.max_length,
+            windows.list_suffix,
+            windows.length_field,
+        )
+        users = windows.store.columns[windows.store.user_field].numpy()[windows.rows]
+        present = np.unique(users)
+        last = np.zeros(users.max(initial=0) + 1, dtype=np.int64)
+        np.maximum.at(last, users, windows.rows)
+        self.first_rows = windows.store.starts[present]
+        self.last_rows = last[present]
+        self.rows = self.last_rows  # until the first draw: whole sequences
+        self.begins = self.first_rows
+
+    def draw(self, generator: torch.Generator) -> None:
+        """Draw all segments anew; the generator's state decides."""
+        chance = torch.rand((2, len(self.first_rows)), generator=generator, dtype=torch.float64)
+        start, end = chance.numpy()
+        n = self.last_rows - self.first_rows + 1
+        starts = np.floor(start * (n - 1)).astype(np.int64)  # 0 .. n - 2
+        ends = starts + 1 + np.floor(end * (n - 1 - starts)).astype(np.int64)  # .. n - 1
+        self.begins = self.first_rows + starts
+        self.rows = self.first_rows + ends
+
+    def begin_of(self, selection) -> np.ndarray:
+        """First row of each of the selected segments."""
+        return np.atleast_1d(self.begins[selection])
 
 
 def _as_index(index):

@@ -272,3 +272,67 @@ def test_nothing_of_window_length_is_stored(settings):
 def test_frame_is_a_dataframe_until_it_is_split(settings):
     dataset = create_dataset(LiteConfig("SASRec", "tiny", config_dict=settings()))
     assert isinstance(dataset.inter_feat, pd.DataFrame)
+
+
+# -- segments (train_strategy: sampling) -------------------------------------------------------
+
+
+def segments_of(settings, **changes):
+    config = LiteConfig(
+        "SASRec", "tiny", config_dict=settings(train_strategy="sampling", **changes)
+    )
+    dataset = create_dataset(config)
+    return data_preparation(config, dataset)[0]
+
+
+def test_segments_follow_pods_rule(settings):
+    """Start uniform in 0..n-2, end uniform in start+1..n-1, over 20,000 draws of one user."""
+    loader = segments_of(settings)
+    segments = loader._dataset.inter_feat
+    n = segments.last_rows - segments.first_rows + 1
+    user = int(np.argmin(n))
+    count, expected = Counter(), {}
+    for start in range(n[user] - 1):
+        for end in range(start + 1, n[user]):
+            expected[start, end] = 1 / (n[user] - 1) / (n[user] - 1 - start)
+    draws = 20_000
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(draws):
+        segments.draw(generator)
+        first = segments.first_rows[user]
+        count[int(segments.begins[user] - first), int(segments.rows[user] - first)] += 1
+    assert set(count) == set(expected)
+    for key, share in expected.items():
+        deviation = (share * (1 - share) / draws) ** 0.5
+        assert abs(count[key] / draws - share) < 4.5 * deviation, key
+
+
+def test_segments_end_before_the_last_two_items_and_are_cut(settings):
+    loader = segments_of(settings, MAX_ITEM_LIST_LENGTH=5)
+    segments = loader._dataset.inter_feat
+    store = segments.store
+    items, users = store.columns["item_id"], store.columns["user_id"]
+    longest = 0
+    for _ in range(40):
+        for batch in loader:
+            longest = max(longest, int(batch["item_length"].max()))
+        ends = store.starts[users[segments.rows] + 1]  # first row of the next user
+        assert (segments.rows <= ends - 3).all()
+        assert (segments.begins < segments.rows).all()
+        batch = segments.gather(slice(None))
+        for row in range(len(segments)):
+            length = int(batch["item_length"][row])
+            assert length == min(segments.rows[row] - segments.begins[row], 5)
+            end = segments.rows[row]
+            assert torch.equal(batch["item_id_list"][row, :length], items[end - length : end])
+            assert not batch["item_id_list"][row, length:].any()
+            assert batch["item_id"][row] == items[end]
+    assert longest == 5
+
+
+def test_segments_differ_between_epochs_and_not_between_runs(settings):
+    first, second = (segments_of(settings) for _ in range(2))
+    epochs = [[batch["item_id_list"] for batch in first] for _ in range(2)]
+    assert not all(torch.equal(a, b) for a, b in zip(*epochs, strict=True))
+    again = [batch["item_id_list"] for batch in second]
+    assert all(torch.equal(a, b) for a, b in zip(epochs[0], again, strict=True))

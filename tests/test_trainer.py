@@ -1,0 +1,107 @@
+"""Optimiser and schedule, seen from the numbers that they give."""
+
+import pytest
+import torch
+
+from recbole_lite import create_dataset, data_preparation, get_trainer, run
+from recbole_lite.errors import ConfigError
+from recbole_lite.trainer import LiteMixin
+
+
+def trainer_of(config):
+    loaders = data_preparation(config, create_dataset(config))
+    model = config.model_class(config, loaders[0]._dataset)
+    return get_trainer(config["MODEL_TYPE"], config["model"])(config, model), loaders
+
+
+def test_weight_decay_spares_norms_and_biases(config_for):
+    trainer, _ = trainer_of(config_for("SASRec", learner="adamw", weight_decay=0.3))
+    decayed, spared = trainer.optimizer.param_groups
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.3, 0.0)
+    names = {id(p): name for name, p in trainer.model.named_parameters()}
+    spared_names = {names[id(p)] for p in spared["params"]}
+    assert {n for n in spared_names if not n.endswith("bias")} == {
+        n for n in names.values() if "LayerNorm.weight" in n
+    }
+    assert len(decayed["params"]) + len(spared["params"]) == len(names)
+
+
+def test_adam_eps(config_for):
+    trainer, _ = trainer_of(config_for("SASRec", adam_eps=1e-6))
+    assert {group["eps"] for group in trainer.optimizer.param_groups} == {1e-6}
+    trainer, _ = trainer_of(config_for("SASRec"))
+    assert {group["eps"] for group in trainer.optimizer.param_groups} == {1e-8}
+
+
+def rates_of(config):
+    """Learning rate at every step of a training."""
+    trainer, (train_data, valid_data, _) = trainer_of(config)
+    rates = []
+    trainer.optimizer.register_step_pre_hook(
+        lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"])
+    )
+    trainer.fit(train_data, valid_data, saved=False)
+    assert len(rates) == config["epochs"] * len(train_data)
+    return rates
+
+
+def test_linear_schedule_with_warm_up(config_for):
+    """Up from 0 over the first quarter of the steps, then down to 0."""
+    changes = {"lr_scheduler": "linear", "warmup_ratio": 0.25, "epochs": 4, "learning_rate": 0.8}
+    rates = rates_of(config_for("SASRec", **changes))
+    total, warm = len(rates), round(len(rates) * 0.25)
+    expected = [
+        0.8 * (step / warm if step < warm else (total - step) / (total - warm))
+        for step in range(total)
+    ]
+    assert rates == pytest.approx(expected)
+
+
+def test_warm_up_alone_then_constant(config_for):
+    rates = rates_of(config_for("SASRec", warmup_ratio=0.5, learning_rate=0.1))
+    warm = round(len(rates) / 2)
+    assert rates == pytest.approx([0.1 * min(1, step / warm) for step in range(len(rates))])
+
+
+def test_without_schedule_the_rate_is_constant(config_for):
+    assert set(rates_of(config_for("SASRec"))) == {0.01}
+
+
+def test_an_unknown_schedule_is_refused(quick):
+    with pytest.raises(ConfigError, match="lr_scheduler: liner is not a valid"):
+        run("SASRec", "tiny", config_dict=quick(lr_scheduler="liner"))
+
+
+@pytest.mark.parametrize("strategy", ["all", "sampling"])
+def test_a_resumed_run_has_the_same_rates_and_segments(strategy, quick, workdir):
+    """The first run is cut after two of four epochs, as by a kill."""
+    settings = quick(
+        epochs=4, train_strategy=strategy, lr_scheduler="cosine", warmup_ratio=0.1, learner="adamw"
+    )
+    whole = run("LiteLLM4Rec", "tiny", config_dict=settings)
+
+    save = LiteMixin._save_last
+
+    def save_and_die(self, epoch):
+        save(self, epoch)
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LiteMixin, "_save_last", save_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            run("LiteLLM4Rec", "tiny", config_dict={**settings, "checkpoint_dir": "cut"})
+    (folder,) = (workdir / "cut").iterdir()
+    cut = {**settings, "checkpoint_dir": "cut", "resume": str(folder)}
+    resumed = run("LiteLLM4Rec", "tiny", config_dict=cut)
+    losses = [[epoch["train_loss"] for epoch in r["history"]] for r in (resumed, whole)]
+    assert losses[0] == losses[1]
+    assert resumed["test_result"] == whole["test_result"]
+
+
+def test_sampling_trains_on_one_segment_per_user(config_for):
+    _, (train_data, *_) = trainer_of(config_for("SASRec", train_strategy="sampling"))
+    sizes = [len(list(train_data)) for _ in range(2)]
+    assert sizes == [len(train_data)] * 2
+    users = torch.cat([batch["user_id"] for batch in train_data]).tolist()
+    assert sorted(users) == list(range(1, 31))
