@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -33,3 +34,13 @@ def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def leftovers(path: str | Path) -> list[Path]:
+    """Temporary files that killed processes have left of `path`, or of any file in a folder.
+
+    Only who holds the path alone may remove them: they may be another process's at work.
+    """
+    path = Path(path)
+    folder, name = (path, "*") if path.is_dir() else (path.parent, glob.escape(path.name))
+    return sorted(folder.glob(f".{name}.*.tmp"))

@@ -15,6 +15,7 @@ from recbole.utils import get_local_time
 from recbole_lite import checkpoint
 from recbole_lite.errors import CheckpointError, ConfigError, TrainingError
 from recbole_lite.evaluation import LiteCollector, LiteEvaluator
+from recbole_lite.files import leftovers
 
 # Settings that may differ between a run and its continuation.
 FREE_ON_RESUME = {
@@ -236,6 +237,8 @@ class LiteMixin:
         if self.cur_step > self.stopping_step:
             self.start_epoch = self.epochs  # it had stopped by itself
         self._use(folder)
+        for stale in leftovers(folder):
+            stale.unlink(missing_ok=True)
         self.logger.info(f"Resuming {folder} after epoch {state['epoch']}")
 
     def _check_same_settings(self, folder, saved):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 
 import pytest
 import torch
@@ -75,6 +76,16 @@ def llm_folders(tmp_path_factory):
         model.save_pretrained(folders[kind])
         tokenizer.save_pretrained(folders[kind])
     return folders
+
+
+@pytest.fixture
+def llm_copy(llm_folders, tmp_path):
+    """Copy a model's folder, to be changed by the test."""
+
+    def copy(kind: str):
+        return shutil.copytree(llm_folders[kind], tmp_path / f"{kind}-copy")
+
+    return copy
 
 
 def write_tiny(folder, seed=0, name="tiny"):

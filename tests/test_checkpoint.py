@@ -124,6 +124,14 @@ def test_no_temporary_files_stay(quick):
     assert names == expected
 
 
+def test_what_a_kill_left_half_written_goes_when_the_run_is_resumed(quick):
+    result = run("SASRec", "tiny", config_dict=quick(epochs=1))
+    half = Path(result["run_dir"], ".best.safetensors.4711.tmp")
+    half.write_bytes(b"half")
+    run("SASRec", "tiny", config_dict=quick(epochs=2, resume=result["run_dir"]))
+    assert not half.exists()
+
+
 def test_unsaved_runs_write_no_checkpoint(quick, workdir):
     result = run("SASRec", "tiny", config_dict=quick(epochs=1), saved=False)
     assert result["run_dir"] is None

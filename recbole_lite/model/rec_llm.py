@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, PretrainedConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
+from transformers import AutoConfig, PretrainedConfig
 
-from recbole_lite.errors import ConfigError, ModelFilesError
+from recbole_lite.errors import ConfigError
 from recbole_lite.paths import PROPERTIES
 from recbole_lite.settings import read_yaml
+from recbole_lite.text.hf_model import load_config, load_encoder, random_encoder
 from recbole_lite.text.llm_files import resolve_llm
 
 # Names that Hugging Face's configurations use for rates inside the encoder.
@@ -81,7 +81,11 @@ class RecommendationLLM(nn.Module):
                 f"rec_llm {name!r} reads at most {limit} positions, MAX_ITEM_LIST_LENGTH is "
                 f"{max_length}"
             )
-        self.encoder = _without_words(_build(config, folder if init == "pretrained" else None))
+        if init == "pretrained":
+            encoder = load_encoder(folder, config, torch.float32, "rec_llm")
+        else:
+            encoder = random_encoder(config)
+        self.encoder = _without_words(encoder)
         self.hidden_size: int = config.hidden_size
 
     def forward(self, vectors: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -108,7 +112,7 @@ def _architecture(name, init, local_files_only) -> tuple[Path | None, Pretrained
         values = {key: setting.value for key, setting in read_yaml(shipped).items()}
         return None, AutoConfig.for_model(values.pop("model_type"), **values)
     folder = resolve_llm(name, local_files_only=local_files_only, key="rec_llm")
-    return folder, AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    return folder, load_config(folder, "rec_llm")
 
 
 def _change(config: PretrainedConfig, overrides: Mapping[str, Any], dropout: float | None):
@@ -123,22 +127,6 @@ def _change(config: PretrainedConfig, overrides: Mapping[str, Any], dropout: flo
         for key in DROPOUT_KEYS:
             if hasattr(config, key):
                 setattr(config, key, dropout)
-
-
-def _build(config: PretrainedConfig, folder: Path | None) -> nn.Module:
-    """Encoder with the weights of `folder`, or with random ones."""
-    encoders = type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING
-    auto = AutoModelForTextEncoding if encoders else AutoModel
-    try:
-        if folder is None:
-            model = auto.from_config(config, trust_remote_code=False)
-        else:
-            model = auto.from_pretrained(folder, config=config, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ModelFilesError(f"rec_llm: cannot build {config.model_type}: {error}") from error
-    if config.is_encoder_decoder and not encoders:
-        model = model.get_encoder()
-    return model.float()
 
 
 def _without_words(model: nn.Module) -> nn.Module:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,8 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+
+from recbole_lite.files import leftovers, write_atomically
 
 CACHE_VERSION = 1  # raise when the same inputs give other vectors than before
 
@@ -108,17 +109,10 @@ def store(path: Path, vectors: torch.Tensor, key: str, about: Mapping[str, str])
     """
     vectors = vectors.detach().to("cpu", torch.float32).contiguous()
     metadata = {**about, "key": key, "n_items": str(len(vectors)), "sha256": _sha256(vectors)}
-    for stale in path.parent.glob(f"{path.name}.*.tmp"):  # left by a killed process
+    for stale in leftovers(path):  # of a killed process: we hold the lock
         stale.unlink(missing_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(save({_TENSOR: vectors}, metadata=metadata))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    content = save({_TENSOR: vectors}, metadata=metadata)
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from transformers import (
     AutoModel,
     AutoModelForTextEncoding,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -20,6 +21,8 @@ from transformers.utils import logging as hf_logging
 
 from recbole_lite.errors import ConfigError, ModelFilesError
 from recbole_lite.text.llm_files import one_line
+
+_SAFE = {"trust_remote_code": False, "local_files_only": True}
 
 
 def load_model(
@@ -48,46 +51,86 @@ def load_model(
     ConfigError
         No trained pooler, where one is asked for.
     """
-    safe = {"trust_remote_code": False, "local_files_only": True}
-    try:
-        with _quiet():
-            config = AutoConfig.from_pretrained(folder, **safe)
-            # "attn_implementation" in a config.json may name a kernel to fetch from the hub.
-            config._attn_implementation = None
-            text_encoder = type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING
-            auto = AutoModelForTextEncoding if text_encoder else AutoModel
-            model, info = auto.from_pretrained(
-                folder,
-                config=config,
-                dtype=dtype,
-                output_loading_info=True,
-                weights_only=True,
-                **safe,
-            )
-            tokenizer = AutoTokenizer.from_pretrained(folder, **safe)
-    except Exception as error:  # config, weights and tokenizer: many classes of their own
-        raise ModelFilesError(
-            f"item_llm {str(folder)!r} cannot be loaded ({one_line(error)}); its files must be "
-            "whole and of a model that transformers knows without remote code"
-        ) from error
-    has_decoder = not text_encoder and config.is_encoder_decoder
-    unused = ("pooler.", "decoder.") if has_decoder else ("pooler.",)
-    _check_weights(folder, set(info["missing_keys"]), pooling, unused)
-    return tokenizer, model.get_encoder() if has_decoder else model
+    model = load_encoder(folder, load_config(folder), dtype, pooling=pooling)
+    with _readable(folder, "item_llm"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, **_SAFE)
+    return tokenizer, model
 
 
-def _check_weights(
-    folder: Path, missing_keys: set[str], pooling: str, unused: tuple[str, ...]
-) -> None:
-    """Refuse tensors that transformers filled with random numbers, where they are used."""
-    if pooling == "pooler" and any(key.startswith("pooler.") for key in missing_keys):
+def load_config(folder: Path, key: str = "item_llm") -> PretrainedConfig:
+    """Read the architecture in a model's folder; `key` is the setting that named it.
+
+    Raises
+    ------
+    ModelFilesError
+        It cannot be read, or needs code of its own.
+    """
+    with _readable(folder, key):
+        config = AutoConfig.from_pretrained(folder, **_SAFE)
+    # "attn_implementation" in a config.json may name a kernel to fetch from the hub.
+    config._attn_implementation = None
+    return config
+
+
+def load_encoder(
+    folder: Path,
+    config: PretrainedConfig,
+    dtype: torch.dtype,
+    key: str = "item_llm",
+    pooling: str = "mean",
+) -> PreTrainedModel:
+    """Load the encoder that `folder` holds the weights of.
+
+    Raises
+    ------
+    ModelFilesError
+        The weights cannot be read, or some are missing.
+    ConfigError
+        `pooling` is ``pooler`` and there is no trained one.
+    """
+    auto, has_decoder = _auto_class(config)
+    with _readable(folder, key):
+        model, info = auto.from_pretrained(
+            folder, config=config, dtype=dtype, output_loading_info=True, weights_only=True, **_SAFE
+        )
+    missing = set(info["missing_keys"])
+    if pooling == "pooler" and any(name.startswith("pooler.") for name in missing):
         raise no_pooler(folder)
-    used = sorted(key for key in missing_keys if not key.startswith(unused))
+    # transformers fills what is missing with random numbers: only what is not used may be.
+    unused = ("pooler.", "decoder.") if has_decoder else ("pooler.",)
+    used = sorted(name for name in missing if not name.startswith(unused))
     if used:
         raise ModelFilesError(
-            f"item_llm {str(folder)!r}: the weights lack {len(used)} tensors of the model "
+            f"{key} {str(folder)!r}: the weights lack {len(used)} tensors of the model "
             f"({', '.join(used[:3])}{', ...' if len(used) > 3 else ''}); get the files anew"
         )
+    return model.get_encoder() if has_decoder else model
+
+
+def random_encoder(config: PretrainedConfig) -> PreTrainedModel:
+    """Build an encoder of this architecture with random weights."""
+    auto, has_decoder = _auto_class(config)
+    model = auto.from_config(config, trust_remote_code=False)
+    return model.get_encoder() if has_decoder else model
+
+
+def _auto_class(config: PretrainedConfig) -> tuple[type, bool]:
+    """Class that loads an encoder, and whether it brings a decoder along."""
+    if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
+        return AutoModelForTextEncoding, False
+    return AutoModel, bool(config.is_encoder_decoder)
+
+
+@contextmanager
+def _readable(folder: Path, key: str) -> Iterator[None]:
+    try:
+        with _quiet():
+            yield
+    except Exception as error:  # config, weights and tokenizer: many classes of their own
+        raise ModelFilesError(
+            f"{key} {str(folder)!r} cannot be loaded ({one_line(error)}); its files must be "
+            "whole and of a model that transformers knows without remote code"
+        ) from error
 
 
 def no_pooler(folder: Path) -> ConfigError:

@@ -246,6 +246,19 @@ def test_weights_that_cannot_be_had(config_for, tmp_path):
         build(config_for("LiteLLM4Rec", rec_llm_config={}, **changes))
 
 
+def test_weights_with_tensors_missing_are_refused(config_for, llm_copy):
+    """transformers would fill them with random numbers and go on."""
+    from safetensors.torch import load_file, save_file
+
+    folder = llm_copy("t5")
+    weights = load_file(folder / "model.safetensors")
+    del weights["encoder.block.1.layer.1.DenseReluDense.wo.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    changes = {"rec_llm": str(folder), "rec_llm_init": "pretrained", "rec_llm_config": {}}
+    with pytest.raises(ModelFilesError, match=r"rec_llm .* the weights lack 1 tensors"):
+        build(config_for("LiteLLM4Rec", **changes))
+
+
 def test_the_same_seed_gives_the_same_model(config_for):
     first, _ = build(config_for("LiteLLM4Rec"))
     second, _ = build(config_for("LiteLLM4Rec"))

@@ -1,21 +1,9 @@
-"""Copies of the tiny language models, settings, and a stand-in data set."""
+"""Settings of the text tower, and a stand-in data set."""
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 import torch
-
-
-@pytest.fixture
-def llm_copy(llm_folders, tmp_path):
-    """Copy a model's folder, to be changed by the test."""
-
-    def copy(kind: str):
-        return shutil.copytree(llm_folders[kind], tmp_path / f"{kind}-copy")
-
-    return copy
 
 
 class Settings(dict):

@@ -137,7 +137,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(stored, monkeypatch
 
 
 def test_what_a_killed_writer_left_is_swept_away(stored):
-    stale = stored.with_name(f"{stored.name}.4711.tmp")
+    stale = stored.with_name(f".{stored.name}.4711.tmp")
     stale.touch()
     cache.store(stored, VECTORS, KEY, ABOUT)
     assert not stale.exists()
