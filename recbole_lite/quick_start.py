@@ -62,13 +62,17 @@ def run(
     }
     overrides = list(overrides or [])
     config = LiteConfig(model, overrides=overrides, **sources)
+    names = config["baselines"]
+    # All are configured before the first is trained: a mistake must not cost a training.
+    baselines = [
+        LiteConfig(name, overrides=overrides, **sources)
+        for name in ([names] if isinstance(names, str) else names)
+    ]
     result = _run_one(config, saved)
-    result["baselines"] = {}
-    sources["config_dict"].pop("model", None)
-    others = [text for text in overrides if not text.startswith("--model=")]
-    for name in config["baselines"]:
-        baseline = LiteConfig(name, overrides=others, **sources)
-        result["baselines"][name] = _run_one(baseline, saved, resume=False, samples=False)
+    result["baselines"] = {
+        baseline["model"]: _run_one(baseline, saved, resume=False, samples=False)
+        for baseline in baselines
+    }
     return result
 
 
@@ -85,9 +89,8 @@ def _run_one(config: LiteConfig, saved=True, resume=True, samples=True) -> dict[
         dataset = create_dataset(config)
         counts = _counts(dataset)
         logger.info(dataset, extra=FILE_ONLY)
-        logger.info("%s: {users:,} users, {items:,} items, {interactions:,} interactions".format(
-            **counts
-        ), config["dataset"])  # fmt: skip
+        size = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+        logger.info(f"{config['dataset']}: {size}")
         train_data, valid_data, test_data = data_preparation(config, dataset)
 
     with clock("item vectors and model"):

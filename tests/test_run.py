@@ -87,6 +87,19 @@ def test_samples_show_titles_and_recommend_nothing_that_was_had(quick):
     assert result["samples"][0]["target"] in text
 
 
+def test_samples_rank_all_items_also_where_the_run_does_not(quick):
+    settings = quick(sample_users=2, eval_args={"mode": "uni5"}, epochs=1)
+    result = run("SASRec", "tiny", config_dict=settings)
+    assert [len(sample["recommended"]) for sample in result["samples"]] == [5, 5]
+    assert not set(result["samples"][0]["history"]) & set(result["samples"][0]["recommended"])
+
+
+def test_a_mistake_in_the_baselines_is_told_before_training(quick, workdir):
+    with pytest.raises(ConfigError, match="unknown model 'Popp'; did you mean Pop"):
+        run("SASRec", "tiny", config_dict=quick(baselines="Popp"))
+    assert not (workdir / "saved").exists()
+
+
 def test_the_table_has_ratios_to_the_baselines():
     metrics = {"recall@10": 0.3, "ndcg@10": 0.2}
     half = {"recall@10": 0.1, "ndcg@10": 0.0}

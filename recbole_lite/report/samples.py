@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from recbole_lite.data.loaders import HistoryMaskLoader
+
 SHOWN_HISTORY = 5
 SHOWN_RECOMMENDATIONS = 5
 
@@ -30,9 +32,12 @@ def sample_users(trainer, test_data, dataset, config) -> list[dict[str, Any]]:
         ``user`` (raw id), ``history`` (last titles, oldest first), ``target`` and
         ``recommended`` (titles, best first).
     """
-    count = min(config["sample_users"], len(test_data._dataset))
-    rows = sorted(random.Random(config["seed"]).sample(range(len(test_data._dataset)), count))
-    batch = test_data.collate_fn(rows)
+    asked = test_data._dataset
+    # A loader of its own: the run's may rank against sampled items only (eval_args, mode).
+    loader = HistoryMaskLoader(config, asked, None)
+    count = min(config["sample_users"], len(asked))
+    rows = sorted(random.Random(config["seed"]).sample(range(len(asked)), count))
+    batch = loader.collate_fn(rows)
     trainer.model.eval()
     with torch.no_grad():
         batch, scores, _, targets = trainer._full_sort_batch_eval(batch)
