@@ -76,19 +76,24 @@ def restore_model(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], s
             "Was it trained on another dataset or with other settings?"
         )
     model.load_state_dict(weights)
-    _restore_other(model, tensors)
+    _restore_other(model, tensors, source)
 
 
-def _restore_other(model, tensors):
+def _restore_other(model, tensors, source):
     """Copy into the live tensors; those that the model makes only in training are set anew."""
     live = dict(_walk(model.other_parameter(), OTHER.rstrip("/")))
-    for path, tensor in tensors.items():
-        if not path.startswith(OTHER):
-            continue
-        if path in live and live[path].shape == tensor.shape:
-            live[path].data.copy_(tensor)
-        elif path.count("/") == 1:
-            setattr(model, path.removeprefix(OTHER), tensor.to(model.device))
+    saved = {path: tensor for path, tensor in tensors.items() if path.startswith(OTHER)}
+    made_in_training = {path for path in saved if path not in live and path.count("/") == 1}
+    shapes = {path: tensor.shape for path, tensor in live.items()}
+    if shapes != {p: t.shape for p, t in saved.items() if p not in made_in_training}:
+        raise CheckpointError(
+            f"{source}: does not fit the model: its {OTHER.rstrip('/')} has other names or shapes. "
+            "Was it trained on another dataset or with other settings?"
+        )
+    for path, tensor in live.items():
+        tensor.data.copy_(saved[path])
+    for path in made_in_training:
+        setattr(model, path.removeprefix(OTHER), saved[path].to(model.device))
 
 
 def _walk(value: Any, path: str) -> Iterator[tuple[str, torch.Tensor]]:

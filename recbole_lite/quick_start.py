@@ -16,7 +16,7 @@ from recbole_lite.config import LiteConfig
 from recbole_lite.data import create_dataset, data_preparation
 from recbole_lite.errors import ConfigError
 from recbole_lite.log import FILE_ONLY, init_logger
-from recbole_lite.registry import get_model, get_trainer
+from recbole_lite.registry import get_trainer
 from recbole_lite.report.samples import sample_users
 
 
@@ -213,6 +213,3 @@ class _Clock:
             yield
         finally:
             self.seconds[step] = perf_counter() - started
-
-
-__all__ = ["get_model", "load_data_and_model", "run"]

@@ -117,6 +117,18 @@ def test_weights_of_another_model_are_refused(quick):
         load_data_and_model(target)
 
 
+@pytest.mark.parametrize("model", ["FDSA", "Pop"])
+def test_other_parameters_of_another_model_are_refused(model, quick):
+    """Tensors beside the state_dict: FDSA's feature embeddings, Pop's counts."""
+    result = run(model, "tiny", config_dict=quick(epochs=1))
+    best = Path(result["run_dir"], "best.safetensors")
+    tensors, _ = checkpoint.load_weights(best)
+    name = next(n for n, t in tensors.items() if n.startswith("other_parameter/") and t.dim() > 1)
+    net = load_data_and_model(result["run_dir"])[1]
+    with pytest.raises(CheckpointError, match="its other_parameter has other names or shapes"):
+        checkpoint.restore_model(net, {**tensors, name: tensors[name][:-1]}, best)
+
+
 def test_no_temporary_files_stay(quick):
     result = run("SASRec", "tiny", config_dict=quick(epochs=3))
     names = sorted(path.name for path in Path(result["run_dir"]).iterdir())

@@ -565,8 +565,6 @@ def test_missing_values_become_empty_cells(tmp_path):
 
 def ml_100k(ending: str) -> Path:
     recbole = importlib.util.find_spec("recbole")
-    if recbole is None:
-        pytest.skip("recbole is not installed")
     return Path(recbole.origin).parent / "dataset_example" / "ml-100k" / f"ml-100k.{ending}"
 
 
