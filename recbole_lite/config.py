@@ -30,6 +30,7 @@ from recbole_lite.settings import (
     parse_scalar,
     read_yaml,
 )
+from recbole_lite.stages import read_stages
 
 # Values from here are strings that RecBole's users expect to be read as numbers, lists ...;
 # a YAML file has typed its values already.
@@ -191,9 +192,16 @@ class LiteConfig(Config):
         self._check_strategy()
 
     def _check_strategy(self):
-        strategy = self.final_config_dict["train_strategy"]
-        if strategy not in ("all", "sampling"):
-            raise ConfigError(f"train_strategy must be all or sampling, found {strategy!r}")
+        final = self.final_config_dict
+        strategy = final["train_strategy"]
+        if strategy not in ("all", "sampling", "prefix"):
+            raise ConfigError(f"train_strategy must be all, sampling or prefix, found {strategy!r}")
+        if strategy == "prefix" and not getattr(self.model_class, "trains_prefixes", False):
+            raise ConfigError(
+                f"train_strategy: prefix is for models that score all prefixes at once; "
+                f"{self.model} trains with all or sampling"
+            )
+        read_stages(self)
 
     def _check_mask(self):
         """RecBole's mask transform (BERT4Rec) fails in its depths where it has room for no item."""

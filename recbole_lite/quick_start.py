@@ -9,12 +9,14 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 from recbole.utils import init_seed
 
 from recbole_lite import checkpoint
 from recbole_lite.config import LiteConfig
 from recbole_lite.data import create_dataset, data_preparation
 from recbole_lite.errors import ConfigError
+from recbole_lite.evaluation import first_ranks
 from recbole_lite.log import FILE_ONLY, init_logger
 from recbole_lite.registry import get_trainer
 from recbole_lite.report.samples import sample_users
@@ -27,6 +29,7 @@ def run(
     config_dict: Mapping[str, Any] | None = None,
     overrides: Iterable[str] | None = None,
     saved: bool = True,
+    per_user: bool = False,
 ) -> dict[str, Any]:
     """Train a model and evaluate it; then the ``baselines``, on the same data.
 
@@ -36,6 +39,8 @@ def run(
         See :class:`~recbole_lite.config.LiteConfig`.
     saved : bool
         Whether to write checkpoints; without them the test figures are the last epoch's.
+    per_user : bool
+        Whether to return what each test user got, see below.
 
     Returns
     -------
@@ -45,10 +50,14 @@ def run(
 
         - ``model``, ``dataset``; ``data``: counts of users, items, interactions
         - ``run_dir`` (None unless saved), ``log_file``: what was written
+        - ``parameters``: number of trainable ones (where there are stages: in the first)
         - ``epochs``: number trained; ``history``: one dict per epoch
         - ``seconds``: wall time of each step
         - ``baselines``: such a dict for each; ``samples``: see
           :func:`~recbole_lite.report.samples.sample_users`
+        - with `per_user`, ``per_user``: ``users`` (raw ids, in the order of the test loader),
+          ``metrics`` (name -> one value per user; their mean is the ``test_result``) and
+          ``ranks`` (of the user's item, from 1; 0: beyond the largest ``topk``)
 
     Raises
     ------
@@ -68,15 +77,36 @@ def run(
         LiteConfig(name, overrides=overrides, **sources)
         for name in ([names] if isinstance(names, str) else names)
     ]
-    result = _run_one(config, saved)
+    result = run_one(config, saved, per_user=per_user)
     result["baselines"] = {
-        baseline["model"]: _run_one(baseline, saved, resume=False, samples=False)
+        baseline["model"]: run_one(baseline, saved, resume=False, samples=False, per_user=per_user)
         for baseline in baselines
     }
     return result
 
 
-def _run_one(config: LiteConfig, saved=True, resume=True, samples=True) -> dict[str, Any]:
+def run_one(
+    config: LiteConfig,
+    saved: bool = True,
+    resume: bool = True,
+    samples: bool = True,
+    per_user: bool = False,
+) -> dict[str, Any]:
+    """Train and evaluate one model, ready configured; its ``baselines`` are left alone.
+
+    Parameters
+    ----------
+    config : LiteConfig
+    saved, per_user : bool
+        See :func:`run`.
+    resume, samples : bool
+        Whether to heed the keys ``resume`` and ``sample_users``.
+
+    Returns
+    -------
+    dict
+        As :func:`run`, without ``baselines``.
+    """
     clock = _Clock()
     init_seed(config["seed"], config["reproducibility"])
     log_file = init_logger(config)
@@ -97,7 +127,8 @@ def _run_one(config: LiteConfig, saved=True, resume=True, samples=True) -> dict[
         init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
         model = _build_model(config, train_data._dataset)
         logger.info(model, extra=FILE_ONLY)
-        logger.info(f"{_trainable(model):,} trainable parameters on {config['device']}")
+        parameters = _trainable(model)
+        logger.info(f"{parameters:,} trainable parameters on {config['device']}")
 
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
     if resume and config["resume"]:
@@ -116,6 +147,7 @@ def _run_one(config: LiteConfig, saved=True, resume=True, samples=True) -> dict[
         "test_result": None,
         "run_dir": trainer.saved_model_file,
         "log_file": str(log_file),
+        "parameters": parameters,
         "epochs": len(trainer.train_loss_dict),
         "history": trainer.history,
         "seconds": clock.seconds,
@@ -130,6 +162,8 @@ def _run_one(config: LiteConfig, saved=True, resume=True, samples=True) -> dict[
         )
     logger.info(f"best valid: {_plain(valid_result)}")
     logger.info(f"test: {_plain(result['test_result'])}")
+    if per_user:
+        result["per_user"] = _per_user(trainer.evaluator, test_data, dataset)
     if samples and config["sample_users"]:
         result["samples"] = sample_users(trainer, test_data, dataset, config)
     return result
@@ -194,6 +228,20 @@ def _counts(dataset) -> dict[str, int]:
 
 def _trainable(model) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def _per_user(evaluator, loader, dataset) -> dict[str, Any]:
+    """What the evaluation that was last found for each user; empty where no metric ranks."""
+    if evaluator.ranked is None:
+        return {"users": [], "metrics": {}, "ranks": np.zeros(0, int)}
+    ids = getattr(loader, "uid_list", None)  # a loader of RecBole's that groups rows by user
+    if ids is None:
+        ids = loader._dataset.inter_feat[dataset.uid_field]
+    return {
+        "users": [str(user) for user in dataset.id2token(dataset.uid_field, np.asarray(ids))],
+        "metrics": evaluator.per_user(evaluator.ranked),
+        "ranks": first_ranks(evaluator.ranked),
+    }
 
 
 def _plain(result) -> str:

@@ -187,12 +187,16 @@ def check_known(settings: Mapping[str, Setting], known: Iterable[str]) -> None:
     for key, setting in settings.items():
         if key in known:
             continue
-        lowered = {name.lower(): name for name in known}
-        near = difflib.get_close_matches(key.lower(), lowered, n=3, cutoff=0.6)
-        hint = f"; did you mean {' or '.join(lowered[name] for name in near)}?" if near else ""
-        problems.append(f"{setting.origin}: unknown key {key!r}{hint}")
+        problems.append(f"{setting.origin}: unknown key {key!r}{nearest(key, known)}")
     if problems:
         raise ConfigError("\n".join(problems))
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``; did you mean ...?`` with the known names like `name`, or nothing."""
+    lowered = {candidate.lower(): candidate for candidate in known}
+    near = difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(lowered[match] for match in near)}?" if near else ""
 
 
 _COUNTS = {  # key: smallest value

@@ -16,6 +16,7 @@ from recbole_lite import checkpoint
 from recbole_lite.errors import CheckpointError, ConfigError, TrainingError
 from recbole_lite.evaluation import LiteCollector, LiteEvaluator
 from recbole_lite.files import leftovers
+from recbole_lite.stages import read_stages
 
 # Settings that may differ between a run and its continuation.
 FREE_ON_RESUME = {
@@ -40,7 +41,10 @@ class LiteMixin:
     """
 
     def __init__(self, config, model):
+        self.stages = read_stages(config)
         super().__init__(config, model)
+        self._stage = 0  # number of the present stage, from 0
+        self._enter(0)
         self.evaluator = LiteEvaluator(config)
         self.eval_collector = LiteCollector(config)
         self.history: list[dict] = []
@@ -110,6 +114,19 @@ class LiteMixin:
 
     # -- training ---------------------------------------------------------------------------
 
+    def _enter(self, number: int, first_epoch: int = 0):
+        """Take on the settings of a stage that begins with epoch `first_epoch`."""
+        stage = self.stages[number]
+        self._stage, self._stage_begin = number, first_epoch
+        self.start_epoch, self.epochs = first_epoch, first_epoch + stage.epochs
+        self.learning_rate, self.weight_decay = stage.learning_rate, stage.weight_decay
+        self.stopping_step, self.cur_step = stage.stopping_step, 0
+        if hasattr(self.model, "enter"):
+            self.model.enter(stage)
+        if len(self.stages) > 1:
+            self.optimizer = self._build_optimizer()
+        self._schedule = self._schedule_state = None
+
     def _build_optimizer(self, **kwargs):
         """RecBole's optimiser; AdamW spares norms and biases, ``adam_eps`` sets epsilon."""
         if kwargs.get("learner", self.learner).lower() == "adamw" and "params" not in kwargs:
@@ -123,14 +140,15 @@ class LiteMixin:
 
     def _start_schedule(self, train_data):
         """Change the learning rate after every step of the optimiser (``lr_scheduler``)."""
-        name, share = self.config["lr_scheduler"], self.config["warmup_ratio"]
+        stage = self.stages[self._stage]
+        name, share = stage.lr_scheduler, stage.warmup_ratio
         if name == "constant" and not share:
             return
         if name == "constant":
             name = "constant_with_warmup"
         from transformers import get_scheduler
 
-        total = self.epochs * len(train_data)
+        total = stage.epochs * len(train_data)
         try:
             self._schedule = get_scheduler(name, self.optimizer, round(share * total), total)
         except ValueError as error:
@@ -151,7 +169,10 @@ class LiteMixin:
         show_progress=False,
         callback_fn: Callable | None = None,
     ):
-        """RecBole's fit, with a resumable checkpoint every ``checkpoint_every`` epochs."""
+        """RecBole's fit for each stage, with a resumable checkpoint every ``checkpoint_every``.
+
+        A stage begins with the best weights so far (the last ones, unless `saved`).
+        """
         started = time()
         self._generator = getattr(train_data, "generator", None)
         self._validates = bool(valid_data) and self.eval_step > 0
@@ -171,13 +192,27 @@ class LiteMixin:
             if callback_fn:
                 callback_fn(epoch, valid_score)
 
-        self._start_schedule(train_data)
         if self._random_state is not None:
             checkpoint.restore_random_state(self._random_state, self._generator)
+        arguments = (train_data, valid_data, verbose, saved, show_progress, after_epoch)
+        result = self._fit_stage(*arguments)
+        for number in range(self._stage + 1, len(self.stages)):
+            if saved and (self.run_dir / checkpoint.BEST_FILE).exists():
+                self._load_best(self.run_dir)
+            self._enter(number, first_epoch=max(self.train_loss_dict, default=-1) + 1)
+            result = self._fit_stage(*arguments)
+        return result
+
+    def _fit_stage(self, train_data, *arguments):
+        if len(self.stages) > 1:
+            self.logger.info(
+                f"Stage {self._stage + 1} of {len(self.stages)}: {self.stages[self._stage]}"
+            )
+        self._start_schedule(train_data)
         with warnings.catch_warnings():
             # RecBole's name for the scaler; nothing that a user could change.
             warnings.filterwarnings("ignore", r".*torch\.cuda\.amp\.GradScaler", FutureWarning)
-            return super().fit(train_data, valid_data, verbose, saved, show_progress, after_epoch)
+            return super().fit(train_data, *arguments)
 
     def _valid_epoch(self, valid_data, show_progress=False):
         score, result = super()._valid_epoch(valid_data, show_progress)
@@ -197,6 +232,7 @@ class LiteMixin:
         best = self.best_valid_result
         return {
             "epoch": epoch,
+            "stage": [self._stage, self._stage_begin],
             "cur_step": self.cur_step,
             "best_valid_score": float(self.best_valid_score),
             "best_valid_result": best and {name: float(value) for name, value in best.items()},
@@ -227,6 +263,7 @@ class LiteMixin:
             raise CheckpointError(f"{folder}: no epoch was finished; start the run anew")
         tensors, state = last
         checkpoint.restore_model(self.model, tensors, folder)
+        self._enter(*state["stage"])
         self.optimizer.load_state_dict(state["optimizer"])
         for name in ("cur_step", "best_valid_score", "best_valid_result", "train_loss_dict"):
             setattr(self, name, state[name])
@@ -258,12 +295,15 @@ class LiteMixin:
     def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
         """RecBole's evaluate over this project's checkpoints."""
         if eval_data and load_best_model:
-            folder = Path(model_file or self.saved_model_file)
-            path = folder / checkpoint.BEST_FILE if folder.is_dir() else folder
-            tensors, _ = checkpoint.load_weights(path)
-            checkpoint.restore_model(self.model, tensors, path)
-            self.logger.info(f"Loaded the best weights: {path}")
+            path = Path(model_file or self.saved_model_file)
+            self._load_best(path)
         return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+
+    def _load_best(self, path: Path):
+        path = path / checkpoint.BEST_FILE if path.is_dir() else path
+        tensors, _ = checkpoint.load_weights(path)
+        checkpoint.restore_model(self.model, tensors, path)
+        self.logger.info(f"Loaded the best weights: {path}")
 
 
 class LiteTrainer(LiteMixin, Trainer):

@@ -54,8 +54,8 @@ def data_preparation(config: LiteConfig, dataset: Dataset):
     from recbole.data.dataloader import FullSortEvalDataLoader
     from recbole.data.utils import create_samplers, get_dataloader
 
-    from recbole_lite.data.loaders import HistoryMaskLoader, SegmentLoader
-    from recbole_lite.data.windows import Segments, Windows
+    from recbole_lite.data.loaders import DrawingLoader, HistoryMaskLoader
+    from recbole_lite.data.windows import Windows
 
     for key in ("save_dataset", "save_dataloaders"):
         if config[key]:
@@ -64,9 +64,10 @@ def data_preparation(config: LiteConfig, dataset: Dataset):
     phases = ("train", "valid", "test")
     parts = dataset.build()
     classes = [get_dataloader(config, phase) for phase in phases]
-    if config["train_strategy"] == "sampling" and isinstance(parts[0].inter_feat, Windows):
-        parts[0].inter_feat = Segments(parts[0].inter_feat)
-        classes[0] = SegmentLoader
+    if isinstance(parts[0].inter_feat, Windows):
+        parts[0].inter_feat = _training_windows(config, parts[0].inter_feat)
+        if hasattr(parts[0].inter_feat, "draw"):
+            classes[0] = DrawingLoader
     for i in (1, 2):
         if classes[i] is FullSortEvalDataLoader and isinstance(parts[i].inter_feat, Windows):
             classes[i] = HistoryMaskLoader
@@ -78,3 +79,16 @@ def data_preparation(config: LiteConfig, dataset: Dataset):
         loader(config, part, sampler, shuffle=phase == "train" and config["shuffle"])
         for loader, phase, part, sampler in zip(classes, phases, parts, samplers, strict=True)
     )
+
+
+def _training_windows(config, windows):
+    """Lay the training windows as ``train_strategy`` says."""
+    from recbole_lite.data.prefixes import Prefixes
+    from recbole_lite.data.windows import Segments
+
+    if config["train_strategy"] == "sampling":
+        windows = Segments(windows)
+    elif config["train_strategy"] == "prefix":
+        windows = Prefixes(windows, config["prefix_overlap"])
+    windows.lists_seen = bool(config["loss_exclude_history"])
+    return windows

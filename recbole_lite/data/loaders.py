@@ -7,6 +7,7 @@ from logging import getLogger
 import torch
 from recbole.data.dataloader import FullSortEvalDataLoader, TrainDataLoader
 from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
+from torch.utils.data import RandomSampler, SequentialSampler
 
 
 class HistoryMaskLoader(FullSortEvalDataLoader):
@@ -39,12 +40,16 @@ class HistoryMaskLoader(FullSortEvalDataLoader):
         return batch, history, torch.arange(len(index)), batch[self.iid_field]
 
 
-class SegmentLoader(TrainDataLoader):
-    """Training on :class:`~recbole_lite.data.windows.Segments`: each epoch draws new ones.
+class DrawingLoader(TrainDataLoader):
+    """Training on windows that each epoch draws anew (``Segments``, ``Prefixes``).
 
     They come from the loader's own generator, whose state a checkpoint holds.
     """
 
     def __iter__(self):
-        self._dataset.inter_feat.draw(self.generator)
+        windows = self._dataset.inter_feat
+        windows.draw(self.generator)
+        # A draw may give another number of windows; this is the list that torch's loader indexes.
+        if isinstance(self.sampler, (RandomSampler, SequentialSampler)):
+            self.sampler.data_source[:] = range(len(windows))
         return super().__iter__()

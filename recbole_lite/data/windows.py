@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
+SEEN = "seen_list"  # field of a batch: what the user had before the window
+
 
 class SequenceStore:
     """All interactions, sorted by user, then time, then file order.
@@ -83,6 +85,7 @@ class Windows(Interaction):
         self.max_length = max_length
         self.list_suffix = list_suffix
         self.length_field = length_field
+        self.lists_seen = False
 
     @classmethod
     def of_all_targets(cls, store: SequenceStore, *args) -> Windows:
@@ -173,7 +176,9 @@ class Windows(Interaction):
         -------
         Interaction
             The targets' fields ``[B]``, ``<field>_list`` of every field but the user's
-            ``[B, max_length]`` (earliest first, zeros behind) and the length ``[B]``.
+            ``[B, max_length]`` (earliest first, zeros behind) and the length ``[B]``. With
+            ``lists_seen`` also ``seen_list``: the items that the user had before the window,
+            ``[B, longest]``.
         """
         index = _as_index(index)
         rows = np.atleast_1d(self.rows[index])
@@ -187,6 +192,8 @@ class Windows(Interaction):
             if field != self.store.user_field
         ]
         batch.update(self._lists(rows, lengths, names))
+        if self.lists_seen:
+            batch[SEEN] = self._seen(rows - lengths)
         return Interaction(batch)
 
     def begin_of(self, selection) -> np.ndarray:
@@ -211,6 +218,23 @@ class Windows(Interaction):
         seen = items[starts[owner] + offset]
         keep = seen != items[rows][owner]
         return torch.from_numpy(owner[keep]), torch.from_numpy(seen[keep])
+
+    def _seen(self, rows: np.ndarray) -> torch.Tensor:
+        """Items that the users had before each of `rows`, ``[B, longest]``, zeros behind."""
+        starts = self.store.start_of(rows)
+        counts = rows - starts
+        steps = np.arange(counts.max(initial=0))
+        inside = torch.from_numpy(steps < counts[:, None])
+        positions = starts[:, None] + np.minimum(steps, np.maximum(counts - 1, 0)[:, None])
+        return self.store.columns[self.store.item_field][torch.from_numpy(positions)] * inside
+
+    def ends_of_users(self) -> tuple[np.ndarray, np.ndarray]:
+        """First row in the store and row of the last target, of each user who has a window."""
+        users = self.store.columns[self.store.user_field].numpy()[self.rows]
+        present = np.unique(users)
+        last = np.zeros(users.max(initial=0) + 1, dtype=np.int64)
+        np.maximum.at(last, users, self.rows)
+        return self.store.starts[present], last[present]
 
     def _lengths(self) -> np.ndarray:
         return np.minimum(self.rows - self.begin_of(slice(None)), self.max_length)
@@ -254,12 +278,7 @@ class Segments(Windows):
             windows.list_suffix,
             windows.length_field,
         )
-        users = windows.store.columns[windows.store.user_field].numpy()[windows.rows]
-        present = np.unique(users)
-        last = np.zeros(users.max(initial=0) + 1, dtype=np.int64)
-        np.maximum.at(last, users, windows.rows)
-        self.first_rows = windows.store.starts[present]
-        self.last_rows = last[present]
+        self.first_rows, self.last_rows = windows.ends_of_users()
         self.rows = self.last_rows  # until the first draw: whole sequences
         self.begins = self.first_rows
 

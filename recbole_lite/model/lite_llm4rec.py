@@ -7,17 +7,23 @@ import torch.nn.functional as F
 from recbole.model.abstract_recommender import SequentialRecommender
 from torch import nn
 
+from recbole_lite.data.prefixes import TARGETS
+from recbole_lite.data.windows import SEEN
 from recbole_lite.errors import ConfigError
+from recbole_lite.model.dropout import Dropout
+from recbole_lite.model.item_tower import ItemTower
+from recbole_lite.model.pooling import UserPooling
 from recbole_lite.model.rec_llm import RecommendationLLM
-from recbole_lite.text import item_vectors
-from recbole_lite.text.pooling import masked_mean
+from recbole_lite.model.seen import Seen
+from recbole_lite.model.softmax_loss import cross_entropy, sampled_cross_entropy
+from recbole_lite.stages import Stage, read_stages
 
 
 class LiteLLM4Rec(SequentialRecommender):
     """Item vectors -> Recommendation LLM -> mean -> one score per item; no decoder.
 
     ========================  ==========================================================
-    Item LLM                  text of item i -> ``h_i`` (equations 1-3), computed once
+    Item LLM                  text of item i -> ``h_i`` (equations 1-3)
     adapter                   one linear layer where ``h_i`` and the Recommendation LLM
                               differ in size (Section 5.5.2)
     Recommendation LLM        ``h_u = mean(Rec_LLM(h_1 ... h_L))`` (equation 4)
@@ -38,20 +44,10 @@ class LiteLLM4Rec(SequentialRecommender):
         A key is wrong; a language model or the items' text cannot be had.
     """
 
+    trains_prefixes = True
+
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        if config["loss_type"] != "CE":
-            raise ConfigError(
-                f"loss_type must be CE for LiteLLM4Rec, found {config['loss_type']!r}"
-            )
-        items = item_vectors(config, dataset)
-        vectors = _normalise(items.vectors, items.has_text, config["item_vector_norm"])
-        self.register_buffer("item_vectors", vectors)  # [n_items, d_item], row 0: padding
-        self.register_buffer("lacks_text", ~items.has_text)
-        self.lacks_text[0] = False
-        # Equations 1-3 give nothing for an item without text: one vector is learned for all.
-        self.no_text_vector = nn.Parameter(torch.zeros(vectors.shape[1]))
-
         self.rec_llm = RecommendationLLM(
             config["rec_llm"],
             config["rec_llm_init"],
@@ -59,18 +55,45 @@ class LiteLLM4Rec(SequentialRecommender):
             config["rec_llm_dropout"],
             self.max_seq_length,
             config["local_files_only"],
+            config["rec_llm_causal"],
         )
-        d_item, d = vectors.shape[1], self.rec_llm.hidden_size
-        self.adapter = nn.Identity() if d_item == d else nn.Linear(d_item, d)
-        self.item_dropout = nn.Dropout(config["item_dropout"])
-        self.user_dropout = nn.Dropout(config["user_dropout"])
+        if config["train_strategy"] == "prefix" and not self.rec_llm.causal:
+            raise ConfigError(
+                "train_strategy: prefix needs rec_llm_causal: True; otherwise the inputs contain "
+                "the targets"
+            )
+        stages = read_stages(config)
+        d = self.rec_llm.hidden_size
+        self.item_tower = ItemTower(config, dataset, d, {s.item_llm_training for s in stages})
+        self.item_dropout = Dropout(config["item_dropout"])
+        self.pooling = UserPooling(config["user_pooling"])
+        self.user_dropout = Dropout(config["user_dropout"])
         self.head = nn.Linear(d, self.n_items - 1, bias=False)  # row i - 1 scores item i
+        self.loss_type, self.n_negatives = config["loss_type"], config["sce_negatives"]
+        self.excludes_seen = config["loss_exclude_history"]
+        if self.loss_type not in ("CE", "SCE"):
+            raise ConfigError(
+                f"loss_type must be CE or SCE for LiteLLM4Rec, found {self.loss_type!r}"
+            )
+        if self.loss_type == "SCE" and self.excludes_seen:
+            raise ConfigError("loss_exclude_history works with loss_type: CE only")
+        self.enter(stages[0])
 
-    def embed(self, item_seq: torch.Tensor) -> torch.Tensor:
-        """Vectors ``h_i`` of items, ``[...]`` ids -> ``[..., d]``."""
-        vectors = self.item_vectors[item_seq]
-        vectors = torch.where(self.lacks_text[item_seq][..., None], self.no_text_vector, vectors)
-        return self.item_dropout(self.adapter(vectors))
+    def enter(self, stage: Stage) -> None:
+        """Make trainable what a stage trains."""
+        self.item_tower.train_as(stage.item_llm_training)
+        parts = {
+            "rec_llm": [self.rec_llm, self.pooling],
+            "adapter": [self.item_tower.adapter],
+            "head": [self.head],
+        }
+        for name, modules in parts.items():
+            for module in modules:
+                module.requires_grad_(name not in stage.frozen_parts)
+
+    def encode(self, item_seq: torch.Tensor) -> torch.Tensor:
+        """Outputs of the Recommendation LLM, ``[B, L]`` ids -> ``[B, L, d]``."""
+        return self.rec_llm(self.item_dropout(self.item_tower(item_seq)), item_seq != 0)
 
     def forward(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> torch.Tensor:
         """User representations ``h_u`` (equation 4).
@@ -78,7 +101,7 @@ class LiteLLM4Rec(SequentialRecommender):
         Parameters
         ----------
         item_seq : torch.Tensor
-            ``[B, L]`` internal item ids, 0 for padding.
+            ``[B, L]`` internal item ids, 0 for padding (behind, where the model is causal).
         item_seq_len : torch.Tensor
             ``[B]``; part of RecBole's contract, the mask follows from the ids.
 
@@ -87,14 +110,28 @@ class LiteLLM4Rec(SequentialRecommender):
         torch.Tensor
             ``[B, d]``.
         """
-        mask = item_seq != 0
-        hidden = self.rec_llm(self.embed(item_seq), mask)  # [B, L, d]
-        return self.user_dropout(masked_mean(hidden, mask))
+        return self.user_dropout(self.pooling(self.encode(item_seq), item_seq != 0))
 
     def calculate_loss(self, interaction):
-        """Cross entropy over all items (equation 6), mean over the batch."""
-        h_u = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
-        return F.cross_entropy(self.head(h_u), interaction[self.POS_ITEM_ID] - 1)
+        """Cross entropy over all items (equation 6), mean over the targets of the batch."""
+        item_seq = interaction[self.ITEM_SEQ]
+        if TARGETS in interaction:  # one target for each prefix
+            asked = interaction[TARGETS] > 0  # [B, L]
+            rows, steps = asked.nonzero(as_tuple=True)
+            targets = interaction[TARGETS][asked]  # [N]
+            pooled = self.pooling.prefixes(self.encode(item_seq))  # [B, L, d]
+            users = self.user_dropout(pooled[asked])  # [N, d]
+        else:
+            targets = interaction[self.POS_ITEM_ID]
+            rows = torch.arange(len(targets), device=targets.device)
+            steps = interaction[self.ITEM_SEQ_LEN] - 1
+            users = self.forward(item_seq, interaction[self.ITEM_SEQ_LEN])
+        if self.loss_type == "SCE":
+            return sampled_cross_entropy(users, self.head.weight, targets - 1, self.n_negatives)
+        seen = None
+        if self.excludes_seen:
+            seen = Seen(interaction[SEEN], item_seq, rows, steps, targets)
+        return cross_entropy(users, self.head.weight, targets - 1, seen)
 
     def predict(self, interaction):
         """Scores of the given items, ``[B]``."""
@@ -105,16 +142,3 @@ class LiteLLM4Rec(SequentialRecommender):
         """Scores of all items, ``[B, n_items]``; -inf for padding (id 0)."""
         h_u = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
         return F.pad(self.head(h_u), (1, 0), value=-torch.inf)
-
-
-def _normalise(vectors: torch.Tensor, has_text: torch.Tensor, how: str) -> torch.Tensor:
-    """Bring item vectors ``[n_items, d]`` to a common scale; rows without text stay zero."""
-    if how == "none":
-        return vectors
-    if how == "unit":
-        return F.normalize(vectors, dim=-1)
-    if how == "standardize":
-        known = vectors[has_text]
-        scaled = (vectors - known.mean(0)) / known.std(0).clamp_min(1e-6)
-        return torch.where(has_text[:, None], scaled, 0.0)
-    raise ConfigError(f"item_vector_norm must be none, unit or standardize, found {how!r}")

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import AutoConfig, PretrainedConfig
 
 from recbole_lite.errors import ConfigError
+from recbole_lite.model.dropout import use_cheap_dropout
 from recbole_lite.paths import PROPERTIES
 from recbole_lite.settings import read_yaml
 from recbole_lite.text.hf_model import load_config, load_encoder, random_encoder
@@ -50,6 +51,8 @@ class RecommendationLLM(nn.Module):
         Longest sequence that will be read.
     local_files_only : bool
         Never ask the hub.
+    causal : bool
+        Let each position see only itself and what is before it.
 
     Raises
     ------
@@ -67,6 +70,7 @@ class RecommendationLLM(nn.Module):
         dropout: float | None,
         max_length: int,
         local_files_only: bool = False,
+        causal: bool = False,
     ):
         super().__init__()
         if init not in ("pretrained", "scratch"):
@@ -86,6 +90,8 @@ class RecommendationLLM(nn.Module):
         else:
             encoder = random_encoder(config)
         self.encoder = _without_words(encoder)
+        use_cheap_dropout(self.encoder)
+        self.causal = causal
         self.hidden_size: int = config.hidden_size
 
     def forward(self, vectors: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -96,14 +102,26 @@ class RecommendationLLM(nn.Module):
         vectors : torch.Tensor
             ``[B, L, d]``.
         mask : torch.Tensor
-            ``[B, L]``, true where there is an item.
+            ``[B, L]``, true where there is an item; a causal encoder wants the padding behind.
 
         Returns
         -------
         torch.Tensor
             ``[B, L, d]``; what stands at masked positions means nothing.
         """
-        return self.encoder(inputs_embeds=vectors, attention_mask=mask.long()).last_hidden_state
+        visible = _causal_mask(vectors) if self.causal else mask.long()
+        return self.encoder(inputs_embeds=vectors, attention_mask=visible).last_hidden_state
+
+
+def _causal_mask(vectors: torch.Tensor) -> torch.Tensor:
+    """``[1, 1, L, L]`` to be added to attention scores, beside any position bias.
+
+    Padding stands behind, where no item looks: one mask serves the whole batch.
+    """
+    length = vectors.shape[1]
+    lowest = torch.finfo(vectors.dtype).min
+    mask = torch.full((length, length), lowest, dtype=vectors.dtype, device=vectors.device)
+    return mask.triu(1)[None, None]
 
 
 def _architecture(name, init, local_files_only) -> tuple[Path | None, PretrainedConfig]:

@@ -63,7 +63,7 @@ class ItemEncoder:
         self.tokenizer, model = load_model(folder, self.dtype, pooling)
         self.model = model.to(self.device).eval()
         self.max_length = _max_length(max_length, model, self.tokenizer)
-        self._pad_id = _pad_id(self.tokenizer)
+        self.pad_id = _pad_id(self.tokenizer)
 
     def encode(self, texts: list[str], show_progress: bool = False) -> torch.Tensor:
         """Encode texts, the longest first, so that a batch holds texts of like length.
@@ -85,7 +85,7 @@ class ItemEncoder:
         ModelFilesError
             A vector is not finite.
         """
-        tokens = self._tokenize(texts)
+        tokens = self.tokenize(texts)
         order = sorted(range(len(texts)), key=lambda i: len(tokens[i]), reverse=True)
         order = [i for i in order if len(tokens[i]) > 0]
         vectors = None
@@ -104,8 +104,8 @@ class ItemEncoder:
             torch.zeros(len(texts), self.model.config.hidden_size) if vectors is None else vectors
         )
 
-    def _tokenize(self, texts: list[str]) -> list[torch.Tensor]:
-        """T_i = (w_1, ..., w_L) for every text (eq. 1)."""
+    def tokenize(self, texts: list[str]) -> list[torch.Tensor]:
+        """T_i = (w_1, ..., w_L) for every text (eq. 1): n texts -> n x [L_i]."""
         if not texts:
             return []
         encoding = self.tokenizer(
@@ -120,23 +120,14 @@ class ItemEncoder:
 
     @torch.inference_mode()
     def _encode_batch(self, tokens: list[torch.Tensor]) -> torch.Tensor:
-        """(h_w1, ..., h_wL) of every text (eq. 2), pooled (eq. 3): B x [L_i] -> [B, d]."""
+        """Vectors of texts on the CPU: B x [L_i] -> [B, d]."""
         # Always padded on the right, whatever the tokenizer prefers: a model that numbers its
         # positions from the left would otherwise see a text differently in every batch.
-        ids = pad_sequence(tokens, batch_first=True, padding_value=self._pad_id)  # [B, L]
+        ids = pad_sequence(tokens, batch_first=True, padding_value=self.pad_id)  # [B, L]
         lengths = torch.tensor([len(token) for token in tokens])
         mask = (torch.arange(ids.size(1)) < lengths.unsqueeze(1)).long()  # [B, L]
-        mask = mask.to(self.device)
-        output = self.model(input_ids=ids.to(self.device), attention_mask=mask)
-        if self.pooling == "pooler":
-            pooled = getattr(output, "pooler_output", None)
-            if pooled is None:
-                raise no_pooler(self.folder)
-        elif self.pooling == "cls":
-            pooled = first_token(output.last_hidden_state, mask)
-        else:
-            pooled = masked_mean(output.last_hidden_state.float(), mask)
-        return pooled.float().cpu()
+        ids, mask = ids.to(self.device), mask.to(self.device)
+        return pooled_states(self.model, ids, mask, self.pooling, self.folder).cpu()
 
     def _refuse(self, text: str) -> None:
         shown = text if len(text) <= 80 else text[:77] + "..."
@@ -145,6 +136,45 @@ class ItemEncoder:
             f"{str(self.dtype).removeprefix('torch.')}; try item_llm_dtype: float32, or check the "
             "weights"
         )
+
+
+def pooled_states(
+    model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, pooling: str, folder: Path
+) -> torch.Tensor:
+    """(h_w1, ..., h_wL) of every text (eq. 2), pooled (eq. 3).
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        An encoder.
+    ids : LongTensor [B, L]
+        Token ids, padded on the right.
+    mask : LongTensor [B, L]
+        1 where there is a token, 0 for padding.
+    pooling : {"mean", "cls", "pooler"}
+        See `ItemEncoder`.
+    folder : Path
+        Where the model comes from, for the message.
+
+    Returns
+    -------
+    Tensor [B, d], float32
+
+    Raises
+    ------
+    ConfigError
+        `pooling` is ``pooler`` and the model has none.
+    """
+    output = model(input_ids=ids, attention_mask=mask)
+    if pooling == "pooler":
+        pooled = getattr(output, "pooler_output", None)
+        if pooled is None:
+            raise no_pooler(folder)
+    elif pooling == "cls":
+        pooled = first_token(output.last_hidden_state, mask)
+    else:
+        pooled = masked_mean(output.last_hidden_state.float(), mask)
+    return pooled.float()
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -78,9 +78,7 @@ def item_vectors(config: ConfigLike, dataset: HasItemText) -> ItemVectors:
         With one line that names the key or the model and says what to do.
     """
     settings = TextSettings.from_config(config)
-    texts = _item_texts(settings, dataset)
-    has_text = torch.tensor([bool(text) for text in texts])  # [n_items]
-    _warn_of_items_without_text(has_text, dataset)
+    texts, has_text = read_texts(settings, dataset)
     started = time.perf_counter()
     vectors, from_cache, path = _find_or_encode(settings, texts)
     seconds = time.perf_counter() - started
@@ -93,6 +91,25 @@ def item_vectors(config: ConfigLike, dataset: HasItemText) -> ItemVectors:
             + (f"kept in {path}" if path else "not kept")
         )
     return ItemVectors(vectors, has_text, texts, from_cache, seconds, path)
+
+
+def read_texts(settings: TextSettings, dataset: HasItemText) -> tuple[list[str], torch.Tensor]:
+    """Texts of all items, and which have one; a warning counts those that do not.
+
+    Returns
+    -------
+    (list of str, BoolTensor [n_items])
+        By internal item id; ``""`` and False for the padding item and where there is no text.
+
+    Raises
+    ------
+    ConfigError
+        The dataset has no such field, or no item has text.
+    """
+    texts = _item_texts(settings, dataset)
+    has_text = torch.tensor([bool(text) for text in texts])  # [n_items]
+    _warn_of_items_without_text(has_text, dataset)
+    return texts, has_text
 
 
 def _item_texts(settings: TextSettings, dataset: HasItemText) -> list[str]:

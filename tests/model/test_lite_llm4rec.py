@@ -75,7 +75,7 @@ def test_two_items_by_hand(config_for):
         for name, tensor in model.rec_llm.encoder.encoder.state_dict().items()
     }
     history, target = [3, 7], 5
-    x = model.item_vectors[history].double().numpy()  # d_item = d: no adapter
+    x = model.item_tower.vectors[history].double().numpy()  # d_item = d: no adapter
     h_u = t5_block(x, weights).mean(0)  # equation 4
     logits = model.head.weight.double().detach().numpy() @ h_u  # equation 5
     loss = -np.log(softmax(logits)[target - 1])  # equation 6
@@ -100,8 +100,8 @@ def test_item_vectors_are_the_item_llms_masked_means(config_for, llm_folders):
         text = ", ".join(f"{field}: {values[item]}" for field, values in columns.items())
         with torch.no_grad():
             hidden = bert(**tokenizer(text, return_tensors="pt")).last_hidden_state
-        assert torch.allclose(model.item_vectors[item], hidden[0].mean(0), atol=1e-5)
-    assert not model.item_vectors[0].any()
+        assert torch.allclose(model.item_tower.vectors[item], hidden[0].mean(0), atol=1e-5)
+    assert not model.item_tower.vectors[0].any()
 
 
 # -- padding ----------------------------------------------------------------------------------
@@ -175,10 +175,10 @@ def test_scratch_t5_small_is_the_papers_size_and_needs_no_download(monkeypatch):
 
 def test_an_adapter_only_where_sizes_differ(config_for):
     same, _ = build(config_for("LiteLLM4Rec"))
-    assert isinstance(same.adapter, torch.nn.Identity)
+    assert isinstance(same.item_tower.adapter, torch.nn.Identity)
     wide = {**TINY_T5, "d_model": 32}
     other, _ = build(config_for("LiteLLM4Rec", rec_llm_config=wide))
-    assert other.adapter.weight.shape == (32, 16)
+    assert other.item_tower.adapter.weight.shape == (32, 16)
 
 
 def test_dropout_rate_reaches_the_encoder(config_for):
@@ -198,18 +198,18 @@ def test_items_without_text_share_a_learned_vector(data_path, config_for, caplog
     model, dataset = build(config)
     assert "2 of 24 items have no text" in caplog.text
     lacking = dataset.token2id("item_id", ["i3", "i4"]).tolist()
-    assert model.lacks_text.nonzero().flatten().tolist() == sorted(lacking)
+    assert model.item_tower.lacks_text.nonzero().flatten().tolist() == sorted(lacking)
     with torch.no_grad():
-        model.no_text_vector.fill_(0.5)
-    assert torch.equal(model.embed(torch.tensor(lacking)), torch.full((2, 16), 0.5))
+        model.item_tower.no_text_vector.fill_(0.5)
+    assert torch.equal(model.item_tower(torch.tensor(lacking)), torch.full((2, 16), 0.5))
     model.calculate_loss(batch_of([[lacking[0], 1]], 6, [5])).backward()
-    assert model.no_text_vector.grad.any()
+    assert model.item_tower.no_text_vector.grad.any()
 
 
 @pytest.mark.parametrize("how", ["unit", "standardize"])
 def test_item_vector_norm(how, config_for):
     model, _ = build(config_for("LiteLLM4Rec", item_vector_norm=how))
-    vectors = model.item_vectors[1:]
+    vectors = model.item_tower.vectors[1:]
     if how == "unit":
         assert torch.allclose(vectors.norm(dim=-1), torch.ones(len(vectors)), atol=1e-5)
     else:

@@ -1,0 +1,109 @@
+"""Item ids -> vectors h_i of the Item LLM, in the size of the Recommendation LLM."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from recbole_lite.errors import ConfigError
+from recbole_lite.text import item_vectors
+
+
+class ItemTower(nn.Module):
+    """Vectors of items (paper, equations 1-3), fixed or trained.
+
+    ===============  =======================================================================
+    ``frozen``       the Item LLM's vectors as they are
+    ``embeddings``   trainable vectors that begin as the Item LLM's
+    ``full``         computed anew for each batch, with gradients through the Item LLM
+                     (Algorithm 1, lines 5-8)
+    ===============  =======================================================================
+
+    Parameters
+    ----------
+    config : LiteConfig
+    dataset : LiteSequentialDataset
+    size : int
+        Of the vectors that come out.
+    trainings : set of str
+        The values of ``item_llm_training`` that the run's stages have.
+
+    Raises
+    ------
+    ConfigError, ModelFilesError, DataError
+        A key is wrong; the Item LLM or the items' text cannot be had.
+    """
+
+    def __init__(self, config, dataset, size: int, trainings: set[str]):
+        super().__init__()
+        items = item_vectors(config, dataset)
+        vectors = items.vectors  # [n_items, d_item], row 0: padding
+        norm = _Norm(config["item_vector_norm"], vectors[items.has_text])
+        self.item_llm = None
+        if "full" in trainings:
+            from recbole_lite.text.trainable import TrainableItemLLM
+
+            self.item_llm = TrainableItemLLM(config, dataset)
+            self.norm = norm
+        else:
+            filled = torch.where(items.has_text[:, None], norm(vectors), 0.0)
+            self.vectors = nn.Parameter(filled, requires_grad=False)
+        self.register_buffer("lacks_text", ~items.has_text)
+        self.lacks_text[0] = False
+        self.has_gaps = bool(self.lacks_text.any())
+        # Equations 1-3 give nothing for an item without text: one vector is learned for all.
+        self.no_text_vector = nn.Parameter(torch.zeros(vectors.shape[1]))
+        same = vectors.shape[1] == size
+        self.adapter = nn.Identity() if same else nn.Linear(vectors.shape[1], size)
+
+    def train_as(self, how: str) -> None:
+        """Make trainable what ``item_llm_training`` says."""
+        if self.item_llm is None:
+            self.vectors.requires_grad_(how == "embeddings")
+        else:
+            self.item_llm.requires_grad_(how == "full")
+
+    def forward(self, items: torch.Tensor) -> torch.Tensor:
+        """Vectors of items, ``[...]`` ids -> ``[..., d]``."""
+        if self.item_llm is not None:
+            return self.adapter(self._add_missing(self._encoded(items), items))
+        every = len(self.vectors)
+        if items.numel() < every:
+            return self.adapter(self._add_missing(F.embedding(items, self.vectors), items))
+        # More inputs than items: each item goes through the adapter once.
+        ids = torch.arange(every, device=items.device)
+        return F.embedding(items, self.adapter(self._add_missing(self.vectors, ids)))
+
+    def _encoded(self, items):
+        encoder = self.item_llm
+        known = encoder.has_text[items][..., None]
+        trains = self.training and any(p.requires_grad for p in encoder.parameters())
+        vectors = encoder(items) if trains else F.embedding(items, encoder.vectors())
+        return torch.where(known, self.norm(vectors), 0.0)
+
+    def _add_missing(self, vectors, items):
+        if not self.has_gaps:
+            return vectors
+        return vectors + self.lacks_text[items][..., None] * self.no_text_vector
+
+
+class _Norm(nn.Module):
+    """Scale of item vectors; mean and variance are those of the untrained Item LLM."""
+
+    def __init__(self, how: str, known: torch.Tensor):
+        super().__init__()
+        if how not in ("none", "unit", "standardize"):
+            raise ConfigError(f"item_vector_norm must be none, unit or standardize, found {how!r}")
+        self.how = how
+        if how == "standardize":
+            self.register_buffer("mean", known.mean(0))
+            self.register_buffer("std", known.std(0).clamp_min(1e-6))
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Same shape, ``[..., d]``."""
+        if self.how == "unit":
+            return F.normalize(vectors, dim=-1)
+        if self.how == "standardize":
+            return (vectors - self.mean) / self.std
+        return vectors

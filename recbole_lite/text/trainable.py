@@ -1,0 +1,209 @@
+"""The Item LLM inside the training graph (paper Algorithm 1, lines 5-8)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from recbole_lite.errors import ConfigError
+from recbole_lite.text.encoder import ItemEncoder, pooled_states
+from recbole_lite.text.llm_files import resolve_llm
+from recbole_lite.text.settings import ConfigLike, TextSettings
+from recbole_lite.text.tower import HasItemText, read_texts
+
+
+class TrainableItemLLM(nn.Module):
+    """Item LLM whose weights are trained: item ids in, vectors ``h_i`` out (eqs. 1-3).
+
+    A batch's items are encoded anew in every training step, each distinct one once. Up to
+    ``item_llm_batch_size`` of them go through the model together; more go in chunks of that
+    many, and backward computes each chunk a second time instead of keeping what happened
+    inside it, so that memory does not grow with the batch. (Chunks draw their own dropout:
+    with dropout, the size of a chunk changes a training run as a seed does.)
+
+    Parameters
+    ----------
+    config : ConfigLike
+        The keys that `recbole_lite.text.item_vectors` reads. ``item_llm_dtype`` is that
+        function's alone: weights that are trained are float32, because the steps of an
+        optimiser are too small for shorter numbers. ``item_embedding_cache_dir`` is not used.
+    dataset : HasItemText
+        Where the texts are; they are tokenized here, once.
+
+    Attributes
+    ----------
+    encoder : PreTrainedModel
+        The model. Its own configuration says what it drops out in training. The module's
+        state_dict holds its weights and nothing else.
+    hidden_size : int
+        d_item.
+    n_items : int
+        Padding item included.
+    has_text : BoolTensor [n_items]
+        False for the padding item and for items without text: these have zeros for a vector.
+
+    Raises
+    ------
+    ConfigError, ModelFilesError, MissingDependencyError
+        With one line that names the key or the model and says what to do.
+    """
+
+    has_text: torch.Tensor
+
+    def __init__(self, config: ConfigLike, dataset: HasItemText):
+        super().__init__()
+        settings = TextSettings.from_config(config)
+        if settings.dtype == "float16":
+            raise ConfigError(
+                "item_llm_dtype: float16; an Item LLM that is trained has float32 weights; give "
+                "auto or float32"
+            )
+        texts, has_text = read_texts(settings, dataset)
+        self._folder = resolve_llm(settings.llm, local_files_only=settings.local_files_only)
+        with torch.random.fork_rng(devices=[]):  # transformers draws what it then overwrites
+            source = ItemEncoder(
+                self._folder,
+                pooling=settings.pooling,
+                max_length=settings.max_length,
+                batch_size=settings.batch_size,
+                dtype="float32",
+                device="cpu",  # moves with the module
+            )
+        self.encoder = _without_unused(source.model, settings.pooling).train()
+        self.hidden_size: int = source.model.config.hidden_size
+        self.n_items = len(texts)
+        self._pooling = settings.pooling
+        self._chunk_size = settings.batch_size
+        self._pad_id = source.pad_id
+        self._keep_tokens(texts, source)
+        self.register_buffer("has_text", has_text, persistent=False)
+        self._vectors: torch.Tensor | None = None  # [n_items, d], by the weights of _version
+        self._version: list[tuple[int, int]] = []
+        self.register_load_state_dict_post_hook(_forget)
+        logging.getLogger().info(
+            f"Item LLM {settings.llm}: trained; {int(has_text.sum()):,} items, "
+            f"{len(self._tokens):,} tokens"
+        )
+
+    def forward(self, item_ids: torch.Tensor) -> torch.Tensor:
+        """Vectors of items.
+
+        In training mode, and wherever gradients are recorded, the items are encoded now;
+        else `vectors` is looked up, whose first call encodes all items.
+
+        Parameters
+        ----------
+        item_ids : LongTensor [...]
+            Internal ids, 0 for padding.
+
+        Returns
+        -------
+        Tensor [..., d_item], float32
+            Zeros, through which no gradient flows, for padding and for items without text.
+        """
+        if not self.training and not torch.is_grad_enabled():
+            return F.embedding(item_ids, self.vectors())
+        distinct, inverse = torch.unique(item_ids, return_inverse=True)  # [n], [...]
+        return F.embedding(inverse, self._encode(distinct))  # [n, d] -> [..., d]
+
+    def encode_all(self) -> torch.Tensor:
+        """Encode all items without dropout and without gradients; the mode stays as it was.
+
+        Returns
+        -------
+        Tensor [n_items, d_item], float32
+            Zeros for the padding item and for items without text.
+        """
+        # A caller's inference mode is left: later gradients may need the result.
+        with _without_dropout(self.encoder), torch.inference_mode(False), torch.no_grad():
+            return self._encode(torch.arange(self.n_items, device=self._tokens.device))
+
+    def vectors(self) -> torch.Tensor:
+        """Give the result of `encode_all`, kept for as long as it holds.
+
+        It is dropped by ``train()`` and by loading weights, and made anew where a parameter
+        has changed or moved. (A change through ``parameter.data`` leaves no trace in it.) In
+        training mode nothing is kept.
+
+        Returns
+        -------
+        Tensor [n_items, d_item], float32
+            Not to be changed in place.
+        """
+        if self.training:
+            return self.encode_all()
+        version = [(p.data_ptr(), p._version) for p in self.encoder.parameters()]
+        if self._vectors is None or self._version != version:
+            self._vectors, self._version = self.encode_all(), version
+        return self._vectors
+
+    def train(self, mode: bool = True) -> TrainableItemLLM:
+        """Set training or evaluation mode; training forgets the kept vectors."""
+        if mode:
+            self._vectors = None
+        return super().train(mode)
+
+    def _keep_tokens(self, texts: list[str], source: ItemEncoder) -> None:
+        """Keep all tokens in one row, n_items x [L_i] -> [sum L_i]: padded they take more room."""
+        tokens = source.tokenize([text for text in texts if text])
+        lengths = torch.zeros(len(texts), dtype=torch.long)  # [n_items]
+        lengths[[bool(text) for text in texts]] = torch.tensor([len(ids) for ids in tokens])
+        self.register_buffer("_tokens", torch.cat(tokens), persistent=False)
+        self.register_buffer("_lengths", lengths, persistent=False)
+        self.register_buffer("_starts", lengths.cumsum(0) - lengths, persistent=False)
+
+    def _encode(self, items: torch.Tensor) -> torch.Tensor:
+        """Encode each of these items: [n] ids -> [n, d], zeros where there is no token."""
+        # The longest first: a chunk holds texts of like length, those without text come last.
+        lengths, order = self._lengths[items].sort(descending=True, stable=True)
+        order = order[: int((lengths > 0).sum())]
+        vectors = torch.zeros(len(items), self.hidden_size, device=items.device)
+        if len(order) == 0:
+            return vectors
+        chunks = items[order].split(self._chunk_size)
+        recompute = len(chunks) > 1 and torch.is_grad_enabled()
+        encoded = torch.cat([self._encode_chunk(chunk, recompute) for chunk in chunks])
+        return vectors.index_copy(0, order, encoded)
+
+    def _encode_chunk(self, items: torch.Tensor, recompute: bool) -> torch.Tensor:
+        """Encode items that all have tokens, the first the most: [B] ids -> [B, d]."""
+        lengths = self._lengths[items].unsqueeze(1)  # [B, 1]
+        position = torch.arange(int(lengths[0]), device=items.device)  # [L]
+        mask = position < lengths  # [B, L]
+        place = (self._starts[items].unsqueeze(1) + position).clamp(max=len(self._tokens) - 1)
+        ids = self._tokens[place].masked_fill(~mask, self._pad_id)  # [B, L]
+        arguments = (self.encoder, ids, mask.long(), self._pooling, self._folder)
+        if recompute:
+            return checkpoint(pooled_states, *arguments, use_reentrant=False)
+        return pooled_states(*arguments)
+
+
+def _without_unused(model: PreTrainedModel, pooling: str) -> PreTrainedModel:
+    """Drop a pooler that is not asked for: it would be saved, but never trained."""
+    if pooling != "pooler" and getattr(model, "pooler", None) is not None:
+        model.pooler = None
+    return model
+
+
+def _forget(module: TrainableItemLLM, _) -> None:
+    """Drop the kept vectors after loading; no method, so that copies forget their own."""
+    module._vectors = None
+
+
+@contextmanager
+def _without_dropout(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode; then every part gets back the mode it had, frozen parts theirs."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
