@@ -133,7 +133,7 @@ def ablate(
     )
     config = base.configure(Row("base"), None)
     _check_base(base, config, seeds)
-    seeds = list(dict.fromkeys([config["seed"]] if seeds is None else seeds))
+    seeds = list(dict.fromkeys(seeds or [config["seed"]]))
     table = [Row(config["model"]), *find_rows(rows, Path(rows_folder), config["model"])]
     _configure(table, base, seeds)
     out = Path(out or DEFAULT_OUT / config["dataset"])
@@ -166,6 +166,8 @@ def find_rows(names: Iterable[str] | None, folder: Path, base: str) -> list[Row]
         No such row, or a file that cannot be one.
     """
     files = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    if base in files:
+        raise ConfigError(f"{files[base]}: {base} is the name of the base row; rename the file")
     if names is None:
         names = files
     chosen = [name for name in dict.fromkeys(names) if name != base]
@@ -272,7 +274,7 @@ def _fill(row: Row, seed: int, out: Path, command: str, say: Callable[[str], Non
         try:
             result = run_one(row.configs[seed], resume=False, samples=False, per_user=True)
         except RecboleLiteError as error:
-            row.problem = row.problem or one_line(error)
+            row.problem = row.problem or one_line(error, limit=110)  # a cell of the table
             # A loss that is not finite may be the seed's; anything else would come again.
             row.given_up = not isinstance(error, TrainingError)
             say(f"{label}: not run: {row.problem}")
@@ -287,9 +289,10 @@ def _finished(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     """Record of a run with these settings, if there is one."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        return record if comparable(record["settings"]) == comparable(settings) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or not one of ours: run anew
+    except (OSError, ValueError):  # none, or damaged
         return None
+    same = comparable(record.get("settings", {})) == comparable(settings)
+    return record if same else None
 
 
 def _record(row: Row, seed: int, result: dict[str, Any], command: str) -> dict[str, Any]:

@@ -43,8 +43,9 @@ class LiteMixin:
     def __init__(self, config, model):
         self.stages = read_stages(config)
         super().__init__(config, model)
-        self._stage = 0  # number of the present stage, from 0
-        self._enter(0)
+        self._stage = self._stage_begin = 0  # number of the present stage; its first epoch
+        if len(self.stages) > 1:
+            self._enter(0)
         self.evaluator = LiteEvaluator(config)
         self.eval_collector = LiteCollector(config)
         self.history: list[dict] = []
@@ -123,8 +124,7 @@ class LiteMixin:
         self.stopping_step, self.cur_step = stage.stopping_step, 0
         if hasattr(self.model, "enter"):
             self.model.enter(stage)
-        if len(self.stages) > 1:
-            self.optimizer = self._build_optimizer()
+        self.optimizer = self._build_optimizer()
         self._schedule = self._schedule_state = None
 
     def _build_optimizer(self, **kwargs):
@@ -138,7 +138,7 @@ class LiteMixin:
                     group["eps"] = float(self.config["adam_eps"])
         return optimizer
 
-    def _start_schedule(self, train_data):
+    def _start_schedule(self):
         """Change the learning rate after every step of the optimiser (``lr_scheduler``)."""
         stage = self.stages[self._stage]
         name, share = stage.lr_scheduler, stage.warmup_ratio
@@ -148,7 +148,7 @@ class LiteMixin:
             name = "constant_with_warmup"
         from transformers import get_scheduler
 
-        total = stage.epochs * len(train_data)
+        total = stage.epochs * self._steps_per_epoch
         try:
             self._schedule = get_scheduler(name, self.optimizer, round(share * total), total)
         except ValueError as error:
@@ -176,6 +176,8 @@ class LiteMixin:
         started = time()
         self._generator = getattr(train_data, "generator", None)
         self._validates = bool(valid_data) and self.eval_step > 0
+        # Once, before the first draw of windows: a resumed run must plan for as many steps.
+        self._steps_per_epoch = len(train_data)
 
         def after_epoch(epoch, valid_score):
             self.history.append(
@@ -203,16 +205,16 @@ class LiteMixin:
             result = self._fit_stage(*arguments)
         return result
 
-    def _fit_stage(self, train_data, *arguments):
+    def _fit_stage(self, *arguments):
         if len(self.stages) > 1:
             self.logger.info(
                 f"Stage {self._stage + 1} of {len(self.stages)}: {self.stages[self._stage]}"
             )
-        self._start_schedule(train_data)
+        self._start_schedule()
         with warnings.catch_warnings():
             # RecBole's name for the scaler; nothing that a user could change.
             warnings.filterwarnings("ignore", r".*torch\.cuda\.amp\.GradScaler", FutureWarning)
-            return super().fit(train_data, *arguments)
+            return super().fit(*arguments)
 
     def _valid_epoch(self, valid_data, show_progress=False):
         score, result = super()._valid_epoch(valid_data, show_progress)
@@ -263,7 +265,8 @@ class LiteMixin:
             raise CheckpointError(f"{folder}: no epoch was finished; start the run anew")
         tensors, state = last
         checkpoint.restore_model(self.model, tensors, folder)
-        self._enter(*state["stage"])
+        if len(self.stages) > 1:
+            self._enter(*state["stage"])
         self.optimizer.load_state_dict(state["optimizer"])
         for name in ("cur_step", "best_valid_score", "best_valid_result", "train_loss_dict"):
             setattr(self, name, state[name])
@@ -272,7 +275,7 @@ class LiteMixin:
         self._schedule_state = state["schedule"]
         self.start_epoch = state["epoch"] + 1
         if self.cur_step > self.stopping_step:
-            self.start_epoch = self.epochs  # it had stopped by itself
+            self.start_epoch = self.epochs  # the stage had stopped by itself
         self._use(folder)
         for stale in leftovers(folder):
             stale.unlink(missing_ok=True)

@@ -72,13 +72,30 @@ def test_an_unknown_schedule_is_refused(quick):
         run("SASRec", "tiny", config_dict=quick(lr_scheduler="liner"))
 
 
-@pytest.mark.parametrize("strategy", ["all", "sampling"])
-def test_a_resumed_run_has_the_same_rates_and_segments(strategy, quick, workdir):
+SCHEDULE = {"epochs": 4, "lr_scheduler": "cosine", "warmup_ratio": 0.1, "learner": "adamw"}
+PREFIX = {"train_strategy": "prefix", "rec_llm_causal": True, "user_pooling": "recency"}
+TWO_STAGES = [
+    {"epochs": 1, "learning_rate": 0.02},
+    {"epochs": 3, "learning_rate": 0.005, "item_llm_training": "embeddings"},
+]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train_strategy": "all"},
+        {"train_strategy": "sampling"},
+        {**PREFIX, "loss_exclude_history": True},
+        {**PREFIX, "stages": TWO_STAGES},
+        {"stages": [{"epochs": 2}, {"epochs": 2, "item_llm_training": "full"}]},
+    ],
+    ids=["all", "sampling", "prefix", "two stages", "two stages, full"],
+)
+def test_a_resumed_run_goes_on_as_if_nothing_had_been(changes, quick, workdir):
     """The first run is cut after two of four epochs, as by a kill."""
-    settings = quick(
-        epochs=4, train_strategy=strategy, lr_scheduler="cosine", warmup_ratio=0.1, learner="adamw"
-    )
+    settings = quick(**SCHEDULE, **changes)
     whole = run("LiteLLM4Rec", "tiny", config_dict=settings)
+    assert len(whole["history"]) == 4
 
     save = LiteMixin._save_last
 
@@ -97,6 +114,74 @@ def test_a_resumed_run_has_the_same_rates_and_segments(strategy, quick, workdir)
     losses = [[epoch["train_loss"] for epoch in r["history"]] for r in (resumed, whole)]
     assert losses[0] == losses[1]
     assert resumed["test_result"] == whole["test_result"]
+
+
+# -- stages -----------------------------------------------------------------------------------
+
+
+def test_each_stage_trains_its_own_parts_at_its_own_rate(config_for):
+    stages = [
+        {"epochs": 1, "learning_rate": 0.02, "frozen_parts": ["head"], "weight_decay": 0.1},
+        {"epochs": 2, "learning_rate": 0.5, "item_llm_training": "embeddings"},
+    ]
+    trainer, (train_data, valid_data, _) = trainer_of(config_for("LiteLLM4Rec", stages=stages))
+    model, seen = trainer.model, []
+
+    def after_epoch(epoch, _):
+        (group, _) = trainer.optimizer.param_groups
+        tensors = [t.detach().clone() for t in (model.item_tower.vectors, model.head.weight)]
+        seen.append((epoch, group["lr"], group["weight_decay"], *tensors))
+
+    first = [t.detach().clone() for t in (model.item_tower.vectors, model.head.weight)]
+    trainer.fit(train_data, valid_data, saved=False, callback_fn=after_epoch)
+    assert [entry[:3] for entry in seen] == [(0, 0.02, 0.1), (1, 0.5, 0.0), (2, 0.5, 0.0)]
+    assert torch.equal(seen[0][3], first[0])
+    assert torch.equal(seen[0][4], first[1])
+    assert not torch.equal(seen[1][3], first[0])
+    assert not torch.equal(seen[1][4], first[1])
+    assert not seen[2][3][0].any()  # the padding's vector stays zero
+
+
+def test_a_stage_starts_with_the_best_of_the_one_before(config_for):
+    """Validation figures are made up: the first epoch of three is the best."""
+    stages = [{"epochs": 3}, {"epochs": 1}]
+    trainer, (train_data, valid_data, _) = trainer_of(config_for("LiteLLM4Rec", stages=stages))
+    scores, weights, starts = iter([0.9, 0.5, 0.4, 0.3]), [], []
+
+    def made_up(*_, **__):
+        weights.append(trainer.model.head.weight.detach().clone())
+        trainer._last_valid_result = {}
+        return next(scores), {}
+
+    train_epoch = trainer._train_epoch
+
+    def watched(*arguments, **others):
+        starts.append(trainer.model.head.weight.detach().clone())
+        return train_epoch(*arguments, **others)
+
+    trainer._valid_epoch, trainer._train_epoch = made_up, watched
+    score, _ = trainer.fit(train_data, valid_data)
+    assert score == 0.9
+    assert torch.equal(starts[1], weights[0])
+    assert torch.equal(starts[2], weights[1])
+    assert torch.equal(starts[3], weights[0])  # the second stage: back to the best
+    trainer.evaluate(valid_data)
+    assert torch.equal(trainer.model.head.weight, weights[0])
+
+
+def test_patience_counts_within_a_stage(config_for):
+    stages = [{"epochs": 9, "stopping_step": 1}, {"epochs": 9, "stopping_step": 2}]
+    trainer, (train_data, valid_data, _) = trainer_of(config_for("LiteLLM4Rec", stages=stages))
+    scores = iter([0.9, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1])
+
+    def made_up(*_, **__):
+        trainer._last_valid_result = {}
+        return next(scores), {}
+
+    trainer._valid_epoch = made_up
+    trainer.fit(train_data, valid_data)
+    # Stage 1: the best, then two without improvement; stage 2: three without.
+    assert [entry["epoch"] for entry in trainer.history] == [0, 1, 2, 3, 4, 5]
 
 
 def test_sampling_trains_on_one_segment_per_user(config_for):

@@ -14,8 +14,8 @@ from recbole_lite.report.intervals import CONFIDENCE, RESAMPLES, SEED, mean_inte
 HOW = f"""\
 Means are over seeds. The {CONFIDENCE:.0%} intervals are over users: a user's figures are averaged
 over the seeds first, then the users are drawn {RESAMPLES:,} times (percentile bootstrap, seed
-{SEED}); they do not hold the spread over seeds, which is the column std. A difference is paired: the
-row's figure less the base row's, user by user."""
+{SEED}); they do not hold the spread over seeds, which is the column std. A difference is paired:
+the row's figure less the base row's, user by user."""
 
 
 # -- figures ----------------------------------------------------------------------------------
