@@ -169,7 +169,7 @@ class LiteConfig(Config):
         return final
 
     def _trains_without_negatives(self, final) -> bool:
-        """Whether cross entropy over all items is the loss, so that no negatives are drawn.
+        """Whether cross entropy over items is the loss, so that RecBole draws no negatives.
 
         RecBole's default asks for one negative, and its check then refuses the default.
         """
@@ -177,7 +177,7 @@ class LiteConfig(Config):
             "train_neg_sample_args" not in self.external_config_dict
             and final["MODEL_TYPE"] == ModelType.SEQUENTIAL
             and not hasattr(self.model_class, "input_type")
-            and final.get("loss_type") == "CE"
+            and final.get("loss_type") in ("CE", "SCE")
         )
 
     def _set_default_parameters(self):

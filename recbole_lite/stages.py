@@ -53,7 +53,7 @@ def read_stages(config) -> list[Stage]:
         for key, value in own.items():
             if key not in names:
                 raise ConfigError(
-                    f"{origin}: unknown key {key!r}{nearest(key, names)}; a stage can set "
+                    f"{origin}: unknown key {key!r}{nearest(str(key), names)}; a stage can set "
                     + ", ".join(names)
                 )
             check_value(key, Setting(value, origin), plain[key])

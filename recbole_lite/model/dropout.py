@@ -19,7 +19,7 @@ class Dropout(nn.Dropout):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Zero random elements and scale the others; same shape."""
-        if not self.training or not self.p or input.device.type != "cpu":
+        if not self.training or self.p in (0, 1) or input.device.type != "cpu":
             return super().forward(input)
         threshold = min(max(round(self.p * _STEPS), 1), _STEPS - 1)
         draws = torch.empty(-(-input.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
@@ -33,4 +33,4 @@ def use_cheap_dropout(model: nn.Module) -> None:
     for module in list(model.modules()):
         for name, child in module.named_children():
             if type(child) is nn.Dropout:
-                setattr(module, name, Dropout(child.p))
+                setattr(module, name, Dropout(child.p).train(child.training))

@@ -63,6 +63,15 @@ class ItemTower(nn.Module):
             self.vectors.requires_grad_(how == "embeddings")
         else:
             self.item_llm.requires_grad_(how == "full")
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> ItemTower:
+        """Set training or evaluation mode; a frozen Item LLM keeps its vectors in both."""
+        self.training = mode
+        for child in self.children():
+            frozen = child is self.item_llm and not _is_trained(child)
+            child.train(mode and not frozen)
+        return self
 
     def forward(self, items: torch.Tensor) -> torch.Tensor:
         """Vectors of items, ``[...]`` ids -> ``[..., d]``."""
@@ -78,7 +87,7 @@ class ItemTower(nn.Module):
     def _encoded(self, items):
         encoder = self.item_llm
         known = encoder.has_text[items][..., None]
-        trains = self.training and any(p.requires_grad for p in encoder.parameters())
+        trains = self.training and _is_trained(encoder)
         vectors = encoder(items) if trains else F.embedding(items, encoder.vectors())
         return torch.where(known, self.norm(vectors), 0.0)
 
@@ -86,6 +95,10 @@ class ItemTower(nn.Module):
         if not self.has_gaps:
             return vectors
         return vectors + self.lacks_text[items][..., None] * self.no_text_vector
+
+
+def _is_trained(module: nn.Module) -> bool:
+    return any(p.requires_grad for p in module.parameters())
 
 
 class _Norm(nn.Module):

@@ -87,6 +87,6 @@ class UserPooling(nn.Module):
 
     def _weights(self, age, mask, dtype) -> torch.Tensor:
         rate = F.softplus(self.raw_rate) if self.kind == "recency" else 0.0
-        scores = torch.where(mask, -rate * age, -torch.inf)
-        # A row without any item has no largest score: 0 / 0.
-        return torch.softmax(scores, -1).nan_to_num(0.0).to(dtype)
+        # Not -inf: in a row without any item that would be 0 / 0, in the gradient, too.
+        scores = torch.where(mask, -rate * age, torch.finfo(torch.float32).min)
+        return (torch.softmax(scores, -1) * mask).to(dtype)

@@ -39,6 +39,8 @@ def cross_entropy(
     torch.Tensor
         Scalar; 0 where there are no rows.
     """
+    if not torch.is_grad_enabled():  # a Function is not told, and would make the gradients
+        users, weight = users.detach(), weight.detach()
     return _ChunkedCrossEntropy.apply(users, weight, targets, seen)
 
 
