@@ -51,14 +51,20 @@ def get_model(name: str) -> type:
     """
     if name in MODELS:
         return getattr(importlib.import_module(MODELS[name]), name)
+    import torch
     from recbole.utils import get_model as get_recbole_model
 
+    anomaly = torch.is_anomaly_enabled()
     try:
         return get_recbole_model(name)
     except (ValueError, AttributeError, ImportError):
         # AttributeError: the module's name matches in lower case, the class's does not.
         # ImportError: RecBole's last place to look needs lightgbm and xgboost.
         raise ConfigError(_unknown_model(name)) from None
+    finally:
+        # RecBole's SINE turns autograd's anomaly mode on when it is imported, and it is imported
+        # with any sequential model: every operation of every training would be traced.
+        torch.autograd.set_detect_anomaly(anomaly)
 
 
 def _unknown_model(name: str) -> str:

@@ -22,7 +22,7 @@ from recbole_lite.stages import read_stages
 FREE_ON_RESUME = {
     "resume", "epochs", "stopping_step", "checkpoint_dir", "checkpoint_every", "data_path",
     "show_progress", "state", "worker", "gpu_id", "use_gpu", "baselines", "sample_users",
-    "log_wandb", "eval_batch_size", "item_embedding_cache_dir", "item_llm_batch_size",
+    "log_wandb", "eval_batch_size", "item_embedding_cache_dir",
     "local_files_only",
 }  # fmt: skip
 

@@ -13,7 +13,9 @@ from recbole.data.interaction import Interaction
 from recbole_lite.data.windows import Windows
 from recbole_lite.errors import ConfigError
 
-TARGETS = "target_list"  # field of a batch: the item after each input, 0 where none is asked for
+# Field of a batch: the item after each input, 0 where none is asked for. Not "target_list": that is
+# what the inputs' own values in a column "target" are called.
+TARGETS = "prefix_targets"
 
 
 class Prefixes(Windows):
@@ -76,7 +78,7 @@ class Prefixes(Windows):
         self.rows, self.counts = np.concatenate(rows), np.concatenate(counts)
 
     def gather(self, index) -> Interaction:
-        """Batch of windows: as :meth:`Windows.gather`, and ``target_list`` ``[B, max_length]``."""
+        """Batch of windows: as :meth:`Windows.gather`, and ``prefix_targets`` ``[B, L]``."""
         batch = super().gather(index)
         rows, counts = np.atleast_1d(self.rows[index]), np.atleast_1d(self.counts[index])
         lengths = batch[self.length_field].numpy()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -37,25 +39,29 @@ class ItemTower(nn.Module):
 
     def __init__(self, config, dataset, size: int, trainings: set[str]):
         super().__init__()
-        items = item_vectors(config, dataset)
-        vectors = items.vectors  # [n_items, d_item], row 0: padding
-        norm = _Norm(config["item_vector_norm"], vectors[items.has_text])
         self.item_llm = None
         if "full" in trainings:
             from recbole_lite.text.trainable import TrainableItemLLM
 
             self.item_llm = TrainableItemLLM(config, dataset)
-            self.norm = norm
+            d_item, has_text = self.item_llm.hidden_size, self.item_llm.has_text
+            self.norm = _Norm(config["item_vector_norm"], self._known)
         else:
-            filled = torch.where(items.has_text[:, None], norm(vectors), 0.0)
+            items = item_vectors(config, dataset)
+            d_item, has_text = items.vectors.shape[1], items.has_text
+            norm = _Norm(config["item_vector_norm"], lambda: items.vectors[has_text])
+            # [n_items, d_item], row 0: padding
+            filled = torch.where(has_text[:, None], norm(items.vectors), 0.0)
             self.vectors = nn.Parameter(filled, requires_grad=False)
-        self.register_buffer("lacks_text", ~items.has_text)
+        self.register_buffer("lacks_text", ~has_text)
         self.lacks_text[0] = False
         self.has_gaps = bool(self.lacks_text.any())
         # Equations 1-3 give nothing for an item without text: one vector is learned for all.
-        self.no_text_vector = nn.Parameter(torch.zeros(vectors.shape[1]))
-        same = vectors.shape[1] == size
-        self.adapter = nn.Identity() if same else nn.Linear(vectors.shape[1], size)
+        self.no_text_vector = nn.Parameter(torch.zeros(d_item))
+        self.adapter = nn.Identity() if d_item == size else nn.Linear(d_item, size)
+
+    def _known(self):
+        return self.item_llm.encode_all()[self.item_llm.has_text]
 
     def train_as(self, how: str) -> None:
         """Make trainable what ``item_llm_training`` says."""
@@ -104,14 +110,15 @@ def _is_trained(module: nn.Module) -> bool:
 class _Norm(nn.Module):
     """Scale of item vectors; mean and variance are those of the untrained Item LLM."""
 
-    def __init__(self, how: str, known: torch.Tensor):
+    def __init__(self, how: str, known: Callable[[], torch.Tensor]):
         super().__init__()
         if how not in ("none", "unit", "standardize"):
             raise ConfigError(f"item_vector_norm must be none, unit or standardize, found {how!r}")
         self.how = how
         if how == "standardize":
-            self.register_buffer("mean", known.mean(0))
-            self.register_buffer("std", known.std(0).clamp_min(1e-6))
+            vectors = known()
+            self.register_buffer("mean", vectors.mean(0))
+            self.register_buffer("std", vectors.std(0).clamp_min(1e-6))
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         """Same shape, ``[..., d]``."""
