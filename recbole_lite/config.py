@@ -19,12 +19,12 @@ from recbole.utils import ModelType
 
 from recbole_lite.errors import ConfigError
 from recbole_lite.paths import PROPERTIES
-from recbole_lite.registry import get_model
+from recbole_lite.registry import can_train_prefixes, get_model
 from recbole_lite.settings import (
     Loader,
     Setting,
     check_known,
-    check_value,
+    checked,
     known_keys,
     parse_overrides,
     parse_scalar,
@@ -150,8 +150,7 @@ class LiteConfig(Config):
             value = setting.value
             if isinstance(value, str) and setting.origin in self._string_sources:
                 value = parse_scalar(value, default)
-            check_value(key, Setting(value, setting.origin), default)
-            self.external_config_dict[key] = value
+            self.external_config_dict[key] = checked(key, Setting(value, setting.origin), default)
         final = super()._get_final_config_dict()
         final["model"], final["dataset"] = self.model, self.dataset
         # RecBole would replace the whole mapping when a run sets one of its keys.
@@ -196,7 +195,7 @@ class LiteConfig(Config):
         strategy = final["train_strategy"]
         if strategy not in ("all", "sampling", "prefix"):
             raise ConfigError(f"train_strategy must be all, sampling or prefix, found {strategy!r}")
-        if strategy == "prefix" and not getattr(self.model_class, "trains_prefixes", False):
+        if strategy == "prefix" and not can_train_prefixes(self.model_class):
             raise ConfigError(
                 f"train_strategy: prefix is for models that score all prefixes at once; "
                 f"{self.model} trains with all or sampling"

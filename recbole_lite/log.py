@@ -10,6 +10,8 @@ from pathlib import Path
 import colorlog
 from recbole.utils import get_local_time
 
+from recbole_lite.errors import ConfigError
+
 FILE_ONLY = {"file_only": True}  # `extra=` of records that would flood a terminal
 _COLOURS = re.compile(r"\x1B\[[0-9;]*m")
 _LEVEL_COLOURS = {"DEBUG": "cyan", "WARNING": "yellow", "ERROR": "red", "CRITICAL": "red"}
@@ -37,14 +39,24 @@ def init_logger(config, folder: str | Path = "log") -> Path:
     -------
     Path
         The file.
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be written.
     """
     level = logging.getLevelName(str(config["state"] or "INFO").upper())
     level = level if isinstance(level, int) else logging.INFO
     name = f"{config['model']}-{config['dataset']}-{get_local_time()}.log"
     path = Path(folder, config["model"], name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-
-    to_file = logging.FileHandler(path, encoding="utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        to_file = logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot write the log: {error.strerror}; logs go to "
+            f"the folder {str(folder)!r} of the working directory"
+        ) from None
     to_file.setFormatter(
         _PlainFormatter("%(asctime)s %(levelname)s  %(message)s", "%a %d %b %Y %H:%M:%S")
     )

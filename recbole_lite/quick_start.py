@@ -18,7 +18,7 @@ from recbole_lite.data import create_dataset, data_preparation
 from recbole_lite.errors import ConfigError
 from recbole_lite.evaluation import first_ranks
 from recbole_lite.log import FILE_ONLY, init_logger
-from recbole_lite.registry import get_trainer
+from recbole_lite.registry import can_train_prefixes, get_model, get_trainer
 from recbole_lite.report.samples import sample_users
 
 
@@ -74,7 +74,7 @@ def run(
     names = config["baselines"]
     # All are configured before the first is trained: a mistake must not cost a training.
     baselines = [
-        LiteConfig(name, overrides=overrides, **sources)
+        _baseline(name, config, overrides, sources)
         for name in ([names] if isinstance(names, str) else names)
     ]
     result = run_one(config, saved, per_user=per_user)
@@ -201,6 +201,15 @@ def load_data_and_model(model_file: str | Path):
     tensors, _ = checkpoint.load_weights(folder / checkpoint.BEST_FILE)
     checkpoint.restore_model(model, tensors, folder / checkpoint.BEST_FILE)
     return config, model, dataset, *loaders
+
+
+def _baseline(name, config, overrides, sources) -> LiteConfig:
+    """Configure a baseline with the main model's settings, as far as it can have them."""
+    if config["train_strategy"] == "prefix" and not can_train_prefixes(get_model(name)):
+        # The nearest that it can do: the same targets, one at a time.
+        overrides = [given for given in overrides if not given.startswith("--train_strategy=")]
+        overrides.append("--train_strategy=all")
+    return LiteConfig(name, overrides=overrides, **sources)
 
 
 def _build_model(config, dataset):

@@ -103,3 +103,8 @@ def get_trainer(model_type, model_name: str) -> type:
     if base is Trainer:
         return LiteTrainer
     return type(f"Lite{base.__name__}", (LiteMixin, base), {})
+
+
+def can_train_prefixes(model_class: type) -> bool:
+    """Whether a model scores every prefix of a window in one pass (``train_strategy: prefix``)."""
+    return getattr(model_class, "trains_prefixes", False)

@@ -146,15 +146,19 @@ def _keys_of_properties() -> frozenset[str]:
     import recbole
     from recbole.utils import argument_list
 
-    folders = [Path(recbole.__file__).parent / "properties", PROPERTIES]
+    # Not everything under PROPERTIES: rec_llm/ has the names of Hugging Face's configurations.
+    shipped = [
+        PROPERTIES / "overall.yaml",
+        *PROPERTIES.glob("model/*"),
+        *PROPERTIES.glob("dataset/*"),
+    ]
+    files = [*(Path(recbole.__file__).parent / "properties").glob("**/*.yaml"), *shipped]
     keys = {"model", "dataset", "config_files", "config_file"}
     # Read by RecBole's Config or quick start, without a default in its property files.
     keys |= {"local_rank", "nproc", "world_size", "ip", "port", "offset", "neg_sampling"}
-    for folder in folders:
-        for path in sorted(folder.glob("**/*.yaml")):
-            if path.name not in {"url.yaml", "kg_url.yaml"} and "hyper" not in path.parts:
-                content = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
-                keys.update(content or {})
+    for path in files:
+        if path.name not in {"url.yaml", "kg_url.yaml"}:
+            keys.update(yaml.load(path.read_text(encoding="utf-8"), Loader=Loader) or {})
     for name in ("general", "training", "evaluation", "dataset"):
         keys.update(getattr(argument_list, f"{name}_arguments"))
     return frozenset(keys)
@@ -208,11 +212,21 @@ _COUNTS = {  # key: smallest value
     "seed": 0,
     "MAX_ITEM_LIST_LENGTH": 1,
     "worker": 0,
+    "checkpoint_every": 0,
+    "sample_users": 0,
+    "sce_negatives": 1,
 }
+# Beside the counts: keys whose value cannot be left out.
+_NEEDED = (*_COUNTS, "learning_rate", "weight_decay", "warmup_ratio")
 
 
-def check_value(key: str, setting: Setting, default: Any) -> None:
+def checked(key: str, setting: Setting, default: Any) -> Any:
     """Refuse a value whose type cannot be meant, given the default's.
+
+    Returns
+    -------
+    object
+        The value; a count like ``2.0`` as an int.
 
     Raises
     ------
@@ -222,6 +236,7 @@ def check_value(key: str, setting: Setting, default: Any) -> None:
     wanted = _by_name(key, setting.value) or _by_default(key, setting.value, default)
     if wanted:
         raise ConfigError(f"{setting.origin}: {key} must be {wanted}, found {setting.value!r}")
+    return int(setting.value) if key in _COUNTS else setting.value
 
 
 def _is_number(value) -> bool:
@@ -231,7 +246,7 @@ def _is_number(value) -> bool:
 def _by_name(key: str, value) -> str | None:
     """What `key` wants, where its name says so and `value` is something else."""
     number = value if _is_number(value) else math.nan  # nan fails every comparison
-    optional = value is None and key not in (*_COUNTS, "learning_rate", "warmup_ratio")
+    optional = value is None and key not in _NEEDED
     wanted = None
     if optional:
         pass
@@ -243,6 +258,8 @@ def _by_name(key: str, value) -> str | None:
         wanted = "a share in [0, 1]"
     elif key in ("learning_rate", "adam_eps") and not number > 0:
         wanted = "a positive number"
+    elif key == "weight_decay" and not number >= 0:
+        wanted = "a number of at least 0"
     return wanted
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from recbole_lite.errors import ConfigError
-from recbole_lite.settings import Setting, check_value, nearest
+from recbole_lite.settings import Setting, checked, nearest
 
 ITEM_LLM_TRAINING = ("frozen", "embeddings", "full")
 PARTS = ("rec_llm", "adapter", "head")
@@ -50,14 +50,15 @@ def read_stages(config) -> list[Stage]:
         origin = f"stages, stage {number}"
         if not isinstance(own, dict):
             raise ConfigError(f"{origin}: expected `key: value`, found {own!r}")
+        values = dict(plain)
         for key, value in own.items():
             if key not in names:
                 raise ConfigError(
                     f"{origin}: unknown key {key!r}{nearest(str(key), names)}; a stage can set "
                     + ", ".join(names)
                 )
-            check_value(key, Setting(value, origin), plain[key])
-        stages.append(Stage(**{**plain, **own}))
+            values[key] = checked(key, Setting(value, origin), plain[key])
+        stages.append(Stage(**values))
         _check(stages[-1], origin if config["stages"] else "configuration")
     _check_mixture(stages)
     return stages

@@ -42,8 +42,8 @@ class LiteMixin:
 
     def __init__(self, config, model):
         self.stages = read_stages(config)
-        super().__init__(config, model)
         self._stage = self._stage_begin = 0  # number of the present stage; its first epoch
+        super().__init__(config, model)
         if len(self.stages) > 1:
             self._enter(0)
         self.evaluator = LiteEvaluator(config)
@@ -129,6 +129,11 @@ class LiteMixin:
 
     def _build_optimizer(self, **kwargs):
         """RecBole's optimiser; AdamW spares norms and biases, ``adam_eps`` sets epsilon."""
+        if not any(p.requires_grad for p in self.model.parameters()):
+            raise ConfigError(
+                f"stage {self._stage + 1} trains nothing: frozen_parts and item_llm_training "
+                "leave no parameter free"
+            )
         if kwargs.get("learner", self.learner).lower() == "adamw" and "params" not in kwargs:
             kwargs["params"] = decay_groups(self.model, self.weight_decay)
         optimizer = super()._build_optimizer(**kwargs)

@@ -10,6 +10,7 @@ from recbole.utils import argument_list
 from recbole_lite import LiteConfig
 from recbole_lite.errors import ConfigError
 from recbole_lite.settings import known_keys, parse_overrides, parse_scalar, read_yaml
+from recbole_lite.stages import read_stages
 
 
 def lite(**kwargs):
@@ -119,6 +120,8 @@ def test_the_scripts_own_command_line_is_not_read(monkeypatch):
         (["--train_strategy=some"], "train_strategy must be all, sampling or prefix, found 'some'"),
         (["--use_gpu=maybe"], "use_gpu must be true or false"),
         (["--weight_decay=little"], "weight_decay must be a number"),
+        (["--weight_decay=~"], "weight_decay must be a number of at least 0, found None"),
+        (["--n_positions=64"], "unknown key 'n_positions'"),  # of properties/rec_llm
         (["--eval_args=full"], "eval_args must be a mapping"),
         (["--valid_metric=Recall@7"], "valid_metric 'Recall@7' is not measured"),
         (["--valid_metric=MRR@10"], "valid_metric 'MRR@10' is not measured"),
@@ -164,6 +167,12 @@ def test_a_value_may_hold_an_equals_sign():
 
 def test_keys_of_other_models_are_known_so_that_one_file_serves_several():
     assert LiteConfig("Pop", "ml-100k", overrides=["--n_layers=3"])["n_layers"] == 3
+
+
+def test_a_count_may_be_written_as_a_float():
+    config = lite(overrides=["--epochs=2.0"], config_dict={"stages": [{"epochs": 3.0}]})
+    assert repr(config["epochs"]) == "2"
+    assert repr(read_stages(config)[0].epochs) == "3"
 
 
 def test_keys_that_only_a_models_source_names_are_known():

@@ -1,5 +1,6 @@
 """Whole runs: every promised model, its result, its table, the command line."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -100,6 +101,24 @@ def test_a_mistake_in_the_baselines_is_told_before_training(quick, workdir):
     assert not (workdir / "saved").exists()
 
 
+def test_baselines_that_cannot_train_prefixes_train_the_same_targets_one_by_one(quick):
+    settings = quick(epochs=1, train_strategy="prefix", rec_llm_causal=True, baselines=["SASRec"])
+    overrides = ["--train_strategy=prefix"]
+    result = run("LiteLLM4Rec", "tiny", config_dict=settings, overrides=overrides)
+    saved = json.loads(Path(result["run_dir"], "config.json").read_text())
+    assert saved["settings"]["train_strategy"] == "prefix"
+    beside = json.loads(Path(result["baselines"]["SASRec"]["run_dir"], "config.json").read_text())
+    assert beside["settings"]["train_strategy"] == "all"
+
+
+@pytest.mark.parametrize("how", ["frozen", "full"])
+def test_a_model_of_which_nothing_is_trained_is_refused(how, quick):
+    frozen = {"item_llm_training": "frozen", "frozen_parts": ["rec_llm", "adapter", "head"]}
+    settings = quick(stages=[{"item_llm_training": how}, frozen], item_llm_training="frozen")
+    with pytest.raises(ConfigError, match="stage 2 trains nothing"):
+        run("LiteLLM4Rec", "tiny", config_dict=settings)
+
+
 def test_the_table_has_ratios_to_the_baselines():
     metrics = {"recall@10": 0.3, "ndcg@10": 0.2}
     half = {"recall@10": 0.1, "ndcg@10": 0.0}
@@ -162,6 +181,12 @@ def test_errors_are_one_message_and_exit_status_2(arguments, message, capsys, da
     printed = capsys.readouterr().err
     assert message in printed
     assert "Traceback" not in printed
+
+
+def test_a_file_in_the_place_of_the_logs_folder(capsys, data_path, workdir):
+    (workdir / "log").write_text("")
+    assert run_main(["--model=Pop", "--dataset=tiny", f"--data_path={data_path}"]) == 2
+    assert "cannot write the log: Not a directory; logs go to" in capsys.readouterr().err
 
 
 def test_traceback_on_demand():

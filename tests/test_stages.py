@@ -110,7 +110,7 @@ MIXTURE = (
         ),
         (
             [{"weight_decay": "none"}],
-            "stages, stage 1: weight_decay must be a number, found 'none'",
+            "stages, stage 1: weight_decay must be a number of at least 0, found 'none'",
         ),
         (
             [{"warmup_ratio": 2}],

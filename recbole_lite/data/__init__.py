@@ -55,7 +55,7 @@ def data_preparation(config: LiteConfig, dataset: Dataset):
     from recbole.data.utils import create_samplers, get_dataloader
 
     from recbole_lite.data.loaders import DrawingLoader, HistoryMaskLoader
-    from recbole_lite.data.windows import Windows
+    from recbole_lite.data.windows import DrawnWindows, Windows
 
     for key in ("save_dataset", "save_dataloaders"):
         if config[key]:
@@ -66,7 +66,7 @@ def data_preparation(config: LiteConfig, dataset: Dataset):
     classes = [get_dataloader(config, phase) for phase in phases]
     if isinstance(parts[0].inter_feat, Windows):
         parts[0].inter_feat = _training_windows(config, parts[0].inter_feat)
-        if hasattr(parts[0].inter_feat, "draw"):
+        if isinstance(parts[0].inter_feat, DrawnWindows):
             classes[0] = DrawingLoader
     for i in (1, 2):
         if classes[i] is FullSortEvalDataLoader and isinstance(parts[i].inter_feat, Windows):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_lite.data.windows import Windows
+from recbole_lite.data.windows import DrawnWindows, Windows
 from recbole_lite.errors import ConfigError
 
 # Field of a batch: the item after each input, 0 where none is asked for. Not "target_list": that is
@@ -18,7 +18,7 @@ from recbole_lite.errors import ConfigError
 TARGETS = "prefix_targets"
 
 
-class Prefixes(Windows):
+class Prefixes(DrawnWindows):
     """Windows that together ask once for every target of a training sequence.
 
     Where they begin is drawn anew for every epoch: a target then stands now early, now late in
@@ -41,25 +41,18 @@ class Prefixes(Windows):
     """
 
     def __init__(self, windows: Windows, overlap: int = 0):
-        super().__init__(
-            windows.store,
-            windows.rows,
-            windows.max_length,
-            windows.list_suffix,
-            windows.length_field,
-        )
+        super().__init__(windows)
         if not isinstance(overlap, int) or not 0 <= overlap < self.max_length:
             raise ConfigError(
                 f"prefix_overlap must be a whole number in 0..{self.max_length - 1} "
                 f"(MAX_ITEM_LIST_LENGTH - 1), found {overlap!r}"
             )
         self.stride = self.max_length - overlap
-        self.first_rows, self.last_rows = windows.ends_of_users()
         # Any draw will do here: it gives the loader a typical number of windows.
         self.draw(torch.Generator().manual_seed(0))
 
     def draw(self, generator: torch.Generator) -> None:
-        """Lay the windows anew; the generator's state decides."""
+        """Lay the windows anew, each user's at a random phase."""
         n = self.last_rows - self.first_rows  # targets of each user
         chance = torch.rand(len(n), generator=generator, dtype=torch.float64).numpy()
         tail = np.minimum((chance * self.stride).astype(np.int64), n)  # 0 .. stride - 1

@@ -257,7 +257,36 @@ class Windows(Interaction):
         return lists
 
 
-class Segments(Windows):
+class DrawnWindows(Windows):
+    """Training windows that are laid anew for every epoch.
+
+    Parameters
+    ----------
+    windows : Windows
+        The training windows; a user without any has none here.
+
+    Attributes
+    ----------
+    first_rows, last_rows : numpy.ndarray
+        ``[n_users]`` rows of the store between which a user's windows are laid.
+    """
+
+    def __init__(self, windows: Windows):
+        super().__init__(
+            windows.store,
+            windows.rows,
+            windows.max_length,
+            windows.list_suffix,
+            windows.length_field,
+        )
+        self.first_rows, self.last_rows = windows.ends_of_users()
+
+    def draw(self, generator: torch.Generator) -> None:
+        """Lay the windows anew; the generator's state decides."""
+        raise NotImplementedError
+
+
+class Segments(DrawnWindows):
     """One random segment of each user's training sequence, drawn anew for every epoch.
 
     The rule is POD's (Li et al., CIKM 2023), which the paper follows (Section 5.1.4,
@@ -271,19 +300,12 @@ class Segments(Windows):
     """
 
     def __init__(self, windows: Windows):
-        super().__init__(
-            windows.store,
-            windows.rows,
-            windows.max_length,
-            windows.list_suffix,
-            windows.length_field,
-        )
-        self.first_rows, self.last_rows = windows.ends_of_users()
+        super().__init__(windows)
         self.rows = self.last_rows  # until the first draw: whole sequences
         self.begins = self.first_rows
 
     def draw(self, generator: torch.Generator) -> None:
-        """Draw all segments anew; the generator's state decides."""
+        """Draw all segments anew."""
         chance = torch.rand((2, len(self.first_rows)), generator=generator, dtype=torch.float64)
         start, end = chance.numpy()
         n = self.last_rows - self.first_rows + 1

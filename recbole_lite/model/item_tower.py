@@ -57,7 +57,7 @@ class ItemTower(nn.Module):
         self.lacks_text[0] = False
         self.has_gaps = bool(self.lacks_text.any())
         # Equations 1-3 give nothing for an item without text: one vector is learned for all.
-        self.no_text_vector = nn.Parameter(torch.zeros(d_item))
+        self.no_text_vector = nn.Parameter(torch.zeros(d_item), requires_grad=self.has_gaps)
         self.adapter = nn.Identity() if d_item == size else nn.Linear(d_item, size)
 
     def _known(self):

@@ -75,17 +75,9 @@ class LiteLLM4Rec(SequentialRecommender):
             raise ConfigError(
                 f"loss_type must be CE or SCE for LiteLLM4Rec, found {self.loss_type!r}"
             )
-        if self.loss_type == "SCE":
-            self._check_sampling()
-        self.enter(stages[0])
-
-    def _check_sampling(self):
-        if self.excludes_seen:
+        if self.loss_type == "SCE" and self.excludes_seen:
             raise ConfigError("loss_exclude_history works with loss_type: CE only")
-        if not isinstance(self.n_negatives, int) or self.n_negatives < 1:
-            raise ConfigError(
-                f"sce_negatives must be a whole number of at least 1, found {self.n_negatives!r}"
-            )
+        self.enter(stages[0])
 
     def enter(self, stage: Stage) -> None:
         """Make trainable what a stage trains."""
