@@ -306,6 +306,7 @@ def _record(row: Row, seed: int, result: dict[str, Any], command: str) -> dict[s
         "valid": _plain(result["best_valid_result"]),
         "test": _plain(result["test_result"]),
         "epochs": result["epochs"],
+        "history": result["history"],
         "seconds": result["seconds"],
         "parameters": result["parameters"],
         "run_dir": result["run_dir"],
@@ -322,9 +323,13 @@ def _plain(result) -> dict[str, float]:
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     content = dict(content)
-    ranks = content.pop("ranks", None)
+    # Thousands of users on one line, an epoch on another.
+    ranks, history = content.pop("ranks", None), content.pop("history", None)
     text = json.dumps(content, indent=1, ensure_ascii=False)
-    if ranks is not None:  # thousands of users: on one line
+    if history is not None:
+        epochs = ",\n".join(f"  {json.dumps(epoch)}" for epoch in history)
+        text = f'{text[:-2]},\n "history": [\n{epochs}\n ]\n}}'
+    if ranks is not None:
         text = f'{text[:-2]},\n "ranks": {json.dumps(ranks, ensure_ascii=False)}\n}}'
     write_atomically(path, lambda name: name.write_text(text + "\n", encoding="utf-8"))
 

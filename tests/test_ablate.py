@@ -57,6 +57,7 @@ def trained(monkeypatch):
             "best_valid_result": figures,
             "test_result": figures,
             "epochs": 3,
+            "history": [{"epoch": e, "train_loss": 1.5, "valid_score": 0.25} for e in range(3)],
             "seconds": {"data": 30.0, "training": 60.0},
             "parameters": 1234,
             "run_dir": "saved/x",
@@ -348,6 +349,7 @@ def test_the_file_of_a_result_holds_everything(quick, rows_folder, trained, work
     assert record["test"] == record["valid"] == dict.fromkeys(record["test"], 1.0)
     assert record["ranks"] == dict.fromkeys(USERS, 1)
     assert (record["epochs"], record["parameters"]) == (3, 1234)
+    assert [epoch["epoch"] for epoch in record["history"]] == [0, 1, 2]
     assert record["seconds"] == {"data": 30.0, "training": 60.0}
     assert record["command"] == "recbole-lite ablate --x=1"
     assert record["environment"] == environment()
