@@ -215,9 +215,11 @@ _COUNTS = {  # key: smallest value
     "checkpoint_every": 0,
     "sample_users": 0,
     "sce_negatives": 1,
+    "max_steps": 1,
 }
+_MAY_BE_NONE = {"max_steps"}
 # Beside the counts: keys whose value cannot be left out.
-_NEEDED = (*_COUNTS, "learning_rate", "weight_decay", "warmup_ratio")
+_NEEDED = {*_COUNTS, "learning_rate", "weight_decay", "warmup_ratio"} - _MAY_BE_NONE
 
 
 def checked(key: str, setting: Setting, default: Any) -> Any:
@@ -236,7 +238,8 @@ def checked(key: str, setting: Setting, default: Any) -> Any:
     wanted = _by_name(key, setting.value) or _by_default(key, setting.value, default)
     if wanted:
         raise ConfigError(f"{setting.origin}: {key} must be {wanted}, found {setting.value!r}")
-    return int(setting.value) if key in _COUNTS else setting.value
+    is_count = key in _COUNTS and setting.value is not None
+    return int(setting.value) if is_count else setting.value
 
 
 def _is_number(value) -> bool:

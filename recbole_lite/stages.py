@@ -24,6 +24,7 @@ class Stage:
     warmup_ratio: float
     item_llm_training: str | None = None  # None: the model has no Item LLM
     frozen_parts: list[str] = field(default_factory=list)
+    max_steps: int | None = None
 
 
 def read_stages(config) -> list[Stage]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from recbole.trainer import Trainer
 from recbole.utils import get_local_time
 
 from recbole_lite import checkpoint
+from recbole_lite.data.loaders import FirstBatches
 from recbole_lite.errors import CheckpointError, ConfigError, TrainingError
 from recbole_lite.evaluation import LiteCollector, LiteEvaluator
 from recbole_lite.files import leftovers
@@ -43,6 +45,7 @@ class LiteMixin:
     def __init__(self, config, model):
         self.stages = read_stages(config)
         self._stage = self._stage_begin = 0  # number of the present stage; its first epoch
+        self._steps = 0  # of the optimiser, in the present stage
         super().__init__(config, model)
         if len(self.stages) > 1:
             self._enter(0)
@@ -118,7 +121,7 @@ class LiteMixin:
     def _enter(self, number: int, first_epoch: int = 0):
         """Take on the settings of a stage that begins with epoch `first_epoch`."""
         stage = self.stages[number]
-        self._stage, self._stage_begin = number, first_epoch
+        self._stage, self._stage_begin, self._steps = number, first_epoch, 0
         self.start_epoch, self.epochs = first_epoch, first_epoch + stage.epochs
         self.learning_rate, self.weight_decay = stage.learning_rate, stage.weight_decay
         self.stopping_step, self.cur_step = stage.stopping_step, 0
@@ -153,7 +156,7 @@ class LiteMixin:
             name = "constant_with_warmup"
         from transformers import get_scheduler
 
-        total = stage.epochs * self._steps_per_epoch
+        total = min(stage.epochs * self._steps_per_epoch, stage.max_steps or math.inf)
         try:
             self._schedule = get_scheduler(name, self.optimizer, round(share * total), total)
         except ValueError as error:
@@ -215,11 +218,23 @@ class LiteMixin:
             self.logger.info(
                 f"Stage {self._stage + 1} of {len(self.stages)}: {self.stages[self._stage]}"
             )
+        most = self.stages[self._stage].max_steps
+        if most is not None:
+            self.epochs = min(self.epochs, self._stage_begin + -(-most // self._steps_per_epoch))
         self._start_schedule()
         with warnings.catch_warnings():
             # RecBole's name for the scaler; nothing that a user could change.
             warnings.filterwarnings("ignore", r".*torch\.cuda\.amp\.GradScaler", FutureWarning)
             return super().fit(*arguments)
+
+    def _train_epoch(self, train_data, epoch_idx, *arguments, **others):
+        most = self.stages[self._stage].max_steps
+        if most is not None:
+            # At least one: where windows are drawn, earlier epochs may have had more than planned.
+            train_data = FirstBatches(train_data, max(most - self._steps, 1))
+        loss = super()._train_epoch(train_data, epoch_idx, *arguments, **others)
+        self._steps += len(train_data)
+        return loss
 
     def _valid_epoch(self, valid_data, show_progress=False):
         score, result = super()._valid_epoch(valid_data, show_progress)
@@ -240,6 +255,7 @@ class LiteMixin:
         return {
             "epoch": epoch,
             "stage": [self._stage, self._stage_begin],
+            "steps": self._steps,
             "cur_step": self.cur_step,
             "best_valid_score": float(self.best_valid_score),
             "best_valid_result": best and {name: float(value) for name, value in best.items()},
@@ -276,6 +292,7 @@ class LiteMixin:
         for name in ("cur_step", "best_valid_score", "best_valid_result", "train_loss_dict"):
             setattr(self, name, state[name])
         self.history = state["history"]
+        self._steps = state["steps"]
         self._random_state = state["random"]
         self._schedule_state = state["schedule"]
         self.start_epoch = state["epoch"] + 1

@@ -14,6 +14,7 @@ PLAIN = {
     "warmup_ratio": 0.2,
     "item_llm_training": "frozen",
     "frozen_parts": ["head"],
+    "max_steps": None,
     "stages": None,
 }
 ONE = Stage(7, 0.01, 0.1, 3, "linear", 0.2, "frozen", ["head"])
@@ -38,6 +39,7 @@ def test_a_stage_takes_from_the_plain_keys_what_it_leaves_out():
         "warmup_ratio": 1.0,
         "item_llm_training": "embeddings",
         "frozen_parts": ["rec_llm", "adapter"],
+        "max_steps": 5,
     }
     first, second, third = read([{}, own, {"frozen_parts": []}])
     assert first == ONE
@@ -61,7 +63,7 @@ def test_ways_of_training_may_change_from_frozen(how):
 
 STAGE_KEYS = (
     "epochs, learning_rate, weight_decay, stopping_step, lr_scheduler, warmup_ratio, "
-    "item_llm_training, frozen_parts"
+    "item_llm_training, frozen_parts, max_steps"
 )
 MIXTURE = (
     "stages: item_llm_training is embeddings in one stage and full in another; vectors that were "

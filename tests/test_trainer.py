@@ -67,6 +67,33 @@ def test_without_schedule_the_rate_is_constant(config_for):
     assert set(rates_of(config_for("SASRec"))) == {0.01}
 
 
+@pytest.mark.parametrize("strategy", ["all", "prefix"])
+def test_training_ends_after_max_steps_and_the_schedule_with_it(strategy, config_for):
+    changes = {"train_strategy": strategy, "rec_llm_causal": True, "user_pooling": "last"}
+    changes.update(max_steps=5, lr_scheduler="linear", learning_rate=0.5, train_batch_size=16)
+    config = config_for("LiteLLM4Rec", epochs=50, **changes)
+    trainer, (train_data, valid_data, _) = trainer_of(config)
+    rates = []
+    trainer.optimizer.register_step_pre_hook(
+        lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"])
+    )
+    trainer.fit(train_data, valid_data, saved=False)
+    assert rates == pytest.approx([0.5, 0.4, 0.3, 0.2, 0.1])
+    per_epoch = len(train_data)
+    assert (per_epoch < 5) is (strategy == "prefix")
+    assert len(trainer.history) == -(-5 // per_epoch)  # the last, partial epoch is validated
+
+
+def test_each_stage_counts_its_own_steps(config_for):
+    stages = [{"epochs": 9, "max_steps": 2}, {"epochs": 9, "max_steps": 1}, {"epochs": 1}]
+    config = config_for("LiteLLM4Rec", stages=stages, train_batch_size=16)
+    trainer, (train_data, valid_data, _) = trainer_of(config)
+    trainer.fit(train_data, valid_data, saved=False)
+    assert [entry["epoch"] for entry in trainer.history] == [0, 1, 2]
+    steps = [round(float(loss) / 3.2) for loss in trainer.train_loss_dict.values()]  # ln 24 = 3.18
+    assert steps == [2, 1, len(train_data)]
+
+
 def test_an_unknown_schedule_is_refused(quick):
     with pytest.raises(ConfigError, match="lr_scheduler: liner is not a valid"):
         run("SASRec", "tiny", config_dict=quick(lr_scheduler="liner"))
@@ -88,8 +115,9 @@ TWO_STAGES = [
         {**PREFIX, "loss_exclude_history": True},
         {**PREFIX, "stages": TWO_STAGES},
         {"stages": [{"epochs": 2}, {"epochs": 2, "item_llm_training": "full"}]},
+        {"max_steps": 11},  # of 4 epochs of 3
     ],
-    ids=["all", "sampling", "prefix", "two stages", "two stages, full"],
+    ids=["all", "sampling", "prefix", "two stages", "two stages, full", "max_steps"],
 )
 def test_a_resumed_run_goes_on_as_if_nothing_had_been(changes, quick, workdir):
     """The first run is cut after two of four epochs, as by a kill."""

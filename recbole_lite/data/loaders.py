@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from logging import getLogger
 
 import torch
@@ -53,3 +54,19 @@ class DrawingLoader(TrainDataLoader):
         if isinstance(self.sampler, (RandomSampler, SequentialSampler)):
             self.sampler.data_source[:] = range(len(windows))
         return super().__iter__()
+
+
+class FirstBatches:
+    """The first batches of each pass over a loader, which is looked through to otherwise."""
+
+    def __init__(self, loader, number: int):
+        self._loader, self._number = loader, number
+
+    def __iter__(self):
+        return islice(iter(self._loader), self._number)
+
+    def __len__(self):
+        return min(self._number, len(self._loader))
+
+    def __getattr__(self, name):
+        return getattr(self._loader, name)
