@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from logging import getLogger
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -49,8 +50,6 @@ def data_preparation(config: LiteConfig, dataset: Dataset):
     tuple
         Loaders for training, validation and test, as RecBole's function of this name does.
     """
-    from logging import getLogger
-
     from recbole.data.dataloader import FullSortEvalDataLoader
     from recbole.data.utils import create_samplers, get_dataloader
 
@@ -90,5 +89,10 @@ def _training_windows(config, windows):
         windows = Segments(windows)
     elif config["train_strategy"] == "prefix":
         windows = Prefixes(windows, config["prefix_overlap"])
-    windows.lists_seen = bool(config["loss_exclude_history"])
+    if config["loss_exclude_history"]:
+        windows.lists_seen = getattr(config.model_class, "can_exclude_history", False)
+        if not windows.lists_seen:
+            getLogger().warning(
+                f"loss_exclude_history is ignored: {config['model']}'s loss counts every item"
+            )
     return windows

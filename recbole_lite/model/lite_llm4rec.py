@@ -44,7 +44,8 @@ class LiteLLM4Rec(SequentialRecommender):
         A key is wrong; a language model or the items' text cannot be had.
     """
 
-    trains_prefixes = True
+    trains_prefixes = True  # train_strategy: prefix
+    can_exclude_history = True  # loss_exclude_history
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)

@@ -294,6 +294,13 @@ def test_bad_settings(model, changes, message, config_for):
 # -- what the users had before (loss_exclude_history) ------------------------------------------
 
 
+def test_a_model_whose_loss_cannot_leave_the_history_out_is_told_of(config_for, caplog):
+    config = config_for("SASRec", loss_exclude_history=True)
+    train, *_ = data_preparation(config, create_dataset(config))
+    assert "seen_list" not in next(iter(train))
+    assert "loss_exclude_history is ignored: SASRec's loss counts every item" in caplog.text
+
+
 def test_what_was_before_a_window_by_hand():
     windows = training_windows([[5, 6, 7, 8, 9, 1, 2], [4, 3, 2, 1]], 2)
     windows.lists_seen = True
