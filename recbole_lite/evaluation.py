@@ -129,6 +129,20 @@ def ranked_by(ranks: np.ndarray, k: int) -> torch.Tensor:
 class LiteCollector(Collector):
     """RecBole's collector for metrics that need counts, too (ItemCoverage, GiniIndex ...)."""
 
+    def eval_batch_collect(self, scores_tensor, interaction, positive_u, positive_i):
+        """Collect a batch; what is scored -inf is not recommended, and so never a hit.
+
+        Where fewer than K items have a score (beam search), RecBole fills the list with items
+        of score -inf, in the order of their ids, and counts the right one among them.
+        """
+        super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
+        if not self.register.need("rec.topk"):
+            return
+        if torch.isneginf(scores_tensor[positive_u, positive_i]).any():
+            values = torch.topk(scores_tensor, max(self.topk), dim=-1).values
+            ranked = self.data_struct.get("rec.topk")  # of all batches so far
+            ranked[-len(values) :, :-1] *= ~torch.isneginf(values).to(ranked.device)
+
     def get_data_struct(self):
         """Hand out what was collected; RecBole calls ``.cpu()`` on plain numbers as well."""
         plain = {

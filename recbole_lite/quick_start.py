@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from logging import getLogger
 from pathlib import Path
 from time import perf_counter
@@ -52,6 +53,8 @@ def run(
         - ``run_dir`` (None unless saved), ``log_file``: what was written
         - ``parameters``: number of trainable ones (where there are stages: in the first)
         - ``epochs``: number trained; ``history``: one dict per epoch
+        - ``beams``: of models that search beams, what became of those of the test:
+          ``beams``, ``no_item``, ``repeated``, ``users``; else None
         - ``seconds``: wall time of each step
         - ``baselines``: such a dict for each; ``samples``: see
           :func:`~recbole_lite.report.samples.sample_users`
@@ -150,6 +153,7 @@ def run_one(
         "parameters": parameters,
         "epochs": len(trainer.train_loss_dict),
         "history": trainer.history,
+        "beams": None,
         "seconds": clock.seconds,
         "samples": [],
     }
@@ -160,6 +164,8 @@ def run_one(
         result["test_result"] = trainer.evaluate(
             test_data, load_best_model=saved, show_progress=config["show_progress"]
         )
+    counts = getattr(model, "beam_counts", None)
+    result["beams"] = asdict(counts) if counts is not None else None
     logger.info(f"best valid: {_plain(valid_result)}")
     logger.info(f"test: {_plain(result['test_result'])}")
     if per_user:

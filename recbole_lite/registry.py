@@ -15,6 +15,9 @@ INSTALL_RECBOLE = f"pip install --no-deps recbole=={RECBOLE_VERSION}"
 # Ours: name -> module. Imported on demand, so that a baseline needs no transformers.
 MODELS = {
     "LiteLLM4Rec": "recbole_lite.model.lite_llm4rec",
+    "P5": "recbole_lite.model.p5",
+    "POD": "recbole_lite.model.pod",
+    "LightLM": "recbole_lite.model.lightlm",
     "Pop": "recbole_lite.model.pop",
 }
 

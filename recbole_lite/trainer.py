@@ -322,7 +322,13 @@ class LiteMixin:
         if eval_data and load_best_model:
             path = Path(model_file or self.saved_model_file)
             self._load_best(path)
-        return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+        counts = getattr(self.model, "beam_counts", None)
+        if counts is not None:
+            counts.clear()
+        result = super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+        if counts is not None and counts.beams:
+            self.logger.info(str(counts))
+        return result
 
     def _load_best(self, path: Path):
         path = path / checkpoint.BEST_FILE if path.is_dir() else path

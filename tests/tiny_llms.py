@@ -94,4 +94,36 @@ def _bart():
     return BartModel(config), _tokenizer("<s> $A </s>", pad_token="<pad>")
 
 
-BUILDERS = {"bert": _bert, "roberta": _roberta, "t5": _t5, "gpt2": _gpt2, "bart": _bart}
+def _writer():
+    """T5 whose tokenizer cuts ``item_123`` as T5's own does: ``▁item _ 12 3``."""
+    pieces = ["▁", "▁user", "▁item", "_", *map(str, range(100))]
+    pieces += [f"▁{n}" for n in range(100)] + ["▁next", "▁after", "▁what", "▁toy", "▁story"]
+    pieces += list("abcdefghijklmnopqrstuvwxyz")
+    # Longer pieces are likelier, as in a trained vocabulary.
+    vocabulary = [(token, 0.0) for token in ("<pad>", "</s>", "<unk>")]
+    vocabulary += [(piece, len(piece) - 10.0) for piece in pieces]
+    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=2))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )
+    config = T5Config(
+        vocab_size=len(vocabulary),
+        d_model=16,
+        d_kv=8,
+        d_ff=24,
+        num_layers=2,
+        num_heads=2,
+        pad_token_id=0,
+        eos_token_id=1,
+        decoder_start_token_id=0,
+    )
+    return T5ForConditionalGeneration(config), fast
+
+
+BUILDERS = {
+    "bert": _bert, "roberta": _roberta, "t5": _t5, "gpt2": _gpt2, "bart": _bart, "writer": _writer,
+}  # fmt: skip

@@ -236,6 +236,16 @@ class Windows(Interaction):
         np.maximum.at(last, users, self.rows)
         return self.store.starts[present], last[present]
 
+    def interactions(self) -> tuple[np.ndarray, np.ndarray]:
+        """Users and items of all interactions that the windows are laid over, ``[n]`` each."""
+        first, last = self.ends_of_users()
+        counts = last - first + 1
+        offset = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        rows = np.repeat(first, counts) + offset
+        columns = self.store.columns
+        users, items = columns[self.store.user_field], columns[self.store.item_field]
+        return users.numpy()[rows], items.numpy()[rows]
+
     def _lengths(self) -> np.ndarray:
         return np.minimum(self.rows - self.begin_of(slice(None)), self.max_length)
 
@@ -280,6 +290,10 @@ class DrawnWindows(Windows):
             windows.length_field,
         )
         self.first_rows, self.last_rows = windows.ends_of_users()
+
+    def ends_of_users(self) -> tuple[np.ndarray, np.ndarray]:
+        """First and last row of each user, whatever was drawn."""
+        return self.first_rows, self.last_rows
 
     def draw(self, generator: torch.Generator) -> None:
         """Lay the windows anew; the generator's state decides."""

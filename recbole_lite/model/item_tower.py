@@ -83,12 +83,15 @@ class ItemTower(nn.Module):
         """Vectors of items, ``[...]`` ids -> ``[..., d]``."""
         if self.item_llm is not None:
             return self.adapter(self._add_missing(self._encoded(items), items))
-        every = len(self.vectors)
-        if items.numel() < every:
+        if items.numel() < len(self.vectors):
             return self.adapter(self._add_missing(F.embedding(items, self.vectors), items))
         # More inputs than items: each item goes through the adapter once.
-        ids = torch.arange(every, device=items.device)
-        return F.embedding(items, self.adapter(self._add_missing(self.vectors, ids)))
+        return F.embedding(items, self.table())
+
+    def table(self) -> torch.Tensor:
+        """Vectors of all items, ``[n_items, d]`` (not with ``full``)."""
+        ids = torch.arange(len(self.vectors), device=self.vectors.device)
+        return self.adapter(self._add_missing(self.vectors, ids))
 
     def _encoded(self, items):
         encoder = self.item_llm

@@ -69,7 +69,10 @@ class LiteLLM4Rec(SequentialRecommender):
         self.item_dropout = Dropout(config["item_dropout"])
         self.pooling = UserPooling(config["user_pooling"])
         self.user_dropout = Dropout(config["user_dropout"])
-        self.head = nn.Linear(d, self.n_items - 1, bias=False)  # row i - 1 scores item i
+        # Row i - 1 scores item i.
+        self.head = None if config["tie_head"] else nn.Linear(d, self.n_items - 1, bias=False)
+        if self.head is None:
+            _check_tied(stages)
         self.loss_type, self.n_negatives = config["loss_type"], config["sce_negatives"]
         self.excludes_seen = config["loss_exclude_history"]
         if self.loss_type not in ("CE", "SCE"):
@@ -86,11 +89,15 @@ class LiteLLM4Rec(SequentialRecommender):
         parts = {
             "rec_llm": [self.rec_llm, self.pooling],
             "adapter": [self.item_tower.adapter],
-            "head": [self.head],
+            "head": [self.head] if self.head is not None else [],
         }
         for name, modules in parts.items():
             for module in modules:
                 module.requires_grad_(name not in stage.frozen_parts)
+
+    def head_weight(self) -> torch.Tensor:
+        """``W_proj`` (equation 5), ``[n_items - 1, d]``; with ``tie_head`` the item vectors."""
+        return self.item_tower.table()[1:] if self.head is None else self.head.weight
 
     def encode(self, item_seq: torch.Tensor) -> torch.Tensor:
         """Outputs of the Recommendation LLM, ``[B, L]`` ids -> ``[B, L, d]``."""
@@ -128,18 +135,27 @@ class LiteLLM4Rec(SequentialRecommender):
             steps = interaction[self.ITEM_SEQ_LEN] - 1
             users = self.forward(item_seq, interaction[self.ITEM_SEQ_LEN])
         if self.loss_type == "SCE":
-            return sampled_cross_entropy(users, self.head.weight, targets - 1, self.n_negatives)
+            return sampled_cross_entropy(users, self.head_weight(), targets - 1, self.n_negatives)
         seen = None
         if self.excludes_seen:
             seen = Seen(interaction[SEEN], item_seq, rows, steps, targets)
-        return cross_entropy(users, self.head.weight, targets - 1, seen)
+        return cross_entropy(users, self.head_weight(), targets - 1, seen)
 
     def predict(self, interaction):
         """Scores of the given items, ``[B]``."""
         h_u = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
-        return (h_u * self.head.weight[interaction[self.ITEM_ID] - 1]).sum(-1)
+        return (h_u * self.head_weight()[interaction[self.ITEM_ID] - 1]).sum(-1)
 
     def full_sort_predict(self, interaction):
         """Scores of all items, ``[B, n_items]``; -inf for padding (id 0)."""
         h_u = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
-        return F.pad(self.head(h_u), (1, 0), value=-torch.inf)
+        return F.pad(h_u @ self.head_weight().T, (1, 0), value=-torch.inf)
+
+
+def _check_tied(stages: list[Stage]) -> None:
+    for stage in stages:
+        if stage.item_llm_training == "full":
+            # Algorithm 1 encodes the items of a batch only; a tied head needs all of them.
+            raise ConfigError("tie_head: True does not go with item_llm_training: full")
+        if "head" in stage.frozen_parts:
+            raise ConfigError("frozen_parts: with tie_head: True there is no head to freeze")

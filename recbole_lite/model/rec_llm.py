@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, PretrainedConfig
 
 from recbole_lite.errors import ConfigError
+from recbole_lite.model.architecture import change_architecture, check_init, read_architecture
 from recbole_lite.model.dropout import use_cheap_dropout
-from recbole_lite.paths import PROPERTIES
-from recbole_lite.settings import read_yaml
-from recbole_lite.text.hf_model import load_config, load_encoder, random_encoder
-from recbole_lite.text.llm_files import resolve_llm
-
-# Names that Hugging Face's configurations use for rates inside the encoder.
-DROPOUT_KEYS = (
-    "dropout_rate",
-    "dropout",
-    "attention_dropout",
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "embd_pdrop",
-    "resid_pdrop",
-    "attn_pdrop",
-)
+from recbole_lite.text.hf_model import load_encoder, random_encoder
 
 
 class RecommendationLLM(nn.Module):
@@ -73,12 +57,9 @@ class RecommendationLLM(nn.Module):
         causal: bool = False,
     ):
         super().__init__()
-        if init not in ("pretrained", "scratch"):
-            raise ConfigError(f"rec_llm_init must be pretrained or scratch, found {init!r}")
-        if init == "pretrained" and overrides:
-            raise ConfigError("rec_llm_config changes the architecture: set rec_llm_init=scratch")
-        folder, config = _architecture(name, init, local_files_only)
-        _change(config, overrides or {}, dropout)
+        check_init(init, overrides, "rec_llm")
+        folder, config = read_architecture(name, init, "rec_llm", local_files_only)
+        change_architecture(config, overrides or {}, dropout, "rec_llm_config")
         limit = getattr(config, "max_position_embeddings", None)
         if limit and limit < max_length:
             raise ConfigError(
@@ -122,29 +103,6 @@ def _causal_mask(vectors: torch.Tensor) -> torch.Tensor:
     lowest = torch.finfo(vectors.dtype).min
     mask = torch.full((length, length), lowest, dtype=vectors.dtype, device=vectors.device)
     return mask.triu(1)[None, None]
-
-
-def _architecture(name, init, local_files_only) -> tuple[Path | None, PretrainedConfig]:
-    shipped = PROPERTIES / "rec_llm" / f"{name}.yaml"
-    if init == "scratch" and shipped.is_file():
-        values = {key: setting.value for key, setting in read_yaml(shipped).items()}
-        return None, AutoConfig.for_model(values.pop("model_type"), **values)
-    folder = resolve_llm(name, local_files_only=local_files_only, key="rec_llm")
-    return folder, load_config(folder, "rec_llm")
-
-
-def _change(config: PretrainedConfig, overrides: Mapping[str, Any], dropout: float | None):
-    for key, value in overrides.items():
-        if not hasattr(config, key):
-            raise ConfigError(
-                f"rec_llm_config: a {config.model_type} configuration has no {key!r}; it has "
-                + ", ".join(sorted(key for key in config.to_diff_dict() if key[0] != "_"))
-            )
-        setattr(config, key, value)
-    if dropout is not None:
-        for key in DROPOUT_KEYS:
-            if hasattr(config, key):
-                setattr(config, key, dropout)
 
 
 def _without_words(model: nn.Module) -> nn.Module:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from transformers import (
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
     MODEL_FOR_TEXT_ENCODING_MAPPING,
     AutoConfig,
     AutoModel,
+    AutoModelForSeq2SeqLM,
     AutoModelForTextEncoding,
     AutoTokenizer,
     PretrainedConfig,
@@ -52,9 +54,7 @@ def load_model(
         No trained pooler, where one is asked for.
     """
     model = load_encoder(folder, load_config(folder), dtype, pooling=pooling)
-    with _readable(folder, "item_llm"):
-        tokenizer = AutoTokenizer.from_pretrained(folder, **_SAFE)
-    return tokenizer, model
+    return load_tokenizer(folder, "item_llm"), model
 
 
 def load_config(folder: Path, key: str = "item_llm") -> PretrainedConfig:
@@ -89,22 +89,62 @@ def load_encoder(
         `pooling` is ``pooler`` and there is no trained one.
     """
     auto, has_decoder = _auto_class(config)
+    model, missing = _load(auto, folder, config, dtype, key)
+    if pooling == "pooler" and any(name.startswith("pooler.") for name in missing):
+        raise no_pooler(folder)
+    # What is not used may be missing.
+    unused = ("pooler.", "decoder.") if has_decoder else ("pooler.",)
+    _refuse_missing([name for name in missing if not name.startswith(unused)], folder, key)
+    return model.get_encoder() if has_decoder else model
+
+
+def load_seq2seq(
+    folder: Path | None, config: PretrainedConfig, key: str = "llm"
+) -> PreTrainedModel:
+    """Load an encoder-decoder that writes text; with random weights where `folder` is None.
+
+    Raises
+    ------
+    ModelFilesError
+        The weights cannot be read, or some are missing; the architecture has no decoder.
+    """
+    if type(config) not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
+        raise ModelFilesError(f"{key}: a {config.model_type} model does not write text; use T5")
+    if folder is None:
+        return AutoModelForSeq2SeqLM.from_config(config, trust_remote_code=False)
+    model, missing = _load(AutoModelForSeq2SeqLM, folder, config, torch.float32, key)
+    _refuse_missing(missing, folder, key)
+    return model
+
+
+def load_tokenizer(folder: Path, key: str) -> PreTrainedTokenizerBase:
+    """Load a tokenizer; never code from the folder, never from the network.
+
+    Raises
+    ------
+    ModelFilesError
+        The files cannot be read.
+    """
+    with _readable(folder, key):
+        return AutoTokenizer.from_pretrained(folder, **_SAFE)
+
+
+def _load(auto, folder, config, dtype, key) -> tuple[PreTrainedModel, set[str]]:
+    """Model, and names of the tensors that its files lack: transformers makes those up."""
     with _readable(folder, key):
         model, info = auto.from_pretrained(
             folder, config=config, dtype=dtype, output_loading_info=True, weights_only=True, **_SAFE
         )
-    missing = set(info["missing_keys"])
-    if pooling == "pooler" and any(name.startswith("pooler.") for name in missing):
-        raise no_pooler(folder)
-    # transformers fills what is missing with random numbers: only what is not used may be.
-    unused = ("pooler.", "decoder.") if has_decoder else ("pooler.",)
-    used = sorted(name for name in missing if not name.startswith(unused))
-    if used:
+    return model, set(info["missing_keys"])
+
+
+def _refuse_missing(names: Iterable[str], folder: Path, key: str) -> None:
+    names = sorted(names)
+    if names:
         raise ModelFilesError(
-            f"{key} {str(folder)!r}: the weights lack {len(used)} tensors of the model "
-            f"({', '.join(used[:3])}{', ...' if len(used) > 3 else ''}); get the files anew"
+            f"{key} {str(folder)!r}: the weights lack {len(names)} tensors of the model "
+            f"({', '.join(names[:3])}{', ...' if len(names) > 3 else ''}); get the files anew"
         )
-    return model.get_encoder() if has_decoder else model
 
 
 def random_encoder(config: PretrainedConfig) -> PreTrainedModel:

@@ -19,6 +19,9 @@ _WAY_OUT = {
     "--item_llm=minilm",
     "rec_llm": "give a local directory with config.json and weights, or start from random "
     "weights: --rec_llm=t5-small --rec_llm_init=scratch",
+    "llm": "give a local directory with config.json and weights, or start from random weights: "
+    "--llm_init=scratch",
+    "tokenizer": "give a local directory with T5's tokenizer: --tokenizer=FOLDER",
 }
 
 _CONFIG = "config.json"
@@ -82,6 +85,26 @@ def resolve_llm(name: str, *, local_files_only: bool = False, key: str = "item_l
     if missing:
         raise ModelFilesError(
             f"{key} {name!r}: {folder} has no {' and no '.join(missing)}; {_WAY_OUT[key]}"
+        )
+    return folder
+
+
+def resolve_tokenizer(name: str, *, local_files_only: bool = False) -> Path:
+    """Find (or fetch) the folder with the files of a tokenizer; no weights are needed.
+
+    Raises
+    ------
+    ModelFilesError
+        The files cannot be had.
+    """
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        if folder.is_file() or _looks_like_path(name):
+            raise ModelFilesError(f"tokenizer {name!r}: no such directory; {_WAY_OUT['tokenizer']}")
+        folder = _snapshot(name, list(_TOKENIZER), local_files_only, "tokenizer")
+    if not _existing(folder, _TOKENIZER):
+        raise ModelFilesError(
+            f"tokenizer {name!r}: {folder} has no tokenizer; {_WAY_OUT['tokenizer']}"
         )
     return folder
 

@@ -21,12 +21,29 @@ class ConfigLike(Protocol):
 
 
 @dataclass(frozen=True)
-class TextSettings:
-    """Values of the ``item_*`` keys; their defaults are in properties/model/LiteLLM4Rec.yaml."""
+class TextFields:
+    """Which fields of ``.item`` make an item's text, and how."""
 
     dataset: str
     fields: list[str] | None
     template: str
+
+    @classmethod
+    def from_config(cls, config: ConfigLike) -> TextFields:
+        """Read and check the keys.
+
+        Raises
+        ------
+        ConfigError
+            A value is no list of names, or no text.
+        """
+        return cls(str(config["dataset"]), _fields(config), _text(config, "item_text_template"))
+
+
+@dataclass(frozen=True)
+class TextSettings(TextFields):
+    """Values of the ``item_*`` keys; their defaults are in properties/model/LiteLLM4Rec.yaml."""
+
     llm: str
     pooling: str
     max_length: int | None

@@ -14,7 +14,7 @@ from recbole_lite.errors import ConfigError, MissingDependencyError, ModelFilesE
 from recbole_lite.text import cache
 from recbole_lite.text.item_text import render_item_texts
 from recbole_lite.text.llm_files import resolve_llm, weights_fingerprint
-from recbole_lite.text.settings import ConfigLike, TextSettings
+from recbole_lite.text.settings import ConfigLike, TextFields, TextSettings
 
 
 class HasItemText(Protocol):
@@ -93,7 +93,7 @@ def item_vectors(config: ConfigLike, dataset: HasItemText) -> ItemVectors:
     return ItemVectors(vectors, has_text, texts, from_cache, seconds, path)
 
 
-def read_texts(settings: TextSettings, dataset: HasItemText) -> tuple[list[str], torch.Tensor]:
+def read_texts(settings: TextFields, dataset: HasItemText) -> tuple[list[str], torch.Tensor]:
     """Texts of all items, and which have one; a warning counts those that do not.
 
     Returns
@@ -112,7 +112,7 @@ def read_texts(settings: TextSettings, dataset: HasItemText) -> tuple[list[str],
     return texts, has_text
 
 
-def _item_texts(settings: TextSettings, dataset: HasItemText) -> list[str]:
+def _item_texts(settings: TextFields, dataset: HasItemText) -> list[str]:
     columns = dataset.item_text_columns(settings.fields)
     absent = [field for field in settings.fields or [] if field not in columns]
     if absent or not columns:

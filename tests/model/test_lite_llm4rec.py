@@ -263,3 +263,39 @@ def test_the_same_seed_gives_the_same_model(config_for):
     second, _ = build(config_for("LiteLLM4Rec"))
     for (name, a), b in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
+
+
+# -- tied head --------------------------------------------------------------------------------
+
+WIDE = {**TINY_T5, "d_model": 32}  # d_item is 16: an adapter
+
+
+@pytest.mark.parametrize("architecture", [TINY_T5, WIDE], ids=["same size", "adapter"])
+def test_a_tied_head_scores_with_the_item_vectors(architecture, config_for):
+    changes = {"tie_head": True, "rec_llm_config": architecture, "item_llm_training": "embeddings"}
+    model, dataset = build(config_for("LiteLLM4Rec", user_dropout=0.0, **changes))
+    batch = batch_of([[3, 7, 2], [9]], 6, [5, 1])
+    users = model(batch["item_id_list"], batch["item_length"])
+    table = model.item_tower.adapter(model.item_tower.vectors)  # [n_items, d]
+    scores = model.full_sort_predict(batch)
+    assert torch.allclose(scores[:, 1:], users @ table[1:].T, atol=1e-5)
+    assert torch.allclose(model.predict(batch), scores[[0, 1], [5, 1]], atol=1e-5)
+    assert not any(name.startswith("head") for name, _ in model.named_parameters())
+    model.calculate_loss(batch).backward()
+    # As outputs, items that are in no history are trained, too; padding is not.
+    rows = model.item_tower.vectors.grad.any(1)
+    assert rows[1:].all()
+    assert not rows[0]
+    assert len(rows) == dataset.item_num
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"frozen_parts": ["head"]}, "with tie_head: True there is no head to freeze"),
+        ({"stages": [{}, {"item_llm_training": "full"}]}, "does not go with .*: full"),
+    ],
+)
+def test_what_a_tied_head_does_not_go_with(changes, message, config_for):
+    with pytest.raises(ConfigError, match=message):
+        build(config_for("LiteLLM4Rec", tie_head=True, **changes))

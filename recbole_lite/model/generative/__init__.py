@@ -1,0 +1,1 @@
+"""Rivals that write the next item token by token: P5, POD, LightLM."""

@@ -1,0 +1,134 @@
+"""Prompts of a batch, put together from token tables without a loop over users."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from recbole_lite.errors import ConfigError
+
+
+class TokenTable(nn.Module):
+    """Tokens of numbered things: users, items.
+
+    Parameters
+    ----------
+    tokens : sequence of sequence of int
+        By number.
+    """
+
+    def __init__(self, tokens: Sequence[Sequence[int]]):
+        super().__init__()
+        lengths = torch.tensor([len(row) for row in tokens])
+        table = torch.zeros(len(tokens), max(int(lengths.max()), 1), dtype=torch.int64)
+        for number, row in enumerate(tokens):
+            table[number, : len(row)] = torch.tensor(row, dtype=torch.int64)
+        self.register_buffer("table", table, persistent=False)
+        self.register_buffer("lengths", lengths, persistent=False)
+
+    def forward(self, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens ``[..., K]`` of ``[...]`` numbers, and whether there is one at a place."""
+        places = torch.arange(self.table.shape[1], device=numbers.device)
+        return self.table[numbers], places < self.lengths[numbers][..., None]
+
+
+class Prompts(nn.Module):
+    """Token ids of prompts such as ``user_12 item_34 item_56``.
+
+    Parameters
+    ----------
+    templates : sequence of (list of int, list of int, list of int)
+        Tokens before the user, between user and items, and behind the items.
+    users, items : TokenTable
+    """
+
+    def __init__(self, templates: Sequence[tuple], users: TokenTable, items: TokenTable):
+        super().__init__()
+        parts = zip(*templates, strict=True)
+        self.parts = nn.ModuleList(TokenTable(part) for part in parts)
+        self.users, self.items = users, items
+        self.n_templates = len(templates)
+
+    def forward(
+        self, users: torch.Tensor, item_seq: torch.Tensor, template: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Prompts of a batch.
+
+        Parameters
+        ----------
+        users : torch.Tensor
+            ``[B]`` internal ids.
+        item_seq : torch.Tensor
+            ``[B, L]`` internal ids, 0 for padding.
+        template : torch.Tensor
+            ``[B]`` number of each prompt's template.
+
+        Returns
+        -------
+        (torch.Tensor, torch.Tensor, torch.Tensor)
+            Token ids ``[B, T]``; the whole word that each belongs to (P5, Section 3.3: 1 for the
+            user, 2 ... for the items, 0 for the template's words); mask. All tokens stand at the
+            left, T is the longest prompt of the batch.
+        """
+        batch, length = item_seq.shape
+        item_tokens, item_mask = self.items(item_seq)  # [B, L, K]
+        width = item_tokens.shape[2]
+        words = torch.arange(2, length + 2, device=item_seq.device).repeat_interleave(width)
+        item_mask = item_mask & (item_seq > 0)[..., None]
+        blocks = [
+            (*self.parts[0](template), 0),
+            (*self.users(users), 1),
+            (*self.parts[1](template), 0),
+            (item_tokens.flatten(1), item_mask.flatten(1), words.expand(batch, -1)),
+            (*self.parts[2](template), 0),
+        ]
+        tokens = torch.cat([block[0] for block in blocks], 1)
+        mask = torch.cat([block[1] for block in blocks], 1)
+        word = torch.cat(
+            [
+                block[2] if torch.is_tensor(block[2]) else torch.full_like(block[0], block[2])
+                for block in blocks
+            ],
+            1,
+        )
+        return _to_the_left(mask, tokens, word)
+
+
+def _to_the_left(mask, tokens, word):
+    lengths = mask.sum(1)
+    longest = int(lengths.max())
+    # Places of the tokens that are there, in order; the rest goes to a last column, cut off.
+    places = torch.where(mask, mask.cumsum(1) - 1, longest)
+    moved = [
+        torch.zeros(len(mask), longest + 1, dtype=values.dtype, device=mask.device).scatter_(
+            1, places, values
+        )[:, :longest]
+        for values in (tokens, word)
+    ]
+    kept = torch.arange(longest, device=mask.device) < lengths[:, None]
+    return *moved, kept
+
+
+def split_template(template: str, key: str) -> tuple[str, str, str]:
+    """Words before, between and behind ``{user}`` and ``{items}``.
+
+    Both must stand alone between spaces: then their tokens do not depend on the words around
+    them, and can be looked up.
+
+    Raises
+    ------
+    ConfigError
+        One of them is missing, repeated, in the other order, or touches a word.
+    """
+    words = str(template).split()
+    if words.count("{user}") != 1 or words.count("{items}") != 1:
+        raise ConfigError(
+            f"{key}: {template!r} must hold {{user}} and {{items}} once each, between spaces"
+        )
+    user, items = words.index("{user}"), words.index("{items}")
+    if items < user:
+        raise ConfigError(f"{key}: {template!r} must name {{user}} before {{items}}")
+    parts = words[:user], words[user + 1 : items], words[items + 1 :]
+    return tuple(" ".join(part) for part in parts)

@@ -1,0 +1,18 @@
+"""P5: recommendation as language processing (Geng et al., RecSys 2022)."""
+
+from __future__ import annotations
+
+from recbole_lite.model.generative.numbers import numbered_words
+from recbole_lite.model.generative.recommender import GenerativeRecommender
+
+
+class P5(GenerativeRecommender):
+    """T5 that reads a prompt with numbers of user and items and writes the next item's number.
+
+    The sequential task of the paper only. Each training example takes one of
+    ``prompt_templates`` at random; evaluation takes the first.
+    """
+
+    def words(self, config, dataset):
+        """``user_12``, ``item_34`` in T5's own tokens."""
+        return numbered_words(config, dataset)
