@@ -165,6 +165,7 @@ def _leading_vectors(graph: sparse.csr_matrix, k: int, seed: int) -> np.ndarray:
         start = np.random.default_rng(seed).standard_normal(n)
         options = {"rng": seed} if _TAKES_RNG else {}
         values, vectors = eigsh(normalised, k, which="LA", v0=start, tol=1e-4, **options)
-    # The diagonal is empty, so all eigenvalues add up to 0; one of them is 1. What is not above
-    # the mean of the others tells of no clusters: none is where all items are alike.
-    return vectors[:, values > -1 / (n - 1) + 1e-6]
+    # The diagonal is empty, so all eigenvalues add up to 0, and one of them is 1. What is not
+    # above the mean of the others tells of no clusters: none is where all items are alike. Nor
+    # does 0, which has no part in the matrix: the leaves of a star differ in such vectors.
+    return vectors[:, (values > -1 / (n - 1) + 1e-6) & (abs(values) > 1e-6)]
