@@ -120,6 +120,7 @@ def _divide(graph: sparse.csr_matrix, n_clusters: int, seed: int) -> list[np.nda
     else:
         labels = _cluster(graph[linked][:, linked], n_parts, seed)
     parts = [linked[labels == label] for label in np.unique(labels)]
+    parts.sort(key=lambda part: part[0])  # labels may hang on the sign of an eigenvector
     return [*parts, isolated] if len(isolated) else parts
 
 
@@ -142,14 +143,11 @@ def _cluster(graph: sparse.csr_matrix, n_clusters: int, seed: int) -> np.ndarray
     rows = _leading_vectors(graph, min(n_clusters, graph.shape[0]), seed)
     # A vertex that the vectors hardly reach stays near 0: its direction is rounding noise.
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-8)
-    # Points that differ by rounding only are one.
-    points, index, weights = np.unique(
-        rows.round(6), axis=0, return_inverse=True, return_counts=True
-    )
+    # K-means complains about fewer points than clusters; those apart by rounding only are one.
+    points, labels = np.unique(rows.round(6), axis=0, return_inverse=True)
     if len(points) <= n_clusters:
-        return index
-    means = KMeans(n_clusters, n_init=4, random_state=seed)
-    return means.fit(points, sample_weight=weights).labels_[index]
+        return labels
+    return KMeans(n_clusters, n_init=4, random_state=seed).fit(rows).labels_
 
 
 def _leading_vectors(graph: sparse.csr_matrix, k: int, seed: int) -> np.ndarray:
@@ -164,7 +162,7 @@ def _leading_vectors(graph: sparse.csr_matrix, k: int, seed: int) -> np.ndarray:
     else:
         start = np.random.default_rng(seed).standard_normal(n)
         options = {"rng": seed} if _TAKES_RNG else {}
-        values, vectors = eigsh(normalised, k, which="LA", v0=start, tol=1e-4, **options)
+        values, vectors = eigsh(normalised, k, which="LA", v0=start, **options)
     # The diagonal is empty, so all eigenvalues add up to 0, and one of them is 1. What is not
     # above the mean of the others tells of no clusters: none is where all items are alike. Nor
     # does 0, which has no part in the matrix: the leaves of a star differ in such vectors.
