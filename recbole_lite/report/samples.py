@@ -41,7 +41,10 @@ def sample_users(trainer, test_data, dataset, config) -> list[dict[str, Any]]:
     trainer.model.eval()
     with torch.no_grad():
         batch, scores, _, targets = trainer._full_sort_batch_eval(batch)
-    best = scores.topk(min(SHOWN_RECOMMENDATIONS, scores.shape[1] - 1)).indices
+    ranked = scores.topk(min(SHOWN_RECOMMENDATIONS, scores.shape[1] - 1))
+    best = [  # a beam search may name fewer items; the others have -inf
+        picks[~torch.isneginf(values)].tolist() for values, picks in zip(*ranked, strict=True)
+    ]
     titles = item_titles(dataset, config["title_field"])
     history = batch[dataset.iid_field + config["LIST_SUFFIX"]]
     lengths = batch[config["ITEM_LIST_LENGTH_FIELD"]]
@@ -51,7 +54,7 @@ def sample_users(trainer, test_data, dataset, config) -> list[dict[str, Any]]:
             "user": str(user),
             "history": [titles[i] for i in items[max(0, n - SHOWN_HISTORY) : n].tolist()],
             "target": titles[target],
-            "recommended": [titles[i] for i in picks.tolist()],
+            "recommended": [titles[i] for i in picks],
         }
         for user, items, n, target, picks in zip(
             users, history, lengths.tolist(), targets.tolist(), best, strict=True

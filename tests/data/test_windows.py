@@ -336,3 +336,22 @@ def test_segments_differ_between_epochs_and_not_between_runs(settings):
     assert not all(torch.equal(a, b) for a, b in zip(*epochs, strict=True))
     again = [batch["item_id_list"] for batch in second]
     assert all(torch.equal(a, b) for a, b in zip(epochs[0], again, strict=True))
+
+
+@pytest.mark.parametrize("strategy", ["all", "sampling", "prefix"])
+def test_interactions_are_those_of_training(strategy, settings):
+    """Whatever the strategy and the draw: every user's interactions but the last two."""
+    changes = {"train_strategy": strategy, "rec_llm_causal": True}
+    config = LiteConfig("LiteLLM4Rec", "tiny", config_dict=settings(**changes))
+    train, *_ = data_preparation(config, create_dataset(config))
+    store = train._dataset.inter_feat.store
+    users, items = store.columns["user_id"].tolist(), store.columns["item_id"].tolist()
+    left, expected = Counter(users), []
+    for user, item in zip(users, items, strict=True):
+        left[user] -= 1
+        if left[user] >= 2:
+            expected.append((user, item))
+    for _ in range(2):
+        found = train._dataset.inter_feat.interactions()
+        assert list(zip(*(array.tolist() for array in found), strict=True)) == expected
+        list(train)

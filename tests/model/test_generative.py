@@ -236,10 +236,12 @@ def test_numbers_are_shuffled_by_the_seed():
 
 @pytest.mark.parametrize("name", ["P5", "POD", "LightLM"])
 def test_whole_runs(name, settings, quick):
-    result = run(name, "tiny", config_dict=quick(**settings(name, epochs=1)))
+    values = settings(name, epochs=1, sample_users=4, num_beams=3)
+    result = run(name, "tiny", config_dict=quick(**values))
+    assert all(len(sample["recommended"]) <= 3 for sample in result["samples"])
     assert set(result["test_result"]) == {"recall@3", "recall@5", "ndcg@3", "ndcg@5"}
     beams = result["beams"]
-    assert (beams["users"], beams["beams"]) == (30, 150)  # of the test alone
+    assert (beams["users"], beams["beams"]) == (30, 90)  # of the test alone
     assert (beams["no_item"] == 0) is (name == "LightLM")
 
 
