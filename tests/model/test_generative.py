@@ -231,6 +231,18 @@ def test_numbers_are_shuffled_by_the_seed():
     assert item_numbers({"item_numbers": "internal"}, 5) == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("name", ["P5", "LightLM"])
+def test_a_loaded_model_keeps_the_tokens_that_it_was_trained_with(name, built):
+    """Here the other model has numbered, or cluster-numbered, its items by another seed."""
+    trained, batch = built(name, constrained_beams=True)
+    other, _ = built(name, constrained_beams=True, seed=7)
+    with torch.no_grad():
+        expected = trained.beams(batch)
+        other.load_state_dict(trained.state_dict())
+        assert torch.equal(other.beams(batch), expected)
+    assert torch.equal(other.paths.labels, trained.paths.labels)
+
+
 # -- whole runs, bad input --------------------------------------------------------------------
 
 

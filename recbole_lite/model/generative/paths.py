@@ -46,14 +46,15 @@ class ItemPaths(nn.Module):
     ):
         super().__init__()
         self.eos = eos
-        self.longest = max(len(path) for path in paths[1:]) + 1
         sources, tokens, targets, leaves = _trie(paths, eos, name_of)
-        labels = torch.full((len(paths), self.longest), -100)
+        labels = torch.full((len(paths), max(map(len, paths)) + 1), -100)
         for item, path in enumerate(paths[1:], 1):
             labels[item, : len(path) + 1] = torch.tensor([*path, eos])
-        self.register_buffer("labels", labels, persistent=False)
-        self._span = int(tokens.max()) + 1  # source * span + token orders the transitions
-        keys = sources * self._span + tokens
+        # All of it is kept in checkpoints: a loaded model must write the items as it learned them,
+        # even where another machine would cluster or number them differently.
+        self.register_buffer("labels", labels)
+        span = tokens.max() + 1  # source * span + token orders the transitions
+        keys = sources * span + tokens
         order = np.argsort(keys)
         n_states = len(targets) + 1  # each but the root is the target of one transition
         starts = np.searchsorted(sources[order], np.arange(n_states + 1))
@@ -65,8 +66,14 @@ class ItemPaths(nn.Module):
             ("_targets", targets[order]),
             ("_starts", starts),
             ("_item_of", item_of),
+            ("_span", np.array(span)),
         ):
-            self.register_buffer(name, torch.from_numpy(array), persistent=False)
+            self.register_buffer(name, torch.from_numpy(array))
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest path, its end included."""
+        return self.labels.shape[1]
 
     def step(self, states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """States behind one more token; ``[N]``, ``[N]`` -> ``[N]``."""

@@ -25,8 +25,8 @@ class TokenTable(nn.Module):
         table = torch.zeros(len(tokens), max(int(lengths.max()), 1), dtype=torch.int64)
         for number, row in enumerate(tokens):
             table[number, : len(row)] = torch.tensor(row, dtype=torch.int64)
-        self.register_buffer("table", table, persistent=False)
-        self.register_buffer("lengths", lengths, persistent=False)
+        self.register_buffer("table", table)
+        self.register_buffer("lengths", lengths)
 
     def forward(self, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens ``[..., K]`` of ``[...]`` numbers, and whether there is one at a place."""

@@ -1,8 +1,8 @@
 """Collaborative item indices: paths through a tree of clusters of items that share users.
 
-LightLM (Mei & Zhang 2023, arXiv 2310.17488) calls them Spectral Collaborative Indexing and sets
-N = 20 clusters and at most k = 100 items in a cluster that is not divided further; the idea is
-collaborative indexing of Hua et al. 2023 (arXiv 2305.06569).
+LightLM (Mei & Zhang 2023, arXiv 2310.17488) calls them Spectral Collaborative Indexing; the idea
+is collaborative indexing of Hua et al. 2023 (arXiv 2305.06569). The defaults, 20 clusters and at
+most 100 items in one that is not divided, are those of LightLM's published indices ("c20_100").
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ import math
 import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
-from scipy.sparse.linalg import eigsh
+from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from sklearn.cluster import KMeans
 
 from recbole_lite.errors import ConfigError
 
 _DENSE = 512  # up to so many items, LAPACK on the full matrix is faster than ARPACK
-# When ARPACK meets an invariant subspace it goes on from a random vector, which SciPy 1.17 and
-# later draw anew in each call unless they are given a generator; earlier ones take no generator.
+_MOST_RESTARTS = 300  # of ARPACK; ml-1m and amazon-games take up to 25, a long chain thousands
+# When ARPACK meets an invariant subspace (many equal eigenvalues), it goes on from a random
+# vector. SciPy 1.17 and later draw it anew in each call unless they are given a generator;
+# earlier ones take none, so that there a second call in the same process may differ.
 _TAKES_RNG = "rng" in inspect.signature(eigsh).parameters
 
 
@@ -43,9 +45,7 @@ def cooccurrence(users: np.ndarray, items: np.ndarray, n_items: int) -> sparse.c
     had = sparse.csr_matrix((np.ones(len(users), dtype=np.int32), (users, items)), shape=shape)
     had.data[:] = 1  # repeated pairs were added up
     counts = (had.T @ had).tocsr()
-    counts -= sparse.diags(counts.diagonal(), dtype=counts.dtype)
-    counts.eliminate_zeros()
-    return counts
+    return counts - sparse.diags(counts.diagonal(), dtype=counts.dtype)  # stores no zeros
 
 
 def spectral_paths(
@@ -160,10 +160,19 @@ def _leading_vectors(graph: sparse.csr_matrix, k: int, seed: int) -> np.ndarray:
         values, vectors = np.linalg.eigh(normalised.toarray())
         values, vectors = values[-k:], vectors[:, -k:]
     else:
-        start = np.random.default_rng(seed).standard_normal(n)
-        options = {"rng": seed} if _TAKES_RNG else {}
-        values, vectors = eigsh(normalised, k, which="LA", v0=start, **options)
+        values, vectors = _by_arpack(normalised, k, seed)
     # The diagonal is empty, so all eigenvalues add up to 0, and one of them is 1. What is not
     # above the mean of the others tells of no clusters: none is where all items are alike. Nor
     # does 0, which has no part in the matrix: the leaves of a star differ in such vectors.
     return vectors[:, (values > -1 / (n - 1) + 1e-6) & (abs(values) > 1e-6)]
+
+
+def _by_arpack(matrix: sparse.csr_matrix, k: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The `k` largest eigenvalues and their vectors; fewer or none where the gaps are tiny."""
+    start = np.random.default_rng(seed).standard_normal(matrix.shape[0])
+    options = {"rng": seed} if _TAKES_RNG else {}
+    try:
+        # Nearly exact, so that another number of threads or another BLAS gives the same clusters.
+        return eigsh(matrix, k, which="LA", v0=start, tol=1e-10, maxiter=_MOST_RESTARTS, **options)
+    except ArpackNoConvergence as error:
+        return error.eigenvalues, error.eigenvectors
