@@ -56,18 +56,14 @@ def _roberta():
 
 
 def _t5():
-    config = T5Config(
-        vocab_size=len(VOCABULARY),
-        d_model=16,
-        d_kv=8,
-        d_ff=24,
-        num_layers=2,
-        num_heads=2,
-        pad_token_id=0,
-        decoder_start_token_id=0,
-    )
     tokenizer = _tokenizer("$A </s>", pad_token="<pad>", eos_token="</s>")
-    return T5ForConditionalGeneration(config), tokenizer
+    return _t5_of(len(VOCABULARY)), tokenizer
+
+
+def _t5_of(vocabulary: int) -> T5ForConditionalGeneration:
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2}
+    special = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
+    return T5ForConditionalGeneration(T5Config(vocab_size=vocabulary, **sizes, **special))
 
 
 def _gpt2():
@@ -110,18 +106,7 @@ def _writer():
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
     )
-    config = T5Config(
-        vocab_size=len(vocabulary),
-        d_model=16,
-        d_kv=8,
-        d_ff=24,
-        num_layers=2,
-        num_heads=2,
-        pad_token_id=0,
-        eos_token_id=1,
-        decoder_start_token_id=0,
-    )
-    return T5ForConditionalGeneration(config), fast
+    return _t5_of(len(vocabulary)), fast
 
 
 BUILDERS = {
