@@ -36,7 +36,7 @@ TOP = 20
 PAPER_MS = {"P5": 2280, "POD": 2170, "LiteLLM4Rec": 6.13}  # Table 5, ML-1m
 PAPER_TOKENS = {"P5": 112.2, "POD": 85.0, "LiteLLM4Rec": 21}  # Table 6, ML-1m
 NO_DECODER = {"decoder": False}
-TITLES = {**NO_DECODER, "item_in_prompt": "title", "item_text_fields": None}
+TITLES = {**NO_DECODER, "item_in_prompt": "title"}
 SIDES = {
     "P5": ("P5", {}),
     "P5 w/o_d": ("P5", NO_DECODER),
@@ -66,6 +66,9 @@ class Side:
         if model in ("P5", "POD"):
             settings["tokenizer"] = args.tokenizer
         self.config = LiteConfig(model, args.dataset, config_dict=settings)
+        if self.config["item_in_prompt"] == "title" and self.config["title_field"]:
+            settings["item_text_template"] = f"{{{self.config['title_field']}}}"
+            self.config = LiteConfig(model, args.dataset, config_dict=settings)
         self.dataset = create_dataset(self.config)
         train, _, self.test = data_preparation(self.config, self.dataset)
         torch.manual_seed(2020)

@@ -216,6 +216,8 @@ _COUNTS = {  # key: smallest value
     "sample_users": 0,
     "sce_negatives": 1,
     "max_steps": 1,
+    "num_beams": 1,
+    "prompt_length": 0,
 }
 _MAY_BE_NONE = {"max_steps"}
 # Beside the counts: keys whose value cannot be left out.

@@ -275,6 +275,13 @@ def test_a_batch_learned_by_heart_is_recommended(built):
     "name, changes, error, message",
     [
         ("P5", {"num_beams": 25}, ConfigError, "25 beams, but there are only 24 items"),
+        ("P5", {"num_beams": 0}, ConfigError, "num_beams must be a whole number of at least 1"),
+        (
+            "POD",
+            {"prompt_length": -1},
+            ConfigError,
+            "prompt_length must be .* at least 0, found -1",
+        ),
         ("P5", {"item_numbers": "none"}, ConfigError, "item_numbers must be random or internal"),
         ("P5", {"item_in_prompt": "name"}, ConfigError, "item_in_prompt must be id or title"),
         ("P5", {"prompt_templates": []}, ConfigError, "prompt_templates must be a list"),
