@@ -5,8 +5,9 @@
 
 From a batch of users (32, real histories from the test split, on the device) to their top 20
 items, the paper's "time between inputting the data to the model and obtaining the final
-recommendations" (Section 5.3). All sides are of T5-small's size with random weights, which cost
-the same as trained ones; only where a beam search may stop early does the time depend on them.
+recommendations" (Section 5.3). All language models are of T5-small's size, but for "LiteLLM4Rec, prefix", the
+small encoder of `properties/prefix/ml-1m.yaml`. Their weights are random, which cost the same as
+trained ones; only where a beam search may stop early does the time depend on them.
 The sides take turns in one process, after a warm-up; medians, and the whole range.
 
 "plain loop" is what one writes with the tokenizer and ``generate`` alone: it shows that the
@@ -48,6 +49,7 @@ SIDES = {
     "BERT4Rec": ("BERT4Rec", {}),
     "SASRec": ("SASRec", {}),
     "LiteLLM4Rec": ("LiteLLM4Rec", {}),
+    "LiteLLM4Rec, prefix": ("LiteLLM4Rec", {"config_files": ["properties/prefix/ml-1m.yaml"]}),
 }
 COMMON = {
     "llm_init": "scratch",
@@ -63,9 +65,10 @@ class Side:
 
     def __init__(self, model: str, changes: dict, args):
         settings = {**COMMON, "data_path": args.data_path, "eval_batch_size": args.batch, **changes}
+        files = settings.pop("config_files", None)
         if model in ("P5", "POD"):
             settings["tokenizer"] = args.tokenizer
-        self.config = LiteConfig(model, args.dataset, config_dict=settings)
+        self.config = LiteConfig(model, args.dataset, files, config_dict=settings)
         if self.config["item_in_prompt"] == "title" and self.config["title_field"]:
             settings["item_text_template"] = f"{{{self.config['title_field']}}}"
             self.config = LiteConfig(model, args.dataset, config_dict=settings)
