@@ -5,7 +5,7 @@
 
 From a batch of users (32, real histories from the test split, on the device) to their top 20
 items, the paper's "time between inputting the data to the model and obtaining the final
-recommendations" (Section 5.3). All language models are of T5-small's size, but for "LiteLLM4Rec, prefix", the
+recommendations" (Section 5.3). All language models are of T5-small's size, but for "LiteLLM4Rec (prefix)", the
 small encoder of `properties/prefix/ml-1m.yaml`. Their weights are random, which cost the same as
 trained ones; only where a beam search may stop early does the time depend on them.
 The sides take turns in one process, after a warm-up; medians, and the whole range.
@@ -49,7 +49,7 @@ SIDES = {
     "BERT4Rec": ("BERT4Rec", {}),
     "SASRec": ("SASRec", {}),
     "LiteLLM4Rec": ("LiteLLM4Rec", {}),
-    "LiteLLM4Rec, prefix": ("LiteLLM4Rec", {"config_files": ["properties/prefix/ml-1m.yaml"]}),
+    "LiteLLM4Rec (prefix)": ("LiteLLM4Rec", {"config_files": ["properties/prefix/ml-1m.yaml"]}),
 }
 COMMON = {
     "llm_init": "scratch",
@@ -71,7 +71,7 @@ class Side:
         self.config = LiteConfig(model, args.dataset, files, config_dict=settings)
         if self.config["item_in_prompt"] == "title" and self.config["title_field"]:
             settings["item_text_template"] = f"{{{self.config['title_field']}}}"
-            self.config = LiteConfig(model, args.dataset, config_dict=settings)
+            self.config = LiteConfig(model, args.dataset, files, config_dict=settings)
         self.dataset = create_dataset(self.config)
         train, _, self.test = data_preparation(self.config, self.dataset)
         torch.manual_seed(2020)
