@@ -43,6 +43,10 @@ SIDES = {
         "LiteLLM4Rec",
         {"rec_llm_init": "scratch", "item_llm": "minilm", "train_strategy": "sampling"},
     ),
+    "ItemLM": ("ItemLM", {}),
+    "ItemLM-text": ("ItemLM", {"item_init": "text", "item_llm": "minilm"}),
+    "ItemLM-text+id": ("ItemLM", {"item_init": "text+id", "item_llm": "minilm"}),
+    "ItemLM-llama": ("ItemLM", {"lm_architecture": "llama"}),
     "SASRec": ("SASRec", {}),
     "SASRec-tuned": ("SASRec", TUNED),
     "BERT4Rec": ("BERT4Rec", {}),
@@ -99,9 +103,10 @@ class Side:
         steps, epoch = max(int(seconds / step), 1), len(train_data)
         epochs = math.ceil(steps / epoch)
         if epochs > VALIDATIONS or hasattr(model, "beam_counts"):
-            times = 1 if hasattr(model, "beam_counts") else VALIDATIONS
-            self.settings["eval_step"] = epochs // times
-            epochs = self.settings["eval_step"] * times  # the last epoch is validated
+            # A beam search over all users is dear: once, at the end.
+            validations = 1 if hasattr(model, "beam_counts") else VALIDATIONS
+            self.settings["eval_step"] = epochs // validations
+            epochs = self.settings["eval_step"] * validations  # the last epoch is validated
             steps = min(steps, epochs * epoch)
         self.settings |= {"max_steps": steps, "epochs": epochs, "stopping_step": VALIDATIONS}
         if self.two_stages:

@@ -15,6 +15,7 @@ INSTALL_RECBOLE = f"pip install --no-deps recbole=={RECBOLE_VERSION}"
 # Ours: name -> module. Imported on demand, so that a baseline needs no transformers.
 MODELS = {
     "LiteLLM4Rec": "recbole_lite.model.lite_llm4rec",
+    "ItemLM": "recbole_lite.model.item_lm",
     "P5": "recbole_lite.model.p5",
     "POD": "recbole_lite.model.pod",
     "LightLM": "recbole_lite.model.lightlm",

@@ -14,11 +14,46 @@ from recbole_lite.model.dropout import use_cheap_dropout
 from recbole_lite.text.hf_model import load_encoder, random_encoder
 
 
-class RecommendationLLM(nn.Module):
-    """Encoder over item vectors (paper, Section 4.2, equation 4).
+class VectorReader(nn.Module):
+    """A Hugging Face model that reads vectors in place of words.
 
-    Any Hugging Face model that takes ``inputs_embeds`` will do; its word-embedding table and
-    pooler are not kept.
+    Parameters
+    ----------
+    encoder : transformers.PreTrainedModel
+        Any that takes ``inputs_embeds``; its word-embedding table and pooler are not kept.
+    causal : bool
+        Let each position see only itself and what is before it.
+    """
+
+    def __init__(self, encoder: nn.Module, causal: bool):
+        super().__init__()
+        self.encoder = _without_words(encoder)
+        use_cheap_dropout(self.encoder)
+        self.encoder.config.use_cache = False  # keys and values are for generation
+        self.causal = causal
+        self.hidden_size: int = encoder.config.hidden_size
+
+    def forward(self, vectors: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Contextual vectors.
+
+        Parameters
+        ----------
+        vectors : torch.Tensor
+            ``[B, L, d]``.
+        mask : torch.Tensor
+            ``[B, L]``, true where there is an item; a causal encoder wants the padding behind.
+
+        Returns
+        -------
+        torch.Tensor
+            ``[B, L, d]``; what stands at masked positions means nothing.
+        """
+        visible = _causal_mask(vectors) if self.causal else mask.long()
+        return self.encoder(inputs_embeds=vectors, attention_mask=visible).last_hidden_state
+
+
+class RecommendationLLM(VectorReader):
+    """Encoder over item vectors (paper, Section 4.2, equation 4).
 
     Parameters
     ----------
@@ -56,7 +91,6 @@ class RecommendationLLM(nn.Module):
         local_files_only: bool = False,
         causal: bool = False,
     ):
-        super().__init__()
         check_init(init, overrides, "rec_llm")
         folder, config = read_architecture(name, init, "rec_llm", local_files_only)
         change_architecture(config, overrides or {}, dropout, "rec_llm_config")
@@ -70,28 +104,7 @@ class RecommendationLLM(nn.Module):
             encoder = load_encoder(folder, config, torch.float32, "rec_llm")
         else:
             encoder = random_encoder(config)
-        self.encoder = _without_words(encoder)
-        use_cheap_dropout(self.encoder)
-        self.causal = causal
-        self.hidden_size: int = config.hidden_size
-
-    def forward(self, vectors: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Contextual vectors.
-
-        Parameters
-        ----------
-        vectors : torch.Tensor
-            ``[B, L, d]``.
-        mask : torch.Tensor
-            ``[B, L]``, true where there is an item; a causal encoder wants the padding behind.
-
-        Returns
-        -------
-        torch.Tensor
-            ``[B, L, d]``; what stands at masked positions means nothing.
-        """
-        visible = _causal_mask(vectors) if self.causal else mask.long()
-        return self.encoder(inputs_embeds=vectors, attention_mask=visible).last_hidden_state
+        super().__init__(encoder, causal)
 
 
 def _causal_mask(vectors: torch.Tensor) -> torch.Tensor:
