@@ -83,6 +83,7 @@ class Side:
         self.dataset = args.dataset
 
     def config(self) -> LiteConfig:
+        """Configure a run of this side."""
         return LiteConfig(self.model, self.dataset, self.files, config_dict=self.settings)
 
     def plan(self, seconds: float) -> dict:

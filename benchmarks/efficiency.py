@@ -5,9 +5,10 @@
 
 From a batch of users (32, real histories from the test split, on the device) to their top 20
 items, the paper's "time between inputting the data to the model and obtaining the final
-recommendations" (Section 5.3). All language models are of T5-small's size, but for "LiteLLM4Rec (prefix)", the
-small encoder of `properties/prefix/ml-1m.yaml`. Their weights are random, which cost the same as
-trained ones; only where a beam search may stop early does the time depend on them.
+recommendations" (Section 5.3). All language models are of T5-small's size, but for "LiteLLM4Rec
+(prefix)", the small encoder of `properties/prefix/ml-1m.yaml`. Their weights are random, which
+cost the same as trained ones; only where a beam search may stop early does the time depend on
+them.
 The sides take turns in one process, after a warm-up; medians, and the whole range.
 
 "plain loop" is what one writes with the tokenizer and ``generate`` alone: it shows that the
