@@ -264,6 +264,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--autocast", choices=["bfloat16", "float16"], help="else float32")
     parser.add_argument("--sides", default=",".join(SIDES), help="names, comma-separated")
     parser.add_argument("--no_sweeps", action="store_true")
     parser.add_argument("--out", type=Path, help="folder for efficiency-<dataset>.json and .md")
@@ -271,6 +272,10 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     names = dict.fromkeys([*args.sides.split(","), "LiteLLM4Rec"])
     sides = {name: Side(*SIDES[name], args) for name in names}
+    if args.autocast:
+        device = sides["LiteLLM4Rec"].config["device"].type
+        # For the rest of the process; the context manager would indent all that follows.
+        torch.autocast(device, getattr(torch, args.autocast)).__enter__()
     times = time_of_batches(sides, args.batch, args.repeats)
     if "POD" in sides:
         loop, pod = plain_loop(sides["POD"]), sides["POD"]
@@ -288,6 +293,7 @@ def main() -> None:
     result = {
         "command": " ".join(["python", *sys.argv]),
         "environment": environment(),
+        "dtype": args.autocast or "float32",
         "batch": args.batch,
         "repeats": args.repeats,
         "times": times,
@@ -304,7 +310,8 @@ def main() -> None:
     print(text)
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-        stem = args.out / f"efficiency-{args.dataset}"
+        name = [args.dataset, *([args.autocast] if args.autocast else [])]
+        stem = args.out / "-".join(["efficiency", *name])
         stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
         stem.with_suffix(".md").write_text(text + "\n")
 
