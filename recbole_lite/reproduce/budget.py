@@ -100,12 +100,11 @@ def plan(side: Side, dataset: str, settings: Mapping[str, Any], seconds: float) 
     step = statistics.mean(times[WARM_UP:])  # the mean: a long step is part of the budget
     steps, epoch = max(int(seconds / step), 1), len(train_data)
     epochs = math.ceil(steps / epoch)
-    searches_beams = hasattr(model, "beam_counts")
-    if epochs > VALIDATIONS or searches_beams:
-        # A beam search over all users is dear: once, at the end.
-        validations = 1 if searches_beams else VALIDATIONS
-        settings["eval_step"] = epochs // validations
-        epochs = settings["eval_step"] * validations  # the last epoch is validated
+    if hasattr(model, "beam_counts"):
+        settings["eval_step"] = 0  # a beam search over all users may take longer than the training
+    elif epochs > VALIDATIONS:
+        settings["eval_step"] = epochs // VALIDATIONS
+        epochs = settings["eval_step"] * VALIDATIONS  # the last epoch is validated
         steps = min(steps, epochs * epoch)
     settings |= {"max_steps": steps, "epochs": epochs, "stopping_step": VALIDATIONS}
     if side.two_stages:
