@@ -70,7 +70,7 @@ def test_nothing_could_be_run(two_sides, request_for, monkeypatch):
     broken = [Side("FDSA", "FDSA", {"n_layer": 1})]
     monkeypatch.setattr(tables, "rivals", lambda: broken)
     monkeypatch.setattr(tables, "strategies", lambda: broken)
-    with pytest.raises(ConfigError, match="FDSA: .*n_layer"):
+    with pytest.raises(ConfigError, match=r"FDSA: .*n_layer"):
         reproduce("table4", request_for())
 
 
