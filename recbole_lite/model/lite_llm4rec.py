@@ -8,8 +8,9 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from torch import nn
 
 from recbole_lite.data.prefixes import TARGETS
-from recbole_lite.data.windows import SEEN
+from recbole_lite.data.windows import CANDIDATES, SEEN
 from recbole_lite.errors import ConfigError
+from recbole_lite.model.candidates import behind_history, candidate_loss, over_all_items, scores_of
 from recbole_lite.model.dropout import Dropout
 from recbole_lite.model.item_tower import ItemTower
 from recbole_lite.model.pooling import UserPooling
@@ -46,17 +47,23 @@ class LiteLLM4Rec(SequentialRecommender):
 
     trains_prefixes = True  # train_strategy: prefix
     can_exclude_history = True  # loss_exclude_history
+    reads_candidates = True  # task: topn
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
+        topn = config["task"] == "topn"
+        # The candidates stand at one position, behind what is in front of them.
+        places = self.max_seq_length * (not topn or config["topn_history"]) + topn
+        self.shows_history = config["topn_history"]
         self.rec_llm = RecommendationLLM(
             config["rec_llm"],
             config["rec_llm_init"],
             config["rec_llm_config"],
             config["rec_llm_dropout"],
-            self.max_seq_length,
+            places,
             config["local_files_only"],
             config["rec_llm_causal"],
+            reads_sets=topn,
         )
         if config["train_strategy"] == "prefix" and not self.rec_llm.causal:
             raise ConfigError(
@@ -99,9 +106,13 @@ class LiteLLM4Rec(SequentialRecommender):
         """``W_proj`` (equation 5), ``[n_items - 1, d]``; with ``tie_head`` the item vectors."""
         return self.item_tower.table()[1:] if self.head is None else self.head.weight
 
-    def encode(self, item_seq: torch.Tensor) -> torch.Tensor:
-        """Outputs of the Recommendation LLM, ``[B, L]`` ids -> ``[B, L, d]``."""
-        return self.rec_llm(self.item_dropout(self.item_tower(item_seq)), item_seq != 0)
+    def encode(self, item_seq: torch.Tensor, together: int = 0) -> torch.Tensor:
+        """Outputs of the Recommendation LLM, ``[B, L]`` ids -> ``[B, L, d]``.
+
+        The last `together` of the items have no order.
+        """
+        vectors = self.item_dropout(self.item_tower(item_seq))
+        return self.rec_llm(vectors, item_seq != 0, together)
 
     def forward(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> torch.Tensor:
         """User representations ``h_u`` (equation 4).
@@ -120,9 +131,26 @@ class LiteLLM4Rec(SequentialRecommender):
         """
         return self.user_dropout(self.pooling(self.encode(item_seq), item_seq != 0))
 
+    def candidate_scores(self, interaction) -> torch.Tensor:
+        """Scores of the candidates that the Recommendation LLM reads, ``[B, C]`` (Section 5.4).
+
+        Their order makes no difference: other places, the same scores.
+        """
+        candidates, history = interaction[CANDIDATES], interaction[self.ITEM_SEQ]
+        inputs = behind_history(history if self.shows_history else history[:, :0], candidates)
+        together = candidates.shape[1]
+        h_u = self.pooling(self.encode(inputs, together), inputs != 0, together)
+        return scores_of(self.user_dropout(h_u), self.head_weight(), candidates)
+
     def calculate_loss(self, interaction):
-        """Cross entropy over all items (equation 6), mean over the targets of the batch."""
+        """Cross entropy over all items (equation 6), mean over the targets of the batch.
+
+        With ``task: topn`` over the candidates.
+        """
         item_seq = interaction[self.ITEM_SEQ]
+        if CANDIDATES in interaction:
+            scores = self.candidate_scores(interaction)
+            return candidate_loss(scores, interaction[CANDIDATES], interaction[self.POS_ITEM_ID])
         if TARGETS in interaction:  # one target for each prefix
             asked = interaction[TARGETS] > 0  # [B, L]
             rows, steps = asked.nonzero(as_tuple=True)
@@ -143,11 +171,20 @@ class LiteLLM4Rec(SequentialRecommender):
 
     def predict(self, interaction):
         """Scores of the given items, ``[B]``."""
+        if CANDIDATES in interaction:
+            scores = self.full_sort_predict(interaction)
+            return scores.gather(1, interaction[self.ITEM_ID][:, None]).squeeze(1)
         h_u = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
         return (h_u * self.head_weight()[interaction[self.ITEM_ID] - 1]).sum(-1)
 
     def full_sort_predict(self, interaction):
-        """Scores of all items, ``[B, n_items]``; -inf for padding (id 0)."""
+        """Scores of all items, ``[B, n_items]``; -inf for padding (id 0).
+
+        With ``task: topn`` of the candidates; -inf for all others.
+        """
+        if CANDIDATES in interaction:
+            scores = self.candidate_scores(interaction)
+            return over_all_items(scores, interaction[CANDIDATES], self.n_items)
         h_u = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
         return F.pad(h_u @ self.head_weight().T, (1, 0), value=-torch.inf)
 

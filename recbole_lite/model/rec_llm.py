@@ -11,6 +11,7 @@ from torch import nn
 from recbole_lite.errors import ConfigError
 from recbole_lite.model.architecture import change_architecture, check_init, read_architecture
 from recbole_lite.model.dropout import use_cheap_dropout
+from recbole_lite.model.one_place import OnePlace, check_no_order
 from recbole_lite.text.hf_model import load_encoder, random_encoder
 
 
@@ -32,11 +33,13 @@ class RecommendationLLM(nn.Module):
     dropout : float, optional
         Rate inside the encoder; None keeps its configuration's.
     max_length : int
-        Longest sequence that will be read.
+        Longest sequence that will be read; a set counts as one.
     local_files_only : bool
         Never ask the hub.
     causal : bool
         Let each position see only itself and what is before it.
+    reads_sets : bool
+        Whether the last of the vectors can be a set, see :meth:`forward`.
 
     Raises
     ------
@@ -55,6 +58,7 @@ class RecommendationLLM(nn.Module):
         max_length: int,
         local_files_only: bool = False,
         causal: bool = False,
+        reads_sets: bool = False,
     ):
         super().__init__()
         check_init(init, overrides, "rec_llm")
@@ -74,8 +78,15 @@ class RecommendationLLM(nn.Module):
         use_cheap_dropout(self.encoder)
         self.causal = causal
         self.hidden_size: int = config.hidden_size
+        self.one_place = OnePlace(self.encoder) if reads_sets else None
+        if reads_sets:
+            self.eval()
+            check_no_order(self, self.hidden_size, name)
+            self.train()
 
-    def forward(self, vectors: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, vectors: torch.Tensor, mask: torch.Tensor, together: int = 0
+    ) -> torch.Tensor:
         """Contextual vectors.
 
         Parameters
@@ -83,15 +94,25 @@ class RecommendationLLM(nn.Module):
         vectors : torch.Tensor
             ``[B, L, d]``.
         mask : torch.Tensor
-            ``[B, L]``, true where there is an item; a causal encoder wants the padding behind.
+            ``[B, L]``, true where there is an item; a causal encoder wants the padding behind,
+            with `together` in front.
+        together : int
+            So many of the last vectors are a set: they stand at one position and see each other,
+            in a causal encoder, too.
 
         Returns
         -------
         torch.Tensor
             ``[B, L, d]``; what stands at masked positions means nothing.
         """
-        visible = _causal_mask(vectors) if self.causal else mask.long()
-        return self.encoder(inputs_embeds=vectors, attention_mask=visible).last_hidden_state
+        visible = mask.long()
+        if self.causal:
+            visible = _causal_mask(vectors)
+            if together:
+                visible = _with_a_set(visible, mask, together)
+        others = self.one_place.arguments(mask, together) if self.one_place else {}
+        output = self.encoder(inputs_embeds=vectors, attention_mask=visible, **others)
+        return output.last_hidden_state
 
 
 def _causal_mask(vectors: torch.Tensor) -> torch.Tensor:
@@ -103,6 +124,14 @@ def _causal_mask(vectors: torch.Tensor) -> torch.Tensor:
     lowest = torch.finfo(vectors.dtype).min
     mask = torch.full((length, length), lowest, dtype=vectors.dtype, device=vectors.device)
     return mask.triu(1)[None, None]
+
+
+def _with_a_set(causal: torch.Tensor, mask: torch.Tensor, together: int) -> torch.Tensor:
+    """``[B, 1, L, L]``: the last `together` positions see each other, and nobody the padding."""
+    visible = causal.clone()
+    visible[..., -together:, -together:] = 0
+    lowest = torch.finfo(causal.dtype).min
+    return torch.where(mask[:, None, None, :], visible, lowest)
 
 
 def _without_words(model: nn.Module) -> nn.Module:
