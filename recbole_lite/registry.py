@@ -113,6 +113,11 @@ def reads_candidates(model_class: type) -> bool:
     return getattr(model_class, "reads_candidates", False)
 
 
+def knows_candidates(model_class: type) -> bool:
+    """Whether a model is told the candidates in evaluation; else they are picked for it after."""
+    return getattr(model_class, "knows_candidates", reads_candidates(model_class))
+
+
 def can_train_prefixes(model_class: type) -> bool:
     """Whether a model scores every prefix of a window in one pass (``train_strategy: prefix``)."""
     return getattr(model_class, "trains_prefixes", False)

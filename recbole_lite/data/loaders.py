@@ -11,7 +11,7 @@ from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
 from torch.utils.data import RandomSampler, SequentialSampler
 
 from recbole_lite.data.windows import CANDIDATES, DrawnWindows
-from recbole_lite.registry import reads_candidates
+from recbole_lite.registry import knows_candidates
 
 
 class HistoryMaskLoader(FullSortEvalDataLoader):
@@ -44,7 +44,7 @@ class HistoryMaskLoader(FullSortEvalDataLoader):
             candidates = batch[CANDIDATES]
             others = torch.ones(len(candidates), self._dataset.item_num, dtype=torch.bool)
             history = others.scatter_(1, candidates, False)
-            if not reads_candidates(self.config.model_class):
+            if not knows_candidates(self.config.model_class):
                 del batch.interaction[CANDIDATES]
         elif self.config["eval_exclude_history"]:
             history = self._dataset.inter_feat.history(index)

@@ -40,9 +40,7 @@ class UserPooling(nn.Module):
         if kind == "recency":
             self.raw_rate = nn.Parameter(torch.zeros(()))  # r = softplus(raw_rate), at first 0.69
 
-    def forward(
-        self, hidden: torch.Tensor, mask: torch.Tensor, together: int = 0
-    ) -> torch.Tensor:
+    def forward(self, hidden: torch.Tensor, mask: torch.Tensor, together: int = 0) -> torch.Tensor:
         """Pool whole sequences.
 
         Parameters

@@ -84,9 +84,7 @@ class RecommendationLLM(nn.Module):
             check_no_order(self, self.hidden_size, name)
             self.train()
 
-    def forward(
-        self, vectors: torch.Tensor, mask: torch.Tensor, together: int = 0
-    ) -> torch.Tensor:
+    def forward(self, vectors: torch.Tensor, mask: torch.Tensor, together: int = 0) -> torch.Tensor:
         """Contextual vectors.
 
         Parameters
