@@ -15,6 +15,7 @@ from recbole_lite.model.dropout import Dropout
 from recbole_lite.model.item_tower import ItemTower
 from recbole_lite.model.pooling import UserPooling
 from recbole_lite.model.rec_llm import RecommendationLLM
+from recbole_lite.model.repeated import distinct_rows
 from recbole_lite.model.seen import Seen
 from recbole_lite.model.softmax_loss import cross_entropy, sampled_cross_entropy
 from recbole_lite.stages import Stage, read_stages
@@ -174,7 +175,8 @@ class LiteLLM4Rec(SequentialRecommender):
         if CANDIDATES in interaction:
             scores = self.full_sort_predict(interaction)
             return scores.gather(1, interaction[self.ITEM_ID][:, None]).squeeze(1)
-        h_u = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        rows, belongs = distinct_rows(interaction, self.USER_ID, self.ITEM_SEQ)
+        h_u = self.forward(rows[self.ITEM_SEQ], rows[self.ITEM_SEQ_LEN])[belongs]
         return (h_u * self.head_weight()[interaction[self.ITEM_ID] - 1]).sum(-1)
 
     def full_sort_predict(self, interaction):

@@ -18,6 +18,7 @@ from recbole_lite.model.generative.beam import BeamCounts, beam_search, stranger
 from recbole_lite.model.generative.candidates import CandidatePrompts
 from recbole_lite.model.generative.paths import ItemPaths
 from recbole_lite.model.generative.prompts import Prompts
+from recbole_lite.model.repeated import distinct_rows
 from recbole_lite.model.softmax_loss import cross_entropy
 from recbole_lite.text.hf_model import load_seq2seq
 from recbole_lite.text.pooling import masked_mean
@@ -219,12 +220,14 @@ class GenerativeRecommender(SequentialRecommender):
 
     def predict(self, interaction):
         """Scores of the given items, ``[B]``."""
-        scores = self.full_sort_predict(interaction)
-        return scores.gather(1, interaction[self.ITEM_ID][:, None]).squeeze(1)
+        rows, belongs = distinct_rows(interaction, self.USER_ID, self.ITEM_SEQ)
+        return self.full_sort_predict(rows)[belongs, interaction[self.ITEM_ID]]
 
 
 def _candidates(interaction) -> torch.Tensor | None:
-    return interaction[CANDIDATES] if CANDIDATES in interaction else None
+    if CANDIDATES not in interaction:
+        return None
+    return interaction[CANDIDATES]
 
 
 def scores_of_beams(items: torch.Tensor, n_items: int) -> torch.Tensor:
