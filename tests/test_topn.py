@@ -202,7 +202,7 @@ def test_fine_tuning_from_what_does_not_fit(settings, tmp_path):
         ({"loss_type": "SCE"}, "set loss_type: CE"),
         ({"topn_negatives": 0}, "topn_negatives must be a whole number of at least 1, found 0"),
         ({"topn_seed": None}, "topn_seed must be a whole number of at least 0, found None"),
-        ({"topn_history": "yes"}, "topn_history must be true or false"),
+        ({"topn_history": "some"}, "topn_history must be true or false"),
         (
             {"eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}}, "model": "Pop"},
             "leave eval_args split",
