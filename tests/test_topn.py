@@ -75,22 +75,22 @@ def test_hits_are_counted_among_the_candidates(settings):
     assert result["test_result"]["hit@1"] == pytest.approx((ranks == 1).mean(), abs=1e-4)
 
 
-@pytest.mark.parametrize("shows_history", [False, True])
-def test_the_history_is_what_tells_users_apart(settings, shows_history):
-    """Items follow one another in the data: seen with the history, by popularity alone not."""
-    changes = {
-        "epochs": 40,
-        "topn_history": shows_history,
-        "rec_llm_config": {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2},
-        "learning_rate": 0.003,
-        "item_vector_norm": "standardize",
-        "user_dropout": 0.0,
-        "topk": [1],
-        "valid_metric": "Hit@1",
-    }
-    result = run("LiteLLM4Rec", "tiny", config_dict=settings(**changes))
-    hits = result["best_valid_result"]["hit@1"]
-    assert hits > 0.6 if shows_history else hits < 0.5
+def test_the_history_is_what_tells_users_apart(settings):
+    """Items follow one another in the data, which the candidates alone cannot tell."""
+    losses = {}
+    for shows_history in (False, True):
+        changes = {
+            "epochs": 25,
+            "topn_history": shows_history,
+            "rec_llm_config": {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1},
+            "learning_rate": 0.003,
+            "item_vector_norm": "standardize",
+            "rec_llm_dropout": 0.0,
+            "user_dropout": 0.0,
+        }
+        result = run("LiteLLM4Rec", "tiny", config_dict=settings(**changes))
+        losses[shows_history] = result["history"][-1]["train_loss"]
+    assert losses[True] < 0.8 * losses[False]
 
 
 def test_defaults_of_the_task():
