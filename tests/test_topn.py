@@ -80,7 +80,7 @@ def test_the_history_is_what_tells_users_apart(settings):
     losses = {}
     for shows_history in (False, True):
         changes = {
-            "epochs": 25,
+            "epochs": 15,
             "topn_history": shows_history,
             "rec_llm_config": {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1},
             "learning_rate": 0.003,
@@ -170,6 +170,23 @@ def test_fine_tuning_begins_with_the_weights_of_a_sequential_model(model, settin
         for changes in ({"init_from": first["run_dir"]}, {})
     )
     assert fine["history"][0]["train_loss"] != scratch["history"][0]["train_loss"]
+
+
+def test_fine_tuning_a_causal_model_that_was_trained_on_prefixes(settings):
+    """As properties/prefix/ml-1m.yaml has it; the candidates take one of its six positions."""
+    gpt2 = {
+        "rec_llm": "gpt2",
+        "rec_llm_config": {"n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 6},
+        "rec_llm_causal": True,
+        "user_pooling": "recency",
+        "item_llm_training": "embeddings",
+        "loss_exclude_history": True,
+    }
+    sequential = {"task": "sequential", "train_strategy": "prefix"}
+    first = run("LiteLLM4Rec", "tiny", config_dict=settings(**gpt2, **sequential))
+    changes = {"init_from": first["run_dir"], "topn_history": True, "MAX_ITEM_LIST_LENGTH": 5}
+    second = run("LiteLLM4Rec", "tiny", config_dict=settings(**gpt2, **changes))
+    assert second["test_result"]["hit@5"] > 0
 
 
 def test_fine_tuning_from_what_does_not_fit(settings, tmp_path):

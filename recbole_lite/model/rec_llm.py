@@ -66,9 +66,10 @@ class RecommendationLLM(nn.Module):
         change_architecture(config, overrides or {}, dropout, "rec_llm_config")
         limit = getattr(config, "max_position_embeddings", None)
         if limit and limit < max_length:
+            shown = max_length - reads_sets
             raise ConfigError(
-                f"rec_llm {name!r} reads at most {limit} positions, MAX_ITEM_LIST_LENGTH is "
-                f"{max_length}"
+                f"rec_llm {name!r} reads at most {limit} positions, MAX_ITEM_LIST_LENGTH is {shown}"
+                + (", and the candidates need one more" if reads_sets else "")
             )
         if init == "pretrained":
             encoder = load_encoder(folder, config, torch.float32, "rec_llm")

@@ -109,6 +109,14 @@ def test_an_encoder_that_reads_an_order_is_refused(encoder, built, llm_folders):
         built(rec_llm=str(llm_folders[encoder]), rec_llm_init="pretrained", rec_llm_config={})
 
 
+def test_the_candidates_need_a_position(of_encoder):
+    of_encoder("gpt2, causal", topn_history=True, MAX_ITEM_LIST_LENGTH=31)
+    message = "at most 32 positions, MAX_ITEM_LIST_LENGTH is 32, and the candidates need one more"
+    with pytest.raises(ConfigError, match=message):
+        of_encoder("gpt2, causal", topn_history=True, MAX_ITEM_LIST_LENGTH=32)
+    of_encoder("gpt2, causal", topn_history=False, MAX_ITEM_LIST_LENGTH=32)
+
+
 # -- what goes in and comes out ---------------------------------------------------------------
 
 
