@@ -18,6 +18,7 @@ from recbole.config import Config
 from recbole.utils import ModelType
 
 from recbole_lite.errors import ConfigError
+from recbole_lite.names import check_name
 from recbole_lite.paths import PROPERTIES
 from recbole_lite.registry import can_train_prefixes, get_model
 from recbole_lite.settings import (
@@ -126,7 +127,7 @@ class LiteConfig(Config):
             if value is None:
                 raise ConfigError(f"no {name} given: --{name}=NAME, or the key {name!r} in a file")
         model_class = get_model(model) if isinstance(model, str) else model
-        return model_class.__name__, model_class, str(dataset)
+        return model_class.__name__, model_class, check_name(str(dataset))
 
     def _load_internal_config_dict(self, model, model_class, dataset):
         super()._load_internal_config_dict(model, model_class, dataset)
