@@ -49,7 +49,7 @@ def check_files(folder: Path) -> None:
         elif path.suffix == ".pt":
             torch.load(path, weights_only=True)
     saved = checkpoint_folder(folder)
-    if saved and any(saved.glob("last-*.pt")):
+    if saved and any(saved.glob("last-*.safetensors")):
         assert checkpoint.load_last(saved) is not None
 
 

@@ -92,7 +92,7 @@ def on_disk(processes, folder, arguments, **disk):
     status = processes.finish(job)
     if status == 77:
         pytest.skip("mounting a tmpfs is not allowed here")
-    return job, status, folder / "disk.after"
+    return job, status, Path(folder, "disk.after")
 
 
 def test_a_disk_that_gets_full_leaves_the_checkpoint_before(processes, world, scenario, tmp_path):
@@ -111,24 +111,17 @@ def test_a_disk_that_gets_full_leaves_the_checkpoint_before(processes, world, sc
 
 
 def test_a_disk_without_room_for_item_vectors_costs_only_their_cache(processes, world, tmp_path):
-    """The cache folder is full, the other folders are not; vectors of another run stay whole."""
     before = tmp_path / "disk.before"
     before.mkdir()
-    (before / "other.safetensors").write_bytes(bytes(8192))
-    arguments = flags(
-        world,
-        item_embedding_cache_dir=".",
-        checkpoint_dir=tmp_path / "saved",
-        epochs=1,
-    )
-    # log/ and log_tensorboard/ stand on the disk too: pages for them, none for vectors.
-    job, status, disk = on_disk(processes, tmp_path, arguments, size="28k")
+    (before / "other.safetensors").write_bytes(bytes(8192))  # fills the disk
+    arguments = flags(world, item_embedding_cache_dir=tmp_path / "disk", epochs=1)
+    job, status, disk = on_disk(processes, tmp_path, arguments, size="8k", enter=False)
     text = (job.folder / "stderr").read_text()
     assert status == 0, text
     assert "No space left on device" in text
     assert "the vectors are not kept" in text
     assert (disk / "other.safetensors").read_bytes() == bytes(8192)
-    assert not list(disk.glob("tiny-*.safetensors"))
+    assert not list(disk.glob("*tiny-*[!k]"))  # no vectors, whole or not; the lock stays
 
 
 def test_a_read_only_working_directory_is_one_line(processes, world, tmp_path):
@@ -139,28 +132,31 @@ def test_a_read_only_working_directory_is_one_line(processes, world, tmp_path):
 
 
 def test_a_read_only_checkpoint_folder_is_one_line(processes, world, tmp_path):
-    arguments = [*flags(world, checkpoint_dir=tmp_path / "disk" / "saved")]
-    arguments = ["run", f"--config_files={tmp_path / 'x.yaml'}", *arguments[1:]]
-    (tmp_path / "x.yaml").write_text("epochs: 4\n")
+    arguments = flags(world, checkpoint_dir=tmp_path / "disk" / "saved")
+    job, status, _ = on_disk(processes, tmp_path, arguments, read_only=True, enter=False)
+    assert status == 2
+    assert error_of(job).endswith("disk/saved: Read-only file system")
     (tmp_path / "file").touch()
-    arguments[-1 - len(world) :] = []
     arguments = flags(world, checkpoint_dir=tmp_path / "file" / "saved")
     job = processes.start(tmp_path / "run", "cli", *arguments)
     assert processes.finish(job) == 2
     assert "Not a directory" in error_of(job)
 
 
-def test_a_read_only_cache_is_read_and_a_missing_one_is_a_warning(processes, world, tmp_path):
-    first = processes.start(tmp_path / "first", "cli", *flags(world, epochs=1))
-    assert processes.finish(first) == 0
-    shutil.copytree(tmp_path / "first" / "cache", tmp_path / "disk.before" / "cache")
-    output = {"checkpoint_dir": tmp_path / "saved", "epochs": 1}
-    # The log would go to the read-only working directory, so the run ends there; what counts is
-    # the cache, which is mounted read-only while the process works elsewhere.
-    arguments = flags(world, **output, item_embedding_cache_dir=tmp_path / "disk" / "cache")
-    job, status, _ = on_disk(processes, tmp_path, arguments, read_only=True)
-    assert status == 2
-    assert "Read-only file system" in error_of(job)
+def test_a_read_only_cache_is_read_and_an_empty_one_costs_the_vectors(processes, world, tmp_path):
+    cache = tmp_path / "disk"
+    settings = {"epochs": 1, "item_embedding_cache_dir": cache}
+    arguments = flags(world, **settings)
+    job, status, disk = on_disk(processes, tmp_path, arguments, read_only=True, enter=False)
+    assert status == 0
+    assert "new item vectors will not be kept" in (job.folder / "stderr").read_text()
+    disk.rename(tmp_path / "empty.after")
+    cache.rmdir()
+    assert processes.finish(processes.start(tmp_path, "cli", *arguments)) == 0
+    cache.rename(tmp_path / "disk.before")
+    job, status, _ = on_disk(processes, tmp_path, arguments, read_only=True, enter=False)
+    assert status == 0
+    assert "(0 texts encoded)" in (job.folder / "stderr").read_text()
 
 
 def test_a_limit_on_the_size_of_files_is_an_error_not_a_signal(processes, world, tmp_path):
