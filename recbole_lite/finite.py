@@ -102,7 +102,8 @@ def ids_of(batch, dataset, rows: torch.Tensor | None = None) -> str:
         if field is None or batch is None or field not in batch:
             continue
         ids = batch[field].flatten().cpu()
-        tokens = list(dataset.id2token(field, ids if rows is None else ids[rows]))
+        ids = ids if rows is None else ids[rows]
+        tokens = list(map(str, dataset.id2token(field, ids.numpy())))
         getLogger().error(f"{field} of the batch: {', '.join(tokens)}", extra=FILE_ONLY)
         more = f" and {len(tokens) - SHOWN} more" if len(tokens) > SHOWN else ""
         parts.append(f"{field} {', '.join(tokens[:SHOWN])}{more}")

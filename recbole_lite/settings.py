@@ -156,6 +156,7 @@ def _keys_of_properties() -> frozenset[str]:
     keys = {"model", "dataset", "config_files", "config_file"}
     # Read by RecBole's Config or quick start, without a default in its property files.
     keys |= {"local_rank", "nproc", "world_size", "ip", "port", "offset", "neg_sampling"}
+    keys |= {"tail_ratio"}  # of the metric TailPercentage
     for path in files:
         if path.name not in {"url.yaml", "kg_url.yaml"}:
             keys.update(yaml.load(path.read_text(encoding="utf-8"), Loader=Loader) or {})

@@ -212,9 +212,14 @@ class LiteMixin:
         arguments = (train_data, valid_data, verbose, saved, show_progress, after_epoch)
         result = self._fit_stage(*arguments)
         for number in range(self._stage + 1, len(self.stages)):
+            first = max(self.train_loss_dict, default=-1) + 1
             if saved and (self.run_dir / checkpoint.BEST_FILE).exists():
-                self._load_best(self.run_dir)
-            self._enter(number, first_epoch=max(self.train_loss_dict, default=-1) + 1)
+                self._load_best(self.run_dir, before=first)
+            self._enter(number, first)
+            if saved and first and self.config["checkpoint_every"]:
+                # A run killed later in this stage must not look for the best of the last one:
+                # by then it may have been replaced.
+                checkpoint.save_last(self.run_dir, first - 1, self.model, self._state(first - 1))
             result = self._fit_stage(*arguments)
         if not saved or self.config["train_stage"] == "pretrain":
             return result
@@ -377,9 +382,14 @@ class LiteMixin:
             check_scores(scores, batch, self._evaluated, self._last_good(), owner)
         return evaluated
 
-    def _load_best(self, path: Path):
+    def _load_best(self, path: Path, before: float = math.inf):
         path = path / checkpoint.BEST_FILE if path.is_dir() else path
-        tensors, _ = checkpoint.load_weights(path)
+        tensors, facts = checkpoint.load_weights(path)
+        if facts.get("epoch", -1) >= before:
+            raise CheckpointError(
+                f"{path}: of epoch {facts['epoch']}, but the stage after it begins with epoch "
+                f"{before}: the run had gone further than it can be resumed. Start it anew"
+            )
         checkpoint.restore_model(self.model, tensors, path)
         self.logger.info(f"Loaded the best weights: {path}")
 

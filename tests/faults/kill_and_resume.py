@@ -73,7 +73,7 @@ def differences(job: Job, whole: Job) -> list[str]:
 
 def phase(job: Job) -> str:
     """What the process was doing when it died, told from its last file operation and log line."""
-    last = ([""] + job.events)[-1]
+    last = (["", *job.events])[-1]
     logs = [event for event in job.events if event.startswith("log")]
     saved = "saved/" in last or "Saved the best" in last
     if last.startswith("file"):

@@ -236,7 +236,7 @@ def _watch(folder, die_at):
     def hook(event, arguments):
         nonlocal count
         if event == "open":
-            path, mode, flags = arguments
+            path, _mode, flags = arguments
             if not flags & (os.O_WRONLY | os.O_RDWR):
                 return
         elif event in ("os.rename", "os.remove", "os.mkdir"):

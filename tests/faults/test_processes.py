@@ -1,17 +1,29 @@
 """Faults injected into real processes: kill -9, full and read-only disks, concurrent starts."""
 
 import random
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from kill_and_resume import KINDS, Scenario, check_files, checkpoint_folder, differences
-from processes import Job
+from processes import Job, Processes
 
 from recbole_lite import checkpoint
 
 RUN = {"model": "LiteLLM4Rec", "dataset": "tiny"}
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Forks runs, see processes.py."""
+    with Processes() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def world(processes, tmp_path_factory):
+    """Settings of a tiny run with an Item LLM to encode."""
+    return processes.world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")
