@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import os
+import pickle
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
@@ -14,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from recbole.config import Config
 from recbole.utils import ModelType
 
-from recbole_lite.errors import ConfigError
+from recbole_lite.errors import ConfigError, RecboleLiteError
 from recbole_lite.names import check_name
 from recbole_lite.paths import PROPERTIES
 from recbole_lite.registry import can_train_prefixes, get_model
@@ -90,7 +92,13 @@ class LiteConfig(Config):
         self.origins: dict[str, Setting] = {}
         self._overrides = list(overrides or [])
         self._string_sources = STRING_SOURCES - ({"config_dict"} if typed else set())
-        super().__init__(model, dataset, list(config_file_list or []), config_dict)
+        with explained("the settings cannot be read", self):
+            super().__init__(model, dataset, list(config_file_list or []), config_dict)
+
+    def given(self) -> str:
+        """What this run sets itself, and where, for messages; the first settings of many."""
+        shown = [f"{key}={setting.value!r}"[:60] for key, setting in self.origins.items()]
+        return ", ".join(shown[:12]) + (f" and {len(shown) - 12} more" if len(shown) > 12 else "")
 
     # -- sources ---------------------------------------------------------------------------
 
@@ -243,6 +251,45 @@ class LiteConfig(Config):
             os.environ.pop("CUDA_VISIBLE_DEVICES", None)
         if not self.final_config_dict["use_gpu"]:
             self.final_config_dict["device"] = torch.device("cpu")
+
+
+# What Python, pandas and torch raise over a value that they cannot use.
+OVER_VALUES = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, RuntimeError,
+    TypeError, ValueError, pickle.PickleError, yaml.YAMLError,
+)  # fmt: skip
+
+
+@contextmanager
+def explained(what: str, config: LiteConfig):
+    """Turn an error from the depths of other libraries into one line.
+
+    A value can be wrong in more ways than are checked one by one. What is known at this point is
+    what failed, and which settings this run has made: the cause is among them. ``--traceback``
+    shows the rest.
+
+    Parameters
+    ----------
+    what : str
+        Begins the message.
+    config : LiteConfig
+
+    Raises
+    ------
+    ConfigError
+    """
+    try:
+        yield
+    except RecboleLiteError:
+        raise
+    except OVER_VALUES as error:
+        text = " ".join(str(error).split())
+        text = text if len(text) <= 200 else text[:197] + "..."
+        given = config.given()
+        raise ConfigError(
+            f"{what} ({type(error).__name__}: {text}). "
+            + (f"This run sets {given}" if given else "All settings are defaults")
+        ) from error
 
 
 @contextmanager

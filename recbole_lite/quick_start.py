@@ -14,7 +14,7 @@ import numpy as np
 from recbole.utils import init_seed
 
 from recbole_lite import checkpoint
-from recbole_lite.config import LiteConfig
+from recbole_lite.config import LiteConfig, explained
 from recbole_lite.data import create_dataset, data_preparation
 from recbole_lite.errors import ConfigError
 from recbole_lite.evaluation import first_ranks
@@ -118,7 +118,7 @@ def run_one(
     logger.info(config, extra=FILE_ONLY)
     _check_stage(config)
 
-    with clock("data"):
+    with clock("data"), explained(f"{config['dataset']} cannot be read", config):
         dataset = create_dataset(config)
         counts = _counts(dataset)
         logger.info(dataset, extra=FILE_ONLY)
@@ -126,14 +126,15 @@ def run_one(
         logger.info(f"{config['dataset']}: {size}")
         train_data, valid_data, test_data = data_preparation(config, dataset)
 
-    with clock("item vectors and model"):
+    with clock("item vectors and model"), explained(f"{config['model']} cannot be built", config):
         init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
         model = _build_model(config, train_data._dataset)
         logger.info(model, extra=FILE_ONLY)
         parameters = _trainable(model)
         logger.info(f"{parameters:,} trainable parameters on {config['device']}")
 
-    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    with explained(f"{config['model']} cannot be trained", config):
+        trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
     if resume and config["resume"]:
         trainer.resume_checkpoint(config["resume"])
     with clock("training"):

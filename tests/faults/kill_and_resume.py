@@ -154,7 +154,7 @@ KINDS = {
 def main() -> int:
     """Strike as often as asked; exit status 1 if anything differed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=30, help="runs to kill (default: 30)")
+    parser.add_argument("--kills", type=int, default=30, help="at least so many (default: 30)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
     arguments = parser.parse_args()
     draw, failures, phases = random.Random(arguments.seed), 0, Counter()
@@ -166,20 +166,22 @@ def main() -> int:
             Scenario(processes, folder / kind.replace(" ", "_"), {**settings, **changes})
             for kind, changes in KINDS.items()
         ]
-        for number in range(arguments.kills):
+        number = -1
+        while sum(scenario.phases.total() for scenario in scenarios) < arguments.kills:
+            number += 1
             scenario = scenarios[number % len(scenarios)]
             operations = len(scenario.whole.operations())
             die_at = draw.randrange(operations - 1) if draw.random() < 0.5 else None
             found = scenario.strike(f"killed-{number}", draw, die_at)
             failures += bool(found)
             if found:
-                print(f"{list(KINDS)[number % len(KINDS)]}, run {number}: {', '.join(found)}")
+                print(f"{list(KINDS)[number % len(KINDS)]}, run {number}: {', '.join(found[:6])}")
         for scenario in scenarios:
             phases.update(scenario.phases)
     seconds = time.perf_counter() - started
     print(
-        f"{arguments.kills} runs, {phases.total()} kills ({json.dumps(dict(phases))}), "
-        f"{failures} ended otherwise than the run that was left alone; {seconds:.0f} s"
+        f"{phases.total()} kills in {number + 1} runs ({json.dumps(dict(phases))}); {failures} "
+        f"runs ended otherwise than the run that was left alone; {seconds:.0f} s"
     )
     return int(failures > 0)
 
