@@ -6,6 +6,7 @@ What differs from RecBole, and why, is listed in docs/recbole.md.
 from __future__ import annotations
 
 import copy
+import inspect
 import os
 import pickle
 import sys
@@ -18,6 +19,7 @@ import torch
 import yaml
 from recbole.config import Config
 from recbole.utils import ModelType
+from torch.nn.utils import clip_grad_norm_
 
 from recbole_lite.errors import ConfigError, RecboleLiteError
 from recbole_lite.names import check_name
@@ -197,6 +199,7 @@ class LiteConfig(Config):
             self.final_config_dict["data_path"] = str(data_path)
         self._check_valid_metric()
         self._check_mask()
+        self._check_clip()
         self._check_strategy()
 
     def _check_strategy(self):
@@ -221,6 +224,17 @@ class LiteConfig(Config):
             raise ConfigError(
                 f"mask_ratio {ratio} of MAX_ITEM_LIST_LENGTH {length} is less than one item"
             )
+
+    def _check_clip(self):
+        """RecBole hands the mapping to torch as it is, at the first step."""
+        value = self.final_config_dict["clip_grad_norm"]
+        names = set(inspect.signature(clip_grad_norm_).parameters) - {"parameters"}
+        if value is None:
+            return
+        norm = value.get("max_norm") if isinstance(value, dict) else None
+        right = isinstance(norm, (int, float)) and norm > 0 and set(value) <= names
+        if not right or not isinstance(value.get("norm_type", 2.0), (int, float)):
+            raise ConfigError(f"clip_grad_norm must be like {{'max_norm': 1.0}}, found {value!r}")
 
     def _check_valid_metric(self):
         name, _, k = self.final_config_dict["valid_metric"].partition("@")

@@ -219,8 +219,15 @@ _COUNTS = {  # key: smallest value
     "max_steps": 1,
     "num_beams": 1,
     "prompt_length": 0,
+    "prefix_overlap": 0,
+    "hidden_size": 1,
+    "inner_size": 1,
+    "embedding_size": 1,
+    "n_layers": 1,
+    "n_heads": 1,
+    "item_llm_batch_size": 1,
 }
-_MAY_BE_NONE = {"max_steps"}
+_MAY_BE_NONE = {"max_steps", "hidden_size", "inner_size", "embedding_size", "n_layers", "n_heads"}
 # Beside the counts: keys whose value cannot be left out.
 _NEEDED = {*_COUNTS, "learning_rate", "weight_decay", "warmup_ratio"} - _MAY_BE_NONE
 

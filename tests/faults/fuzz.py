@@ -89,7 +89,7 @@ class Count:
         try:
             action()
         except RecboleLiteError as error:
-            self.counts["refused"] += 1
+            self.counts["refused, explained" if error.__cause__ else "refused by a check"] += 1
             message = str(error)
             assert 10 < len(message) < 3000, message
             assert "Traceback" not in message
@@ -106,7 +106,7 @@ def options(n):
         max_examples=n,
         deadline=None,
         database=None,
-        derandomize=n < 1000,
+        derandomize=n <= 200,
         suppress_health_check=list(HealthCheck),
     )
 
