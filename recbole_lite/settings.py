@@ -40,6 +40,9 @@ Loader.yaml_implicit_resolvers = {
 }
 
 
+MAX_NODES = 100_000  # in a configuration file; "billion laughs" has 10**9
+
+
 @dataclass(frozen=True)
 class Setting:
     """A value and the place that it was set at (``demo.yaml, line 3``, ``command line`` ...)."""
@@ -72,14 +75,31 @@ def read_yaml(path: str | Path) -> dict[str, Setting]:
             return {}
         if not isinstance(node, yaml.MappingNode):
             raise ConfigError(f"{path}, line 1: expected lines of `key: value`")
+        if _expanded(node, {}) > MAX_NODES:
+            raise ConfigError(
+                f"{path}: its aliases (*name) stand for more than {MAX_NODES:,} values"
+            )
         return _settings_of(node, loader, path)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or error
         raise ConfigError(f"{path}{line}: not valid YAML: {problem}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: lists or mappings in it are nested too deeply") from None
     finally:
         loader.dispose()
+
+
+def _expanded(node: yaml.Node, known: dict[int, int]) -> int:
+    """Number of values that a node stands for, each alias counted as what it repeats."""
+    if id(node) not in known:
+        known[id(node)] = 1  # also the end of a list that holds itself, which the loader refuses
+        inner = node.value if isinstance(node, yaml.CollectionNode) else []
+        pairs = isinstance(node, yaml.MappingNode)
+        parts = [part for pair in inner for part in pair] if pairs else inner
+        known[id(node)] += sum(_expanded(part, known) for part in parts)
+    return known[id(node)]
 
 
 def _settings_of(node: yaml.MappingNode, loader: Loader, path: Path) -> dict[str, Setting]:
