@@ -209,7 +209,21 @@ class LiteMixin:
 
         if self._random_state is not None:
             checkpoint.restore_random_state(self._random_state, self._generator)
-        arguments = (train_data, valid_data, verbose, saved, show_progress, after_epoch)
+        try:
+            result = self._fit_stages(
+                train_data, valid_data, verbose, saved, show_progress, after_epoch
+            )
+        finally:
+            self.tensorboard.close()  # its thread and file; a later call would open them again
+        if not saved or self.config["train_stage"] == "pretrain":
+            return result
+        if not (self.run_dir / checkpoint.BEST_FILE).exists():
+            self.logger.warning("No epoch was validated (eval_step); the last weights are taken")
+            self._save_checkpoint(max(self.train_loss_dict), verbose)
+        return result
+
+    def _fit_stages(self, *arguments):
+        saved = arguments[3]
         result = self._fit_stage(*arguments)
         for number in range(self._stage + 1, len(self.stages)):
             first = max(self.train_loss_dict, default=-1) + 1
@@ -221,11 +235,6 @@ class LiteMixin:
                 # by then it may have been replaced.
                 checkpoint.save_last(self.run_dir, first - 1, self.model, self._state(first - 1))
             result = self._fit_stage(*arguments)
-        if not saved or self.config["train_stage"] == "pretrain":
-            return result
-        if not (self.run_dir / checkpoint.BEST_FILE).exists():
-            self.logger.warning("No epoch was validated (eval_step); the last weights are taken")
-            self._save_checkpoint(max(self.train_loss_dict), verbose)
         return result
 
     def _fit_stage(self, *arguments):

@@ -1,9 +1,11 @@
 """Numbers and data at the edge: what happens is defined, and is this."""
 
 import re
+import threading
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from conftest import write_tiny
@@ -281,3 +283,32 @@ def test_relative_positions_have_no_limit(quick, llm_folders, tmp_path):
     settings["train_strategy"] = "sampling"
     result = run("LiteLLM4Rec", "tiny", config_dict=settings)
     assert result["data"]["users"] == 31
+
+
+# -- many runs ----------------------------------------------------------------------------------
+
+
+def test_runs_in_one_process_leave_no_threads_or_files_behind(quick):
+    """RecBole's TensorBoard writer has a thread and a file, and is never closed."""
+    before = None
+    for _ in range(3):
+        run("SASRec", "tiny", config_dict=quick(epochs=1))
+        now = threading.active_count(), psutil.Process().num_fds()
+        before = before or now
+    assert now == before
+
+
+def test_weights_are_saved_where_no_epoch_is_validated(quick):
+    result = run("SASRec", "tiny", config_dict=quick(epochs=2, eval_step=3))
+    assert result["best_valid_result"] is None
+    assert set(result["test_result"]) == {"recall@3", "recall@5", "ndcg@3", "ndcg@5"}
+
+
+def test_epochs_between_validations_can_be_continued_from(quick):
+    whole = run("SASRec", "tiny", config_dict=quick(epochs=6, eval_step=3))
+    half = run("SASRec", "tiny", config_dict=quick(epochs=5, eval_step=3))
+    assert checkpoint.load_last(Path(half["run_dir"]))[1]["epoch"] == 4
+    settings = quick(epochs=6, eval_step=3, resume=half["run_dir"])
+    resumed = run("SASRec", "tiny", config_dict=settings)
+    assert resumed["test_result"] == whole["test_result"]
+    assert resumed["best_valid_result"] == whole["best_valid_result"]
