@@ -176,6 +176,7 @@ def test_metrics_over_lists_are_recboles_where_every_list_is_full(config_for):
     trainer, (train_data, _, test_data) = trainer_of(config)
     trainer.eval_collector.data_collect(train_data)
     trainer.model.eval()
+    trainer.tot_item_num = test_data._dataset.item_num
     for batch in test_data:
         _, scores, users, items = trainer._full_sort_batch_eval(batch)
         trainer.eval_collector.eval_batch_collect(scores, batch[0], users, items)
@@ -299,7 +300,9 @@ def test_runs_in_one_process_leave_no_threads_or_files_behind(quick):
 
 
 def test_weights_are_saved_where_no_epoch_is_validated(quick):
-    result = run("SASRec", "tiny", config_dict=quick(epochs=2, eval_step=3))
+    """``max_steps`` may end a training before ``eval_step`` epochs."""
+    settings = quick(epochs=9, eval_step=5, max_steps=2, train_batch_size=16)
+    result = run("SASRec", "tiny", config_dict=settings)
     assert result["best_valid_result"] is None
     assert set(result["test_result"]) == {"recall@3", "recall@5", "ndcg@3", "ndcg@5"}
 
