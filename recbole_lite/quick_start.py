@@ -137,7 +137,7 @@ def run_one(
         trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
     if resume and config["resume"]:
         trainer.resume_checkpoint(config["resume"])
-    with clock("training"):
+    with clock("training"), explained(f"{config['model']} cannot be trained", config):
         score, valid_result = trainer.fit(
             train_data, valid_data, saved=saved, show_progress=config["show_progress"]
         )
@@ -161,7 +161,7 @@ def run_one(
     if config["train_stage"] == "pretrain":
         logger.info(f"Next: --train_stage=finetune --pre_model_path={trainer.saved_model_file}")
         return result
-    with clock("test"):
+    with clock("test"), explained(f"{config['model']} cannot be tested", config):
         result["test_result"] = trainer.evaluate(
             test_data, load_best_model=saved, show_progress=config["show_progress"]
         )

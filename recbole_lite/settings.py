@@ -246,8 +246,13 @@ _COUNTS = {  # key: smallest value
     "n_layers": 1,
     "n_heads": 1,
     "item_llm_batch_size": 1,
+    "metric_decimal_place": 0,
+    "loss_decimal_place": 0,
 }
-_MAY_BE_NONE = {"max_steps", "hidden_size", "inner_size", "embedding_size", "n_layers", "n_heads"}
+_MAY_BE_NONE = {
+    "max_steps", "hidden_size", "inner_size", "embedding_size", "n_layers", "n_heads",
+    "loss_decimal_place",
+}  # fmt: skip
 # Beside the counts: keys whose value cannot be left out.
 _NEEDED = {*_COUNTS, "learning_rate", "weight_decay", "warmup_ratio"} - _MAY_BE_NONE
 

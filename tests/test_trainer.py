@@ -89,9 +89,12 @@ def test_each_stage_counts_its_own_steps(config_for):
     config = config_for("LiteLLM4Rec", stages=stages, train_batch_size=16)
     trainer, (train_data, valid_data, _) = trainer_of(config)
     loss_of, epochs = trainer.model.calculate_loss, []
-    trainer.model.calculate_loss = lambda batch: (
-        epochs.append(trainer._watch.epoch) or loss_of(batch)
-    )
+
+    def counted(batch):
+        epochs.append(trainer._watch.epoch)
+        return loss_of(batch)
+
+    trainer.model.calculate_loss = counted
     trainer.fit(train_data, valid_data, saved=False)
     assert [entry["epoch"] for entry in trainer.history] == [0, 1, 2]
     assert [epochs.count(epoch) for epoch in range(3)] == [2, 1, len(train_data)]

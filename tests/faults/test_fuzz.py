@@ -36,6 +36,7 @@ def test_files_hold_what_they_say_or_are_refused(count, tmp_path):
         ("hidden_size", 0),
         ("clip_grad_norm", {"norm": 1.0}),
         ("hidden_size", 15),
+        ("metric_decimal_place", 0.5),
     ],
 )
 def test_what_it_has_found(key, value, count, quick):
