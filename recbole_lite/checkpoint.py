@@ -56,8 +56,22 @@ def model_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def restore_model(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], source) -> None:
+def restore_model(
+    model: torch.nn.Module,
+    tensors: Mapping[str, torch.Tensor],
+    source,
+    may_lack: tuple[str, ...] = (),
+) -> None:
     """Put tensors of :func:`model_tensors` back into a model built from the same settings.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    tensors : mapping
+    source : str or Path
+        What messages call their place.
+    may_lack : tuple of str
+        Beginnings of names that keep the model's own tensors where `tensors` has none.
 
     Raises
     ------
@@ -66,6 +80,9 @@ def restore_model(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], s
     """
     weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(OTHER)}
     expected = model.state_dict()
+    for name, tensor in expected.items():
+        if may_lack and name.startswith(may_lack):
+            weights.setdefault(name, tensor)
     problems = [f"{name} is missing" for name in expected if name not in weights]
     problems += [f"{name} is not part of the model" for name in weights if name not in expected]
     problems += [
@@ -136,7 +153,7 @@ def _write(path: Path, write: Callable[[Path], None]) -> None:
             f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}. "
             + (
                 f"What was saved before is whole; --resume={path.parent} goes on from there"
-                if any(path.parent.glob("last-*.safetensors"))
+                if has_last(path.parent)
                 else "Nothing to resume from was saved before"
             )
         ) from error
@@ -216,6 +233,11 @@ def save_last(folder: Path, epoch: int, model: torch.nn.Module, state: dict[str,
     for old in stems[KEPT_PAIRS:]:
         for suffix in (".safetensors", ".pt"):  # as they were made, backwards
             (folder / f"{old}{suffix}").unlink(missing_ok=True)
+
+
+def has_last(folder: str | Path) -> bool:
+    """Whether a run has saved a pair of :func:`save_last`, whole or damaged."""
+    return any(Path(folder).glob("last-*.safetensors"))
 
 
 def load_last(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:

@@ -171,6 +171,7 @@ def _keys_of_properties() -> frozenset[str]:
         PROPERTIES / "overall.yaml",
         *PROPERTIES.glob("model/*"),
         *PROPERTIES.glob("dataset/*"),
+        *PROPERTIES.glob("task/*"),
     ]
     files = [*(Path(recbole.__file__).parent / "properties").glob("**/*.yaml"), *shipped]
     keys = {"model", "dataset", "config_files", "config_file"}
@@ -248,6 +249,8 @@ _COUNTS = {  # key: smallest value
     "item_llm_batch_size": 1,
     "metric_decimal_place": 0,
     "loss_decimal_place": 0,
+    "topn_negatives": 1,
+    "topn_seed": 0,
 }
 _MAY_BE_NONE = {
     "max_steps", "hidden_size", "inner_size", "embedding_size", "n_layers", "n_heads",
