@@ -4,11 +4,12 @@ PYTHON ?= python3
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint faults clean
 
 help:
 	@echo "make demo   train LITE-LLM4Rec on ml-100k and compare it with popularity"
 	@echo "make test   lint and tests"
+	@echo "make faults kills, random settings and files, a long run: half an hour (docs/robustness.md)"
 	@echo "make clean  remove .venv and what runs have written"
 
 demo: $(VENV)/.demo
@@ -16,6 +17,12 @@ demo: $(VENV)/.demo
 
 test: lint
 	$(BIN)/python -m pytest
+
+faults: $(VENV)/.dev
+	$(BIN)/python tests/faults/kill_and_resume.py --kills 30
+	$(BIN)/python tests/faults/fuzz.py --settings 3000 --files 5000 --runs 500
+	$(BIN)/python tests/faults/long_run.py --epochs 1000
+	$(BIN)/python -m pytest tests/faults
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -4,17 +4,20 @@ A run's folder holds::
 
     config.json                 settings that build the same model and data again
     best.safetensors            weights of the best validation so far, its result in the header
-    last-000012.safetensors     weights after epoch 12
     last-000012.pt              optimiser, random states, counters (torch.load, weights_only)
+    last-000012.safetensors     weights after epoch 12; the header knows the other's checksum
 
-``last`` is a pair of files; the pair before is removed only when the new one is whole.
+``last`` is a pair of files, of which the weights come second and make it valid. The pair before is
+kept; it serves where the newest turns out to be damaged.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +27,12 @@ import torch
 from safetensors.torch import save_file
 
 from recbole_lite.errors import CheckpointError
-from recbole_lite.files import write_atomically
+from recbole_lite.files import file_sha256, write_atomically
 
 CONFIG_FILE = "config.json"
 BEST_FILE = "best.safetensors"
 OTHER = "other_parameter/"  # RecBole's name for what a model keeps beside its state_dict
+KEPT_PAIRS = 2
 
 
 # -- a model's tensors ------------------------------------------------------------------------
@@ -133,11 +137,33 @@ def _walk(value: Any, path: str) -> Iterator[tuple[str, torch.Tensor]]:
 # -- files ------------------------------------------------------------------------------------
 
 
+def _write(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file, or say that it could not be done and what still stands.
+
+    Raises
+    ------
+    CheckpointError
+        No space, no right ...; a file of this name stays as it was.
+    """
+    try:
+        write_atomically(path, write)
+    # safetensors and torch have errors of their own for a full disk.
+    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+        raise CheckpointError(
+            f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}. "
+            + (
+                f"What was saved before is whole; --resume={path.parent} goes on from there"
+                if has_last(path.parent)
+                else "Nothing to resume from was saved before"
+            )
+        ) from error
+
+
 def save_config(folder: Path, config) -> None:
     """Write the settings of a run."""
     content = {"model": config["model"], "dataset": config["dataset"], "settings": config.settings}
     text = json.dumps(content, indent=1, ensure_ascii=False)
-    write_atomically(folder / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+    _write(folder / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def load_config(folder: Path) -> dict[str, Any]:
@@ -150,18 +176,24 @@ def load_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG_FILE
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{folder}: no checkpoint here ({CONFIG_FILE} is missing)") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from None
+    kinds = {"model": str, "dataset": str, "settings": dict}
+    if not isinstance(content, dict) or any(
+        not isinstance(content.get(name), kind) for name, kind in kinds.items()
+    ):
+        raise CheckpointError(f"{path}: not the settings of a run: it needs {', '.join(kinds)}")
+    return content
 
 
 def save_weights(path: Path, model: torch.nn.Module, **facts: Any) -> None:
     """Write a model's tensors; `facts` (plain data) go into the header."""
     tensors = model_tensors(model)
-    metadata = {"facts": json.dumps(facts)}
-    write_atomically(path, lambda name: save_file(tensors, name, metadata=metadata))
+    metadata = {"facts": json.dumps(facts), "sha256": _sha256(tensors)}
+    _write(path, lambda name: save_file(tensors, name, metadata=metadata))
 
 
 def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -179,22 +211,33 @@ def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {}).get("facts", "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
+            metadata = file.metadata() or {}
+            facts = json.loads(metadata.get("facts", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file; has the run saved anything?") from None
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be read, it may be damaged: {error}") from None
+    if metadata.get("sha256") not in (None, _sha256(tensors)):
+        raise CheckpointError(f"{path}: cannot be read, it is damaged: its checksum differs")
+    return tensors, facts
 
 
 def save_last(folder: Path, epoch: int, model: torch.nn.Module, state: dict[str, Any]) -> None:
-    """Write the pair of files that a run continues from, then drop the pairs before."""
+    """Write the pair of files that a run continues from; keep the pair before, drop others."""
     stem = f"last-{epoch:06d}"
-    save_weights(folder / f"{stem}.safetensors", model, epoch=epoch)
-    write_atomically(folder / f"{stem}.pt", lambda path: torch.save(state, path))
-    for path in folder.glob("last-*"):
-        if path.stem != stem:
-            path.unlink(missing_ok=True)
+    path = folder / f"{stem}.pt"
+    _write(path, lambda name: _torch_save(state, name))
+    save_weights(path.with_suffix(".safetensors"), model, epoch=epoch, state=file_sha256(path))
+    stems = sorted({path.stem for path in folder.glob("last-*")}, reverse=True)
+    for old in stems[KEPT_PAIRS:]:
+        for suffix in (".safetensors", ".pt"):  # as they were made, backwards
+            (folder / f"{old}{suffix}").unlink(missing_ok=True)
+
+
+def has_last(folder: str | Path) -> bool:
+    """Whether a run has saved a pair of :func:`save_last`, whole or damaged."""
+    return any(Path(folder).glob("last-*.safetensors"))
 
 
 def load_last(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
@@ -206,15 +249,35 @@ def load_last(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | 
         There are pairs, but none can be read.
     """
     problem = None
-    for path in sorted(folder.glob("last-*.pt"), reverse=True):
+    for path in sorted(folder.glob("last-*.safetensors"), reverse=True):
+        state = path.with_suffix(".pt")
         try:
-            tensors, _ = load_weights(path.with_suffix(".safetensors"))
-            return tensors, torch.load(path, map_location="cpu", weights_only=True)
+            tensors, facts = load_weights(path)
+            if facts.get("state") not in (None, file_sha256(state)):
+                raise CheckpointError(f"{state}: it is damaged: its checksum differs")
+            return tensors, torch.load(state, map_location="cpu", weights_only=True)
         except Exception as error:  # torch.load's errors on damaged files have no common class
-            problem = problem or f"{path}: {error}"
+            problem = problem or " ".join(f"{path}: {error}".split())[:300]
+            getLogger().warning(f"{path.with_suffix('')}: cannot be read; the one before may serve")
     if problem:
         raise CheckpointError(f"{folder}: no checkpoint can be read. {problem}")
     return None
+
+
+def _torch_save(state: Any, path: Path) -> None:
+    """Save through Python's own file: torch's does not say why it cannot write."""
+    with path.open("wb") as file:
+        torch.save(state, file)
+
+
+def _sha256(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Checksum of names, types, shapes and bytes: neither file format has one of its own."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 # -- random states ----------------------------------------------------------------------------

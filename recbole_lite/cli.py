@@ -6,6 +6,7 @@ Parses, calls, prints; an error that the user can mend is printed as its message
 from __future__ import annotations
 
 import argparse
+import errno
 import shlex
 import sys
 from collections.abc import Sequence
@@ -177,6 +178,11 @@ def _ablate(args, overrides: list[str], typed: str) -> int:
 
 
 CONTINUE = "interrupted; --resume=FOLDER continues a run that has saved"
+# No space, no right, too many open files ...: nothing that this program could do about.
+OF_THE_SYSTEM = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
+    errno.EMFILE, errno.ENFILE, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
+}  # fmt: skip
 AGAIN = "interrupted; the same command goes on after the last result"
 
 
@@ -187,6 +193,12 @@ def _guarded(args, action, interrupted: str = CONTINUE) -> int:
         if getattr(args, "traceback", False):
             raise
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if getattr(args, "traceback", False) or error.errno not in OF_THE_SYSTEM:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"error: {place}{error.strerror}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)

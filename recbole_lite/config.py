@@ -6,7 +6,9 @@ What differs from RecBole, and why, is listed in docs/recbole.md.
 from __future__ import annotations
 
 import copy
+import inspect
 import os
+import pickle
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
@@ -14,10 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from recbole.config import Config
 from recbole.utils import ModelType
+from torch.nn.utils import clip_grad_norm_
 
-from recbole_lite.errors import ConfigError
+from recbole_lite.errors import ConfigError, RecboleLiteError
+from recbole_lite.names import check_name
 from recbole_lite.paths import PROPERTIES
 from recbole_lite.registry import can_train_prefixes, get_model, reads_candidates
 from recbole_lite.settings import (
@@ -91,7 +96,13 @@ class LiteConfig(Config):
         self.origins: dict[str, Setting] = {}
         self._overrides = list(overrides or [])
         self._string_sources = STRING_SOURCES - ({"config_dict"} if typed else set())
-        super().__init__(model, dataset, list(config_file_list or []), config_dict)
+        with explained("the settings cannot be read", self):
+            super().__init__(model, dataset, list(config_file_list or []), config_dict)
+
+    def given(self) -> str:
+        """What this run sets itself, and where, for messages; the first settings of many."""
+        shown = [f"{key}={setting.value!r}"[:60] for key, setting in self.origins.items()]
+        return ", ".join(shown[:12]) + (f" and {len(shown) - 12} more" if len(shown) > 12 else "")
 
     # -- sources ---------------------------------------------------------------------------
 
@@ -128,7 +139,7 @@ class LiteConfig(Config):
             if value is None:
                 raise ConfigError(f"no {name} given: --{name}=NAME, or the key {name!r} in a file")
         model_class = get_model(model) if isinstance(model, str) else model
-        return model_class.__name__, model_class, str(dataset)
+        return model_class.__name__, model_class, check_name(str(dataset))
 
     def _load_internal_config_dict(self, model, model_class, dataset):
         super()._load_internal_config_dict(model, model_class, dataset)
@@ -191,6 +202,7 @@ class LiteConfig(Config):
             self.final_config_dict["data_path"] = str(data_path)
         self._check_valid_metric()
         self._check_mask()
+        self._check_clip()
         self._check_strategy()
         self._check_task()
 
@@ -237,6 +249,17 @@ class LiteConfig(Config):
                 f"mask_ratio {ratio} of MAX_ITEM_LIST_LENGTH {length} is less than one item"
             )
 
+    def _check_clip(self):
+        """RecBole hands the mapping to torch as it is, at the first step."""
+        value = self.final_config_dict["clip_grad_norm"]
+        names = set(inspect.signature(clip_grad_norm_).parameters) - {"parameters"}
+        if value is None:
+            return
+        norm = value.get("max_norm") if isinstance(value, dict) else None
+        right = isinstance(norm, (int, float)) and norm > 0 and set(value) <= names
+        if not right or not isinstance(value.get("norm_type", 2.0), (int, float)):
+            raise ConfigError(f"clip_grad_norm must be like {{'max_norm': 1.0}}, found {value!r}")
+
     def _check_valid_metric(self):
         name, _, k = self.final_config_dict["valid_metric"].partition("@")
         metrics = [metric.lower() for metric in self.final_config_dict["metrics"]]
@@ -266,6 +289,45 @@ class LiteConfig(Config):
             os.environ.pop("CUDA_VISIBLE_DEVICES", None)
         if not self.final_config_dict["use_gpu"]:
             self.final_config_dict["device"] = torch.device("cpu")
+
+
+# What Python, pandas and torch raise over a value that they cannot use.
+OVER_VALUES = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, RuntimeError,
+    TypeError, ValueError, pickle.PickleError, yaml.YAMLError,
+)  # fmt: skip
+
+
+@contextmanager
+def explained(what: str, config: LiteConfig):
+    """Turn an error from the depths of other libraries into one line.
+
+    A value can be wrong in more ways than are checked one by one. What is known at this point is
+    what failed, and which settings this run has made: the cause is among them. ``--traceback``
+    shows the rest.
+
+    Parameters
+    ----------
+    what : str
+        Begins the message.
+    config : LiteConfig
+
+    Raises
+    ------
+    ConfigError
+    """
+    try:
+        yield
+    except RecboleLiteError:
+        raise
+    except OVER_VALUES as error:
+        text = " ".join(str(error).split())
+        text = text if len(text) <= 200 else text[:197] + "..."
+        given = config.given()
+        raise ConfigError(
+            f"{what} ({type(error).__name__}: {text}). "
+            + (f"This run sets {given}" if given else "All settings are defaults")
+        ) from error
 
 
 @contextmanager

@@ -9,7 +9,16 @@ from typing import ClassVar
 import numpy as np
 import torch
 from recbole.evaluator import Collector, DataStruct, Evaluator, TopkMetric
-from recbole.evaluator.metrics import MAP, MRR, NDCG
+from recbole.evaluator.metrics import (
+    MAP,
+    MRR,
+    NDCG,
+    AveragePopularity,
+    GiniIndex,
+    ItemCoverage,
+    ShannonEntropy,
+    TailPercentage,
+)
 
 
 class LiteMRR(MRR):
@@ -52,6 +61,63 @@ class LiteMAP(MAP):
         return np.cumsum(precision * pos_index, axis=1) / np.minimum(ranks, pos_len.reshape(-1, 1))
 
 
+# Metrics over the lists themselves; id 0 (padding) stands where a list has ended (LiteCollector).
+
+
+class LiteItemCoverage(ItemCoverage):
+    """Share of the items that are recommended to anyone."""
+
+    def get_coverage(self, item_matrix, num_items):
+        """Of ``[users, K]`` item ids."""
+        return super().get_coverage(_recommended(item_matrix), num_items)
+
+
+class LiteShannonEntropy(ShannonEntropy):
+    """Entropy of the distribution of recommended items."""
+
+    def get_entropy(self, item_matrix):
+        """Of ``[users, K]`` item ids; 0 where nothing is recommended."""
+        items = _recommended(item_matrix)
+        return super().get_entropy(items) if items.size else 0.0
+
+
+class LiteGiniIndex(GiniIndex):
+    """Inequality of the distribution of recommended items."""
+
+    def get_gini(self, item_matrix, num_items):
+        """Of ``[users, K]`` item ids; 0 where nothing is recommended."""
+        items = _recommended(item_matrix)
+        return super().get_gini(items, num_items) if items.size else 0.0
+
+
+class LiteAveragePopularity(AveragePopularity):
+    """Mean number of interactions of the items in a list."""
+
+    def calculate_metric(self, dataobject):
+        """The mean is over the items that are in the list."""
+        items, counts = self.used_info(dataobject)
+        values = _mean_of_lists(self.get_pop(items, counts), items)
+        return self.topk_result("averagepopularity", values)
+
+
+class LiteTailPercentage(TailPercentage):
+    """Share of rare items in a list."""
+
+    def calculate_metric(self, dataobject):
+        """The share is of the items that are in the list."""
+        items, counts = self.used_info(dataobject)
+        values = _mean_of_lists(self.get_tail(items, counts), items)
+        return self.topk_result("tailpercentage", values)
+
+
+def _recommended(item_matrix: np.ndarray) -> np.ndarray:
+    return item_matrix[item_matrix > 0][None]  # [1, n]
+
+
+def _mean_of_lists(values: np.ndarray, items: np.ndarray) -> np.ndarray:
+    return values.cumsum(axis=1) / np.maximum((items > 0).cumsum(axis=1), 1)
+
+
 class LiteEvaluator(Evaluator):
     """RecBole's evaluator; MRR, NDCG and MAP read ``np.float``, gone from NumPy 1.24 on.
 
@@ -63,7 +129,16 @@ class LiteEvaluator(Evaluator):
         and where no metric ranks.
     """
 
-    replacements: ClassVar = {"mrr": LiteMRR, "ndcg": LiteNDCG, "map": LiteMAP}
+    replacements: ClassVar = {
+        "mrr": LiteMRR,
+        "ndcg": LiteNDCG,
+        "map": LiteMAP,
+        "itemcoverage": LiteItemCoverage,
+        "shannonentropy": LiteShannonEntropy,
+        "giniindex": LiteGiniIndex,
+        "averagepopularity": LiteAveragePopularity,
+        "tailpercentage": LiteTailPercentage,
+    }
 
     def __init__(self, config):
         super().__init__(config)
@@ -136,12 +211,17 @@ class LiteCollector(Collector):
         of score -inf, in the order of their ids, and counts the right one among them.
         """
         super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
+        n = len(scores_tensor)
+        if self.register.need("rec.items"):
+            items = self.data_struct.get("rec.items")[-n:]  # of all batches so far, the last
+            values = scores_tensor.gather(1, items.to(scores_tensor.device))
+            items[torch.isneginf(values).to(items.device)] = 0  # padding: the list has ended
         if not self.register.need("rec.topk"):
             return
         if torch.isneginf(scores_tensor[positive_u, positive_i]).any():
             values = torch.topk(scores_tensor, max(self.topk), dim=-1).values
-            ranked = self.data_struct.get("rec.topk")  # of all batches so far
-            ranked[-len(values) :, :-1] *= ~torch.isneginf(values).to(ranked.device)
+            ranked = self.data_struct.get("rec.topk")
+            ranked[-n:, :-1] *= ~torch.isneginf(values).to(ranked.device)
 
     def get_data_struct(self):
         """Hand out what was collected; RecBole calls ``.cpu()`` on plain numbers as well."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -44,3 +45,12 @@ def leftovers(path: str | Path) -> list[Path]:
     path = Path(path)
     folder, name = (path, "*") if path.is_dir() else (path.parent, glob.escape(path.name))
     return sorted(folder.glob(f".{name}.*.tmp"))
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

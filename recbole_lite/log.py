@@ -18,6 +18,18 @@ _LEVEL_COLOURS = {"DEBUG": "cyan", "WARNING": "yellow", "ERROR": "red", "CRITICA
 _OURS = "recbole_lite_handler"
 
 
+class _FileHandler(logging.FileHandler):
+    """Handler that says once that it cannot write: a full disk must not end the run."""
+
+    def handleError(self, record):  # noqa: N802 (logging's name)
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not getattr(self, "failed", False):
+            self.failed = True
+            print(f"{self.baseFilename}: cannot write the log: {error.strerror}", file=sys.stderr)
+
+
 class _PlainFormatter(logging.Formatter):
     """Formatter that takes out the colours that RecBole writes into its messages."""
 
@@ -47,11 +59,17 @@ def init_logger(config, folder: str | Path = "log") -> Path:
     """
     level = logging.getLevelName(str(config["state"] or "INFO").upper())
     level = level if isinstance(level, int) else logging.INFO
-    name = f"{config['model']}-{config['dataset']}-{get_local_time()}.log"
-    path = Path(folder, config["model"], name)
+    name = f"{config['model']}-{config['dataset']}-{get_local_time()}"
+    path = Path(folder, config["model"], f"{name}.log")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        to_file = logging.FileHandler(path, encoding="utf-8")
+        to_file, n = None, 1
+        while to_file is None:
+            try:
+                to_file = _FileHandler(path, mode="x", encoding="utf-8")
+            except FileExistsError:  # runs that start within one second
+                n += 1
+                path = path.with_name(f"{name}-{n}.log")
     except OSError as error:
         raise ConfigError(
             f"{path}: cannot write the log: {error.strerror}; logs go to "

@@ -14,7 +14,7 @@ import numpy as np
 from recbole.utils import init_seed
 
 from recbole_lite import checkpoint
-from recbole_lite.config import LiteConfig
+from recbole_lite.config import LiteConfig, explained
 from recbole_lite.data import create_dataset, data_preparation
 from recbole_lite.data.candidates import write_candidates
 from recbole_lite.errors import ConfigError
@@ -127,7 +127,7 @@ def run_one(
     logger.info(config, extra=FILE_ONLY)
     _check_stage(config)
 
-    with clock("data"):
+    with clock("data"), explained(f"{config['dataset']} cannot be read", config):
         dataset = create_dataset(config)
         counts = _counts(dataset)
         logger.info(dataset, extra=FILE_ONLY)
@@ -135,20 +135,22 @@ def run_one(
         logger.info(f"{config['dataset']}: {size}")
         train_data, valid_data, test_data = data_preparation(config, dataset)
 
-    with clock("item vectors and model"):
+    with clock("item vectors and model"), explained(f"{config['model']} cannot be built", config):
         init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
         model = _build_model(config, train_data._dataset)
         logger.info(model, extra=FILE_ONLY)
         resumes = resume and config["resume"]
-        if init_from and config["init_from"] and not resumes:
+        # A run that was killed in its first epoch begins again, with these weights.
+        if init_from and config["init_from"] and not (resumes and checkpoint.has_last(resumes)):
             begin_with(config, model)
         parameters = _trainable(model)
         logger.info(f"{parameters:,} trainable parameters on {config['device']}")
 
-    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    with explained(f"{config['model']} cannot be trained", config):
+        trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
     if resumes:
         trainer.resume_checkpoint(config["resume"])
-    with clock("training"):
+    with clock("training"), explained(f"{config['model']} cannot be trained", config):
         score, valid_result = trainer.fit(
             train_data, valid_data, saved=saved, show_progress=config["show_progress"]
         )
@@ -174,7 +176,7 @@ def run_one(
     if config["train_stage"] == "pretrain":
         logger.info(f"Next: --train_stage=finetune --pre_model_path={trainer.saved_model_file}")
         return result
-    with clock("test"):
+    with clock("test"), explained(f"{config['model']} cannot be tested", config):
         result["test_result"] = trainer.evaluate(
             test_data, load_best_model=saved, show_progress=config["show_progress"]
         )

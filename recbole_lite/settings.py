@@ -40,6 +40,9 @@ Loader.yaml_implicit_resolvers = {
 }
 
 
+MAX_NODES = 100_000  # in a configuration file; "billion laughs" has 10**9
+
+
 @dataclass(frozen=True)
 class Setting:
     """A value and the place that it was set at (``demo.yaml, line 3``, ``command line`` ...)."""
@@ -72,14 +75,31 @@ def read_yaml(path: str | Path) -> dict[str, Setting]:
             return {}
         if not isinstance(node, yaml.MappingNode):
             raise ConfigError(f"{path}, line 1: expected lines of `key: value`")
+        if _expanded(node, {}) > MAX_NODES:
+            raise ConfigError(
+                f"{path}: its aliases (*name) stand for more than {MAX_NODES:,} values"
+            )
         return _settings_of(node, loader, path)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or error
         raise ConfigError(f"{path}{line}: not valid YAML: {problem}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: lists or mappings in it are nested too deeply") from None
     finally:
         loader.dispose()
+
+
+def _expanded(node: yaml.Node, known: dict[int, int]) -> int:
+    """Number of values that a node stands for, each alias counted as what it repeats."""
+    if id(node) not in known:
+        known[id(node)] = 1  # also the end of a list that holds itself, which the loader refuses
+        inner = node.value if isinstance(node, yaml.CollectionNode) else []
+        pairs = isinstance(node, yaml.MappingNode)
+        parts = [part for pair in inner for part in pair] if pairs else inner
+        known[id(node)] += sum(_expanded(part, known) for part in parts)
+    return known[id(node)]
 
 
 def _settings_of(node: yaml.MappingNode, loader: Loader, path: Path) -> dict[str, Setting]:
@@ -157,6 +177,7 @@ def _keys_of_properties() -> frozenset[str]:
     keys = {"model", "dataset", "config_files", "config_file"}
     # Read by RecBole's Config or quick start, without a default in its property files.
     keys |= {"local_rank", "nproc", "world_size", "ip", "port", "offset", "neg_sampling"}
+    keys |= {"tail_ratio"}  # of the metric TailPercentage
     for path in files:
         if path.name not in {"url.yaml", "kg_url.yaml"}:
             keys.update(yaml.load(path.read_text(encoding="utf-8"), Loader=Loader) or {})
@@ -219,10 +240,22 @@ _COUNTS = {  # key: smallest value
     "max_steps": 1,
     "num_beams": 1,
     "prompt_length": 0,
+    "prefix_overlap": 0,
+    "hidden_size": 1,
+    "inner_size": 1,
+    "embedding_size": 1,
+    "n_layers": 1,
+    "n_heads": 1,
+    "item_llm_batch_size": 1,
+    "metric_decimal_place": 0,
+    "loss_decimal_place": 0,
     "topn_negatives": 1,
     "topn_seed": 0,
 }
-_MAY_BE_NONE = {"max_steps"}
+_MAY_BE_NONE = {
+    "max_steps", "hidden_size", "inner_size", "embedding_size", "n_layers", "n_heads",
+    "loss_decimal_place",
+}  # fmt: skip
 # Beside the counts: keys whose value cannot be left out.
 _NEEDED = {*_COUNTS, "learning_rate", "weight_decay", "warmup_ratio"} - _MAY_BE_NONE
 

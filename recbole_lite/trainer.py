@@ -18,6 +18,7 @@ from recbole_lite.data.loaders import FirstBatches
 from recbole_lite.errors import CheckpointError, ConfigError, TrainingError
 from recbole_lite.evaluation import LiteCollector, LiteEvaluator
 from recbole_lite.files import leftovers
+from recbole_lite.finite import Watch, check_scores, check_weights
 from recbole_lite.stages import read_stages
 
 # Settings that may differ between a run and its continuation.
@@ -56,7 +57,8 @@ class LiteMixin:
         self._random_state = None
         self._generator = None
         self._schedule = self._schedule_state = None
-        self._validates = True
+        self._validates, self._saves = True, False
+        self._watch = self._evaluated = None
         self.saved_model_file = None
 
     # -- where ------------------------------------------------------------------------------
@@ -86,6 +88,7 @@ class LiteMixin:
 
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
         """Save the weights as the best so far (RecBole calls this when validation improved)."""
+        check_weights(self.model, epoch, self._last_good())
         best = self.run_dir / checkpoint.BEST_FILE
         if epoch < 0 and best.exists():
             return  # RecBole saves when there is nothing left to train; the best stands already
@@ -99,6 +102,7 @@ class LiteMixin:
     def _save_last(self, epoch):
         every = self.config["checkpoint_every"]
         if every and (epoch + 1) % every == 0:
+            check_weights(self.model, epoch, self._last_good())
             checkpoint.save_last(self.run_dir, epoch, self.model, self._state(epoch))
 
     def save_pretrained_model(self, epoch, saved_model_file):
@@ -182,6 +186,7 @@ class LiteMixin:
         A stage begins with the best weights so far (the last ones, unless `saved`).
         """
         started = time()
+        self._saves = saved
         self._generator = getattr(train_data, "generator", None)
         self._validates = bool(valid_data) and self.eval_step > 0
         # Once, before the first draw of windows: a resumed run must plan for as many steps.
@@ -204,16 +209,32 @@ class LiteMixin:
 
         if self._random_state is not None:
             checkpoint.restore_random_state(self._random_state, self._generator)
-        arguments = (train_data, valid_data, verbose, saved, show_progress, after_epoch)
+        try:
+            result = self._fit_stages(
+                train_data, valid_data, verbose, saved, show_progress, after_epoch
+            )
+        finally:
+            self.tensorboard.close()  # its thread and file; a later call would open them again
+        if not saved or self.config["train_stage"] == "pretrain":
+            return result
+        if not (self.run_dir / checkpoint.BEST_FILE).exists():
+            self.logger.warning("No epoch was validated (eval_step); the last weights are taken")
+            self._save_checkpoint(max(self.train_loss_dict), verbose)
+        return result
+
+    def _fit_stages(self, *arguments):
+        saved = arguments[3]
         result = self._fit_stage(*arguments)
         for number in range(self._stage + 1, len(self.stages)):
+            first = max(self.train_loss_dict, default=-1) + 1
             if saved and (self.run_dir / checkpoint.BEST_FILE).exists():
-                self._load_best(self.run_dir)
-            self._enter(number, first_epoch=max(self.train_loss_dict, default=-1) + 1)
+                self._load_best(self.run_dir, before=first)
+            self._enter(number, first)
+            if saved and first and self.config["checkpoint_every"]:
+                # A run killed later in this stage must not look for the best of the last one:
+                # by then it may have been replaced.
+                checkpoint.save_last(self.run_dir, first - 1, self.model, self._state(first - 1))
             result = self._fit_stage(*arguments)
-        if saved and self.saved_model_file is None:
-            # Pop's one epoch under a larger eval_step: never validated, so never saved.
-            self._save_checkpoint(max(self.train_loss_dict), verbose=False)
         return result
 
     def _fit_stage(self, *arguments):
@@ -235,9 +256,18 @@ class LiteMixin:
         if most is not None:
             # At least one: where windows are drawn, earlier epochs may have had more than planned.
             train_data = FirstBatches(train_data, max(most - self._steps, 1))
-        loss = super()._train_epoch(train_data, epoch_idx, *arguments, **others)
+        # RecBole's loop hands the batch to the loss alone; a message about the loss wants its ids.
+        loss_func = arguments[0] if arguments else others.pop("loss_func", None)
+        self._watch = Watch(loss_func or self.model.calculate_loss, train_data, epoch_idx)
+        loss = super()._train_epoch(train_data, epoch_idx, self._watch, *arguments[1:], **others)
         self._steps += len(train_data)
         return loss
+
+    def _add_train_loss_to_tensorboard(self, epoch_idx, losses, tag="Loss/Train"):
+        """Save also after an epoch without a validation: RecBole calls nothing else then."""
+        super()._add_train_loss_to_tensorboard(epoch_idx, losses, tag)
+        if self._saves and self._validates and (epoch_idx + 1) % self.eval_step:
+            self._save_last(epoch_idx)
 
     def _valid_epoch(self, valid_data, show_progress=False):
         score, result = super()._valid_epoch(valid_data, show_progress)
@@ -247,9 +277,15 @@ class LiteMixin:
     def _check_nan(self, loss):
         if not torch.isfinite(loss):
             raise TrainingError(
-                f"the training loss is {loss.item()}; try a smaller learning_rate or set "
-                "clip_grad_norm={'max_norm': 1.0}"
+                f"the training loss is {loss.item()} in {self._watch.where()}. Try a smaller "
+                "learning_rate or set clip_grad_norm={'max_norm': 1.0}. " + self._last_good()
             )
+
+    def _last_good(self) -> str:
+        """What a training that went wrong leaves behind."""
+        if self._run_dir is None or not (self._run_dir / checkpoint.BEST_FILE).exists():
+            return "No weights were saved before"
+        return f"The best weights before this are whole: {self._run_dir / checkpoint.BEST_FILE}"
 
     # -- resuming ---------------------------------------------------------------------------
 
@@ -272,6 +308,8 @@ class LiteMixin:
     def resume_checkpoint(self, resume_file):
         """Continue an interrupted run from its last epoch.
 
+        A run that was killed in its first epoch starts again, in the same folder.
+
         Parameters
         ----------
         resume_file : str or Path
@@ -283,11 +321,20 @@ class LiteMixin:
             Nothing to resume, damaged files, or settings that differ from the run's.
         """
         folder = Path(resume_file)
-        self._check_same_settings(folder, checkpoint.load_config(folder)["settings"])
+        settings = checkpoint.load_config(folder)["settings"]
+        self._check_same_settings(folder, settings)
         last = checkpoint.load_last(folder)
+        for stale in leftovers(folder):
+            stale.unlink(missing_ok=True)
         if last is None:
-            raise CheckpointError(f"{folder}: no epoch was finished; start the run anew")
+            if not settings.get("checkpoint_every"):
+                raise CheckpointError(f"{folder}: the run saved no epochs (checkpoint_every: 0)")
+            self._use(folder)
+            self.logger.warning(f"{folder}: no epoch was finished; starting from the beginning")
+            return
         tensors, state = last
+        if state["best_valid_result"] or not self.config["eval_step"]:
+            checkpoint.load_weights(folder / checkpoint.BEST_FILE)  # a damage is better known now
         checkpoint.restore_model(self.model, tensors, folder)
         if len(self.stages) > 1:
             self._enter(*state["stage"])
@@ -302,8 +349,6 @@ class LiteMixin:
         if self.cur_step > self.stopping_step:
             self.start_epoch = self.epochs  # the stage had stopped by itself
         self._use(folder)
-        for stale in leftovers(folder):
-            stale.unlink(missing_ok=True)
         self.logger.info(f"Resuming {folder} after epoch {state['epoch']}")
 
     def _check_same_settings(self, folder, saved):
@@ -325,6 +370,7 @@ class LiteMixin:
         if eval_data and load_best_model:
             path = Path(model_file or self.saved_model_file)
             self._load_best(path)
+        self._evaluated = eval_data
         counts = getattr(self.model, "beam_counts", None)
         if counts is not None:
             counts.clear()
@@ -333,9 +379,26 @@ class LiteMixin:
             self.logger.info(str(counts))
         return result
 
-    def _load_best(self, path: Path):
+    def _full_sort_batch_eval(self, batched_data):
+        evaluated = batch, scores, *_ = super()._full_sort_batch_eval(batched_data)
+        check_scores(scores, batch, self._evaluated, self._last_good())
+        return evaluated
+
+    def _neg_sample_batch_eval(self, batched_data):
+        evaluated = batch, scores, *_ = super()._neg_sample_batch_eval(batched_data)
+        if scores.dim() == 2:  # else: values, not a ranking
+            owner = batched_data[1]
+            check_scores(scores, batch, self._evaluated, self._last_good(), owner)
+        return evaluated
+
+    def _load_best(self, path: Path, before: float = math.inf):
         path = path / checkpoint.BEST_FILE if path.is_dir() else path
-        tensors, _ = checkpoint.load_weights(path)
+        tensors, facts = checkpoint.load_weights(path)
+        if facts.get("epoch", -1) >= before:
+            raise CheckpointError(
+                f"{path}: of epoch {facts['epoch']}, but the stage after it begins with epoch "
+                f"{before}: the run had gone further than it can be resumed. Start it anew"
+            )
         checkpoint.restore_model(self.model, tensors, path)
         self.logger.info(f"Loaded the best weights: {path}")
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from logging import getLogger
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def data_preparation(config: LiteConfig, dataset: Dataset):
             getLogger().warning(f"{key} is ignored: recbole-lite writes and reads no pickles")
     phases = ("train", "valid", "test")
     parts = dataset.build()
+    _check_parts(config, dataset, parts)
     classes = [get_dataloader(config, phase) for phase in phases]
     if isinstance(parts[0].inter_feat, Windows):
         parts[0].inter_feat = _training_windows(config, parts[0].inter_feat)
@@ -82,6 +84,22 @@ def data_preparation(config: LiteConfig, dataset: Dataset):
     return tuple(
         loader(config, part, sampler, shuffle=phase == "train" and config["shuffle"])
         for loader, phase, part, sampler in zip(classes, phases, parts, samplers, strict=True)
+    )
+
+
+def _check_parts(config, dataset, parts):
+    """Refuse data of which nothing is left to train on, or to be measured on."""
+    from recbole_lite.errors import DataError
+
+    leave_one_out = config["eval_args"]["split"] == {"LS": "valid_and_test"}
+    if len(parts[0]) and (len(parts[2]) or not leave_one_out):
+        return
+    missing = "training" if not len(parts[0]) else "a test"
+    need = "; no user has 3 interactions or more" if leave_one_out else ""
+    raise DataError(
+        f"the split leaves nothing for {missing}{need}. Bring more data, or change eval_args or "
+        "the filters",
+        Path(dataset.dataset_path, f"{dataset.dataset_name}.inter"),
     )
 
 

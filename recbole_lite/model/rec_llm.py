@@ -12,7 +12,7 @@ from recbole_lite.errors import ConfigError
 from recbole_lite.model.architecture import change_architecture, check_init, read_architecture
 from recbole_lite.model.dropout import use_cheap_dropout
 from recbole_lite.model.one_place import OnePlace, check_no_order
-from recbole_lite.text.hf_model import load_encoder, random_encoder
+from recbole_lite.text.hf_model import load_encoder, position_limit, random_encoder
 
 
 class VectorReader(nn.Module):
@@ -111,17 +111,17 @@ class RecommendationLLM(VectorReader):
         check_init(init, overrides, "rec_llm")
         folder, config = read_architecture(name, init, "rec_llm", local_files_only)
         change_architecture(config, overrides or {}, dropout, "rec_llm_config")
-        limit = getattr(config, "max_position_embeddings", None)
+        if init == "pretrained":
+            encoder = load_encoder(folder, config, torch.float32, "rec_llm")
+        else:
+            encoder = random_encoder(config)
+        limit = position_limit(encoder)
         if limit and limit < max_length:
             shown = max_length - reads_sets
             raise ConfigError(
                 f"rec_llm {name!r} reads at most {limit} positions, MAX_ITEM_LIST_LENGTH is {shown}"
                 + (", and the candidates need one more" if reads_sets else "")
             )
-        if init == "pretrained":
-            encoder = load_encoder(folder, config, torch.float32, "rec_llm")
-        else:
-            encoder = random_encoder(config)
         super().__init__(encoder, causal, reads_sets)
         if reads_sets:
             self.eval()

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from recbole_lite.errors import ConfigError, ModelFilesError
-from recbole_lite.text.hf_model import load_model, no_pooler
+from recbole_lite.text.hf_model import load_model, no_pooler, position_limit
 from recbole_lite.text.pooling import first_token, masked_mean
 
 _NO_LIMIT = 1_000_000  # tokenizers without a limit say 1e30
@@ -188,7 +188,7 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
 def _max_length(
     wanted: int | None, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> int:
-    limit = _position_limit(model)
+    limit = position_limit(model)
     if wanted is None:
         stated = [n for n in (limit, tokenizer.model_max_length) if n and n < _NO_LIMIT]
         return int(min(stated, default=_DEFAULT_MAX_LENGTH))
@@ -200,16 +200,6 @@ def _max_length(
             f"tokens{top}"
         )
     return wanted
-
-
-def _position_limit(model: PreTrainedModel) -> int | None:
-    """Count the tokens that the model has positions for; None where they are relative."""
-    for name, module in model.named_modules():
-        table = isinstance(module, torch.nn.Embedding) and name.endswith("position_embeddings")
-        if table and module.padding_idx is not None:  # RoBERTa counts from padding_idx + 1
-            return module.num_embeddings - module.padding_idx - 1
-    limit = getattr(model.config, "max_position_embeddings", None)
-    return limit if isinstance(limit, int) and limit > 0 else None
 
 
 def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -161,6 +161,16 @@ def _auto_class(config: PretrainedConfig) -> tuple[type, bool]:
     return AutoModel, bool(config.is_encoder_decoder)
 
 
+def position_limit(model: PreTrainedModel) -> int | None:
+    """Count the tokens that the model has positions for; None where they are relative."""
+    for name, module in model.named_modules():
+        table = isinstance(module, torch.nn.Embedding) and name.endswith("position_embeddings")
+        if table and module.padding_idx is not None:  # RoBERTa counts from padding_idx + 1
+            return module.num_embeddings - module.padding_idx - 1
+    limit = getattr(model.config, "max_position_embeddings", None)
+    return limit if isinstance(limit, int) and limit > 0 else None
+
+
 @contextmanager
 def _readable(folder: Path, key: str) -> Iterator[None]:
     try:

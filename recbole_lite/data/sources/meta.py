@@ -12,7 +12,8 @@ import yaml
 from recbole_lite.data.sources.converters import CONVERTERS
 from recbole_lite.data.sources.strict import build, check_keys, nearest
 from recbole_lite.data.sources.table import Converter
-from recbole_lite.errors import ConfigError, DataError
+from recbole_lite.errors import ConfigError
+from recbole_lite.names import check_name
 from recbole_lite.paths import DATASET_META
 
 OWN_FOLDER = "dataset_meta"  # inside the data path: a user's own files, which come first
@@ -173,28 +174,6 @@ class DatasetMeta:
     expected: Expected = Expected()
     text_fields: tuple[str, ...] = ()
     variants: tuple[Variant, ...] = ()
-
-
-def check_name(name: str) -> str:
-    """Refuse a data set name that is not the plain name of a folder.
-
-    Parameters
-    ----------
-    name : str
-        From the user.
-
-    Returns
-    -------
-    str
-        The same name.
-    """
-    if not name or name.startswith((".", "_")) or re.search(r"[/\\:\0]|\.\.", name):
-        raise DataError(
-            f"{name!r} is not a data set name: it must be the plain name of a folder inside the "
-            "data path, without '/', '\\', ':' or '..', and not begin with '.' or '_'. "
-            "A folder elsewhere goes into --data_path."
-        )
-    return name
 
 
 def known_names(data_path: str | Path | None = None) -> list[str]:
