@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from logging import getLogger
@@ -94,6 +94,9 @@ def run_one(
     resume: bool = True,
     samples: bool = True,
     per_user: bool = False,
+    test: bool = True,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    log_folder: str | Path = "log",
 ) -> dict[str, Any]:
     """Train and evaluate one model, ready configured; its ``baselines`` are left alone.
 
@@ -104,6 +107,13 @@ def run_one(
         See :func:`run`.
     resume, samples : bool
         Whether to heed the keys ``resume`` and ``sample_users``.
+    test : bool
+        Whether to look at the test split; False leaves ``test_result`` None.
+    on_epoch : callable, optional
+        Told each entry of the history, as soon as the epoch is saved; of a resumed run first those
+        that it has.
+    log_folder : str or Path
+        See :func:`~recbole_lite.log.init_logger`.
 
     Returns
     -------
@@ -112,7 +122,7 @@ def run_one(
     """
     clock = _Clock()
     init_seed(config["seed"], config["reproducibility"])
-    log_file = init_logger(config)
+    log_file = init_logger(config, log_folder)
     logger = getLogger()
     logger.info(f"{config['model']} on {config['dataset']}; log: {log_file}")
     logger.info(config, extra=FILE_ONLY)
@@ -136,9 +146,16 @@ def run_one(
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
     if resume and config["resume"]:
         trainer.resume_checkpoint(config["resume"])
+        for entry in trainer.history if on_epoch else []:
+            on_epoch(entry)
+    callback = (lambda *_: on_epoch(trainer.history[-1])) if on_epoch else None
     with clock("training"):
         score, valid_result = trainer.fit(
-            train_data, valid_data, saved=saved, show_progress=config["show_progress"]
+            train_data,
+            valid_data,
+            saved=saved,
+            show_progress=config["show_progress"],
+            callback_fn=callback,
         )
     result = {
         "model": config["model"],
@@ -159,6 +176,8 @@ def run_one(
     }
     if config["train_stage"] == "pretrain":
         logger.info(f"Next: --train_stage=finetune --pre_model_path={trainer.saved_model_file}")
+        return result
+    if not test:
         return result
     with clock("test"):
         result["test_result"] = trainer.evaluate(

@@ -216,10 +216,11 @@ _COUNTS = {  # key: smallest value
     "sample_users": 0,
     "sce_negatives": 1,
     "max_steps": 1,
+    "end_epoch": 1,
     "num_beams": 1,
     "prompt_length": 0,
 }
-_MAY_BE_NONE = {"max_steps"}
+_MAY_BE_NONE = {"max_steps", "end_epoch"}
 # Beside the counts: keys whose value cannot be left out.
 _NEEDED = {*_COUNTS, "learning_rate", "weight_decay", "warmup_ratio"} - _MAY_BE_NONE
 

@@ -25,7 +25,7 @@ FREE_ON_RESUME = {
     "resume", "epochs", "stopping_step", "checkpoint_dir", "checkpoint_every", "data_path",
     "show_progress", "state", "worker", "gpu_id", "use_gpu", "baselines", "sample_users",
     "log_wandb", "eval_batch_size", "item_embedding_cache_dir",
-    "local_files_only",
+    "local_files_only", "end_epoch",
 }  # fmt: skip
 
 
@@ -221,6 +221,8 @@ class LiteMixin:
         most = self.stages[self._stage].max_steps
         if most is not None:
             self.epochs = min(self.epochs, self._stage_begin + -(-most // self._steps_per_epoch))
+        if self.config["end_epoch"] is not None:
+            self.epochs = min(self.epochs, self.config["end_epoch"])
         self._start_schedule()
         with warnings.catch_warnings():
             # RecBole's name for the scaler; nothing that a user could change.
