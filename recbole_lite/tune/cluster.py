@@ -14,13 +14,13 @@ from recbole_lite.tune.settings import TuneSettings
 
 INSTALL = 'pip install "ray[tune]"'
 _OBJECT_STORE = 200 * 2**20  # bytes; nothing large passes through it
-# Ray asks for consent on first use, reports usage, and insists on a metric that a failed trial
-# cannot have.
+# Ray reports usage, and insists on a metric that a failed trial cannot have.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # its tables; the sweep speaks for itself
 }
 
 
@@ -148,18 +148,24 @@ def plan_resources(ray, settings: TuneSettings, use_gpu: bool) -> Resources:
     gpus = settings.gpus_per_trial
     if gpus is None:
         gpus = 1 if use_gpu and total["GPU"] >= 1 else 0
+    if gpus > 1 and int(gpus) != gpus:
+        raise ConfigError(f"gpus_per_trial: above 1 it must be a whole number, found {gpus:g}")
+    _check_present("gpus_per_trial", "GPU", gpus, nodes)
     cpus = settings.cpus_per_trial
     if cpus is None:
         cpus = max(1, int(total["CPU"] / (total["GPU"] / gpus))) if gpus else 1
-    for key, kind, wanted in (("gpus_per_trial", "GPU", gpus), ("cpus_per_trial", "CPU", cpus)):
-        most = max((node.get(kind, 0) for node in nodes), default=0)
-        if wanted > most:
-            raise ConfigError(
-                f"{key}: {wanted:g} asked for, but the machine with the most has {most:g} "
-                f"{kind}{'' if most == 1 else 's'}"
-            )
+    _check_present("cpus_per_trial", "CPU", cpus, nodes)
     fit = sum(_fit(node, cpus, gpus) for node in nodes)
     return Resources(cpus, gpus, min(settings.max_concurrent or fit, max(fit, 1)))
+
+
+def _check_present(key: str, kind: str, wanted: float, nodes: list[dict[str, float]]) -> None:
+    most = max((node.get(kind, 0) for node in nodes), default=0)
+    if wanted > most:
+        raise ConfigError(
+            f"{key}: {wanted:g} asked for, but the machine with the most has {most:g} "
+            f"{kind}{'' if most == 1 else 's'}"
+        )
 
 
 def _fit(node: dict[str, float], cpus: float, gpus: float) -> int:

@@ -295,6 +295,7 @@ def _search(made: Sweep, config: LiteConfig, plan: Plan, resources, resume: bool
             search_alg=make_searcher(made.settings, made.space, resources.concurrent, mode),
             scheduler=make_scheduler(made.settings, longest(made), mode),
             trial_dirname_creator=folder_name,
+            reuse_actors=True,  # a process for many trials: starting one takes seconds
         ),
         run_config=tune.RunConfig(
             name=RAY_FOLDER,
