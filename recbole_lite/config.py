@@ -17,6 +17,7 @@ import torch
 from recbole.config import Config
 from recbole.utils import ModelType
 
+from recbole_lite import distributed
 from recbole_lite.errors import ConfigError
 from recbole_lite.paths import PROPERTIES
 from recbole_lite.registry import can_train_prefixes, get_model
@@ -36,7 +37,7 @@ from recbole_lite.stages import read_stages
 # a YAML file has typed its values already.
 STRING_SOURCES = {"config_dict", "command line"}
 # Derived from the model's class or only of use to the command line.
-NOT_SETTINGS = {"MODEL_TYPE", "config_files"}
+NOT_SETTINGS = {"MODEL_TYPE", "config_files", *distributed.KEYS}
 
 
 class LiteConfig(Config):
@@ -232,6 +233,9 @@ class LiteConfig(Config):
             super()._set_eval_neg_sample_args(phase)
 
     def _init_device(self):
+        if "local_rank" in self.final_config_dict:  # one of several processes
+            distributed.join_group(self.final_config_dict)
+            return
         # RecBole overwrites CUDA_VISIBLE_DEVICES with its default "0", which takes from a
         # scheduler's child the device that it was given.
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")

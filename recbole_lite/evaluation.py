@@ -11,6 +11,8 @@ import torch
 from recbole.evaluator import Collector, DataStruct, Evaluator, TopkMetric
 from recbole.evaluator.metrics import MAP, MRR, NDCG
 
+from recbole_lite import distributed
+
 
 class LiteMRR(MRR):
     """Mean reciprocal rank."""
@@ -155,4 +157,6 @@ class LiteCollector(Collector):
         collected = super().get_data_struct()
         for struct in (self.data_struct, collected):
             struct._data_dict.update(plain)
+        if not self.config["single_spec"]:
+            distributed.gather_collected(collected)
         return collected

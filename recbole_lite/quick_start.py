@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from recbole.utils import init_seed
 
-from recbole_lite import checkpoint
+from recbole_lite import checkpoint, distributed
 from recbole_lite.config import LiteConfig
 from recbole_lite.data import create_dataset, data_preparation
 from recbole_lite.errors import ConfigError
@@ -74,6 +74,9 @@ def run(
     }
     overrides = list(overrides or [])
     config = LiteConfig(model, overrides=overrides, **sources)
+    if distributed.wants_processes(config):
+        given = {"saved": saved, "per_user": per_user, "overrides": overrides}
+        return distributed.launch(run, config, {"model": model, **sources, **given})
     names = config["baselines"]
     # All are configured before the first is trained: a mistake must not cost a training.
     baselines = [

@@ -13,8 +13,9 @@ import torch
 from recbole.trainer import Trainer
 from recbole.utils import get_local_time
 
-from recbole_lite import checkpoint
+from recbole_lite import checkpoint, distributed
 from recbole_lite.data.loaders import FirstBatches
+from recbole_lite.data.prefixes import TARGETS
 from recbole_lite.errors import CheckpointError, ConfigError, TrainingError
 from recbole_lite.evaluation import LiteCollector, LiteEvaluator
 from recbole_lite.files import leftovers
@@ -46,9 +47,13 @@ class LiteMixin:
         self.stages = read_stages(config)
         self._stage = self._stage_begin = 0  # number of the present stage; its first epoch
         self._steps = 0  # of the optimiser, in the present stage
-        super().__init__(config, model)
+        self.distributed_model = None
+        with distributed.alone(config):
+            super().__init__(config, model)
         if len(self.stages) > 1:
             self._enter(0)
+        else:
+            self._wrap()
         self.evaluator = LiteEvaluator(config)
         self.eval_collector = LiteCollector(config)
         self.history: list[dict] = []
@@ -86,6 +91,8 @@ class LiteMixin:
 
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
         """Save the weights as the best so far (RecBole calls this when validation improved)."""
+        if not distributed.is_first(self.config):
+            return
         best = self.run_dir / checkpoint.BEST_FILE
         if epoch < 0 and best.exists():
             return  # RecBole saves when there is nothing left to train; the best stands already
@@ -97,7 +104,7 @@ class LiteMixin:
             self.logger.info(f"Saved the best so far: {best}")
 
     def _save_last(self, epoch):
-        every = self.config["checkpoint_every"]
+        every = self.config["checkpoint_every"] if distributed.is_first(self.config) else 0
         if every and (epoch + 1) % every == 0:
             checkpoint.save_last(self.run_dir, epoch, self.model, self._state(epoch))
 
@@ -129,6 +136,13 @@ class LiteMixin:
             self.model.enter(stage)
         self.optimizer = self._build_optimizer()
         self._schedule = self._schedule_state = None
+        self._wrap()
+
+    def _wrap(self):
+        """Let the processes of a training add up the gradients of what is trainable now."""
+        if not self.config["single_spec"]:
+            self.distributed_model = None  # takes its hooks off the parameters
+            self.distributed_model = distributed.wrap(self.model, self.device)
 
     def _build_optimizer(self, **kwargs):
         """RecBole's optimiser; AdamW spares norms and biases, ``adam_eps`` sets epsilon."""
@@ -204,6 +218,8 @@ class LiteMixin:
 
         if self._random_state is not None:
             checkpoint.restore_random_state(self._random_state, self._generator)
+        if saved and not self.config["single_spec"]:
+            self._use(distributed.agreed_folder(self.config, lambda: self.run_dir))
         arguments = (train_data, valid_data, verbose, saved, show_progress, after_epoch)
         result = self._fit_stage(*arguments)
         for number in range(self._stage + 1, len(self.stages)):
@@ -227,14 +243,23 @@ class LiteMixin:
         with warnings.catch_warnings():
             # RecBole's name for the scaler; nothing that a user could change.
             warnings.filterwarnings("ignore", r".*torch\.cuda\.amp\.GradScaler", FutureWarning)
-            return super().fit(*arguments)
+            result = super().fit(*arguments)
+        distributed.wait_for_all(self.config)  # until the first process has saved
+        return result
 
     def _train_epoch(self, train_data, epoch_idx, *arguments, **others):
         most = self.stages[self._stage].max_steps
         if most is not None:
             # At least one: where windows are drawn, earlier epochs may have had more than planned.
             train_data = FirstBatches(train_data, max(most - self._steps, 1))
+        shared = not self.config["single_spec"]
+        if shared:
+            own = others.pop("loss_func", None) or (arguments[0] if arguments else None)
+            joint = distributed.JointLoss(own or self.model.calculate_loss, train_data, _terms)
+            arguments = (joint, *arguments[1:])
         loss = super()._train_epoch(train_data, epoch_idx, *arguments, **others)
+        if shared:
+            loss = distributed.mean_over_processes(loss, self.device)
         self._steps += len(train_data)
         return loss
 
@@ -328,8 +353,16 @@ class LiteMixin:
         if counts is not None:
             counts.clear()
         result = super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+        ranked = self.evaluator.ranked
+        if eval_data and not self.config["single_spec"] and ranked is not None:
+            order = distributed.loader_order(eval_data)
+            self.evaluator.ranked = ranked[order] if len(order) == len(ranked) else ranked
         if counts is not None and counts.beams:
             self.logger.info(str(counts))
+        return result
+
+    def _map_reduce(self, result, num_sample):
+        """Nothing to reduce: the metrics are of all processes' users (``LiteCollector``)."""
         return result
 
     def _load_best(self, path: Path):
@@ -341,6 +374,13 @@ class LiteMixin:
 
 class LiteTrainer(LiteMixin, Trainer):
     """Trainer of every model that RecBole has no trainer of its own for."""
+
+
+def _terms(interaction) -> int:
+    """Number of targets that a batch's loss is the mean over."""
+    if TARGETS in interaction:
+        return int((interaction[TARGETS] > 0).sum())
+    return len(interaction)
 
 
 def decay_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
