@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -21,6 +22,12 @@ _ENVIRONMENT = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # its tables; the sweep speaks for itself
+}
+# What becomes of a trial is told by the sweep itself; a cluster that is full by nobody else.
+_LOGGERS = {
+    "ray.tune.execution.tune_controller": "CRITICAL",
+    "ray.tune.tune": "CRITICAL",
+    "ray.tune.execution.insufficient_resources_manager": "WARNING",
 }
 
 
@@ -67,6 +74,8 @@ def session(address: str | None, use_gpu: bool) -> Iterator[Any]:
         Nobody answers at `address`.
     """
     address = address or os.environ.get("RAY_ADDRESS") or None
+    for name, level in _LOGGERS.items():
+        logging.getLogger(name).setLevel(level)
     before = {name: os.environ.get(name) for name in _ENVIRONMENT}
     os.environ.update(_ENVIRONMENT)
     try:

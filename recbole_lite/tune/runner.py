@@ -243,6 +243,8 @@ def _check(made: Sweep) -> LiteConfig:
     for key in ("resume", "end_epoch"):
         if config[key] is not None:
             raise ConfigError(f"{key}: trials set it for themselves; leave it out")
+    if (config["nproc"] or 1) > 1 or (config["world_size"] or 1) > 1:
+        raise ConfigError("nproc: a trial is one process; leave it out, or train without --tune")
     if config["train_stage"] == "pretrain" or config["eval_step"] == 0:
         raise ConfigError("train_stage, eval_step: a sweep compares validations; there are none")
     return config

@@ -93,6 +93,26 @@ def test_the_same_seed_draws_the_same(space_of):
     assert drawn(space, 20) == drawn(space, 20)
 
 
+def test_optuna_suggests_from_the_space(space_of):
+    pytest.importorskip("optuna")
+    from recbole_lite.tune.search import METRIC, make_searcher
+    from recbole_lite.tune.settings import read_settings
+
+    space = space_of(KINDS.replace("grid", "choice"))
+    searcher = make_searcher(read_settings({"searcher": "optuna"}), space, 4, "max")
+    searcher.set_search_properties(None, None, space.domains())
+    draws = []
+    for n in range(12):
+        draws.append(space.decode(searcher.suggest(f"t{n}")))
+        # Larger is better the nearer c is to 1e-2.
+        score = -abs(math.log10(draws[-1]["c"]) + 2)
+        searcher.on_trial_complete(f"t{n}", {METRIC: score})
+    assert all(draw["a"] in (1, "two", [3, 4], {"k": 5}) for draw in draws)
+    assert all(1e-5 <= draw["c"] <= 1e-1 and draw["e"] in (1, 2, 3) for draw in draws)
+    with pytest.raises(ConfigError, match="searcher optuna takes no grid"):
+        make_searcher(read_settings({"searcher": "optuna"}), space_of(KINDS), 4, "max")
+
+
 @pytest.mark.parametrize("path", sorted((PROPERTIES / "hyper").glob("*")), ids=lambda p: p.stem)
 def test_shipped_spaces_are_valid(path):
     from recbole_lite.tune.runner import _check, make_sweep

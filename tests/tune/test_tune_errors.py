@@ -45,6 +45,7 @@ LR = "learning_rate: {choice: [0.1]}\n"
         ("dropout_prob: {uniform: [0, 2]}", [], "dropout_prob must be a probability"),
         ("model: {choice: [Pop]}", [], "model cannot be a parameter"),
         (LR, ["--valid_metric=Hit@10"], "valid_metric 'Hit@10' is not measured: metrics are"),
+        (LR, ["--nproc=2"], "nproc: a trial is one process"),
         (LR, ["--eval_step=0"], "a sweep compares validations"),
         (LR, ["--ray-address=127.0.0.1:9"], "no Ray cluster answers at '127.0.0.1:9'"),
         (LR, ["--ray-address=here"], "'here' is neither auto nor HOST:PORT"),
