@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +40,24 @@ def write_report(result: dict[str, Any], folder: Path) -> dict[str, str]:
 
 def records_json(result: dict[str, Any]) -> str:
     """Text of ``trials.json``: an epoch on a line."""
-    plain = {key: value for key, value in result.items() if key != "files"}
-    text, histories = json.dumps(plain, indent=1, ensure_ascii=False), {}
+    # Paths are those below the sweep's folder, which may be moved or copied.
+    plain = {key: value for key, value in result.items() if key not in ("files", "folder")}
+    histories: dict[str, str] = {}
 
     def strip(record):
         mark = f"@history {len(histories)}@"
         lines = ",\n    ".join(json.dumps(entry) for entry in record["history"])
         histories[json.dumps(mark)] = f"[\n    {lines}\n   ]" if lines else "[]"
-        return {**record, "history": mark}
+        return {**below(record), "history": mark}
+
+    def below(record):
+        run_dir = record["run_dir"] and os.path.relpath(record["run_dir"], result["folder"])
+        return {**record, "run_dir": run_dir}
 
     plain["trials"] = [strip(record) for record in plain["trials"]]
     if plain["best"]:
-        plain["best"] = {key: v for key, v in plain["best"].items() if key != "history"}
+        best = below(plain["best"])
+        plain["best"] = {key: value for key, value in best.items() if key != "history"}
     text = json.dumps(plain, indent=1, ensure_ascii=False)
     for mark, lines in histories.items():
         text = text.replace(mark, lines)

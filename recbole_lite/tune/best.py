@@ -58,11 +58,12 @@ def write_best(record: Record, made, plan: Plan, result: dict[str, Any]) -> Path
             f"end_epoch: the trial was {record.status} after this epoch; leave it out to train on."
         )
     path = Path(plan.folder, BEST_FILE)
+    shown = path.relative_to(plan.cwd) if path.is_relative_to(plan.cwd) else path
     head = [
         f"Best of {len(result['trials'])} trials ({record.trial}) by {result['metric']}.",
         *figures,
         "The same figures, on the same machine and from the same folder:",
-        f"OMP_NUM_THREADS={plan.threads} python run_recbole_lite.py --config_files={path}",
+        f"OMP_NUM_THREADS={plan.threads} python run_recbole_lite.py --config_files={shown}",
     ]
     body = yaml.safe_dump(best_values(record, made, plan), sort_keys=False, allow_unicode=True)
     text = "".join(f"# {line}\n" for line in head) + body
