@@ -106,6 +106,8 @@ def table(result: dict[str, Any], style: str) -> str:
         ]
         for number, record in enumerate(result["trials"], 1)
     ]
+    if style == "github":
+        rows = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
     right = ("right", "right", "right", "right")
     align = ("right", "left", *("right" for _ in keys), *right, "left")
     return tabulate(rows, head, tablefmt=style, colalign=align, disable_numparse=True)

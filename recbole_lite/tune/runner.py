@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
-from math import ceil
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -16,59 +15,22 @@ from recbole_lite.config import LiteConfig
 from recbole_lite.errors import ConfigError
 from recbole_lite.files import write_atomically
 from recbole_lite.report.environment import environment
-from recbole_lite.settings import Setting, check_known, known_keys
-from recbole_lite.stages import read_stages
 from recbole_lite.tune import cluster, items
 from recbole_lite.tune.cli import SWEEP_FILE
+from recbole_lite.tune.made import (
+    Sweep,
+    check_same,
+    check_values,
+    elsewhere,
+    load_sweep,
+    longest,
+    make_sweep,
+)
 from recbole_lite.tune.records import Record, read_records
-from recbole_lite.tune.settings import FREE_ON_RESUME, TuneSettings, read_settings
-from recbole_lite.tune.space import Parameter, Space, read_space
+from recbole_lite.tune.space import read_space
 from recbole_lite.tune.trial import Plan, run_trial
 
 RAY_FOLDER = "ray"
-# Keys that are the sweep's or each trial's own.
-NOT_PARAMETERS = {"model", "dataset", "resume", "end_epoch", "checkpoint_dir", "checkpoint_every"}
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """All that a sweep is made of; a sweep that goes on must be made of the same.
-
-    Attributes
-    ----------
-    model, dataset : str
-    values : dict
-        Configuration keys that the user has set, less those in the space.
-    space : Space
-    settings : TuneSettings
-    """
-
-    model: str
-    dataset: str
-    values: dict[str, Any]
-    space: Space
-    settings: TuneSettings
-
-    def plain(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "model": self.model,
-            "dataset": self.dataset,
-            "values": self.values,
-            "space_file": self.space.source,
-            "space": self.space.plain(),
-            "settings": self.settings.plain(),
-        }
-
-    @property
-    def trials(self) -> int:
-        """Number of trials."""
-        return int(self.settings.num_samples) * self.space.grid_size
-
-    def configure(self, params: Mapping[str, Any]) -> LiteConfig:
-        """Configuration of a run with some values of the parameters."""
-        values = {**self.values, **params}
-        return LiteConfig(self.model, self.dataset, config_dict=values, typed=True)
 
 
 def sweep(
@@ -118,14 +80,14 @@ def sweep(
     """
     sources = (model, dataset, config_file_list, config_dict, overrides)
     if resume is not None and space is None:
-        made = _with(load_sweep(resume), settings)
+        made = elsewhere(load_sweep(resume), settings)
     else:
         if space is None:
             raise ConfigError("tune: name the file of a search space")
         made = make_sweep(*sources, read_space(space), settings or {})
         if resume is not None:
-            _check_same(made, load_sweep(resume))
-    config = _check(made)
+            check_same(made, load_sweep(resume))
+    config = check_values(made)
     folder = Path(resume or made.settings.sweep_dir or _folder(made, config)).resolve()
     if resume is None and (folder / SWEEP_FILE).exists():
         raise ConfigError(f"{folder}: a sweep is there already; --resume={folder} goes on with it")
@@ -149,105 +111,6 @@ def sweep(
 
 
 # -- before -----------------------------------------------------------------------------------
-
-
-def make_sweep(model, dataset, files, config_dict, overrides, space, settings) -> Sweep:
-    """Configure a sweep; the parameters are seen as settings above all files.
-
-    Raises
-    ------
-    ConfigError
-        A wrong key, value or setting.
-    """
-    config = LiteConfig(model, dataset, list(files or []), config_dict, overrides)
-    known = known_keys(config.model_class) | set(config.settings)
-    check_known({p.key: Setting(p.values, p.origin) for p in space.parameters}, known)
-    for parameter in space.parameters:
-        if parameter.key in NOT_PARAMETERS:
-            raise ConfigError(f"{parameter.origin}: {parameter.key} cannot be a parameter")
-    fixed = {k for k, setting in config.origins.items() if setting.origin == "command line"}
-    if fixed & set(space.keys):
-        space = space.without(fixed)
-    tuning = read_settings(settings)
-    if tuning.searcher == "grid":
-        space = space.exhaustive()
-    if space.is_grid and "num_samples" not in settings:
-        tuning = TuneSettings(**{**tuning.plain(), "num_samples": 1})
-    values = {
-        key: value
-        for key, value in config.external_config_dict.items()
-        if key not in {"model", "dataset", *space.keys}
-    }
-    return Sweep(config["model"], config["dataset"], values, space, tuning)
-
-
-def load_sweep(folder: str | Path) -> Sweep:
-    """Read what a sweep was made of.
-
-    Raises
-    ------
-    ConfigError
-        There is no sweep in the folder.
-    """
-    path = Path(folder) / SWEEP_FILE
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        parameters = [
-            Parameter(key, kind, tuple(values), str(path))
-            for key, described in content["space"].items()
-            for kind, values in described.items()
-        ]
-        return Sweep(
-            content["model"],
-            content["dataset"],
-            content["values"],
-            Space(tuple(parameters), content["space_file"]),
-            read_settings(content["settings"]),
-        )
-    except FileNotFoundError:
-        raise ConfigError(
-            f"resume: {folder}: no sweep to go on with ({SWEEP_FILE} is missing)"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error!r}") from None
-
-
-def _with(made: Sweep, settings: Mapping[str, Any] | None) -> Sweep:
-    """Let a continuation run elsewhere."""
-    for key in settings or {}:
-        if key not in FREE_ON_RESUME:
-            raise ConfigError(f"--{key}: a sweep goes on with its own settings; leave it out")
-    tuning = read_settings({**made.settings.plain(), **(settings or {})})
-    return Sweep(made.model, made.dataset, made.values, made.space, tuning)
-
-
-def _check_same(now: Sweep, before: Sweep) -> None:
-    new, old = (json.loads(json.dumps(made.plain())) for made in (now, before))
-    for part in (new, old):
-        part.pop("space_file")
-        part["settings"] = {k: v for k, v in part["settings"].items() if k not in FREE_ON_RESUME}
-    different = [f"{key} was {old[key]}, is {new[key]}" for key in new if new[key] != old[key]]
-    if different:
-        raise ConfigError(f"resume: the sweep was another one: {'; '.join(different)}")
-
-
-def _check(made: Sweep) -> LiteConfig:
-    """Configure trials with every listed value and end of a range: a mistake must not cost one."""
-    for parameter in made.space.parameters:
-        for value in parameter.extremes():
-            try:
-                made.configure({parameter.key: value})
-            except ConfigError as error:
-                raise ConfigError(f"{parameter.origin}: {parameter.key}: {error}") from None
-    config = made.configure({p.key: p.extremes()[0] for p in made.space.parameters})
-    for key in ("resume", "end_epoch"):
-        if config[key] is not None:
-            raise ConfigError(f"{key}: trials set it for themselves; leave it out")
-    if (config["nproc"] or 1) > 1 or (config["world_size"] or 1) > 1:
-        raise ConfigError("nproc: a trial is one process; leave it out, or train without --tune")
-    if config["train_stage"] == "pretrain" or config["eval_step"] == 0:
-        raise ConfigError("train_stage, eval_step: a sweep compares validations; there are none")
-    return config
 
 
 def _folder(made: Sweep, config: LiteConfig) -> Path:
@@ -308,14 +171,6 @@ def _search(made: Sweep, config: LiteConfig, plan: Plan, resources, resume: bool
         ),
     )
     return tuner.fit()
-
-
-def longest(made: Sweep) -> int:
-    """Epochs of the longest trial that the space allows."""
-    swept = [p for p in made.space.parameters if p.key in ("epochs", "stages")]
-    values = [{p.key: ceil(v) if p.key == "epochs" else v} for p in swept for v in p.extremes()]
-    configs = [made.configure(value) for value in values or [{}]]
-    return max(sum(stage.epochs for stage in read_stages(config)) for config in configs)
 
 
 # -- after ------------------------------------------------------------------------------------

@@ -115,10 +115,10 @@ def test_optuna_suggests_from_the_space(space_of):
 
 @pytest.mark.parametrize("path", sorted((PROPERTIES / "hyper").glob("*")), ids=lambda p: p.stem)
 def test_shipped_spaces_are_valid(path):
-    from recbole_lite.tune.runner import _check, make_sweep
+    from recbole_lite.tune.made import check_values, make_sweep
 
     made = make_sweep(path.stem, "ml-100k", [], {}, [], read_space(path), {})
-    _check(made)
+    check_values(made)
     assert made.trials == 10
 
 
