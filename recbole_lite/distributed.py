@@ -13,6 +13,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -287,12 +288,23 @@ def gather_collected(struct) -> None:
         struct.set(name, torch.cat([part[name] for part in parts if name in part]))
 
 
-def loader_order(loader) -> np.ndarray:
-    """Where row i of the loader stands in what :func:`gather_collected` has joined."""
+def in_order(joined: torch.Tensor | None, loader) -> torch.Tensor | None:
+    """Rows that :func:`gather_collected` has joined, ``[n, ...]``, in the order of the loader."""
     n, size, world = len(loader.sampler), loader.batch_size, dist.get_world_size()
+    if joined is None or len(joined) != n:  # not one row for each of the loader's
+        return joined
     batches = [np.arange(start, min(start + size, n)) for start in range(0, n, size)]
-    joined = [batch[rank::world] for rank in range(world) for batch in batches]
-    return np.argsort(np.concatenate(joined))
+    order = [batch[rank::world] for rank in range(world) for batch in batches]
+    return joined[np.argsort(np.concatenate(order))]
+
+
+def add_up(counts: Any, device: torch.device) -> None:
+    """Add up a dataclass of whole numbers over the processes, in place."""
+    names = [entry.name for entry in fields(counts)]
+    values = torch.tensor([getattr(counts, name) for name in names], device=device)
+    dist.all_reduce(values)
+    for name, value in zip(names, values.tolist(), strict=True):
+        setattr(counts, name, value)
 
 
 def agreed_folder(config, folder: Callable[[], Path]) -> Path:

@@ -15,7 +15,6 @@ from recbole.utils import get_local_time
 
 from recbole_lite import checkpoint, distributed
 from recbole_lite.data.loaders import FirstBatches
-from recbole_lite.data.prefixes import TARGETS
 from recbole_lite.errors import CheckpointError, ConfigError, TrainingError
 from recbole_lite.evaluation import LiteCollector, LiteEvaluator
 from recbole_lite.files import leftovers
@@ -255,7 +254,8 @@ class LiteMixin:
         shared = not self.config["single_spec"]
         if shared:
             own = others.pop("loss_func", None) or (arguments[0] if arguments else None)
-            joint = distributed.JointLoss(own or self.model.calculate_loss, train_data, _terms)
+            terms = getattr(self.model, "loss_terms", len)  # what the loss is a mean over
+            joint = distributed.JointLoss(own or self.model.calculate_loss, train_data, terms)
             arguments = (joint, *arguments[1:])
         loss = super()._train_epoch(train_data, epoch_idx, *arguments, **others)
         if shared:
@@ -353,10 +353,10 @@ class LiteMixin:
         if counts is not None:
             counts.clear()
         result = super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
-        ranked = self.evaluator.ranked
-        if eval_data and not self.config["single_spec"] and ranked is not None:
-            order = distributed.loader_order(eval_data)
-            self.evaluator.ranked = ranked[order] if len(order) == len(ranked) else ranked
+        if eval_data and not self.config["single_spec"]:
+            self.evaluator.ranked = distributed.in_order(self.evaluator.ranked, eval_data)
+            if counts is not None:
+                distributed.add_up(counts, self.device)
         if counts is not None and counts.beams:
             self.logger.info(str(counts))
         return result
@@ -374,13 +374,6 @@ class LiteMixin:
 
 class LiteTrainer(LiteMixin, Trainer):
     """Trainer of every model that RecBole has no trainer of its own for."""
-
-
-def _terms(interaction) -> int:
-    """Number of targets that a batch's loss is the mean over."""
-    if TARGETS in interaction:
-        return int((interaction[TARGETS] > 0).sum())
-    return len(interaction)
 
 
 def decay_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:

@@ -45,10 +45,18 @@ def figures(result):
     return [entry["train_loss"] for entry in result["history"]]
 
 
-def test_two_processes_are_one_with_the_joint_batch(quick, workdir):
+def test_two_processes_are_one_with_the_joint_batch(quick, workdir, llm_folders):
     torch.set_num_threads(1)
+    writer = {  # its loss is a mean over tokens, of which items have more or fewer
+        "llm": str(llm_folders["writer"]),
+        "llm_dropout": 0.0,
+        "prompt_templates": ["after {user} what {items} next"],
+        "num_beams": 6,
+        "eval_step": 1,
+        "train_batch_size": 7,
+    }
     # 29 of 30 users: the second process has none of the last batch.
-    runs = {**PLAIN, "GRU4Rec": {**PLAIN["GRU4Rec"], "eval_batch_size": 29}}
+    runs = {**PLAIN, "P5": writer, "GRU4Rec": {**PLAIN["GRU4Rec"], "eval_batch_size": 29}}
     values = quick(epochs=3, metrics=["Recall", "NDCG", "ItemCoverage"])
     alone = several(values, runs)
     config = LiteConfig("GRU4Rec", "tiny", config_dict=values, overrides=["--nproc=2"])
@@ -57,11 +65,11 @@ def test_two_processes_are_one_with_the_joint_batch(quick, workdir):
         assert figures(two) == pytest.approx(figures(one), rel=2e-5)
         assert two["best_valid_result"] == pytest.approx(one["best_valid_result"], abs=1e-3)
         assert two["test_result"] == pytest.approx(one["test_result"], abs=1e-3)
-        assert two["epochs"] == one["epochs"]
+        assert (two["epochs"], two["beams"]) == (one["epochs"], one["beams"])
         assert two["per_user"]["users"] == one["per_user"]["users"]
         assert np.array_equal(two["per_user"]["ranks"], one["per_user"]["ranks"])
         # One folder for both processes; it reloads in one process, to the same weights.
-        assert len(list((workdir / "saved").iterdir())) == 4  # two runs alone, two together
+        assert len(list((workdir / "saved").iterdir())) == 6  # three alone, three together
         settings = json.loads((workdir / two["run_dir"] / "config.json").read_text())["settings"]
         assert "local_rank" not in settings
         weights = [load_data_and_model(result["run_dir"])[1].state_dict() for result in (one, two)]

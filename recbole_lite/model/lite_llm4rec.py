@@ -141,6 +141,12 @@ class LiteLLM4Rec(SequentialRecommender):
             seen = Seen(interaction[SEEN], item_seq, rows, steps, targets)
         return cross_entropy(users, self.head_weight(), targets - 1, seen)
 
+    def loss_terms(self, interaction) -> int:
+        """Number of targets that a batch's loss is the mean over."""
+        if TARGETS in interaction:
+            return int((interaction[TARGETS] > 0).sum())
+        return len(interaction)
+
     def predict(self, interaction):
         """Scores of the given items, ``[B]``."""
         h_u = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])

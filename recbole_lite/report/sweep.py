@@ -114,6 +114,8 @@ def table(result: dict[str, Any], style: str) -> str:
 
 
 def _value(value: Any) -> str:
+    if value is None:
+        return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

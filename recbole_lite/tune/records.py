@@ -110,13 +110,24 @@ def _record(result, plan: Plan) -> Record:
     run = best_run(plan.trial_folder(trial_id))
     return Record(
         trial=trial_id,
-        params=plan.space.decode(result.config),
+        params=_params(result, plan),
         status=status,
         history=[{name: epochs[n][name] for name in names} for n in sorted(epochs)],
         seconds=_running_time(rows),
         error=error,
         run_dir=None if run is None else str(run),
     )
+
+
+def _params(result, plan: Plan) -> dict[str, Any]:
+    """Values that a trial drew; Ray's result has them from the first report on only."""
+    drawn = result.config
+    if drawn is None:
+        try:
+            drawn = json.loads((Path(result.path) / "params.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # never started
+            return dict.fromkeys(plan.space.keys)
+    return plan.space.decode(drawn)
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -3,12 +3,14 @@
 import json
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
 import yaml
+from counting import count_encodings
 
 import recbole_lite
 from recbole_lite import LiteConfig, run
@@ -27,7 +29,8 @@ QUIET = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": 
 @pytest.fixture(autouse=True)
 def _importable(monkeypatch):
     """Ray's workers are processes of their own; the tests need no installed package."""
-    paths = [str(Path(recbole_lite.__file__).parents[1]), os.environ.get("PYTHONPATH")]
+    paths = [str(Path(recbole_lite.__file__).parents[1]), str(Path(__file__).parent)]
+    paths.append(os.environ.get("PYTHONPATH"))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
 
 
@@ -221,28 +224,11 @@ def test_an_interrupted_sweep_says_what_it_knows_and_goes_on(
         sweep("GRU4Rec", "tiny", **arguments)
 
 
-def count_encodings(path):
-    """Note each pass of an Item LLM over texts in a file: process, number of texts."""
-    from recbole_lite.text.encoder import ItemEncoder
-
-    encode = ItemEncoder.encode
-
-    def counted(self, texts, *arguments, **others):
-        with open(path, "a") as file:
-            file.write(f"{os.getpid()} {len(texts)}\n")
-        return encode(self, texts, *arguments, **others)
-
-    ItemEncoder.encode = counted
-
-
 def test_four_concurrent_trials_encode_the_items_once(space, quick, monkeypatch, tmp_path, workdir):
     """The sweep does it before the trials, in the process that it was started in."""
     from recbole_lite.text.encoder import ItemEncoder
 
     calls = tmp_path / "calls"
-
-    def hook(path=str(calls)):
-        count_encodings(path)
 
     monkeypatch.setattr(ItemEncoder, "encode", ItemEncoder.encode)  # put back after the test
     count_encodings(str(calls))
@@ -250,7 +236,7 @@ def test_four_concurrent_trials_encode_the_items_once(space, quick, monkeypatch,
         address="local",
         num_cpus=4,
         object_store_memory=80 * 2**20,
-        runtime_env={"worker_process_setup_hook": hook},
+        runtime_env={"worker_process_setup_hook": partial(count_encodings, str(calls))},
         **QUIET,
     )
     try:

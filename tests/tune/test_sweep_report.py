@@ -35,6 +35,7 @@ def row(epoch, score, best, best_epoch, seconds, **more):
 
 
 # Ray's rows of each trial, whether it is done, and its error.
+UNKNOWN = ("metrics", "config")  # of a trial that has not reported
 FAILED = {"error": "ValueError: no | luck", "time_total_s": 3.0}
 MOVED = [
     row(1, 0.2, 0.2, 1, 4.0),
@@ -62,10 +63,11 @@ def records(tmp_path):
         lines += ['{"epoch": 7, "val'] if name == "b" else []  # cut off by a kill
         (folder / "result.json").write_text("\n".join(lines))
         drawn = {"learning_rate": 10.0 ** -(number / 2 + 2), "user_pooling": "mean"}
-        metrics = {"done": done} if rows else None
-        results.append(
-            SimpleNamespace(path=str(folder), config=drawn, metrics=metrics, error=error)
-        )
+        (folder / "params.json").write_text(json.dumps(drawn))
+        known = {"metrics": {"done": done}, "config": drawn} if rows else dict.fromkeys(UNKNOWN)
+        results.append(SimpleNamespace(path=str(folder), error=error, **known))
+    nowhere = str(tmp_path / "ray" / "f")  # queued when the sweep was interrupted
+    results.append(SimpleNamespace(path=nowhere, error=None, **dict.fromkeys(UNKNOWN)))
     return read_records(results, plan, bigger=True)
 
 
@@ -77,11 +79,14 @@ def test_records_tell_how_a_trial_ended(records):
         "c": ("failed", 1, 3.0),
         "d": ("died", 0, 0.0),
         "e": ("unfinished", 1, 2.0),
+        "f": ("unfinished", 0, 0.0),
     }
     # By their best validation; the failed one is never the best.
-    assert [r.trial for r in records] == ["b", "e", "a", "c", "d"]
+    assert [r.trial for r in records] == ["b", "e", "a", "c", "f", "d"]
     by_name = {r.trial: r for r in records}
     assert by_name["d"].error == "gone for good"
+    assert by_name["d"].params == {"learning_rate": 10**-3.5, "user_pooling": "mean"}
+    assert by_name["f"].params == {"learning_rate": None, "user_pooling": None}
     assert [entry["epoch"] for entry in by_name["b"].history] == [1, 2]
 
 
@@ -111,7 +116,7 @@ def result(records, tmp_path):
 def test_the_table_has_every_trial_and_error(result, tmp_path):
     result["files"] = write_report(result, tmp_path)
     for text in (render(result), (tmp_path / "trials.md").read_text()):
-        assert "5 trials of M on data, 6 epochs in all, 2.0 min" in text
+        assert "6 trials of M on data, 6 epochs in all, 2.0 min" in text
         assert "failed: ValueError: no" in text
         assert "died: gone for good" in text
         assert "test split was looked at once" in text
