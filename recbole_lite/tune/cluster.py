@@ -96,14 +96,18 @@ def session(address: str | None, use_gpu: bool) -> Iterator[Any]:
 def _start(ray, address: str | None, use_gpu: bool) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
-        ray.init(
-            address="local",  # never one that happens to be found
-            num_cpus=processors(),
-            num_gpus=None if use_gpu else 0,
-            include_dashboard=False,
-            object_store_memory=_OBJECT_STORE,
-            **quiet,
-        )
+        try:
+            ray.init(
+                address="local",  # never one that happens to be found
+                num_cpus=processors(),
+                num_gpus=None if use_gpu else 0,
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE,
+                **quiet,
+            )
+        except Exception as error:  # Ray raises plain ones, for a machine that is overloaded, say
+            reason = str(error).strip().split("\n")[0]
+            raise ConfigError(f"Ray cannot be started here: {reason}") from error
         return
     _knock(address)
     try:

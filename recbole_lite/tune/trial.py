@@ -121,18 +121,24 @@ def run_trial(drawn: dict[str, Any], plan: Plan) -> None:
 def train(plan: Plan, params: dict[str, Any], folder: Path, report: Reporter) -> None:
     """Train, or go on with what is in `folder`."""
     from recbole_lite.quick_start import run_one
+    from recbole_lite.stages import read_stages
 
+    def configure(resume: Path | None):
+        changes = {**plan.operational(folder), "resume": resume and str(resume)}
+        return plan.configure(params, **changes)
+
+    def start(resume: Path | None):
+        run_one(
+            configure(resume), samples=False, test=False, on_epoch=report, log_folder=folder / "log"
+        )
+
+    config = configure(None)
+    report.bigger = config["valid_metric_bigger"]
+    report.epochs = sum(stage.epochs for stage in read_stages(config))
     if (folder / ENDED_FILE).exists():  # Ray's own records are older than the trial's end
         for entry in json.loads((folder / HISTORY_FILE).read_text(encoding="utf-8")):
             report(entry)
         return
-
-    def start(resume: Path | None):
-        changes = {**plan.operational(folder), "resume": resume and str(resume)}
-        config = plan.configure(params, **changes)
-        report.bigger = config["valid_metric_bigger"]
-        run_one(config, samples=False, test=False, on_epoch=report, log_folder=folder / "log")
-
     begun = last_run(folder)
     try:
         start(begun)
@@ -182,10 +188,12 @@ class Reporter:
     ----------
     bigger : bool
         Whether a larger score is better.
+    epochs : int or None
+        As many as are planned.
     """
 
     def __init__(self, send: Callable[[dict[str, Any]], None], folder: Path):
-        self.bigger = True
+        self.bigger, self.epochs = True, None
         self._send, self._folder = send, folder
         self._history: list[dict[str, Any]] = []
         self._last: dict[str, Any] = {}
@@ -204,13 +212,16 @@ class Reporter:
             "train_loss": entry["train_loss"],
             "valid": dict(entry["valid_result"]),
         }
+        if entry["epoch"] + 1 == self.epochs:  # a scheduler that stops it now stops nothing
+            self._last["finished"] = True
         self._send(self._last)
 
     def end(self) -> None:
         """Say that the training ended by itself: planned epochs, or early stopping."""
         if not self._last:
             raise ConfigError("the training has not validated once; a sweep compares validations")
-        self._send({**self._last, "finished": True})
+        if "finished" not in self._last:
+            self._send({**self._last, "finished": True})
 
 
 def best_entry(history: list[dict[str, Any]], bigger: bool) -> dict[str, Any]:

@@ -57,12 +57,19 @@ def test_every_epoch_reports_the_validation(plan_for):
     reports = trial(plan)
     history = run("GRU4Rec", "tiny", config_dict={**plan.values, **PARAMS})["history"]
     assert len(history) == 4
-    assert [r["epoch"] for r in reports] == [1, 2, 3, 4, 4]
-    assert [r["valid"] for r in reports[:4]] == [entry["valid_result"] for entry in history]
+    assert [r["epoch"] for r in reports] == [1, 2, 3, 4]
+    assert [r["valid"] for r in reports] == [entry["valid_result"] for entry in history]
     scores = [entry["valid_result"]["ndcg@5"] for entry in history]
-    assert [r["valid_score"] for r in reports[:4]] == scores
-    assert [r["best_valid_score"] for r in reports[:4]] == [max(scores[: n + 1]) for n in range(4)]
-    assert [r.get("finished") for r in reports] == [None] * 4 + [True]
+    assert [r["valid_score"] for r in reports] == scores
+    assert [r["best_valid_score"] for r in reports] == [max(scores[: n + 1]) for n in range(4)]
+    assert [r.get("finished") for r in reports] == [None] * 3 + [True]
+
+
+def test_early_stopping_is_an_end_of_its_own(plan_for):
+    reports = trial(plan_for(epochs=50, stopping_step=1, learning_rate=0.01))
+    epochs = [r["epoch"] for r in reports]
+    assert epochs[-1] == epochs[-2] < 50
+    assert [r.get("finished") for r in reports[-2:]] == [None, True]
 
 
 def test_a_trial_evaluates_nothing_but_the_validation_loader(plan_for, monkeypatch):
