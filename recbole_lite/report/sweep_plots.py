@@ -58,9 +58,15 @@ def _dimension(key: str, kind: str, values: list[Any]) -> dict[str, Any]:
         return {"label": key, "values": places, "tickvals": ticks, "ticktext": names}
     if kind == "loguniform":
         logs = [math.log10(value) for value in values]
-        ticks = sorted(set(logs))
-        text = [f"{10**tick:.2g}" for tick in ticks]
-        return {"label": f"{key} (log)", "values": logs, "tickvals": ticks, "ticktext": text}
+        low, high = math.floor(min(logs)), math.ceil(max(logs))
+        marks = [f * 10.0**power for power in range(low, high + 1) for f in (1, 2, 5)]
+        marks = [mark for mark in marks if min(logs) <= math.log10(mark) <= max(logs)]
+        return {
+            "label": f"{key} (log)",
+            "values": logs,
+            "tickvals": [math.log10(mark) for mark in marks],
+            "ticktext": [f"{mark:g}" for mark in marks],
+        }
     return {"label": key, "values": values}
 
 

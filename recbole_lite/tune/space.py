@@ -78,8 +78,9 @@ class Parameter:
         value = value.item() if hasattr(value, "item") else value
         if self.is_coded:
             return json.loads(value)
-        if self.kind == "quniform" and all(isinstance(v, int) for v in self.values):
-            return round(value)
+        if self.kind == "quniform":  # Ray's 3 * 0.1 is 0.30000000000000004
+            whole = all(isinstance(v, int) for v in self.values)
+            return round(value) if whole else float(f"{value:.12g}")
         return value
 
 

@@ -44,6 +44,17 @@ def space(tmp_path):
     return write
 
 
+def patiently(start):
+    """Start Ray; it gives itself 30 s, in which a machine that is busy does not always get there."""
+    for attempt in range(3):
+        try:
+            return start()
+        except Exception as error:
+            if attempt == 2 or "timed out" not in str(error):
+                raise
+            ray.shutdown()
+
+
 @pytest.fixture
 def cluster(_importable):
     """Two Ray nodes of one processor each; the driver is on the first."""
@@ -52,11 +63,9 @@ def cluster(_importable):
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     sizes = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
     detection = {"health_check_period_ms": 500, "health_check_failure_threshold": 3}
-    both = Cluster(
-        initialize_head=True,
-        head_node_args={**sizes, "include_dashboard": False, "_system_config": detection},
-    )
-    both.second = both.add_node(**sizes)
+    head = {**sizes, "include_dashboard": False, "_system_config": detection}
+    both = patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
+    both.second = patiently(lambda: both.add_node(**sizes))
     both.wait_for_nodes()
     yield both
     ray.shutdown()
@@ -65,7 +74,8 @@ def cluster(_importable):
 
 @pytest.fixture
 def local(_importable):
-    ray.init(address="local", num_cpus=1, object_store_memory=80 * 2**20, **QUIET)
+    sizes = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+    patiently(lambda: ray.init(address="local", **sizes, **QUIET))
     yield
     ray.shutdown()
 
@@ -232,13 +242,9 @@ def test_four_concurrent_trials_encode_the_items_once(space, quick, monkeypatch,
 
     monkeypatch.setattr(ItemEncoder, "encode", ItemEncoder.encode)  # put back after the test
     count_encodings(str(calls))
-    ray.init(
-        address="local",
-        num_cpus=4,
-        object_store_memory=80 * 2**20,
-        runtime_env={"worker_process_setup_hook": partial(count_encodings, str(calls))},
-        **QUIET,
-    )
+    settings = {"num_cpus": 4, "object_store_memory": 80 * 2**20, **QUIET}
+    settings["runtime_env"] = {"worker_process_setup_hook": partial(count_encodings, str(calls))}
+    patiently(lambda: ray.init(address="local", **settings))
     try:
         result = sweep(
             "LiteLLM4Rec",
