@@ -90,10 +90,9 @@ def curves(result: dict[str, Any]) -> go.Figure:
         )
     figure.update_xaxes(title="epoch", dtick=1 if _longest(result) <= 20 else None)
     figure.update_yaxes(title=f"valid {result['metric']}")
-    scheduler = result["sweep"]["settings"]["scheduler"]
-    return figure.update_layout(
-        title=f"Validation against epoch (x: stopped by {scheduler})", height=600
-    )
+    stopped = any(record["status"] == "stopped" for record in result["trials"])
+    title = "Validation against epoch" + (" (x: stopped by the scheduler)" if stopped else "")
+    return figure.update_layout(title=title, height=600)
 
 
 def _longest(result) -> int:

@@ -45,7 +45,7 @@ def space(tmp_path):
 
 
 def patiently(start):
-    """Start Ray; it gives itself 30 s, in which a machine that is busy does not always get there."""
+    """Start Ray; it gives itself 30 s, which on a busy machine are not always enough."""
     for attempt in range(3):
         try:
             return start()
