@@ -36,7 +36,7 @@ $(VENV)/.demo: setup.py constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	$(PIP) install -q -c constraints.txt -e ".[offline,dev]"
+	$(PIP) install -q -c constraints.txt -e ".[offline,tune,optuna,dev]"
 	touch $@
 
 clean:

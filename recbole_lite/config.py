@@ -21,6 +21,7 @@ from recbole.config import Config
 from recbole.utils import ModelType
 from torch.nn.utils import clip_grad_norm_
 
+from recbole_lite import distributed
 from recbole_lite.errors import ConfigError, RecboleLiteError
 from recbole_lite.names import check_name
 from recbole_lite.paths import PROPERTIES
@@ -41,7 +42,7 @@ from recbole_lite.stages import read_stages
 # a YAML file has typed its values already.
 STRING_SOURCES = {"config_dict", "command line"}
 # Derived from the model's class or only of use to the command line.
-NOT_SETTINGS = {"MODEL_TYPE", "config_files"}
+NOT_SETTINGS = {"MODEL_TYPE", "config_files", *distributed.KEYS}
 # eval_args mode: rank all items; RecBole also takes one per phase.
 _FULL = ("full", {"valid": "full", "test": "full"})
 
@@ -279,6 +280,9 @@ class LiteConfig(Config):
             super()._set_eval_neg_sample_args(phase)
 
     def _init_device(self):
+        if "local_rank" in self.final_config_dict:  # one of several processes
+            distributed.join_group(self.final_config_dict)
+            return
         # RecBole overwrites CUDA_VISIBLE_DEVICES with its default "0", which takes from a
         # scheduler's child the device that it was given.
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")

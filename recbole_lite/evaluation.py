@@ -20,6 +20,8 @@ from recbole.evaluator.metrics import (
     TailPercentage,
 )
 
+from recbole_lite import distributed
+
 
 class LiteMRR(MRR):
     """Mean reciprocal rank."""
@@ -235,4 +237,6 @@ class LiteCollector(Collector):
         collected = super().get_data_struct()
         for struct in (self.data_struct, collected):
             struct._data_dict.update(plain)
+        if not self.config["single_spec"]:
+            distributed.gather_collected(collected)
         return collected

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from logging import getLogger
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from recbole.utils import init_seed
 
-from recbole_lite import checkpoint
+from recbole_lite import checkpoint, distributed
 from recbole_lite.config import LiteConfig, explained
 from recbole_lite.data import create_dataset, data_preparation
 from recbole_lite.data.candidates import write_candidates
@@ -80,6 +80,9 @@ def run(
     }
     overrides = list(overrides or [])
     config = LiteConfig(model, overrides=overrides, **sources)
+    if distributed.wants_processes(config):
+        given = {"saved": saved, "per_user": per_user, "overrides": overrides}
+        return distributed.launch(run, config, {"model": model, **sources, **given})
     names = config["baselines"]
     # All are configured before the first is trained: a mistake must not cost a training.
     baselines = [
@@ -103,6 +106,9 @@ def run_one(
     samples: bool = True,
     per_user: bool = False,
     init_from: bool = True,
+    test: bool = True,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    log_folder: str | Path = "log",
 ) -> dict[str, Any]:
     """Train and evaluate one model, ready configured; its ``baselines`` are left alone.
 
@@ -113,6 +119,13 @@ def run_one(
         See :func:`run`.
     resume, samples, init_from : bool
         Whether to heed the keys ``resume``, ``sample_users`` and ``init_from``.
+    test : bool
+        Whether to look at the test split; False leaves ``test_result`` None.
+    on_epoch : callable, optional
+        Told each entry of the history, as soon as the epoch is saved; of a resumed run first those
+        that it has.
+    log_folder : str or Path
+        See :func:`~recbole_lite.log.init_logger`.
 
     Returns
     -------
@@ -121,7 +134,7 @@ def run_one(
     """
     clock = _Clock()
     init_seed(config["seed"], config["reproducibility"])
-    log_file = init_logger(config)
+    log_file = init_logger(config, log_folder)
     logger = getLogger()
     logger.info(f"{config['model']} on {config['dataset']}; log: {log_file}")
     logger.info(config, extra=FILE_ONLY)
@@ -150,9 +163,16 @@ def run_one(
         trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
     if resumes:
         trainer.resume_checkpoint(config["resume"])
+        for entry in trainer.history if on_epoch else []:
+            on_epoch(entry)
+    callback = (lambda *_: on_epoch(trainer.history[-1])) if on_epoch else None
     with clock("training"), explained(f"{config['model']} cannot be trained", config):
         score, valid_result = trainer.fit(
-            train_data, valid_data, saved=saved, show_progress=config["show_progress"]
+            train_data,
+            valid_data,
+            saved=saved,
+            show_progress=config["show_progress"],
+            callback_fn=callback,
         )
     result = {
         "model": config["model"],
@@ -175,6 +195,8 @@ def run_one(
     }
     if config["train_stage"] == "pretrain":
         logger.info(f"Next: --train_stage=finetune --pre_model_path={trainer.saved_model_file}")
+        return result
+    if not test:
         return result
     with clock("test"), explained(f"{config['model']} cannot be tested", config):
         result["test_result"] = trainer.evaluate(

@@ -238,6 +238,7 @@ _COUNTS = {  # key: smallest value
     "sample_users": 0,
     "sce_negatives": 1,
     "max_steps": 1,
+    "end_epoch": 1,
     "num_beams": 1,
     "prompt_length": 0,
     "prefix_overlap": 0,
@@ -253,7 +254,7 @@ _COUNTS = {  # key: smallest value
     "topn_seed": 0,
 }
 _MAY_BE_NONE = {
-    "max_steps", "hidden_size", "inner_size", "embedding_size", "n_layers", "n_heads",
+    "max_steps", "end_epoch", "hidden_size", "inner_size", "embedding_size", "n_layers", "n_heads",
     "loss_decimal_place",
 }  # fmt: skip
 # Beside the counts: keys whose value cannot be left out.

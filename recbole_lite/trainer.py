@@ -13,7 +13,7 @@ import torch
 from recbole.trainer import Trainer
 from recbole.utils import get_local_time
 
-from recbole_lite import checkpoint
+from recbole_lite import checkpoint, distributed
 from recbole_lite.data.loaders import FirstBatches
 from recbole_lite.errors import CheckpointError, ConfigError, TrainingError
 from recbole_lite.evaluation import LiteCollector, LiteEvaluator
@@ -26,7 +26,7 @@ FREE_ON_RESUME = {
     "resume", "epochs", "stopping_step", "checkpoint_dir", "checkpoint_every", "data_path",
     "show_progress", "state", "worker", "gpu_id", "use_gpu", "baselines", "sample_users",
     "log_wandb", "eval_batch_size", "item_embedding_cache_dir",
-    "local_files_only",
+    "local_files_only", "end_epoch",
 }  # fmt: skip
 
 
@@ -47,9 +47,13 @@ class LiteMixin:
         self.stages = read_stages(config)
         self._stage = self._stage_begin = 0  # number of the present stage; its first epoch
         self._steps = 0  # of the optimiser, in the present stage
-        super().__init__(config, model)
+        self.distributed_model = None
+        with distributed.alone(config):
+            super().__init__(config, model)
         if len(self.stages) > 1:
             self._enter(0)
+        else:
+            self._wrap()
         self.evaluator = LiteEvaluator(config)
         self.eval_collector = LiteCollector(config)
         self.history: list[dict] = []
@@ -88,6 +92,8 @@ class LiteMixin:
 
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
         """Save the weights as the best so far (RecBole calls this when validation improved)."""
+        if not distributed.is_first(self.config):
+            return
         check_weights(self.model, epoch, self._last_good())
         best = self.run_dir / checkpoint.BEST_FILE
         if epoch < 0 and best.exists():
@@ -100,7 +106,7 @@ class LiteMixin:
             self.logger.info(f"Saved the best so far: {best}")
 
     def _save_last(self, epoch):
-        every = self.config["checkpoint_every"]
+        every = self.config["checkpoint_every"] if distributed.is_first(self.config) else 0
         if every and (epoch + 1) % every == 0:
             check_weights(self.model, epoch, self._last_good())
             checkpoint.save_last(self.run_dir, epoch, self.model, self._state(epoch))
@@ -133,6 +139,13 @@ class LiteMixin:
             self.model.enter(stage)
         self.optimizer = self._build_optimizer()
         self._schedule = self._schedule_state = None
+        self._wrap()
+
+    def _wrap(self):
+        """Let the processes of a training add up the gradients of what is trainable now."""
+        if not self.config["single_spec"]:
+            self.distributed_model = None  # takes its hooks off the parameters
+            self.distributed_model = distributed.wrap(self.model, self.device)
 
     def _build_optimizer(self, **kwargs):
         """RecBole's optimiser; AdamW spares norms and biases, ``adam_eps`` sets epsilon."""
@@ -209,6 +222,8 @@ class LiteMixin:
 
         if self._random_state is not None:
             checkpoint.restore_random_state(self._random_state, self._generator)
+        if saved and not self.config["single_spec"]:
+            self._use(distributed.agreed_folder(self.config, lambda: self.run_dir))
         try:
             result = self._fit_stages(
                 train_data, valid_data, verbose, saved, show_progress, after_epoch
@@ -220,17 +235,18 @@ class LiteMixin:
         if not (self.run_dir / checkpoint.BEST_FILE).exists():
             self.logger.warning("No epoch was validated (eval_step); the last weights are taken")
             self._save_checkpoint(max(self.train_loss_dict), verbose)
+        distributed.wait_for_all(self.config)
         return result
 
     def _fit_stages(self, *arguments):
-        saved = arguments[3]
+        saved, mine = arguments[3], distributed.is_first(self.config)
         result = self._fit_stage(*arguments)
         for number in range(self._stage + 1, len(self.stages)):
             first = max(self.train_loss_dict, default=-1) + 1
             if saved and (self.run_dir / checkpoint.BEST_FILE).exists():
                 self._load_best(self.run_dir, before=first)
             self._enter(number, first)
-            if saved and first and self.config["checkpoint_every"]:
+            if saved and first and self.config["checkpoint_every"] and mine:
                 # A run killed later in this stage must not look for the best of the last one:
                 # by then it may have been replaced.
                 checkpoint.save_last(self.run_dir, first - 1, self.model, self._state(first - 1))
@@ -245,21 +261,32 @@ class LiteMixin:
         most = self.stages[self._stage].max_steps
         if most is not None:
             self.epochs = min(self.epochs, self._stage_begin + -(-most // self._steps_per_epoch))
+        if self.config["end_epoch"] is not None:
+            self.epochs = min(self.epochs, self.config["end_epoch"])
         self._start_schedule()
         with warnings.catch_warnings():
             # RecBole's name for the scaler; nothing that a user could change.
             warnings.filterwarnings("ignore", r".*torch\.cuda\.amp\.GradScaler", FutureWarning)
-            return super().fit(*arguments)
+            result = super().fit(*arguments)
+        distributed.wait_for_all(self.config)  # until the first process has saved
+        return result
 
     def _train_epoch(self, train_data, epoch_idx, *arguments, **others):
         most = self.stages[self._stage].max_steps
         if most is not None:
             # At least one: where windows are drawn, earlier epochs may have had more than planned.
             train_data = FirstBatches(train_data, max(most - self._steps, 1))
+        own = others.pop("loss_func", None) or (arguments[0] if arguments else None)
+        own = own or self.model.calculate_loss
+        shared = not self.config["single_spec"]
+        if shared:
+            terms = getattr(self.model, "loss_terms", len)  # what the loss is a mean over
+            own = distributed.JointLoss(own, train_data, terms)
         # RecBole's loop hands the batch to the loss alone; a message about the loss wants its ids.
-        loss_func = arguments[0] if arguments else others.pop("loss_func", None)
-        self._watch = Watch(loss_func or self.model.calculate_loss, train_data, epoch_idx)
+        self._watch = Watch(own, train_data, epoch_idx)
         loss = super()._train_epoch(train_data, epoch_idx, self._watch, *arguments[1:], **others)
+        if shared:
+            loss = distributed.mean_over_processes(loss, self.device)
         self._steps += len(train_data)
         return loss
 
@@ -375,8 +402,16 @@ class LiteMixin:
         if counts is not None:
             counts.clear()
         result = super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+        if eval_data and not self.config["single_spec"]:
+            self.evaluator.ranked = distributed.in_order(self.evaluator.ranked, eval_data)
+            if counts is not None:
+                distributed.add_up(counts, self.device)
         if counts is not None and counts.beams:
             self.logger.info(str(counts))
+        return result
+
+    def _map_reduce(self, result, num_sample):
+        """Nothing to reduce: the metrics are of all processes' users (``LiteCollector``)."""
         return result
 
     def _full_sort_batch_eval(self, batched_data):

@@ -54,6 +54,7 @@ def data_preparation(config: LiteConfig, dataset: Dataset):
     from recbole.data.dataloader import FullSortEvalDataLoader
     from recbole.data.utils import create_samplers, get_dataloader
 
+    from recbole_lite import distributed
     from recbole_lite.data.candidates import give_candidates
     from recbole_lite.data.loaders import DrawingLoader, HistoryMaskLoader
     from recbole_lite.data.windows import DrawnWindows, Windows
@@ -81,10 +82,13 @@ def data_preparation(config: LiteConfig, dataset: Dataset):
     negatives = config["train_neg_sample_args"]["distribution"] != "none"
     if negatives or classes[1:] != [HistoryMaskLoader] * 2:
         samplers = create_samplers(config, dataset, parts)  # a set per user: not for nothing
-    return tuple(
-        loader(config, part, sampler, shuffle=phase == "train" and config["shuffle"])
-        for loader, phase, part, sampler in zip(classes, phases, parts, samplers, strict=True)
-    )
+    classes[1:] = [distributed.skipping(config, loader) for loader in classes[1:]]
+    with distributed.alone(config):
+        loaders = tuple(
+            loader(config, part, sampler, shuffle=phase == "train" and config["shuffle"])
+            for loader, phase, part, sampler in zip(classes, phases, parts, samplers, strict=True)
+        )
+    return distributed.share_loaders(config, loaders)
 
 
 def _check_parts(config, dataset, parts):

@@ -94,6 +94,12 @@ class NextItemModel(SequentialRecommender):
             seen = Seen(interaction[SEEN], item_seq, rows, steps, targets)
         return cross_entropy(users, self.head_weight(), targets - 1, seen)
 
+    def loss_terms(self, interaction) -> int:
+        """Number of targets that a batch's loss is the mean over."""
+        if TARGETS in interaction:
+            return int((interaction[TARGETS] > 0).sum())
+        return len(interaction)
+
     def predict(self, interaction):
         """Scores of the given items, ``[B]``."""
         rows, belongs = distinct_rows(interaction, self.USER_ID, self.ITEM_SEQ)

@@ -186,6 +186,13 @@ class GenerativeRecommender(SequentialRecommender):
             labels=self.paths.labels[targets],
         ).loss
 
+    def loss_terms(self, interaction) -> int:
+        """Number of tokens, or of rows, that a batch's loss is the mean over."""
+        targets = interaction[self.POS_ITEM_ID]
+        if not self.has_decoder:
+            return len(targets)
+        return int((self.paths.labels[targets] != -100).sum())
+
     def beams(self, interaction) -> torch.Tensor:
         """Items of the beams, ``[B, num_beams]`` internal ids, best first; 0: no item."""
         states, mask = self.encode(*self.tokens(interaction))

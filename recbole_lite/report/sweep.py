@@ -1,0 +1,174 @@
+"""What a sweep leaves: table, records, plots."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from recbole_lite.files import write_atomically
+
+TABLE, RECORDS, PLOTS = "trials.md", "trials.json", "plots.html"
+
+
+def write_report(result: dict[str, Any], folder: Path) -> dict[str, str]:
+    """Write the table, the records and the plots of a sweep.
+
+    Parameters
+    ----------
+    result : dict
+        As :func:`recbole_lite.tune.sweep` returns it, less ``files``.
+    folder : Path
+
+    Returns
+    -------
+    dict
+        What a file is -> its path: ``table``, ``records``, ``plots`` (None without Plotly),
+        ``best`` (None without a result), ``ray``.
+    """
+    files: dict[str, Any] = {"table": str(folder / TABLE), "records": str(folder / RECORDS)}
+    files["plots"] = str(folder / PLOTS) if _write_plots(result, folder / PLOTS) else None
+    files["best"] = str(folder / "best.yaml") if result["best"] else None
+    files["ray"] = str(folder / "ray")
+    _write(folder / TABLE, _page(result))
+    _write(folder / RECORDS, records_json(result))
+    return files
+
+
+def records_json(result: dict[str, Any]) -> str:
+    """Text of ``trials.json``: an epoch on a line."""
+    # Paths are those below the sweep's folder, which may be moved or copied.
+    plain = {key: value for key, value in result.items() if key not in ("files", "folder")}
+    histories: dict[str, str] = {}
+
+    def strip(record):
+        mark = f"@history {len(histories)}@"
+        lines = ",\n    ".join(json.dumps(entry) for entry in record["history"])
+        histories[json.dumps(mark)] = f"[\n    {lines}\n   ]" if lines else "[]"
+        return {**below(record), "history": mark}
+
+    def below(record):
+        run_dir = record["run_dir"] and os.path.relpath(record["run_dir"], result["folder"])
+        return {**record, "run_dir": run_dir}
+
+    plain["trials"] = [strip(record) for record in plain["trials"]]
+    if plain["best"]:
+        best = below(plain["best"])
+        plain["best"] = {key: value for key, value in best.items() if key != "history"}
+    text = json.dumps(plain, indent=1, ensure_ascii=False)
+    for mark, lines in histories.items():
+        text = text.replace(mark, lines)
+    return text + "\n"
+
+
+def render(result: dict[str, Any]) -> str:
+    """Text for the terminal: the table, the best trial, what was written."""
+    files = result["files"]
+    parts = [_headline(result), table(result, "simple")]
+    best = result["best"]
+    if best is None:
+        parts.append("No trial has validated.")
+    else:
+        parts.append(_best_lines(result))
+    names = ("best", "table", "records", "plots", "ray")
+    parts.append("\n".join(f"{name + ':':<9}{files[name]}" for name in names if files[name]))
+    if result["interrupted"]:
+        parts.append(f"Interrupted. --resume={result['folder']} goes on with this sweep.")
+    return "\n\n".join(parts)
+
+
+def table(result: dict[str, Any], style: str) -> str:
+    """Trials sorted by their validation, the best first; errors in full."""
+    keys = list(result["sweep"]["space"])
+    head = [
+        "",
+        "trial",
+        *keys,
+        f"valid {result['metric']}",
+        "best epoch",
+        "epochs",
+        "min",
+        "status",
+    ]
+    rows = [
+        [
+            number,
+            record["trial"],
+            *(_value(record["params"][key]) for key in keys),
+            "-" if record["valid_score"] is None else f"{record['valid_score']:.4f}",
+            record["best_epoch"] or "-",
+            record["epochs"],
+            f"{record['seconds'] / 60:.1f}",
+            record["status"] + (f": {record['error']}" if record["error"] else ""),
+        ]
+        for number, record in enumerate(result["trials"], 1)
+    ]
+    if style == "github":
+        rows = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
+    right = ("right", "right", "right", "right")
+    align = ("right", "left", *("right" for _ in keys), *right, "left")
+    return tabulate(rows, head, tablefmt=style, colalign=align, disable_numparse=True)
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _headline(result) -> str:
+    epochs = sum(record["epochs"] for record in result["trials"])
+    settings = result["sweep"]["settings"]
+    return (
+        f"{len(result['trials'])} trials of {result['model']} on {result['dataset']}, {epochs} "
+        f"epochs in all, {result['seconds'] / 60:.1f} min; searcher {settings['searcher']}, "
+        f"scheduler {settings['scheduler']}"
+    )
+
+
+def _best_lines(result) -> str:
+    best = result["best"]
+    figures = [("valid", best["valid"]), ("test", best["test_result"])]
+    names = list(best["valid"])
+    rows = [
+        [part, *(f"{figure[name]:.4f}" for name in names)] for part, figure in figures if figure
+    ]
+    lines = tabulate(rows, [best["trial"], *names], disable_numparse=True)
+    note = "The test split was looked at once, by this trial's best weights."
+    if best["test_result"] is None:
+        note = "The test split has not been looked at."
+    return f"{lines}\n{note}"
+
+
+def _page(result) -> str:
+    environment = result["environment"]
+    machine = ", ".join(
+        f"{name} {environment[name]}"
+        for name in ("processor", "cores", "gpu", "python", "torch", "recbole_lite", "commit")
+        if environment.get(name)
+    )
+    parts = [
+        f"# Sweep: {result['model']} on {result['dataset']}",
+        _headline(result) + (" (interrupted)" if result["interrupted"] else "") + ".",
+        f"```sh\n{result['command']}\n```" if result["command"] else "",
+        table(result, "github"),
+        f"```\n{_best_lines(result)}\n```" if result["best"] else "No trial has validated.",
+        f"Machine: {machine}.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    write_atomically(path, lambda name: name.write_text(text, encoding="utf-8"))
+
+
+def _write_plots(result, path: Path) -> bool:
+    try:
+        from recbole_lite.report.sweep_plots import plots_html
+    except ImportError:  # Plotly is among RecBole's requirements, but nothing here depends on it
+        return False
+    _write(path, plots_html(result))
+    return True

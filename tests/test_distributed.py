@@ -1,0 +1,115 @@
+"""Two processes with gloo train what one process trains with the joint batch."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from recbole_lite import LiteConfig, load_data_and_model, run
+from recbole_lite.cli import run_main
+from recbole_lite.distributed import launch, wants_processes
+from recbole_lite.errors import ConfigError, TrainingError
+
+# No dropout: its draws are each process's own.
+PLAIN = {
+    "GRU4Rec": {"dropout_prob": 0.0, "loss_type": "CE", "train_batch_size": 37},
+    "LiteLLM4Rec": {
+        "train_strategy": "prefix",
+        "rec_llm_causal": True,
+        "loss_exclude_history": True,
+        "user_pooling": "recency",
+        "user_dropout": 0.0,
+        "rec_llm_dropout": 0.0,
+        "train_batch_size": 19,
+        "lr_scheduler": "linear",
+        "stages": [{"epochs": 2}, {"epochs": 2, "item_llm_training": "embeddings"}],
+    },
+}
+
+
+def several(config_dict, runs):
+    """Several runs in the same processes; starting those is what takes the time.
+
+    The last one goes on with the first.
+    """
+    results = [
+        run(model, "tiny", config_dict={**config_dict, **own}, per_user=True)
+        for model, own in runs.items()
+    ]
+    longer = {**config_dict, **runs["GRU4Rec"], "epochs": 5, "resume": results[0]["run_dir"]}
+    return [*results, run("GRU4Rec", "tiny", config_dict=longer, per_user=True)]
+
+
+def figures(result):
+    return [entry["train_loss"] for entry in result["history"]]
+
+
+def test_two_processes_are_one_with_the_joint_batch(quick, workdir, llm_folders):
+    torch.set_num_threads(1)
+    writer = {  # its loss is a mean over tokens, of which items have more or fewer
+        "llm": str(llm_folders["writer"]),
+        "llm_dropout": 0.0,
+        "prompt_templates": ["after {user} what {items} next"],
+        "num_beams": 6,
+        "eval_step": 1,
+        "train_batch_size": 7,
+    }
+    # 29 of 30 users: the second process has none of the last batch.
+    runs = {**PLAIN, "P5": writer, "GRU4Rec": {**PLAIN["GRU4Rec"], "eval_batch_size": 29}}
+    values = quick(epochs=3, metrics=["Recall", "NDCG", "ItemCoverage"])
+    alone = several(values, runs)
+    config = LiteConfig("GRU4Rec", "tiny", config_dict=values, overrides=["--nproc=2"])
+    together = launch(several, config, {"config_dict": values, "runs": runs})
+    for one, two in zip(alone, together, strict=True):
+        assert figures(two) == pytest.approx(figures(one), rel=2e-5)
+        assert two["best_valid_result"] == pytest.approx(one["best_valid_result"], abs=1e-3)
+        assert two["test_result"] == pytest.approx(one["test_result"], abs=1e-3)
+        assert (two["epochs"], two["beams"]) == (one["epochs"], one["beams"])
+        assert two["per_user"]["users"] == one["per_user"]["users"]
+        assert np.array_equal(two["per_user"]["ranks"], one["per_user"]["ranks"])
+        # One folder for both processes; it reloads in one process, to the same weights.
+        assert len(list((workdir / "saved").iterdir())) == 6  # three alone, three together
+        settings = json.loads((workdir / two["run_dir"] / "config.json").read_text())["settings"]
+        assert "local_rank" not in settings
+        weights = [load_data_and_model(result["run_dir"])[1].state_dict() for result in (one, two)]
+        for name, tensor in weights[0].items():
+            torch.testing.assert_close(weights[1][name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def test_an_error_in_the_processes_is_one_line(quick, capsys):
+    """``--nproc=2`` as the user gives it."""
+    values = quick(item_llm="./nowhere")
+    flags = [f"--{key}={values[key]}" for key in ("data_path", "item_llm", "rec_llm_init")]
+    assert run_main(["--model=LiteLLM4Rec", "--dataset=tiny", "--nproc=2", *flags]) == 2
+    error = capsys.readouterr().err
+    (line,) = (line for line in error.splitlines() if line.startswith("error: "))
+    assert "nowhere" in line
+    assert "Traceback" not in error
+
+
+def test_one_process_is_no_group(config_for):
+    assert not wants_processes(config_for("GRU4Rec"))
+    assert not wants_processes(config_for("GRU4Rec", nproc=1, world_size=-1))
+    assert wants_processes(config_for("GRU4Rec", nproc=2))
+    assert wants_processes(config_for("GRU4Rec", world_size=4))
+    with pytest.raises(ConfigError, match="nproc must be a whole number, found 'two'"):
+        wants_processes(config_for("GRU4Rec", nproc="two"))
+
+
+def test_more_processes_than_gpus(config_for, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    config = config_for("GRU4Rec", use_gpu=False, nproc=2)
+    config["use_gpu"] = True
+    with pytest.raises(ConfigError, match="nproc: 2 processes need as many GPUs, 1 are visible"):
+        launch(None, config, {})
+
+
+def die(config_dict):
+    raise SystemExit(3)
+
+
+def test_a_process_that_dies_ends_the_run(config_for):
+    with pytest.raises(TrainingError, match=r"a process of the training died: .*exit code 3"):
+        launch(die, config_for("GRU4Rec", nproc=2), {"config_dict": {}})
