@@ -27,7 +27,7 @@ def test_files_hold_what_they_say_or_are_refused(count, tmp_path):
 @pytest.mark.parametrize(
     "key, value",
     [
-        # Found by the long version; each ended in a traceback.
+        # The last five ended in tracebacks or, hidden_size 0, in a training of nothing.
         ("topk", "abc"),
         ("metrics", 5),
         ("eval_args", {"mode": 3}),

@@ -1,5 +1,6 @@
 """Faults injected into real processes: kill -9, full and read-only disks, concurrent starts."""
 
+import logging
 import random
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from kill_and_resume import KINDS, Scenario, check_files, checkpoint_folder, dif
 from processes import Job, Processes
 
 from recbole_lite import checkpoint
+from recbole_lite.log import _FileHandler
 
 RUN = {"model": "LiteLLM4Rec", "dataset": "tiny"}
 
@@ -225,3 +227,12 @@ def test_the_lock_of_a_process_killed_while_it_encoded_does_not_block(processes,
     again = processes.start(tmp_path, "run", {**RUN, "config_dict": settings})
     assert processes.finish(again) == 0
     check_files(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a device that is always full")
+def test_a_log_on_a_full_disk_is_said_once(capsys):
+    handler = _FileHandler("/dev/full")
+    for _ in range(3):
+        handler.handle(logging.makeLogRecord({"msg": "a line"}))
+    text = capsys.readouterr().err
+    assert text == "/dev/full: cannot write the log: No space left on device\n"
