@@ -63,6 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     data_cli.add_parser(commands)
     _add_ablate_parser(commands)
+    from recbole_lite.report import cli as report_cli
+
+    report_cli.add_parsers(commands)
     args, rest = parser.parse_known_args(argv)
     if args.command == "run":
         return _guarded(args, lambda: _run(args, rest))

@@ -1,0 +1,306 @@
+"""Runs side by side on the same test users: figures, intervals, paired differences."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tabulate import tabulate
+
+from recbole_lite.errors import ReportError
+from recbole_lite.files import write_atomically
+from recbole_lite.report import charts
+from recbole_lite.report.intervals import CONFIDENCE, RESAMPLES, SEED, mean_intervals
+from recbole_lite.report.page import TEMPLATES, show
+from recbole_lite.report.ranks import is_of_ranks, metric_values
+from recbole_lite.report.run_folder import PROTOCOL, RunRecord, difference, read_metrics, read_users
+
+METRIC = "ndcg@10"  # what differences are taken in
+DEFAULT_OUT = Path("results", "compare")  # / name of the dataset
+_RESULT_KEYS = {"ranks", "settings", "data", "test"}  # of a result of `ablate`
+
+
+@dataclass(frozen=True)
+class Side:
+    """What is compared.
+
+    Attributes
+    ----------
+    name : str
+        Short, and no other side's.
+    run : RunRecord
+        Settings and metrics.
+    ranks : dict of str to int
+        Raw user id -> rank of the test item; 0: beyond ``largest_k``.
+    """
+
+    name: str
+    run: RunRecord
+    ranks: dict[str, int]
+
+    @property
+    def largest_k(self) -> int:
+        """Largest k whose metrics the ranks give."""
+        return self.run.metrics["largest_k"]
+
+
+# -- reading ----------------------------------------------------------------------------------
+
+
+def read_side(path: str | Path) -> Side:
+    """Read a run's folder, or a result that ``recbole-lite ablate`` wrote.
+
+    Raises
+    ------
+    ReportError
+        There is no such thing, it is damaged, or it has no ranks of users.
+    """
+    path = Path(path)
+    if path.suffix == ".json":
+        return _read_result(path)
+    run = read_metrics(path)
+    ranks = {user: row["rank"] for user, row in read_users(path).items()}
+    if not ranks:
+        raise ReportError(
+            f"{path}: no ranks of single users (the split gives a user several test items, or no "
+            "metric ranks); such runs cannot be compared user by user"
+        )
+    return Side(run.name, run, ranks)
+
+
+def _read_result(path: Path) -> Side:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ReportError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(content, dict) or not set(content) >= _RESULT_KEYS or not content["ranks"]:
+        raise ReportError(
+            f"{path}: no result of `recbole-lite ablate` with the ranks of its users; give such a "
+            "file or the folder of a run"
+        )
+    settings = content["settings"]
+    sha256 = content.get("test_set")
+    metrics = {
+        "model": content.get("row", settings.get("model")),
+        "dataset": settings.get("dataset"),
+        "data": content["data"],
+        "test": content["test"],
+        "valid": content.get("valid"),
+        "epochs": content.get("epochs"),
+        "seconds": content.get("seconds", {}),
+        "parameters": content.get("parameters"),
+        "largest_k": max(settings.get("topk", [0])),
+        "protocol": {key: settings.get(key) for key in PROTOCOL},
+        "test_set": sha256 and {"users": len(content["ranks"]), "sha256": sha256},
+    }
+    return Side(path.stem, RunRecord(path, settings, metrics), content["ranks"])
+
+
+def check_comparable(sides: Sequence[Side]) -> None:
+    """Refuse sides that were not asked the same questions.
+
+    Raises
+    ------
+    ReportError
+        One line: which two, and what differs.
+    """
+    first = sides[0]
+    for other in sides[1:]:
+        why = _difference(first, other)
+        if why:
+            raise ReportError(
+                f"{first.run.folder} and {other.run.folder} cannot be compared: {why}"
+            )
+
+
+def _difference(a: Side, b: Side) -> str | None:
+    both_known = a.run.metrics["test_set"] and b.run.metrics["test_set"]
+    if both_known:
+        return difference(a.run, b.run)
+    # An older result does not say what its test set was; its users and the data's size do.
+    metrics = ({**side.run.metrics, "test_set": None} for side in (a, b))
+    records = [RunRecord(s.run.folder, {}, m) for s, m in zip((a, b), metrics, strict=True)]
+    why = difference(*records)
+    if why is None and set(a.ranks) != set(b.ranks):
+        only = len(set(a.ranks) ^ set(b.ranks))
+        why = f"{only:,} test users are in one of them only"
+    return why
+
+
+# -- figures ----------------------------------------------------------------------------------
+
+
+def compare(
+    paths: Sequence[str | Path], metric: str = METRIC, out: str | Path | None = None
+) -> dict[str, Any]:
+    """Compare runs with the first of them, and write the table and the plot.
+
+    Parameters
+    ----------
+    paths : list of str or Path
+        At least two run folders, or result files of ``ablate``.
+    metric : str
+        Metric of the differences, a top-k one.
+    out : str or Path, optional
+        Folder of ``compare.md``, ``compare.json`` and ``compare.svg``; None:
+        ``results/compare/<dataset>``.
+
+    Returns
+    -------
+    dict
+        ``dataset``, ``data``, ``users``, ``metric``, ``base``, ``confidence``, ``resamples``,
+        ``files`` and ``rows``: per run ``name``, ``path``, ``model``, ``test`` (metric -> mean
+        over users), ``interval`` (of `metric`), ``difference`` and ``difference_interval`` (to the
+        first run, paired user by user; None in the first), ``epochs``, ``minutes``,
+        ``parameters``.
+
+    Raises
+    ------
+    ReportError
+        Fewer than two, not comparable, a metric that the ranks do not give.
+    """
+    if len({Path(path).resolve() for path in paths}) < max(2, len(paths)):
+        raise ReportError("compare: give two or more different runs")
+    metric = metric.lower()
+    sides = [read_side(path) for path in paths]
+    check_comparable(sides)
+    known = min(side.largest_k for side in sides)
+    if not is_of_ranks(metric) or int(metric.partition("@")[2]) > known:
+        raise ReportError(
+            f"metric {metric!r}: give recall@k, hit@k, precision@k, ndcg@k, mrr@k or map@k with k "
+            f"up to {known}, the largest topk of these runs"
+        )
+    summary = _summarise(sides, metric)
+    out = Path(out or DEFAULT_OUT / summary["dataset"])
+    names = {kind: out / f"compare.{kind}" for kind in ("md", "json", "svg")}
+    summary["files"] = {kind: str(path) for kind, path in names.items()}
+    _write(names["json"], json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+    _write(names["md"], render(summary, "github"))
+    _write(names["svg"], plot(summary))
+    return summary
+
+
+def _summarise(sides: Sequence[Side], metric: str) -> dict[str, Any]:
+    users = sorted(sides[0].ranks)
+    values = np.stack(
+        [metric_values(metric, np.array([s.ranks[user] for user in users])) for s in sides]
+    )
+    differences = values[1:] - values[0]
+    # All at once: the same users are drawn for every row.
+    ends = mean_intervals(np.concatenate([values, differences]))
+    rows = []
+    for number, side in enumerate(sides):
+        row = {**_about(side), "mean": float(values[number].mean())}
+        row["interval"] = _ends(ends[number])
+        row["difference"] = row["difference_interval"] = None
+        if number:
+            row["difference"] = float(differences[number - 1].mean())
+            row["difference_interval"] = _ends(ends[len(sides) + number - 1])
+        rows.append(row)
+    metrics = sides[0].run.metrics
+    return {
+        "dataset": metrics["dataset"],
+        "data": metrics["data"],
+        "users": len(users),
+        "metric": metric,
+        "base": sides[0].name,
+        "confidence": CONFIDENCE,
+        "resamples": RESAMPLES,
+        "rows": rows,
+    }
+
+
+def _about(side: Side) -> dict[str, Any]:
+    metrics = side.run.metrics
+    return {
+        "name": side.name,
+        "path": str(side.run.folder),
+        "model": metrics["model"],
+        "test": metrics["test"],
+        "epochs": metrics["epochs"],
+        "minutes": round(sum(metrics["seconds"].values()) / 60, 2),
+        "parameters": metrics["parameters"],
+    }
+
+
+def _ends(pair: np.ndarray) -> list[float] | None:
+    return None if np.isnan(pair).any() else pair.tolist()
+
+
+# -- text and plot ----------------------------------------------------------------------------
+
+
+def render(summary: dict[str, Any], style: str = "simple") -> str:
+    """Table and what it says, as text or Markdown (`style`: tabulate's)."""
+    data = ", ".join(f"{count:,} {name}" for name, count in summary["data"].items())
+    name = show(summary["metric"])
+    percent = f"{summary['confidence']:.0%}"
+    head = f"{summary['dataset']}: {data}; {summary['users']:,} test users"
+    notes = [_verdict(row, summary) for row in summary["rows"][1:]]
+    how = (
+        f"Intervals: percentile bootstrap over users, {percent}, {summary['resamples']:,} draws, "
+        f"seed {SEED}; differences are paired user by user. They tell how far other users could "
+        f"have changed the result, not how far other seeds could."
+    )
+    parts = [head, _table(summary, name, percent, style), "\n".join(notes), how]
+    if style != "simple":
+        parts[0] = f"# {name} on {head}"
+        parts[2] = "\n".join(f"- {note}" for note in notes)
+        parts.append(f"![differences in {name}](compare.svg)")
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(summary, name: str, percent: str, style: str) -> str:
+    others = [m for m in summary["rows"][0]["test"] if m != summary["metric"]]
+    head = ["run", *map(show, others), name, f"{percent} interval"]
+    head += [f"less {summary['base']}", f"{percent} interval", "epochs", "min"]
+    lines = []
+    for row in summary["rows"]:
+        cells = [row["name"], *(_figure(row["test"].get(m)) for m in others)]
+        cells += [_figure(row["mean"]), _interval(row["interval"])]
+        cells += [_figure(row["difference"], "+.4f"), _interval(row["difference_interval"], "+.4f")]
+        lines.append([*cells, row["epochs"], f"{row['minutes']:.1f}"])
+    if style == "simple":  # a terminal: shorter heads
+        head[len(others) + 3] = "less the\nfirst"
+    align = ("left", *("right" for _ in head[1:]))
+    return tabulate(lines, head, tablefmt=style, colalign=align, disable_numparse=True)
+
+
+def _verdict(row, summary) -> str:
+    ends, base = row["difference_interval"], summary["base"]
+    if ends is None:
+        return f"{row['name']}: too few users for an interval"
+    if ends[0] <= 0 <= ends[1]:
+        return f"{row['name']} and {base}: no difference that these users show (0 is inside)"
+    word = "better" if ends[0] > 0 else "worse"
+    return f"{row['name']} is {word} than {base} on these users (0 is outside the interval)"
+
+
+def _figure(value: float | None, how: str = ".4f") -> str:
+    return "-" if value is None else format(value, how)
+
+
+def _interval(ends, how: str = ".4f") -> str:
+    return "-" if ends is None else " to ".join(format(end, how) for end in ends)
+
+
+def plot(summary: dict[str, Any]) -> str:
+    """SVG of the differences and their intervals."""
+    rows = [
+        charts.Interval(row["name"], row["difference"], *row["difference_interval"])
+        for row in summary["rows"][1:]
+        if row["difference_interval"] is not None
+    ]
+    name = show(summary["metric"])
+    title = f"{name} less that of {summary['base']}, {summary['confidence']:.0%} intervals"
+    style = (TEMPLATES / "colours.css").read_text(encoding="utf-8")
+    style += "svg { background: var(--card); }\n"
+    return str(charts.interval_chart(title, rows, title, style)) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    write_atomically(path, lambda name: name.write_text(text, encoding="utf-8"))
