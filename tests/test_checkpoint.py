@@ -132,7 +132,10 @@ def test_other_parameters_of_another_model_are_refused(model, quick):
 def test_no_temporary_files_stay(quick):
     result = run("SASRec", "tiny", config_dict=quick(epochs=3))
     names = sorted(path.name for path in Path(result["run_dir"]).iterdir())
-    expected = ["best.safetensors", "config.json", "last-000002.pt", "last-000002.safetensors"]
+    record = ["environment.json", "history.csv", "metrics.json", "report.html", "samples.json"]
+    last = ["last-000002.pt", "last-000002.safetensors"]
+    files = ["best.safetensors", "config.json", "config.yaml", "users.csv"]
+    expected = sorted([*files, *record, *last])
     assert names == expected
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,14 @@ def _read_result(path: Path) -> Side:
     return Side(path.stem, RunRecord(path, settings, metrics), content["ranks"])
 
 
+def _with_own_names(sides: list[Side]) -> list[Side]:
+    """Sides of one name (results of two folders, say) by their paths."""
+    names = Counter(side.name for side in sides)
+    return [
+        replace(side, name=str(side.run.folder)) if names[side.name] > 1 else side for side in sides
+    ]
+
+
 def check_comparable(sides: Sequence[Side]) -> None:
     """Refuse sides that were not asked the same questions.
 
@@ -166,7 +175,7 @@ def compare(
     if len({Path(path).resolve() for path in paths}) < max(2, len(paths)):
         raise ReportError("compare: give two or more different runs")
     metric = metric.lower()
-    sides = [read_side(path) for path in paths]
+    sides = _with_own_names([read_side(path) for path in paths])
     check_comparable(sides)
     known = min(side.largest_k for side in sides)
     if not is_of_ranks(metric) or int(metric.partition("@")[2]) > known:
