@@ -139,19 +139,18 @@ def interval_chart(title: str, rows: Sequence[Interval], x_label: str, style: st
     style : str
         Style sheet of a chart that is a file of its own.
     """
-    left = min(230, 16 + max(7 * len(row.label) for row in rows))
-    height = _TOP + 34 * len(rows) + _BOTTOM
+    row_height, width, left = 48, WIDTH + 160, 36
+    height = _TOP + row_height * len(rows) + _BOTTOM
     x_ticks = ticks(min([0.0, *(r.low for r in rows)]), max([0.0, *(r.high for r in rows)]))
-    width = WIDTH + 160
-    at_x = _scale(x_ticks[0], x_ticks[-1], left, width - 36)
+    at_x = _scale(x_ticks[0], x_ticks[-1], left, width - left)
     parts = [_text(at_x(x), height - _BOTTOM + 18, figure(x), "middle") for x in x_ticks]
     parts += [_line(at_x(x), _TOP, at_x(x), height - _BOTTOM, "grid") for x in x_ticks]
     parts.append(_line(at_x(0), _TOP, at_x(0), height - _BOTTOM, "zero"))
-    parts.append(_text((left + width - 36) / 2, height - 6, x_label, "middle", "quiet"))
+    parts.append(_text(width / 2, height - 6, x_label, "middle", "quiet"))
     for number, row in enumerate(rows):
-        y = _TOP + 34 * number + 17
+        y = _TOP + row_height * number + 32  # below the row's label, which can be long
         tip = f"{row.label}: {row.value:+.4f}, {row.low:+.4f} to {row.high:+.4f}"
-        parts.append(_text(left - 12, y + 4, row.label, "end"))
+        parts.append(_text(12, y - 16, row.label))
         parts.append(_line(at_x(row.low), y, at_x(row.high), y, "whisker"))
         parts += [_line(at_x(x), y - 5, at_x(x), y + 5, "whisker") for x in (row.low, row.high)]
         parts.append(_dot(at_x(row.value), y, 5, "s0", tip))

@@ -305,10 +305,11 @@ def plot(summary: dict[str, Any]) -> str:
         if row["difference_interval"] is not None
     ]
     name = show(summary["metric"])
-    title = f"{name} less that of {summary['base']}, {summary['confidence']:.0%} intervals"
+    title = f"{name} less that of {summary['base']}"
+    x_label = f"difference, {summary['confidence']:.0%} interval; right of 0: better"
     style = (TEMPLATES / "colours.css").read_text(encoding="utf-8")
     style += "svg { background: var(--card); }\n"
-    return str(charts.interval_chart(title, rows, title, style)) + "\n"
+    return str(charts.interval_chart(title, rows, x_label, style)) + "\n"
 
 
 def _write(path: Path, text: str) -> None:
