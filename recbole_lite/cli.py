@@ -62,6 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from recbole_lite.data import cli as data_cli
 
     data_cli.add_parser(commands)
+    from recbole_lite.reproduce import cli as reproduce_cli
+
+    _add_traceback(reproduce_cli.add_parser(commands))
     _add_ablate_parser(commands)
     from recbole_lite.report import cli as report_cli
 
