@@ -122,3 +122,14 @@ def test_recall_of_groups_by_hand():
     by_length = groups.by_history(users)
     assert [group.users for group in by_length] == [["u0", "u1", "u2"], ["u3"], ["u4", "u5"]]
     assert [group.label for group in by_length] == ["5", "9", "40 to 41"]
+
+
+def test_the_label_of_a_mark_keeps_off_the_line():
+    falling = charts.Series("loss", [(n, 10.0 - n) for n in range(10)])
+    rising = charts.Series("recall", [(n, float(n)) for n in range(10)])
+    places = []
+    for series in (falling, rising):
+        root = parse(charts.line_chart("t", [series], "epoch", (9, "best")))
+        (label,) = (text for text in root.iter("text") if text.text == "best")
+        places.append(float(label.get("y")))
+    assert places[0] < charts.HEIGHT / 2 < places[1]
