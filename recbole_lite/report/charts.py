@@ -96,9 +96,11 @@ def line_chart(
         x = at_x(mark[0])
         anchor = "end" if x > (_LEFT + WIDTH - right) / 2 else "start"
         parts.append(_line(x, _TOP, x, HEIGHT - _BOTTOM, "mark"))
-        parts.append(
-            _text(x + (-5 if anchor == "end" else 5), HEIGHT - _BOTTOM - 8, mark[1], anchor)
-        )
+        beside = x + (-5 if anchor == "end" else 5)
+        bottom = HEIGHT - _BOTTOM - 8
+        near = [at_y(y) for one in series for px, y in one.points if abs(at_x(px) - x) < 90]
+        is_free = all(y < bottom - _LINE for y in near)
+        parts.append(_text(beside, bottom if is_free else _TOP + 8, mark[1], anchor))
     for number, one in enumerate(series):
         parts += _polyline(one, number, at_x, at_y)
     if named:
