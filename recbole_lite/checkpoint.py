@@ -34,6 +34,8 @@ from recbole_lite.settings import to_yaml
 CONFIG_FILE = "config.json"
 YAML_FILE = "config.yaml"
 HISTORY_FILE = "history.csv"
+# Without these keys show_progress follows the terminal, and CUDA_VISIBLE_DEVICES is heeded.
+OF_THE_MACHINE = {"show_progress", "gpu_id"}
 BEST_FILE = "best.safetensors"
 OTHER = "other_parameter/"  # RecBole's name for what a model keeps beside its state_dict
 
@@ -132,8 +134,13 @@ def save_config(folder: Path, config) -> None:
 
 
 def save_yaml(folder: Path, config) -> None:
-    """Write the settings of a run as a file for ``--config_files``: whole, a run from the start."""
+    """Write the settings of a run as a file for ``--config_files``: whole, a run from the start.
+
+    What the run found out about its machine is left to the next machine, unless it was set.
+    """
     settings = {"model": config["model"], "dataset": config["dataset"], **config.settings}
+    for key in OF_THE_MACHINE - set(config.origins):
+        settings.pop(key, None)
     head = "# Every setting of this run: --config_files=config.yaml runs it again.\n"
     text = head + to_yaml({**settings, "resume": None})
     write_atomically(folder / YAML_FILE, lambda path: path.write_text(text, encoding="utf-8"))

@@ -69,6 +69,16 @@ def test_a_run_from_its_config_yaml_has_equal_metrics(quick, capsys):
     assert sum(row[:1] == ["Pop"] for row in rows) == 2  # figures and seconds
 
 
+def test_config_yaml_leaves_to_the_next_machine_what_was_not_set(quick):
+    settings = {k: v for k, v in quick(epochs=0).items() if k != "show_progress"}
+    first = run("Pop", "tiny", config_dict=settings)
+    second = run("Pop", "tiny", config_dict={**settings, "gpu_id": "1"})
+    names = [set(read_yaml(Path(r["run_dir"], "config.yaml"))) for r in (first, second)]
+    config = LiteConfig("Pop", "tiny", config_dict=settings)
+    assert set(config.settings) - names[0] == {"gpu_id", "show_progress"}
+    assert set(config.settings) - names[1] == {"show_progress"}
+
+
 def test_yaml_gives_back_every_value(tmp_path):
     values = {
         "text": "1e-3", "date": "2020-01-01", "yes": "yes", "none": None, "rate": 1e-5, "n": 3,
