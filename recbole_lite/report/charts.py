@@ -152,7 +152,7 @@ def interval_chart(title: str, rows: Sequence[Interval], x_label: str, style: st
     for number, row in enumerate(rows):
         y = _TOP + row_height * number + 32  # below the row's label, which can be long
         tip = f"{row.label}: {row.value:+.4f}, {row.low:+.4f} to {row.high:+.4f}"
-        parts.append(_text(12, y - 16, row.label))
+        parts.append(_text(12, y - 16, row.label, kind="label"))
         parts.append(_line(at_x(row.low), y, at_x(row.high), y, "whisker"))
         parts += [_line(at_x(x), y - 5, at_x(x), y + 5, "whisker") for x in (row.low, row.high)]
         parts.append(_dot(at_x(row.value), y, 5, "s0", tip))
