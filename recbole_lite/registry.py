@@ -109,6 +109,16 @@ def get_trainer(model_type, model_name: str) -> type:
     return type(f"Lite{base.__name__}", (LiteMixin, base), {})
 
 
+def reads_candidates(model_class: type) -> bool:
+    """Whether a model takes the candidates as its input (``task: topn``), not only ranks them."""
+    return getattr(model_class, "reads_candidates", False)
+
+
+def knows_candidates(model_class: type) -> bool:
+    """Whether a model is told the candidates in evaluation; else they are picked for it after."""
+    return getattr(model_class, "knows_candidates", reads_candidates(model_class))
+
+
 def can_train_prefixes(model_class: type) -> bool:
     """Whether a model scores every prefix of a window in one pass (``train_strategy: prefix``)."""
     return getattr(model_class, "trains_prefixes", False)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from recbole_lite.data.windows import CANDIDATES
 from recbole_lite.errors import ConfigError
+from recbole_lite.model.candidates import behind_history, candidate_loss, over_all_items, scores_of
 from recbole_lite.model.dropout import Dropout
 from recbole_lite.model.item_tower import ItemTower
 from recbole_lite.model.next_item import NextItemModel
@@ -39,16 +41,23 @@ class LiteLLM4Rec(NextItemModel):
         A key is wrong; a language model or the items' text cannot be had.
     """
 
+    reads_candidates = True  # task: topn
+
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
+        topn = config["task"] == "topn"
+        # The candidates stand at one position, behind what is in front of them.
+        places = self.max_seq_length * (not topn or config["topn_history"]) + topn
+        self.shows_history = config["topn_history"]
         self.rec_llm = RecommendationLLM(
             config["rec_llm"],
             config["rec_llm_init"],
             config["rec_llm_config"],
             config["rec_llm_dropout"],
-            self.max_seq_length,
+            places,
             config["local_files_only"],
             config["rec_llm_causal"],
+            reads_sets=topn,
         )
         if config["train_strategy"] == "prefix" and not self.rec_llm.causal:
             raise ConfigError(
@@ -84,9 +93,48 @@ class LiteLLM4Rec(NextItemModel):
         """``W_proj`` (equation 5), ``[n_items - 1, d]``; with ``tie_head`` the item vectors."""
         return self.item_tower.table()[1:] if self.head is None else self.head.weight
 
-    def encode(self, item_seq: torch.Tensor) -> torch.Tensor:
-        """Outputs of the Recommendation LLM, ``[B, L]`` ids -> ``[B, L, d]``."""
-        return self.rec_llm(self.item_dropout(self.item_tower(item_seq)), item_seq != 0)
+    def encode(self, item_seq: torch.Tensor, together: int = 0) -> torch.Tensor:
+        """Outputs of the Recommendation LLM, ``[B, L]`` ids -> ``[B, L, d]``.
+
+        The last `together` of the items have no order.
+        """
+        vectors = self.item_dropout(self.item_tower(item_seq))
+        return self.rec_llm(vectors, item_seq != 0, together)
+
+    def candidate_scores(self, interaction) -> torch.Tensor:
+        """Scores of the candidates that the Recommendation LLM reads, ``[B, C]`` (Section 5.4).
+
+        Their order makes no difference: other places, the same scores.
+        """
+        candidates, history = interaction[CANDIDATES], interaction[self.ITEM_SEQ]
+        inputs = behind_history(history if self.shows_history else history[:, :0], candidates)
+        together = candidates.shape[1]
+        h_u = self.pooling(self.encode(inputs, together), inputs != 0, together)
+        return scores_of(self.user_dropout(h_u), self.head_weight(), candidates)
+
+    def calculate_loss(self, interaction):
+        """As every model of this kind; with ``task: topn`` cross entropy over the candidates."""
+        if CANDIDATES not in interaction:
+            return super().calculate_loss(interaction)
+        scores = self.candidate_scores(interaction)
+        return candidate_loss(scores, interaction[CANDIDATES], interaction[self.POS_ITEM_ID])
+
+    def predict(self, interaction):
+        """Scores of the given items, ``[B]``."""
+        if CANDIDATES not in interaction:
+            return super().predict(interaction)
+        scores = self.full_sort_predict(interaction)
+        return scores.gather(1, interaction[self.ITEM_ID][:, None]).squeeze(1)
+
+    def full_sort_predict(self, interaction):
+        """Scores of all items, ``[B, n_items]``; -inf for padding (id 0).
+
+        With ``task: topn`` of the candidates; -inf for all others.
+        """
+        if CANDIDATES not in interaction:
+            return super().full_sort_predict(interaction)
+        scores = self.candidate_scores(interaction)
+        return over_all_items(scores, interaction[CANDIDATES], self.n_items)
 
 
 def _check_tied(stages: list[Stage]) -> None:

@@ -9,6 +9,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole_lite.data.prefixes import TARGETS
 from recbole_lite.data.windows import SEEN
 from recbole_lite.errors import ConfigError
+from recbole_lite.model.repeated import distinct_rows
 from recbole_lite.model.seen import Seen
 from recbole_lite.model.softmax_loss import cross_entropy, sampled_cross_entropy
 
@@ -95,7 +96,8 @@ class NextItemModel(SequentialRecommender):
 
     def predict(self, interaction):
         """Scores of the given items, ``[B]``."""
-        h_u = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        rows, belongs = distinct_rows(interaction, self.USER_ID, self.ITEM_SEQ)
+        h_u = self.forward(rows[self.ITEM_SEQ], rows[self.ITEM_SEQ_LEN])[belongs]
         return (h_u * self.head_weight()[interaction[self.ITEM_ID] - 1]).sum(-1)
 
     def full_sort_predict(self, interaction):

@@ -165,7 +165,8 @@ def _samples(record: RunRecord) -> dict[str, Any]:
     for sample in record.samples:
         rank = record.users.get(sample["user"], {}).get("rank")
         beyond = f"not among the first {record.metrics['largest_k']}"
-        said = "" if rank is None else f"at rank {rank}" if rank else beyond
+        among = "" if _ranks_all(record) else " of its candidates"
+        said = "" if rank is None else f"at rank {rank}{among}" if rank else beyond
         picks = zip(sample["recommended"], sample["hits"], strict=True)
         samples.append(
             {
@@ -179,6 +180,13 @@ def _samples(record: RunRecord) -> dict[str, Any]:
         "sample_hits": sum(any(sample["hits"]) for sample in record.samples),
         "shown": max((len(sample["recommended"]) for sample in samples), default=0),
     }
+
+
+def _ranks_all(record: RunRecord) -> bool:
+    """Whether the test ranked all items; samples always do."""
+    protocol = record.metrics["protocol"]
+    mode = (protocol.get("eval_args") or {}).get("mode")
+    return mode in ("full", {"valid": "full", "test": "full"}) and protocol.get("task") != "topn"
 
 
 def _cost(record: RunRecord) -> dict[str, Any]:
