@@ -20,6 +20,7 @@ INSTALL_REQUIRES = [
     "pyyaml>=6.0",
     "tqdm>=4.66",
     "tabulate>=0.9",
+    "jinja2>=3.1",
     "colorlog==4.7.2",  # RecBole
     "colorama==0.4.4",  # RecBole
     "scikit-learn>=1.4",  # RecBole
@@ -58,6 +59,7 @@ setup(
         "recbole_lite.dataset_meta": "dataset_meta",
     },
     package_data={
+        "recbole_lite": ["report/templates/*"],
         "recbole_lite.properties": ["*.yaml", "*/*.yaml"],
         "recbole_lite.dataset_meta": ["*.yaml"],
     },

@@ -311,6 +311,7 @@ def _record(row: Row, seed: int, result: dict[str, Any], command: str) -> dict[s
         "parameters": result["parameters"],
         "run_dir": result["run_dir"],
         "settings": row.configs[seed].settings,
+        "test_set": result.get("test_set"),
         "environment": environment(),
         "command": command,
         "ranks": dict(zip(users["users"], map(int, users["ranks"]), strict=True)),

@@ -6,6 +6,8 @@ A run's folder holds::
     best.safetensors            weights of the best validation so far, its result in the header
     last-000012.pt              optimiser, random states, counters (torch.load, weights_only)
     last-000012.safetensors     weights after epoch 12; the header knows the other's checksum
+    config.yaml                 the same settings for people, and for --config_files
+    history.csv                 a line per epoch so far
 
 ``last`` is a pair of files, of which the weights come second and make it valid. The pair before is
 kept; it serves where the newest turns out to be damaged.
@@ -13,10 +15,12 @@ kept; it serves where the newest turns out to be damaged.
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -28,8 +32,13 @@ from safetensors.torch import save_file
 
 from recbole_lite.errors import CheckpointError
 from recbole_lite.files import file_sha256, write_atomically
+from recbole_lite.settings import to_yaml
 
 CONFIG_FILE = "config.json"
+YAML_FILE = "config.yaml"
+HISTORY_FILE = "history.csv"
+# Without these keys show_progress follows the terminal, and CUDA_VISIBLE_DEVICES is heeded.
+OF_THE_MACHINE = {"show_progress", "gpu_id"}
 BEST_FILE = "best.safetensors"
 OTHER = "other_parameter/"  # RecBole's name for what a model keeps beside its state_dict
 KEPT_PAIRS = 2
@@ -164,6 +173,45 @@ def save_config(folder: Path, config) -> None:
     content = {"model": config["model"], "dataset": config["dataset"], "settings": config.settings}
     text = json.dumps(content, indent=1, ensure_ascii=False)
     _write(folder / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+    save_yaml(folder, config)
+
+
+def save_yaml(folder: Path, config) -> None:
+    """Write the settings of a run as a file for ``--config_files``: whole, a run from the start.
+
+    What the run found out about its machine is left to the next machine, unless it was set.
+    """
+    settings = {"model": config["model"], "dataset": config["dataset"], **config.settings}
+    for key in OF_THE_MACHINE - set(config.origins):
+        settings.pop(key, None)
+    head = "# Every setting of this run: --config_files=config.yaml runs it again.\n"
+    text = head + to_yaml({**settings, "resume": None})
+    _write(folder / YAML_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def save_history(
+    folder: Path, history: Sequence[Mapping[str, Any]], train_losses: Mapping[int, float]
+) -> None:
+    """Write ``history.csv``: a line per epoch, empty cells where there was no validation."""
+    entries = {entry["epoch"]: entry for entry in history}
+    names = list(next(iter(entries.values()))["valid_result"]) if entries else []
+    columns = ["epoch", "train_loss", "valid_score", *(f"valid_{n}" for n in names), "seconds"]
+    rows = []
+    for epoch in sorted({*entries, *train_losses}):
+        entry = entries.get(epoch, {})
+        loss = entry.get("train_loss", train_losses.get(epoch))
+        figures = [entry.get("valid_result", {}).get(name) for name in names]
+        rows.append([epoch, loss, entry.get("valid_score"), *figures, entry.get("seconds")])
+    write_csv(folder / HISTORY_FILE, columns, rows)
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table; None is an empty cell."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    _write(path, lambda name: name.write_bytes(text.getvalue().encode("utf-8")))
 
 
 def load_config(folder: Path) -> dict[str, Any]:

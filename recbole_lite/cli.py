@@ -73,6 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     _add_traceback(reproduce_cli.add_parser(commands))
     _add_ablate_parser(commands)
+    from recbole_lite.report import cli as report_cli
+
+    report_cli.add_parsers(commands)
     args, rest = parser.parse_known_args(argv)
     if args.command == "run":
         typed = shlex.join(["recbole-lite", *(sys.argv[1:] if argv is None else argv)])

@@ -29,6 +29,10 @@ class CheckpointError(RecboleLiteError):
     """A checkpoint is missing, damaged, or does not fit the model."""
 
 
+class ReportError(RecboleLiteError):
+    """What a run has written cannot be read, or runs cannot be compared."""
+
+
 class TrainingError(RecboleLiteError):
     """Training went wrong in numbers, e.g. a loss that is not finite."""
 

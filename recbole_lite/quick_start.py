@@ -24,6 +24,8 @@ from recbole_lite.log import FILE_ONLY, init_logger
 from recbole_lite.registry import can_train_prefixes, get_model, get_trainer
 from recbole_lite.report.random_guess import random_guess
 from recbole_lite.report.samples import sample_users
+from recbole_lite.report.usage import memory
+from recbole_lite.report.write import keep_run, write_report
 
 
 def run(
@@ -53,7 +55,7 @@ def run(
         ``test_result``, and:
 
         - ``model``, ``dataset``; ``data``: counts of users, items, interactions
-        - ``run_dir`` (None unless saved), ``log_file``: what was written
+        - ``run_dir`` (None unless saved), ``report`` (likewise), ``log_file``: what was written
         - ``parameters``: number of trainable ones (where there are stages: in the first)
         - ``epochs``: number trained; ``history``: one dict per epoch
         - ``beams``: of models that search beams, what became of those of the test:
@@ -61,7 +63,8 @@ def run(
         - ``candidates``, ``random_guess``: with ``task: topn``, file and SHA-256 of the
           candidates of validation and test (None unless saved), and what guessing would score;
           else None
-        - ``seconds``: wall time of each step
+        - ``seconds``: wall time of each step; ``memory``: after each step, see
+          :func:`~recbole_lite.report.usage.memory`
         - ``baselines``: such a dict for each; ``samples``: see
           :func:`~recbole_lite.report.samples.sample_users`
         - with `per_user`, ``per_user``: ``users`` (raw ids, in the order of the test loader),
@@ -96,6 +99,8 @@ def run(
         )
         for baseline in baselines
     }
+    if result["report"] and baselines:
+        write_report(result["run_dir"])  # anew: now the baselines stand beside it
     return result
 
 
@@ -183,6 +188,7 @@ def run_one(
         "best_valid_result": valid_result,
         "test_result": None,
         "run_dir": trainer.saved_model_file,
+        "report": None,
         "log_file": str(log_file),
         "parameters": parameters,
         "epochs": len(trainer.train_loss_dict),
@@ -191,6 +197,7 @@ def run_one(
         "candidates": None,
         "random_guess": None,
         "seconds": clock.seconds,
+        "memory": clock.memory,
         "samples": [],
     }
     if config["train_stage"] == "pretrain":
@@ -216,6 +223,9 @@ def run_one(
         result["per_user"] = _per_user(trainer.evaluator, test_data, dataset)
     if samples and config["sample_users"]:
         result["samples"] = sample_users(trainer, test_data, dataset, config)
+    if saved:
+        ranks = _per_user(trainer.evaluator, test_data, dataset)
+        result["report"] = keep_run(trainer, result, dataset, valid_data, test_data, ranks)
     return result
 
 
@@ -259,6 +269,9 @@ def _baseline(name, config, overrides, sources) -> LiteConfig:
         # The nearest that it can do: the same targets, one at a time.
         overrides = [given for given in overrides if not given.startswith("--train_strategy=")]
         overrides.append("--train_strategy=all")
+    # Its own config.yaml shall run it alone.
+    overrides = [given for given in overrides if not given.startswith("--baselines=")]
+    overrides.append("--baselines=[]")
     return LiteConfig(name, overrides=overrides, **sources)
 
 
@@ -316,10 +329,11 @@ def _plain(result) -> str:
 
 
 class _Clock:
-    """Wall time of named steps."""
+    """Wall time of named steps, and the memory after each."""
 
     def __init__(self):
         self.seconds: dict[str, float] = {}
+        self.memory: dict[str, dict[str, float]] = {}
 
     @contextmanager
     def __call__(self, step: str):
@@ -328,3 +342,4 @@ class _Clock:
             yield
         finally:
             self.seconds[step] = perf_counter() - started
+            self.memory[step] = memory()

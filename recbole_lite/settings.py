@@ -43,6 +43,18 @@ Loader.yaml_implicit_resolvers = {
 MAX_NODES = 100_000  # in a configuration file; "billion laughs" has 10**9
 
 
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that quotes the strings which :class:`Loader` would read as something else."""
+
+
+_Dumper.yaml_implicit_resolvers = Loader.yaml_implicit_resolvers
+
+
+def to_yaml(settings: Mapping[str, Any]) -> str:
+    """Text of a configuration file: :func:`read_yaml` gives the same values."""
+    return yaml.dump(dict(settings), Dumper=_Dumper, sort_keys=True, allow_unicode=True, width=100)
+
+
 @dataclass(frozen=True)
 class Setting:
     """A value and the place that it was set at (``demo.yaml, line 3``, ``command line`` ...)."""

@@ -88,6 +88,11 @@ class LiteMixin:
         self._run_dir = folder
         self.saved_model_file = str(folder)  # RecBole's name for what load_data_and_model takes
 
+    @property
+    def train_losses(self) -> dict[int, float]:
+        """Training loss by epoch, summed over the epoch's batches (RecBole's figure)."""
+        return {epoch: float(loss) for epoch, loss in self.train_loss_dict.items()}
+
     # -- saving -----------------------------------------------------------------------------
 
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
@@ -217,6 +222,7 @@ class LiteMixin:
             )
             if saved:
                 self._save_last(epoch)
+                checkpoint.save_history(self.run_dir, self.history, self.train_losses)
             if callback_fn:
                 callback_fn(epoch, valid_score)
 
@@ -325,7 +331,7 @@ class LiteMixin:
             "cur_step": self.cur_step,
             "best_valid_score": float(self.best_valid_score),
             "best_valid_result": best and {name: float(value) for name, value in best.items()},
-            "train_loss_dict": {k: float(v) for k, v in self.train_loss_dict.items()},
+            "train_loss_dict": self.train_losses,
             "history": self.history,
             "optimizer": self.optimizer.state_dict(),
             "schedule": self._schedule and self._schedule.state_dict(),
@@ -376,6 +382,7 @@ class LiteMixin:
         if self.cur_step > self.stopping_step:
             self.start_epoch = self.epochs  # the stage had stopped by itself
         self._use(folder)
+        checkpoint.save_yaml(folder, self.config)  # epochs, say, may be others than before
         self.logger.info(f"Resuming {folder} after epoch {state['epoch']}")
 
     def _check_same_settings(self, folder, saved):

@@ -103,7 +103,10 @@ def test_no_temporary_files_stay(quick):
     result = run("SASRec", "tiny", config_dict=quick(epochs=3))
     names = sorted(path.name for path in Path(result["run_dir"]).iterdir())
     pairs = [f"last-00000{n}{suffix}" for n in (1, 2) for suffix in (".pt", ".safetensors")]
-    assert names == ["best.safetensors", "config.json", *pairs]
+    record = ["environment.json", "history.csv", "metrics.json", "report.html", "samples.json"]
+    files = ["best.safetensors", "config.json", "config.yaml", "users.csv"]
+    expected = sorted([*files, *record, *pairs])
+    assert names == expected
 
 
 def test_what_a_kill_left_half_written_goes_when_the_run_is_resumed(quick):

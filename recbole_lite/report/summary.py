@@ -17,6 +17,8 @@ def render(result: dict[str, Any]) -> str:
     parts = [_headline(result), _metrics_table(runs), _seconds_table(runs)]
     if result["run_dir"]:
         parts.append(f"Checkpoint: {result['run_dir']}\nLog:        {result['log_file']}")
+        if result.get("report"):
+            parts[-1] += f"\nReport:     {result['report']}"
     parts += [_render_user(sample) for sample in result["samples"]]
     return "\n\n".join(parts)
 
@@ -80,8 +82,9 @@ def _short(name: str) -> str:
 def _render_user(sample: dict[str, Any]) -> str:
     lines = [f"User {sample['user']}", "  had lately    " + " | ".join(sample["history"])]
     lines.append(f"  then saw      {sample['target']}")
-    for rank, title in enumerate(sample["recommended"], 1):
+    shown = zip(sample["recommended"], sample["hits"], strict=True)
+    for rank, (title, is_hit) in enumerate(shown, 1):
         label = "recommended" if rank == 1 else ""
-        hit = "   <- hit" if title == sample["target"] else ""
+        hit = "   <- hit" if is_hit else ""
         lines.append(f"  {label:<12}{rank}. {title}{hit}")
     return "\n".join(lines)

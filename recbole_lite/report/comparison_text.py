@@ -1,0 +1,81 @@
+"""A comparison as a table, in words, and as a plot."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tabulate import tabulate
+
+from recbole_lite.report import charts
+from recbole_lite.report.intervals import SEED
+from recbole_lite.report.page import TEMPLATES
+from recbole_lite.report.page_charts import show
+
+
+def render(summary: dict[str, Any], style: str = "simple") -> str:
+    """Table and what it says, as text or Markdown (`style`: tabulate's)."""
+    data = ", ".join(f"{count:,} {name}" for name, count in summary["data"].items())
+    name = show(summary["metric"])
+    percent = f"{summary['confidence']:.0%}"
+    head = f"{summary['dataset']}: {data}; {summary['users']:,} test users"
+    notes = [_verdict(row, summary) for row in summary["rows"][1:]]
+    how = (
+        f"Intervals: percentile bootstrap over users, {percent}, {summary['resamples']:,} draws, "
+        f"seed {SEED}; differences are paired user by user. They tell how far other users could "
+        f"have changed the result, not how far other seeds could."
+    )
+    parts = [head, _table(summary, name, percent, style), "\n".join(notes), how]
+    if style != "simple":
+        parts[0] = f"# {name} on {head}"
+        parts[2] = "\n".join(f"- {note}" for note in notes)
+        parts.append(f"![differences in {name}](compare.svg)")
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(summary, name: str, percent: str, style: str) -> str:
+    others = [m for m in summary["rows"][0]["test"] if m != summary["metric"]]
+    head = ["run", *map(show, others), name, f"{percent} interval"]
+    head += [f"less {summary['base']}", f"{percent} interval", "epochs", "min"]
+    lines = []
+    for row in summary["rows"]:
+        cells = [row["name"], *(_figure(row["test"].get(m)) for m in others)]
+        cells += [_figure(row["mean"]), _interval(row["interval"])]
+        cells += [_figure(row["difference"], "+.4f"), _interval(row["difference_interval"], "+.4f")]
+        lines.append([*cells, row["epochs"], f"{row['minutes']:.1f}"])
+    if style == "simple":  # a terminal: shorter heads
+        head[len(others) + 3] = "less the\nfirst"
+    align = ("left", *("right" for _ in head[1:]))
+    return tabulate(lines, head, tablefmt=style, colalign=align, disable_numparse=True)
+
+
+def _verdict(row, summary) -> str:
+    ends, base = row["difference_interval"], summary["base"]
+    if ends is None:
+        return f"{row['name']}: too few users for an interval"
+    if ends[0] <= 0 <= ends[1]:
+        return f"{row['name']} and {base}: no difference that these users show (0 is inside)"
+    word = "better" if ends[0] > 0 else "worse"
+    return f"{row['name']} is {word} than {base} on these users (0 is outside the interval)"
+
+
+def _figure(value: float | None, how: str = ".4f") -> str:
+    return "-" if value is None else format(value, how)
+
+
+def _interval(ends, how: str = ".4f") -> str:
+    return "-" if ends is None else " to ".join(format(end, how) for end in ends)
+
+
+def plot(summary: dict[str, Any]) -> str:
+    """SVG of the differences and their intervals."""
+    rows = [
+        charts.Interval(row["name"], row["difference"], *row["difference_interval"])
+        for row in summary["rows"][1:]
+        if row["difference_interval"] is not None
+    ]
+    name = show(summary["metric"])
+    title = f"{name} less that of {summary['base']}"
+    x_label = f"difference, {summary['confidence']:.0%} interval; right of 0: better"
+    style = (TEMPLATES / "colours.css").read_text(encoding="utf-8")
+    style += "svg { background: var(--card); }\n"
+    return str(charts.interval_chart(title, rows, x_label, style)) + "\n"

@@ -1,0 +1,76 @@
+"""Recall per group of users: by how common the test item is, by how long the history is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+GROUPS = 4
+
+
+class Group(NamedTuple):
+    """Some of the test users."""
+
+    label: str
+    users: list[str]
+
+
+def by_popularity(users: Mapping[str, Mapping[str, Any]], quartiles: Sequence) -> list[Group]:
+    """Users by the quartile of their test item.
+
+    Parameters
+    ----------
+    users : mapping
+        Raw id -> ``item_quartile``.
+    quartiles : list of dict
+        ``least`` and ``most`` training interactions of the items of each.
+    """
+    groups = []
+    for number, about in enumerate(quartiles, 1):
+        members = [user for user, row in users.items() if row["item_quartile"] == number]
+        groups.append(Group(_range(about["least"], about["most"]), members))
+    return groups
+
+
+def by_history(users: Mapping[str, Mapping[str, Any]]) -> list[Group]:
+    """Users in four groups, as equal in size as users with equally long histories allow.
+
+    Parameters
+    ----------
+    users : mapping
+        Raw id -> ``history_length``.
+    """
+    names = list(users)
+    lengths = np.array([users[name]["history_length"] for name in names])
+    cuts = np.unique(np.quantile(lengths, np.arange(1, GROUPS) / GROUPS))
+    numbers = np.searchsorted(cuts, lengths, side="left")
+    groups = []
+    for number in np.unique(numbers):
+        inside = np.flatnonzero(numbers == number)
+        label = _range(int(lengths[inside].min()), int(lengths[inside].max()))
+        groups.append(Group(label, [names[i] for i in inside]))
+    return groups
+
+
+def recall(
+    users: Mapping[str, Mapping[str, Any]], groups: Sequence[Group], k: int
+) -> list[tuple[float, float]]:
+    """Recall@k of each group and its standard error over users; nan for an empty group.
+
+    Parameters
+    ----------
+    users : mapping
+        Raw id -> ``rank`` (0: beyond the largest k).
+    """
+    found = []
+    for group in groups:
+        hits = np.array([0 < users[user]["rank"] <= k for user in group.users], dtype=float)
+        n = len(hits)
+        found.append((hits.mean(), hits.std() / np.sqrt(n)) if n else (np.nan, np.nan))
+    return [(float(mean), float(error)) for mean, error in found]
+
+
+def _range(least: int, most: int) -> str:
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"

@@ -1,0 +1,199 @@
+"""The record of a run, in the run's folder beside its checkpoints.
+
+==================  ============================================================================
+``config.yaml``     every setting; ``--config_files=.../config.yaml`` runs it again
+``metrics.json``    results, counts, seconds and memory of each step, what the test set was
+``history.csv``     a line per epoch: loss, validation, seconds
+``users.csv``       a line per test user: item, rank, and what the groups of the report go by
+``samples.json``    ten users with titles
+``environment.json``  versions, machine, commit
+``report.html``     all of these, to be looked at
+==================  ============================================================================
+
+The report is made from these files alone, so that it can be made again at any time.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recbole_lite import checkpoint
+from recbole_lite.errors import ReportError
+
+METRICS_FILE = "metrics.json"
+USERS_FILE = "users.csv"
+SAMPLES_FILE = "samples.json"
+ENVIRONMENT_FILE = "environment.json"
+REPORT_FILE = "report.html"
+USER_COLUMNS = (
+    "user_id", "item_id", "rank", "item_interactions", "item_quartile", "history_length",
+)  # fmt: skip
+# What two runs must have in common for their figures to be compared; a key that one of them does
+# not know (an older version's) is None there.
+PROTOCOL = ("eval_args", "eval_exclude_history", "task", "topn_negatives", "topn_seed")
+
+
+@dataclass
+class RunRecord:
+    """What a run's folder tells.
+
+    Attributes
+    ----------
+    folder : Path
+    settings : dict
+        Every key.
+    metrics : dict
+        Content of ``metrics.json``.
+    history : list of dict of str to float
+        Lines of ``history.csv``; a cell that is empty is missing.
+    users : dict of str to dict
+        Raw id -> line of ``users.csv``, numbers read; empty where the run has none.
+    samples : list of dict
+        See :func:`~recbole_lite.report.samples.sample_users`.
+    environment : dict
+    """
+
+    folder: Path
+    settings: dict[str, Any]
+    metrics: dict[str, Any]
+    history: list[dict[str, float]] = field(default_factory=list)
+    users: dict[str, dict[str, Any]] = field(default_factory=dict)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    environment: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.folder.name
+
+
+def read_run(folder: str | Path) -> RunRecord:
+    """Read a run's folder.
+
+    Raises
+    ------
+    ReportError
+        It is none, the run has not ended, or a file is damaged; with what to do.
+    """
+    folder = Path(folder)
+    record = read_metrics(folder)
+    record.history = [
+        {name: float(cell) for name, cell in row.items() if cell not in ("", None)}
+        for row in _read_csv(folder / checkpoint.HISTORY_FILE)
+    ]
+    record.users = read_users(folder)
+    record.samples = _read_json(folder / SAMPLES_FILE)
+    record.environment = _read_json(folder / ENVIRONMENT_FILE)
+    return record
+
+
+def read_metrics(folder: str | Path) -> RunRecord:
+    """Read settings and metrics only; errors as :func:`read_run`."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ReportError(f"{folder}: no such folder; give the folder of a run")
+    if not (folder / METRICS_FILE).is_file():
+        what = "the run has not ended, or an older version wrote it"
+        if not (folder / checkpoint.YAML_FILE).is_file():
+            what = "it is not the folder of a run"
+        raise ReportError(f"{folder}: no {METRICS_FILE} ({what})")
+    metrics = _read_json(folder / METRICS_FILE)
+    if not isinstance(metrics, dict) or not {"model", "dataset", "test"} <= set(metrics):
+        raise ReportError(f"{folder / METRICS_FILE}: not what a run of recbole-lite writes")
+    return RunRecord(folder, _read_settings(folder), metrics)
+
+
+def read_users(folder: Path) -> dict[str, dict[str, Any]]:
+    """Read ``users.csv``; empty where there is none."""
+    path = folder / USERS_FILE
+    if not path.is_file():
+        return {}
+    users = {}
+    for line, row in enumerate(_read_csv(path), 2):
+        try:
+            numbers = {name: int(row[name]) for name in USER_COLUMNS[2:]}
+            users[row["user_id"]] = {"item_id": row["item_id"], **numbers}
+        except (KeyError, TypeError, ValueError):
+            raise ReportError(
+                f"{path}, line {line}: cannot be read; expected {','.join(USER_COLUMNS)}"
+            ) from None
+    return users
+
+
+def runs_beside(record: RunRecord) -> tuple[list[RunRecord], list[str]]:
+    """Finished runs in the same parent folder, on the same test set under the same protocol.
+
+    Returns
+    -------
+    tuple
+        Records without histories and samples, the newest first; folders that cannot be read.
+    """
+    found, unreadable = [], []
+    for path in sorted(record.folder.resolve().parent.glob(f"*/{METRICS_FILE}")):
+        if path.parent == record.folder.resolve():
+            continue
+        try:
+            other = read_metrics(path.parent)
+        except ReportError as error:
+            unreadable.append(str(error))
+            continue
+        if other.metrics["test"] and difference(record, other) is None:
+            found.append(other)
+    found.sort(key=lambda other: other.metrics["finished"], reverse=True)
+    return found, unreadable
+
+
+def difference(a: RunRecord, b: RunRecord) -> str | None:
+    """Why the figures of two runs cannot be compared, in one line; None: they can."""
+    for key in ("dataset", "data"):
+        if a.metrics.get(key) != b.metrics.get(key):
+            return f"{key}: {_told(a.metrics.get(key))} and {_told(b.metrics.get(key))}"
+    mine, its = (run.metrics.get("protocol") or {} for run in (a, b))
+    for key in PROTOCOL:
+        if mine.get(key) != its.get(key):
+            return f"{key}: {_told(mine.get(key))} and {_told(its.get(key))}"
+    mine, its = (run.metrics.get("test_set") or {} for run in (a, b))
+    if mine.get("sha256") != its.get("sha256"):
+        return "the test sets have other users, items or training data"
+    return None
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, dict) and all(isinstance(v, int) for v in value.values()):
+        return ", ".join(f"{count:,} {name}" for name, count in value.items())
+    return str(value)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ReportError(f"{path}: cannot be read: {error}") from None
+
+
+def _read_csv(path: Path) -> Iterable[dict[str, str]]:
+    try:
+        return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
+    except (OSError, ValueError, csv.Error) as error:
+        raise ReportError(f"{path}: cannot be read: {error}") from None
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    from recbole_lite.settings import Loader
+
+    path = folder / checkpoint.YAML_FILE
+    try:
+        settings = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ReportError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(settings, dict):
+        raise ReportError(f"{path}: expected lines of `key: value`")
+    return settings
