@@ -61,7 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     from recbole_lite.data import cli as data_cli
 
+    from recbole_lite.inference import cli as inference_cli
+
     data_cli.add_parser(commands)
+    inference_cli.add_parsers(commands)
     _add_ablate_parser(commands)
     args, rest = parser.parse_known_args(argv)
     if args.command == "run":

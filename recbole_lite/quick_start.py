@@ -120,7 +120,7 @@ def run_one(
 
     with clock("data"):
         dataset = create_dataset(config)
-        counts = _counts(dataset)
+        counts = count_data(dataset)
         logger.info(dataset, extra=FILE_ONLY)
         size = ", ".join(f"{count:,} {name}" for name, count in counts.items())
         logger.info(f"{config['dataset']}: {size}")
@@ -164,6 +164,8 @@ def run_one(
         result["test_result"] = trainer.evaluate(
             test_data, load_best_model=saved, show_progress=config["show_progress"]
         )
+    if saved:
+        _complete(result, model, dataset, config)
     counts = getattr(model, "beam_counts", None)
     result["beams"] = asdict(counts) if counts is not None else None
     logger.info(f"best valid: {_plain(valid_result)}")
@@ -173,6 +175,15 @@ def run_one(
     if samples and config["sample_users"]:
         result["samples"] = sample_users(trainer, test_data, dataset, config)
     return result
+
+
+def _complete(result, model, dataset, config):
+    """Make the run's folder one that ``Recommender.load`` takes."""
+    from recbole_lite.inference import folder
+
+    if folder.is_supported(config["model"]):
+        measured = {"valid": result["best_valid_result"], "test": result["test_result"]}
+        folder.complete(result["run_dir"], model, dataset, config, result["data"], measured)
 
 
 def load_data_and_model(model_file: str | Path):
@@ -233,7 +244,8 @@ def _check_stage(config):
         )
 
 
-def _counts(dataset) -> dict[str, int]:
+def count_data(dataset) -> dict[str, int]:
+    """Number of users, items and interactions of a data set that is not split yet."""
     return {
         "users": dataset.user_num - 1,  # id 0 is padding
         "items": dataset.item_num - 1,

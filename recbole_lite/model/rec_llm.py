@@ -22,9 +22,9 @@ class RecommendationLLM(nn.Module):
 
     Parameters
     ----------
-    name : str
+    name : str or mapping
         Hub name, local folder, ``minilm``, or (with ``init="scratch"``) a file of
-        ``properties/rec_llm``.
+        ``properties/rec_llm`` or what such a file holds.
     init : {"pretrained", "scratch"}
         Trained weights, or random ones in the same architecture.
     overrides : mapping
@@ -48,7 +48,7 @@ class RecommendationLLM(nn.Module):
 
     def __init__(
         self,
-        name: str,
+        name: str | Mapping[str, Any],
         init: str,
         overrides: Mapping[str, Any] | None,
         dropout: float | None,
