@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
         "LiteLLM4Rec", args.dataset, files, {"data_path": args.data_path}, overrides=overrides
     )
     dataset = create_dataset(whole)
-    store, catalogue = dataset.inter_feat.store, catalogue_of(dataset, whole)
+    store, catalogue = dataset.build()[0].inter_feat.store, catalogue_of(dataset, whole)
     users = store.columns[dataset.uid_field].numpy()
     items = store.columns[dataset.iid_field].numpy()
     rng = np.random.default_rng(args.draw)
@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
         ]
     )
     own = np.array([recommender.catalogue.index.get(raw, 0) for raw in catalogue.ids])
-    counts = np.zeros(len(own))
+    counts = np.zeros(len(recommender.catalogue) + 1)
     np.add.at(counts, own[items[~asked[users]]], 1)  # by the recommender's ids, new items too
     sequences = [
         own[items[store.starts[u] : store.starts[u + 1]]] for u in np.flatnonzero(asked)
@@ -161,9 +161,9 @@ def questions(recommender, sequences, targets, counts, texts) -> dict:
             "nearest text": profile @ texts.T,
             "popularity (unknowable)": popular.repeat(len(batch), 1),
         }
-        for among in ("new items", "whole catalogue"):
+        for among in ("these items", "whole catalogue"):
             allowed = torch.zeros(len(batch), len(is_target), dtype=torch.bool)
-            allowed[:, torch.from_numpy(is_target) if among == "new items" else slice(1, None)] = 1
+            allowed[:, torch.from_numpy(is_target) if among == "these items" else slice(1, None)] = 1
             for row, history in enumerate(histories):
                 allowed[row, history] = False
             chance = (K / allowed.sum(1)).clamp(max=1).numpy()

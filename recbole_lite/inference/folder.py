@@ -135,6 +135,7 @@ def complete_run(folder: str | Path) -> bool:
     CheckpointError, DataError, ModelFilesError
         The checkpoint, the data set or a language model cannot be read.
     """
+    from recbole_lite.data import create_dataset
     from recbole_lite.quick_start import count_data, load_data_and_model
 
     folder = Path(folder)
@@ -149,7 +150,8 @@ def complete_run(folder: str | Path) -> bool:
     results = about.get("results") if about.get("epoch") == facts.get("epoch") else None
     valid = {config["valid_metric"].lower(): facts["valid_score"]}
     results = results or {"valid": valid, "test": None}
-    complete(folder, model, dataset, config, count_data(dataset), results)
+    counts = count_data(create_dataset(config))  # the one above has been split
+    complete(folder, model, dataset, config, counts, results)
     return True
 
 

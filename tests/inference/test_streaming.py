@@ -3,7 +3,6 @@
 import csv
 import json
 import random
-import resource
 import shutil
 import subprocess
 import sys
@@ -111,22 +110,21 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 def test_memory_does_not_grow_with_the_file(model, workdir):
-    """40,000 histories of 10 MB after 4,096: what is held at once is the same."""
+    """12,000 histories in 13 MB after 4,096: what is held at once is the same."""
     draw = random.Random(2)
-    for name, n in (("few.csv", 4096), ("many.csv", 40_000)):
+    for name, n in (("few.csv", 4096), ("many.csv", 12_000)):
         with open(name, "w") as file:
             file.write("user_id,history\n")
             for user in range(n):
-                history = ";".join(f"i{draw.randrange(24)}" for _ in range(60))
-                file.write(f"user number {user} {'x' * 40},{history}\n")
-    assert Path("many.csv").stat().st_size > 10_000_000
+                history = ";".join(f"i{draw.randrange(20)}" for _ in range(30))
+                file.write(f"user number {user} {'x' * 1000},{history}\n")
+    assert Path("many.csv").stat().st_size > 13_000_000
     command = [sys.executable, "-c", MEASURE, str(model), "few.csv", "many.csv"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) * 1024 < 8_000_000  # ru_maxrss is in KiB
+    assert int(done.stdout) * 1024 < 5_000_000  # ru_maxrss is in KiB
     with open("out.csv") as file:
-        assert sum(1 for _ in file) == 3 * 40_000 + 1
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 0
+        assert sum(1 for _ in file) == 3 * 12_000 + 1
 
 
 # -- command line -----------------------------------------------------------------------------
@@ -135,7 +133,7 @@ def test_memory_does_not_grow_with_the_file(model, workdir):
 def test_titles_and_ids_on_the_command_line(model, capsys):
     assert main(["recommend", f"--model={model}", "--history=toy toy 0; i5", "--k=3"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "History  toy toy 0 | rooms rooms 5".replace("rooms rooms", "rooms get")
+    assert lines[0] == "History  toy toy 0 | rooms rooms 5"
     assert len(lines) == 4
     (expected,) = Recommender.load(model).recommend([["i0", "i5"]], k=3)
     assert [line.split()[-1] for line in lines[1:]] == [r.id for r in expected]
