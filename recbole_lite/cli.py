@@ -60,7 +60,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     )
     from recbole_lite.data import cli as data_cli
-
     from recbole_lite.inference import cli as inference_cli
     from recbole_lite.serve import cli as serve_cli
 

@@ -61,8 +61,8 @@ def model_card(contents: Contents) -> ModelCard:
 
 def _introduction(contents: Contents) -> str:
     text = (
-        f"A sequential recommender ({contents.model}): from the items that a user had, in order, to "
-        "scores of all items of its catalogue."
+        f"A sequential recommender ({contents.model}): from the items that a user had, in order, "
+        "to scores of all items of its catalogue."
     )
     if contents.model == "LiteLLM4Rec":
         settings = contents.settings

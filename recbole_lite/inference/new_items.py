@@ -170,7 +170,8 @@ def _described(items, taken: Mapping[str, int]) -> list[tuple[str, str, str]]:
         text, odd = fields.get("text"), set(fields) - {"id", "title", "text"}
         if odd or not isinstance(text, str) or not text.strip():
             raise RequestError(
-                f"item {number}: give its text, or a mapping with text, id and title; found {item!r}"
+                f"item {number}: give its text, or a mapping with text, id and title; "
+                f"found {item!r}"
             )
         raw = str(fields["id"]) if "id" in fields else _free_name(used)
         if raw in used:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+
 def windows(
     histories: Sequence[Sequence[int]], max_length: int, full_length: bool, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:

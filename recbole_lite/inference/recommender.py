@@ -292,7 +292,8 @@ class Recommender(ModelHubMixin):
         for number, history in enumerate(histories):
             if isinstance(history, (str, int)) or not isinstance(history, Iterable):
                 raise RequestError(
-                    f"history {number} is {history!r}, not a list of ids; for one user write [[...]]"
+                    f"history {number} is {history!r}, not a list of ids; "
+                    "for one user write [[...]]"
                 )
             known, unheard = self.catalogue.resolve(history)
             if unheard and unknown == "error":

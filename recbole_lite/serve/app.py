@@ -27,6 +27,7 @@ _PAGE_POLICY = (
 )
 _REFUSED = {422: {"model": schemas.Problem, "description": "The request cannot be answered."}}
 _LIMITED = {
+    400: {"model": schemas.Problem, "description": "The body is not JSON in UTF-8."},
     413: {"model": schemas.Problem, "description": "The body is too large."},
     503: {"model": schemas.Problem, "description": "Too many requests are waiting."},
 }
@@ -146,7 +147,9 @@ def _add_routes(app: FastAPI, recommender: Recommender, batcher: Batcher, limits
 def _question(recommender, query: schemas.Query, limits: Limits) -> tuple[Question, list[str]]:
     for name, ids in (("history", query.history), ("candidates", query.candidates or [])):
         if len(ids) > limits.max_history:
-            raise RequestError(f"{name}: {len(ids):,} ids, at most {limits.max_history:,} are taken")
+            raise RequestError(
+                f"{name}: {len(ids):,} ids, at most {limits.max_history:,} are taken"
+            )
     recommender.check_k(query.k)
     known, unknown = recommender.catalogue.resolve(query.history)
     unknown = list(dict.fromkeys(unknown))

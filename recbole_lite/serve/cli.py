@@ -87,6 +87,8 @@ def _listen(host: str, port: int) -> socket.socket:
     """Bind before the model is loaded: a port that is taken should not cost the wait."""
     from recbole_lite.errors import RequestError
 
+    if not 0 <= port < 65536:
+        raise RequestError(f"--port={port}: a port is a number from 0 to 65535")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM
@@ -94,9 +96,11 @@ def _listen(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise RequestError(f"--host={host} --port={port}: cannot listen there: {reason}") from None
+        listener.listen()
+    except OSError as error:
+        raise RequestError(
+            f"--host={host} --port={port}: cannot listen there: {error.strerror}"
+        ) from None
     return listener
 
 

@@ -45,7 +45,9 @@ def test_find(name, raw, films):
 
 
 def test_a_typo_is_answered_with_the_nearest_titles(films):
-    with pytest.raises(RequestError, match=r"'Toy Stroy'; did you mean Toy Story \(id 1\) or Toy S"):
+    with pytest.raises(
+        RequestError, match=r"'Toy Stroy'; did you mean Toy Story \(id 1\) or Toy S"
+    ):
         films.find("Toy Stroy")
     with pytest.raises(RequestError, match="'Qzxwv'; no title is like it"):
         films.find("Qzxwv")
