@@ -91,8 +91,8 @@ def main(argv: list[str] | None = None) -> None:
     same[rng.choice(np.flatnonzero(known), int(new.sum()), replace=False)] = True
 
     helper = recommender._new_items
-    vectors = helper._features(helper._encode(recommender.catalogue.texts, keep=False).vectors)
-    texts = F.normalize(torch.from_numpy(vectors).float(), dim=1)
+    added = helper.encode([catalogue.texts[i] for i in np.flatnonzero(new)])
+    texts = F.normalize(torch.from_numpy(np.concatenate([helper.features, added])).float(), dim=1)
     report = {
         "fit": {
             "rows of the head, left-out R2": helper.rows and helper.rows.r2,

@@ -122,13 +122,15 @@ class Catalogue:
         if not wanted or limit < 1:
             return []
         words = wanted.split()
-        begin, within = [], []
-        for title, places in self._by_title.items():
-            if title.startswith(wanted):
+        begin, cut, within = [], [], []  # "star wars" before "starman" for "star"
+        for title, places in sorted(self._by_title.items(), key=lambda pair: len(pair[0])):
+            if f"{title} ".startswith(f"{wanted} "):
                 begin += places
+            elif title.startswith(wanted):
+                cut += places
             elif _has_words(title, words):
                 within += places
-        found = sorted(begin, key=lambda i: len(self.titles[i])) + within
+        found = [*begin, *cut, *within]
         if len(found) < limit:
             near = difflib.get_close_matches(wanted, self._by_title, limit, _FUZZY_CUTOFF)
             found += [i for title in near for i in self._by_title[title]]

@@ -40,6 +40,8 @@ class NewItems:
         Text vector -> row of the head; None where the head is tied to the inputs.
     inputs : Ridge or None
         Text vector -> how far training has moved the input vector; None where it has not.
+    features : numpy.ndarray
+        ``[n, d_item]`` text vectors of the trained items, normed as in training; row 0: padding.
 
     Raises
     ------
@@ -57,7 +59,7 @@ class NewItems:
         encoded = self._encode(texts, keep=True)
         known = encoded.has_text
         self.norm = Norm(self.settings["item_vector_norm"], lambda: encoded.vectors[known])
-        x = self._features(encoded.vectors)
+        self.features = x = self._features(encoded.vectors)
         now = tower.vectors[: len(texts)].float().cpu().numpy()
         moved = now - x
         trains = not np.allclose(moved[known], 0, atol=1e-3)
@@ -76,10 +78,14 @@ class NewItems:
         (Tensor [n, d_item], Tensor [n, d] or None)
             Input vectors, before the adapter, and rows of the head.
         """
-        x = self._features(self._encode(["", *texts], keep=False).vectors[1:])
+        x = self.encode(texts)
         inputs = x if self.inputs is None else x + self.inputs(x)
         rows = None if self.rows is None else torch.from_numpy(self.rows(x)).float()
         return torch.from_numpy(inputs).float(), rows
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Text vectors, normed as in training, ``[n, d_item]``."""
+        return self._features(self._encode(["", *texts], keep=False).vectors[1:])
 
     def _features(self, vectors: torch.Tensor) -> np.ndarray:
         with torch.no_grad():

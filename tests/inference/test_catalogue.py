@@ -67,12 +67,19 @@ def test_a_title_of_several_items_is_answered_with_their_ids(films):
         ("star empire", ["1196"]),
         ("wars star emp", ["1196"]),
         ("toi story", ["1", "3114"]),
+        ("h", ["6", "900", "1411"]),
+        ("hea", ["6"]),
         ("", []),
         ("!?", []),
     ],
 )
 def test_search(text, raw, films):
     assert [films.ids[i] for i in films.search(text)] == raw
+
+
+def test_whole_words_come_before_longer_ones():
+    names = ["Starman", "Star Wars", "A Star Is Born", "Star"]
+    assert Catalogue(list("abcd"), names, [""] * 4).search("star") == [4, 2, 1, 3]
 
 
 def test_search_gives_no_more_than_asked(films):
