@@ -11,7 +11,8 @@ Asked are the new items alone (those that the user has had left out), and the wh
 rivals see the same questions: chance (exact); nearest text (cosine of an item's text vector and
 the mean of the last 20 of the history); popularity, counted over the training users' interactions
 with the new items, which no system has of a new item. For scale the same model is asked the same
-way about as many trained items. Intervals: bootstrap over users.
+way about as many trained items, with and without the new ones beside them. Intervals: bootstrap
+over users.
 """
 
 from __future__ import annotations
@@ -93,13 +94,17 @@ def main(argv: list[str] | None = None) -> None:
     helper = recommender._new_items
     added = helper.encode([catalogue.texts[i] for i in np.flatnonzero(new)])
     texts = F.normalize(torch.from_numpy(np.concatenate([helper.features, added])).float(), dim=1)
+    n_trained = len(helper.features)
     report = {
         "fit": {
+            "stretch": helper.stretch,
             "rows of the head, left-out R2": helper.rows and helper.rows.r2,
             "input vectors, left-out R2": helper.inputs and helper.inputs.r2,
         },
-        "new items": questions(recommender, sequences, own[new], counts, texts),
-        "as many trained items": questions(recommender, sequences, own[same], counts, texts),
+        "new items": questions(recommender, sequences, own[new], counts, texts, n_trained),
+        "as many trained items": questions(
+            recommender, sequences, own[same], counts, texts, n_trained
+        ),
         "counts": {
             "trained items": int(known.sum()),
             "new items": int(new.sum()),
@@ -137,7 +142,7 @@ def write_reduced(args, name, dataset, store, rows: np.ndarray) -> None:
     shutil.copyfile(source, folder / f"{name}.item")
 
 
-def questions(recommender, sequences, targets, counts, texts) -> dict:
+def questions(recommender, sequences, targets, counts, texts, n_trained) -> dict:
     """Share of questions whose answer is among the first K, by who answers and among what."""
     is_target = np.zeros(len(recommender.catalogue) + 1, bool)
     is_target[targets] = True
@@ -147,8 +152,12 @@ def questions(recommender, sequences, targets, counts, texts) -> dict:
         for step in np.flatnonzero(is_target[row])
         if step >= LEAST_HISTORY and row[step] not in row[:step]
     ]
+    groups = {"these items": torch.from_numpy(is_target), "whole catalogue": slice(1, None)}
+    if targets.max() < n_trained:
+        groups["all trained items"] = slice(1, n_trained)
     popular = torch.from_numpy(counts).float()[None]
     hits: dict[str, list[np.ndarray]] = {}
+    places = []
     for start in range(0, len(asked), BATCH):
         batch = asked[start : start + BATCH]
         histories = [sequences[user][:step].tolist() for user, step in batch]
@@ -173,7 +182,12 @@ def questions(recommender, sequences, targets, counts, texts) -> dict:
                 hits.setdefault(f"{among}: {who}", []).append(hit)
     users = np.array([user for user, _ in asked])
     table = {name: interval(np.concatenate(parts), users) for name, parts in hits.items()}
-    return {"questions": len(asked), "users": len(set(users.tolist())), f"recall@{K}": table}
+    return {
+        "questions": len(asked),
+        "users": len(set(users.tolist())),
+        f"recall@{K}": table,
+        "places taken by new items": float(np.concatenate(places).mean()),
+    }
 
 
 def hit_shares(scores, allowed, answers) -> np.ndarray:
@@ -200,6 +214,8 @@ def show(report: dict) -> None:
         print(f"\n{name}: {asked['questions']:,} questions to {asked['users']:,} users")
         rows = [[who, *values] for who, values in asked[f"recall@{K}"].items()]
         print(tabulate(rows, headers=["", f"Recall@{K}", "95% from", "to"], floatfmt=".4f"))
+        share = asked["places taken by new items"]
+        print(f"of the first {K} places in the whole catalogue, new items take {share:.1%}")
     print(f"\n{report['fit']}\n{report['counts']}")
 
 

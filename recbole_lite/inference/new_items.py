@@ -2,7 +2,8 @@
 
 A trained model has two vectors of an item: the one that enters the Recommendation LLM, and a row
 of the head. For a new item both are predicted from the Item LLM's vector of its text, by ridge
-regressions that were fitted on the trained items.
+regressions that were fitted on the trained items; rows of the head are then stretched
+(recbole_lite.inference.stretch).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from recbole_lite.errors import RequestError
 from recbole_lite.inference.folder import Contents
 from recbole_lite.inference.rebuild import CatalogueDataset, Settings
 from recbole_lite.inference.ridge import Ridge, fit_ridge
+from recbole_lite.inference.stretch import find_stretch
 from recbole_lite.model.item_tower import Norm
 from recbole_lite.text import item_vectors
 
@@ -40,6 +42,8 @@ class NewItems:
         Text vector -> row of the head; None where the head is tied to the inputs.
     inputs : Ridge or None
         Text vector -> how far training has moved the input vector; None where it has not.
+    stretch : float
+        Factor on the distance of predicted rows from the mean row.
     features : numpy.ndarray
         ``[n, d_item]`` text vectors of the trained items, normed as in training; row 0: padding.
 
@@ -66,9 +70,13 @@ class NewItems:
         _check_same_item_llm(contents, trains)
         self.inputs: Ridge | None = fit_ridge(x[known], moved[known]) if trains else None
         self.rows: Ridge | None = None
+        self.stretch = 1.0
         if model.head is not None:
-            rows = model.head.weight[: len(texts) - 1].float().cpu().numpy()
-            self.rows = fit_ridge(x[known], rows[known[1:]])
+            ids = known.nonzero()[:, 0]
+            rows = model.head.weight[(ids - 1).to(model.head.weight.device)].float().cpu()
+            self.rows = fit_ridge(x[known], rows.numpy())
+            self._mean_row = rows.mean(0)
+            self.stretch = find_stretch(model, ids, torch.from_numpy(self.rows.left_out).float())
 
     def predict(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Vectors of items from their texts.
@@ -80,7 +88,10 @@ class NewItems:
         """
         x = self.encode(texts)
         inputs = x if self.inputs is None else x + self.inputs(x)
-        rows = None if self.rows is None else torch.from_numpy(self.rows(x)).float()
+        rows = None
+        if self.rows is not None:
+            rows = torch.from_numpy(self.rows(x)).float() - self._mean_row
+            rows = self._mean_row + self.stretch * rows
         return torch.from_numpy(inputs).float(), rows
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:

@@ -24,12 +24,15 @@ class Ridge:
         The one with the smallest leave-one-out error.
     r2 : float
         Share of the targets' variance that is explained on rows left out of the fit.
+    left_out : numpy.ndarray
+        ``[n, d]``, prediction of each row by a fit without it.
     """
 
     coefficients: np.ndarray
     intercept: np.ndarray
     penalty: float
     r2: float
+    left_out: np.ndarray
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Predict, ``[n, p]`` -> ``[n, d]``."""
@@ -73,18 +76,22 @@ def fit_ridge(x: np.ndarray, y: np.ndarray, penalties: np.ndarray = PENALTIES) -
     rotated = x @ vectors  # [n, p]
     moments = rotated.T @ y  # [p, d]
     unit = max(values.mean(), np.finfo(float).tiny)
-    errors = [_left_out_error(rotated, moments, y, values, p * unit, n) for p in penalties]
+    errors = [
+        float(np.square(_left_out_residuals(rotated, moments, y, values, p * unit)).sum())
+        for p in penalties
+    ]
     best = int(np.argmin(errors))
     penalty = float(penalties[best] * unit)
     coefficients = vectors @ (moments / (values + penalty)[:, None])
     # The mean of the other rows is the prediction that r2 = 0 stands for.
     baseline = float(np.square(y * n / (n - 1)).sum()) or 1.0
     r2 = 1.0 - errors[best] / baseline
-    return Ridge(coefficients, mean_y - mean_x @ coefficients, penalty, r2)
+    left_out = y + mean_y - _left_out_residuals(rotated, moments, y, values, penalty)
+    return Ridge(coefficients, mean_y - mean_x @ coefficients, penalty, r2, left_out)
 
 
-def _left_out_error(rotated, moments, y, values, penalty, n) -> float:
+def _left_out_residuals(rotated, moments, y, values, penalty) -> np.ndarray:
     shrunk = 1.0 / (values + penalty)
     residuals = y - rotated @ (moments * shrunk[:, None])
-    leverage = np.square(rotated) @ shrunk + 1.0 / n  # 1 / n: the intercept's
-    return float(np.square(residuals / (1.0 - leverage)[:, None]).sum())
+    leverage = np.square(rotated) @ shrunk + 1.0 / len(y)  # 1 / n: the intercept's
+    return residuals / (1.0 - leverage)[:, None]

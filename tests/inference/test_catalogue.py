@@ -67,7 +67,7 @@ def test_a_title_of_several_items_is_answered_with_their_ids(films):
         ("star empire", ["1196"]),
         ("wars star emp", ["1196"]),
         ("toi story", ["1", "3114"]),
-        ("h", ["6", "900", "1411"]),
+        ("h", ["6", "900", "1411", "260"]),
         ("hea", ["6"]),
         ("", []),
         ("!?", []),

@@ -10,6 +10,7 @@ from sklearn.linear_model import Ridge as SklearnRidge
 from recbole_lite import Recommender
 from recbole_lite.errors import RecboleLiteError, RequestError
 from recbole_lite.inference.ridge import PENALTIES, fit_ridge
+from recbole_lite.inference.stretch import LARGEST, drawn_histories, find_stretch
 
 RNG = np.random.default_rng(3)
 
@@ -33,6 +34,9 @@ def test_ridge_minimises_the_left_out_error():
     assert fit.penalty == pytest.approx(PENALTIES[int(np.argmin(errors))] * unit)
     total = sum(((y[i] - y[np.arange(25) != i].mean(0)) ** 2).sum() for i in range(25))
     assert fit.r2 == pytest.approx(1 - min(errors) / total)
+    rest = np.arange(25) != 4
+    without = SklearnRidge(fit.penalty).fit(x[rest], y[rest])
+    np.testing.assert_allclose(fit.left_out[4:5], without.predict(x[4:5]), atol=1e-8)
     expected = SklearnRidge(fit.penalty).fit(x, y)
     np.testing.assert_allclose(fit(x), expected.predict(x), atol=1e-8)
 
@@ -79,7 +83,9 @@ def test_head_rows_are_those_of_the_regression(trained):
     recommender.add_items([text])
     new = recommender._new_items
     x = new.encode([text])
-    np.testing.assert_allclose(recommender.model.head.weight[-1:], new.rows(x), atol=1e-5)
+    mean = recommender.model.head.weight[:24].mean(0).numpy()
+    row = mean + new.stretch * (new.rows(x) - mean)
+    np.testing.assert_allclose(recommender.model.head.weight[-1:], row, atol=1e-5)
     expected = x + new.inputs(x)
     np.testing.assert_allclose(recommender.model.item_tower.vectors[-1:], expected, atol=1e-5)
     after = recommender.recommend([["i3"], ["i5", "i6"]], k=25, exclude_seen=False)
@@ -87,6 +93,46 @@ def test_head_rows_are_those_of_the_regression(trained):
         kept = {r.id: r.score for r in now if r.id != "new-1"}
         assert kept == pytest.approx({r.id: r.score for r in old}, abs=1e-5)
     assert len(recommender.recommend([["new-1"]])[0]) == 10
+
+
+class PlainScores(torch.nn.Module):
+    """Scores are products of rows with a fixed vector for each item that a history ends with."""
+
+    ITEM_SEQ, ITEM_SEQ_LEN, max_seq_length, rec_llm = "items", "lengths", 5, None
+
+    def __init__(self, rows):
+        super().__init__()
+        self.head = torch.nn.Linear(rows.shape[1], len(rows), bias=False)
+        self.head.weight.data, self.n_items = rows, len(rows) + 1
+
+    def forward(self, items, lengths):
+        return self.head.weight[items.gather(1, lengths[:, None] - 1)[:, 0] - 1]
+
+    def full_sort_predict(self, batch):
+        users = self(batch["items"], batch["lengths"])
+        return torch.nn.functional.pad(users @ self.head.weight.T, (1, 0))
+
+
+def test_stretch_undoes_shrinking():
+    """Twins that are the rows, drawn to a third of their distance from the mean, need factor 3."""
+    rows = torch.randn(400, 6, generator=torch.Generator().manual_seed(5)) + 1.0
+    twins = rows.mean(0) + (rows - rows.mean(0)) / 3
+    found = find_stretch(PlainScores(rows), torch.arange(1, 401), twins)
+    assert found == pytest.approx(3.0, rel=0.1)
+    assert find_stretch(PlainScores(rows), torch.arange(1, 401), rows) == pytest.approx(1, abs=0.1)
+    nowhere = rows.mean(0).expand_as(rows)  # nothing to stretch
+    assert find_stretch(PlainScores(rows), torch.arange(1, 401), nowhere) == LARGEST
+
+
+def test_histories_are_drawn_from_the_model():
+    rows = torch.randn(30, 4, generator=torch.Generator().manual_seed(5))
+    ids = list(range(2, 31))  # item 1 has no text
+    histories = drawn_histories(PlainScores(rows), ids, torch.Generator().manual_seed(0))
+    assert len(histories) == 29
+    assert all(len(set(history)) == 5 for history in histories)
+    assert all(1 <= item <= 30 for history in histories for item in history)
+    again = drawn_histories(PlainScores(rows), ids, torch.Generator().manual_seed(0))
+    assert histories == again
 
 
 def test_added_items_are_saved_and_more_can_follow(trained, tmp_path):
