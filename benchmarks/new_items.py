@@ -168,11 +168,13 @@ def questions(recommender, sequences, targets, counts, texts, n_trained) -> dict
             "nearest text": profile @ texts.T,
             "popularity (unknowable)": popular.repeat(len(batch), 1),
         }
-        for among in ("these items", "whole catalogue"):
+        free = scores["model"].clone()
+        for row, history in enumerate(histories):
+            free[row, history] = -torch.inf
+        places.append((free.topk(K).indices >= n_trained).float().mean(1).numpy())
+        for among, columns in groups.items():
             allowed = torch.zeros(len(batch), len(is_target), dtype=torch.bool)
-            allowed[
-                :, torch.from_numpy(is_target) if among == "these items" else slice(1, None)
-            ] = 1
+            allowed[:, columns] = True
             for row, history in enumerate(histories):
                 allowed[row, history] = False
             chance = (K / allowed.sum(1)).clamp(max=1).numpy()

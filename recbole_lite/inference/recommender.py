@@ -5,11 +5,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
 
+from recbole_lite.checkpoint import BEST_FILE
 from recbole_lite.errors import CheckpointError, RequestError
 from recbole_lite.inference import folder as folders
 from recbole_lite.inference import ranking
@@ -53,6 +54,9 @@ class Recommender(ModelHubMixin):
     about : dict
         Format, architecture, data, measured results.
     """
+
+    # Not None: otherwise huggingface_hub copies the arguments, all weights among them.
+    _hub_mixin_config: ClassVar[dict] = {}
 
     def __init__(self, contents: folders.Contents, model: torch.nn.Module):
         self._contents, self.model = contents, model
@@ -120,6 +124,20 @@ class Recommender(ModelHubMixin):
             allow_patterns=_HUB_FILES,
         )
         return cls.load(fetched, kwargs.get("device", "cpu"))
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs) -> str | None:
+        """Write a folder to give away; see huggingface_hub's ModelHubMixin.
+
+        A model card that is there already stays as it is.
+
+        Raises
+        ------
+        RequestError
+            The folder is a run's, whose settings would be lost.
+        """
+        if (Path(save_directory) / BEST_FILE).exists():
+            raise RequestError(f"{save_directory}: the folder of a run; give another one")
+        return super().save_pretrained(save_directory, **kwargs)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         folders.write(save_directory, self._contents)

@@ -271,6 +271,18 @@ def test_save_pretrained_and_back(name, folder_of, tmp_path):
         assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "packed" / file).read_bytes()
 
 
+def test_a_run_is_not_overwritten(recommender, folder):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(RequestError, match="the folder of a run; give another one"):
+        recommender.save_pretrained(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_the_weights_are_not_copied(recommender):
+    """huggingface_hub keeps a copy of arguments that are data classes, unless told not to."""
+    assert recommender._hub_mixin_config == {}
+
+
 def test_the_model_card_states_data_protocol_and_metrics(recommender, tmp_path):
     from huggingface_hub import ModelCard
 
