@@ -25,7 +25,7 @@ QUIETLY = settings(
 @pytest.fixture(scope="module")
 def described(trained):
     recommender = Recommender.load(trained("SASRec"))
-    app = create_app(recommender, Limits(max_history=50, max_body=5000))
+    app = create_app(recommender, Limits(max_history=50))
     return schemathesis.openapi.from_asgi("/openapi.json", app)
 
 
