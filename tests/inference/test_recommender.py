@@ -260,6 +260,7 @@ def test_save_pretrained_and_back(name, folder_of, tmp_path):
     first.save_pretrained(tmp_path / "packed")
     names = sorted(path.name for path in (tmp_path / "packed").iterdir())
     assert names == ["README.md", "config.json", "items.jsonl", "model.safetensors"]
+    assert len({path.stat().st_mode for path in (tmp_path / "packed").iterdir()}) == 1
     second = Recommender.from_pretrained(tmp_path / "packed")
     histories = [["i3", "i4"], [f"i{n}" for n in range(12)]]
     assert second.recommend(histories) == first.recommend(histories)
