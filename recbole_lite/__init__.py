@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 # Loaded on first use: importing the package must not need RecBole, let alone torch.
 _PUBLIC = {
     "LiteConfig": "config",
+    "Recommender": "inference.recommender",
     "create_dataset": "data",
     "data_preparation": "data",
     "get_model": "registry",
@@ -22,6 +23,7 @@ _PUBLIC = {
 }
 __all__ = [
     "LiteConfig",
+    "Recommender",
     "__version__",
     "create_dataset",
     "data_preparation",
@@ -34,6 +36,7 @@ __all__ = [
 if TYPE_CHECKING:
     from recbole_lite.config import LiteConfig
     from recbole_lite.data import create_dataset, data_preparation
+    from recbole_lite.inference.recommender import Recommender
     from recbole_lite.quick_start import load_data_and_model, run
     from recbole_lite.registry import get_model, get_trainer
 

@@ -67,8 +67,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     )
     from recbole_lite.data import cli as data_cli
+    from recbole_lite.inference import cli as inference_cli
+    from recbole_lite.serve import cli as serve_cli
 
     data_cli.add_parser(commands)
+    inference_cli.add_parsers(commands)
+    serve_cli.add_parser(commands)
     from recbole_lite.reproduce import cli as reproduce_cli
 
     _add_traceback(reproduce_cli.add_parser(commands))

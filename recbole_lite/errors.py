@@ -33,6 +33,10 @@ class ReportError(RecboleLiteError):
     """What a run has written cannot be read, or runs cannot be compared."""
 
 
+class RequestError(RecboleLiteError, ValueError):
+    """What a trained model is asked for cannot be answered."""
+
+
 class TrainingError(RecboleLiteError):
     """Training went wrong in numbers, e.g. a loss that is not finite."""
 

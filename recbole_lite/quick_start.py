@@ -147,7 +147,7 @@ def run_one(
 
     with clock("data"), explained(f"{config['dataset']} cannot be read", config):
         dataset = create_dataset(config)
-        counts = _counts(dataset)
+        counts = count_data(dataset)
         logger.info(dataset, extra=FILE_ONLY)
         size = ", ".join(f"{count:,} {name}" for name, count in counts.items())
         logger.info(f"{config['dataset']}: {size}")
@@ -209,6 +209,8 @@ def run_one(
         result["test_result"] = trainer.evaluate(
             test_data, load_best_model=saved, show_progress=config["show_progress"]
         )
+    if saved:
+        _complete(result, model, dataset, config)
     counts = getattr(model, "beam_counts", None)
     result["beams"] = asdict(counts) if counts is not None else None
     logger.info(f"best valid: {_plain(valid_result)}")
@@ -227,6 +229,15 @@ def run_one(
         ranks = _per_user(trainer.evaluator, test_data, dataset)
         result["report"] = keep_run(trainer, result, dataset, valid_data, test_data, ranks)
     return result
+
+
+def _complete(result, model, dataset, config):
+    """Make the run's folder one that ``Recommender.load`` takes."""
+    from recbole_lite.inference import folder
+
+    if folder.is_supported(config["model"]):
+        measured = {"valid": result["best_valid_result"], "test": result["test_result"]}
+        folder.complete(result["run_dir"], model, dataset, config, result["data"], measured)
 
 
 def load_data_and_model(model_file: str | Path):
@@ -290,7 +301,8 @@ def _check_stage(config):
         )
 
 
-def _counts(dataset) -> dict[str, int]:
+def count_data(dataset) -> dict[str, int]:
+    """Number of users, items and interactions of a data set that is not split yet."""
     return {
         "users": dataset.user_num - 1,  # id 0 is padding
         "items": dataset.item_num - 1,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import random
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from tiny_llms import BUILDERS
 
-from recbole_lite import LiteConfig
+from recbole_lite import LiteConfig, run
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that would ask the hub fails at once
 
@@ -128,6 +129,27 @@ def quick(data_path, llm_folders):
         return {**QUICK, **paths, **changes}
 
     return settings
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, llm_folders):
+    """Folder of a finished run, trained once a session: ``trained("SASRec", key=value, ...)``.
+
+    A test that changes it copies it first.
+    """
+    root = tmp_path_factory.mktemp("trained")
+    write_tiny(root / "data")
+    paths = {"data_path": str(root / "data"), "checkpoint_dir": str(root / "saved")}
+    paths |= {"item_llm": str(llm_folders["bert"]), "item_embedding_cache_dir": str(root / "cache")}
+    done = {}
+
+    def folder(model, **changes):
+        key = repr((model, sorted(changes.items())))
+        if key not in done:
+            done[key] = run(model, "tiny", config_dict={**QUICK, **paths, **changes})
+        return Path(done[key]["run_dir"])
+
+    return folder
 
 
 @pytest.fixture

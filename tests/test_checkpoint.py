@@ -104,7 +104,7 @@ def test_no_temporary_files_stay(quick):
     names = sorted(path.name for path in Path(result["run_dir"]).iterdir())
     pairs = [f"last-00000{n}{suffix}" for n in (1, 2) for suffix in (".pt", ".safetensors")]
     record = ["environment.json", "history.csv", "metrics.json", "report.html", "samples.json"]
-    files = ["best.safetensors", "config.json", "config.yaml", "users.csv"]
+    files = ["best.safetensors", "config.json", "config.yaml", "items.jsonl", "users.csv"]
     expected = sorted([*files, *record, *pairs])
     assert names == expected
 

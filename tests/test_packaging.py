@@ -42,6 +42,7 @@ def test_the_wheel_carries_every_property_and_dataset_file(installed):
         shipped = {path.relative_to(ROOT / name) for path in (ROOT / name).glob("**/*.yaml")}
         there = installed / "recbole_lite" / name
         assert {path.relative_to(there) for path in there.glob("**/*.yaml")} == shipped
+    assert (installed / "recbole_lite" / "serve" / "page.html").is_file()
 
 
 def test_an_installed_copy_runs_from_any_directory(installed, workdir, data_path):

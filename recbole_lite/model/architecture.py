@@ -42,15 +42,15 @@ def check_init(init: str, overrides: Mapping[str, Any] | None, key: str) -> None
 
 
 def read_architecture(
-    name: str, init: str, key: str, local_files_only: bool = False
+    name: str | Mapping[str, Any], init: str, key: str, local_files_only: bool = False
 ) -> tuple[Path | None, PretrainedConfig]:
     """Read an architecture: of a model's files or, for random weights, of a shipped one.
 
     Parameters
     ----------
-    name : str
+    name : str or mapping
         Hub name, local folder, ``minilm``, or (with ``init="scratch"``) a file of
-        ``properties/rec_llm``.
+        ``properties/rec_llm`` or what such a file holds.
     init : {"pretrained", "scratch"}
     key : str
         Setting that holds the name, for the messages.
@@ -67,6 +67,9 @@ def read_architecture(
     ModelFilesError
         The files cannot be had or read.
     """
+    if isinstance(name, Mapping):
+        values = dict(name)
+        return None, AutoConfig.for_model(values.pop("model_type"), **values)
     shipped = PROPERTIES / "rec_llm" / f"{name}.yaml"
     if init == "scratch" and shipped.is_file():
         values = {key: setting.value for key, setting in read_yaml(shipped).items()}

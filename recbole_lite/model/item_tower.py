@@ -45,11 +45,11 @@ class ItemTower(nn.Module):
 
             self.item_llm = TrainableItemLLM(config, dataset)
             d_item, has_text = self.item_llm.hidden_size, self.item_llm.has_text
-            self.norm = _Norm(config["item_vector_norm"], self._known)
+            self.norm = Norm(config["item_vector_norm"], self._known)
         else:
             items = item_vectors(config, dataset)
             d_item, has_text = items.vectors.shape[1], items.has_text
-            norm = _Norm(config["item_vector_norm"], lambda: items.vectors[has_text])
+            norm = Norm(config["item_vector_norm"], lambda: items.vectors[has_text])
             # [n_items, d_item], row 0: padding
             filled = torch.where(has_text[:, None], norm(items.vectors), 0.0)
             self.vectors = nn.Parameter(filled, requires_grad=False)
@@ -93,6 +93,13 @@ class ItemTower(nn.Module):
         ids = torch.arange(len(self.vectors), device=self.vectors.device)
         return self.adapter(self._add_missing(self.vectors, ids))
 
+    @torch.no_grad()
+    def fixed_vectors(self) -> torch.Tensor:
+        """Vectors before the adapter as they are now, ``[n_items, d_item]``."""
+        if self.item_llm is None:
+            return self.vectors.detach()
+        return self._encoded(torch.arange(len(self.lacks_text), device=self.lacks_text.device))
+
     def _encoded(self, items):
         encoder = self.item_llm
         known = encoder.has_text[items][..., None]
@@ -110,7 +117,7 @@ def _is_trained(module: nn.Module) -> bool:
     return any(p.requires_grad for p in module.parameters())
 
 
-class _Norm(nn.Module):
+class Norm(nn.Module):
     """Scale of item vectors; mean and variance are those of the untrained Item LLM."""
 
     def __init__(self, how: str, known: Callable[[], torch.Tensor]):

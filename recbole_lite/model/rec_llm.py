@@ -71,9 +71,9 @@ class RecommendationLLM(VectorReader):
 
     Parameters
     ----------
-    name : str
+    name : str or mapping
         Hub name, local folder, ``minilm``, or (with ``init="scratch"``) a file of
-        ``properties/rec_llm``.
+        ``properties/rec_llm`` or what such a file holds.
     init : {"pretrained", "scratch"}
         Trained weights, or random ones in the same architecture.
     overrides : mapping
@@ -99,7 +99,7 @@ class RecommendationLLM(VectorReader):
 
     def __init__(
         self,
-        name: str,
+        name: str | Mapping[str, Any],
         init: str,
         overrides: Mapping[str, Any] | None,
         dropout: float | None,

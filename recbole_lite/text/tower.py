@@ -77,6 +77,9 @@ def item_vectors(config: ConfigLike, dataset: HasItemText) -> ItemVectors:
     ConfigError, ModelFilesError, MissingDependencyError
         With one line that names the key or the model and says what to do.
     """
+    brought = getattr(dataset, "item_vectors", None)
+    if brought is not None:  # a trained model's own (recbole_lite.inference)
+        return brought
     settings = TextSettings.from_config(config)
     texts, has_text = read_texts(settings, dataset)
     started = time.perf_counter()
@@ -106,13 +109,20 @@ def read_texts(settings: TextFields, dataset: HasItemText) -> tuple[list[str], t
     ConfigError
         The dataset has no such field, or no item has text.
     """
-    texts = _item_texts(settings, dataset)
+    texts = item_texts(settings, dataset)
     has_text = torch.tensor([bool(text) for text in texts])  # [n_items]
     _warn_of_items_without_text(has_text, dataset)
     return texts, has_text
 
 
-def _item_texts(settings: TextFields, dataset: HasItemText) -> list[str]:
+def item_texts(settings: TextFields, dataset: HasItemText) -> list[str]:
+    """Texts of all items by internal id; ``""`` where there is none.
+
+    Raises
+    ------
+    ConfigError
+        The dataset has no such field, or no item has text.
+    """
     columns = dataset.item_text_columns(settings.fields)
     absent = [field for field in settings.fields or [] if field not in columns]
     if absent or not columns:

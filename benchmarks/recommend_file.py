@@ -1,0 +1,88 @@
+"""What a file of histories costs: seconds and memory as it grows (recbole-lite recommend --input).
+
+    python benchmarks/recommend_file.py --model=saved/RUN --users=10000,50000 --out=FILE.json
+
+Histories are drawn from the model's catalogue, lengths 5 to 200 as on ml-1m. Each size runs in a
+process of its own. "cpu" is processor time, which other work on the machine does not change as
+it does wall time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from tabulate import tabulate
+
+from recbole_lite.report.environment import environment
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--users", default="10000,50000")
+    parser.add_argument("--out")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        print(json.dumps(measure(args.model, args.child)))
+        return
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for users in map(int, args.users.split(",")):
+            source = Path(folder, f"{users}.csv")
+            write_histories(args.model, source, users)
+            command = [sys.executable, __file__, f"--model={args.model}", f"--child={source}"]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            size = source.stat().st_size / 2**20
+            rows.append({"users": users, "input MiB": size, **json.loads(done.stdout)})
+            print(tabulate(rows, headers="keys", floatfmt=",.1f"), flush=True)
+    if args.out:
+        report = {
+            "sizes": rows,
+            "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "environment": environment(),
+        }
+        Path(args.out).parent.mkdir(parents=True, exist_ok=True)
+        Path(args.out).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def write_histories(model: str, path: Path, users: int) -> None:
+    from recbole_lite.inference.catalogue import Catalogue
+
+    ids = np.array(Catalogue.load(Path(model, "items.jsonl")).ids[1:])
+    rng = np.random.default_rng(0)
+    lengths = np.minimum(5 + rng.geometric(1 / 100, users), 200)
+    with path.open("w", encoding="utf-8") as file:
+        file.write("user_id,history\n")
+        for user, length in enumerate(lengths):
+            file.write(f"{user},{';'.join(rng.choice(ids, length))}\n")
+
+
+def measure(model: str, source: str) -> dict[str, float]:
+    from recbole_lite import Recommender
+    from recbole_lite.inference.streaming import recommend_file
+
+    recommender = Recommender.load(model)
+    before, cpu = time.perf_counter(), time.process_time()
+    summary = recommend_file(recommender, source, f"{source}.out", show_progress=False)
+    seconds, cpu = time.perf_counter() - before, time.process_time() - cpu
+    os.unlink(f"{source}.out")
+    return {
+        "wall s": seconds,
+        "cpu s": cpu,
+        "users / cpu s": summary.users / cpu,
+        "peak MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Load on the HTTP service over loopback: latency, errors, memory.
+
+    python benchmarks/serving.py --model=saved/RUN --clients=20 --seconds=300 --out=FILE.json
+
+Each client sends one request after another on a connection of its own: histories of 1 to 100
+items of the catalogue, k = 10. The service is `recbole-lite serve` in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import random
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+from tabulate import tabulate
+
+from recbole_lite.inference.catalogue import Catalogue
+from recbole_lite.report.environment import environment
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--clients", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=300)
+    parser.add_argument("--out")
+    args = parser.parse_args()
+    command = [sys.executable, "-m", "recbole_lite", "serve", f"--model={args.model}", "--port=0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            address = server.stdout.readline().split("/")[2]
+            report = load(address, psutil.Process(server.pid), args)
+        finally:
+            server.terminate()
+    rows = [[key, value] for key, value in report.items() if not isinstance(value, (list, dict))]
+    print(tabulate(rows, floatfmt=",.1f"))
+    if args.out:
+        report["command"] = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        report["environment"] = environment()
+        Path(args.out).parent.mkdir(parents=True, exist_ok=True)
+        Path(args.out).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def load(address: str, server: psutil.Process, args) -> dict:
+    ids = Catalogue.load(Path(args.model, "items.jsonl")).ids[1:]
+    latencies: list[list[float]] = [[] for _ in range(args.clients)]
+    errors: list[str] = []
+    end = time.monotonic() + args.seconds
+
+    def client(number: int) -> None:
+        draw = random.Random(number)
+        connection = http.client.HTTPConnection(address, timeout=60)
+        while time.monotonic() < end:
+            history = draw.choices(ids, k=draw.randint(1, 100))
+            body = json.dumps({"history": history, "k": 10})
+            started = time.perf_counter()
+            try:
+                connection.request("POST", "/recommend", body, {"content-type": "application/json"})
+                answer = connection.getresponse()
+                found = json.loads(answer.read())
+                if answer.status != 200 or len(found["recommendations"]) != 10:
+                    errors.append(f"{answer.status}: {found}")
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                errors.append(repr(error))
+                connection.close()
+            latencies[number].append(time.perf_counter() - started)
+
+    threads = [threading.Thread(target=client, args=(n,)) for n in range(args.clients)]
+    for thread in threads:
+        thread.start()
+    memory, cpu = [], server.cpu_times()
+    while any(thread.is_alive() for thread in threads):
+        memory.append(server.memory_info().rss / 2**20)
+        time.sleep(min(5.0, args.seconds / 10))
+    used = server.cpu_times()
+    all_of_them = 1000 * np.array([value for row in latencies for value in row])
+    quarter = max(1, len(memory) // 4)
+    return {
+        "clients": args.clients,
+        "requests": len(all_of_them),
+        "errors": len(errors),
+        "first errors": errors[:3],
+        "requests / s": len(all_of_them) / args.seconds,
+        "p50 ms": float(np.percentile(all_of_them, 50)),
+        "p95 ms": float(np.percentile(all_of_them, 95)),
+        "p99 ms": float(np.percentile(all_of_them, 99)),
+        "server's cpu ms / request": 1000
+        * (used.user + used.system - cpu.user - cpu.system)
+        / max(1, len(all_of_them)),
+        "memory MiB, after the first quarter": memory[quarter],
+        "memory MiB, at the end": memory[-1],
+        "memory MiB": memory,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""The items that a model can recommend: ids, titles and texts, and ways to find one."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+from recbole_lite.errors import CheckpointError, RequestError
+from recbole_lite.files import write_atomically
+
+PADDING = "[PAD]"  # RecBole's token for internal id 0
+_ARTICLE = re.compile(r"^(.*), (the|an|a|les|le|la|il|el|das|der|die|los|un|une)( \(.*\))?$")
+_YEAR = re.compile(r"\s*\(\d{4}\)$")
+_FUZZY_CUTOFF = 0.6  # difflib's own default
+_FIELDS = ("id", "title", "text")
+
+
+class Catalogue:
+    """Items by internal id; id 0 is padding.
+
+    Parameters
+    ----------
+    ids : sequence of str
+        Raw ids of items 1, 2, ...
+    titles, texts : sequence of str
+        Of the same items; an empty title is replaced by the id.
+
+    Attributes
+    ----------
+    ids, titles, texts : list of str
+        By internal id, ``[n_items]``, padding included.
+    index : dict of str to int
+        Raw id -> internal id.
+
+    Raises
+    ------
+    RequestError
+        An id stands twice.
+    """
+
+    def __init__(self, ids: Sequence[str], titles: Sequence[str], texts: Sequence[str]):
+        self.ids, self.titles, self.texts = [PADDING], [PADDING], [""]
+        self.index: dict[str, int] = {}
+        self.extend(ids, titles, texts)
+
+    def __len__(self) -> int:
+        """Items, without padding."""
+        return len(self.ids) - 1
+
+    def extend(self, ids: Sequence[str], titles: Sequence[str], texts: Sequence[str]) -> None:
+        """Append items; nothing is changed where one cannot be taken.
+
+        Raises
+        ------
+        RequestError
+            An id stands twice.
+        """
+        twice = [i for i in ids if i in self.index] or _repeated(ids)
+        if twice:
+            raise RequestError(f"item id {twice[0]!r} stands twice in the catalogue")
+        for raw, title, text in zip(ids, titles, texts, strict=True):
+            self.index[raw] = len(self.ids)
+            self.ids.append(raw)
+            self.titles.append(title or raw)
+            self.texts.append(text)
+        self.__dict__.pop("_by_title", None)
+
+    # -- finding ----------------------------------------------------------------------------
+
+    def resolve(self, history: Iterable) -> tuple[list[int], list[str]]:
+        """Internal ids of raw ones in their order, and the raw ids that are unknown."""
+        known, unknown = [], []
+        for raw in history:
+            place = self.index.get(raw if isinstance(raw, str) else str(raw))
+            if place is None:
+                unknown.append(str(raw))
+            else:
+                known.append(place)
+        return known, unknown
+
+    def find(self, name: str) -> int:
+        """Internal id of the item with this raw id or title.
+
+        A raw id comes first. Titles are compared without case, accents and punctuation; "The
+        Matrix" finds "Matrix, The", and a year in parentheses may follow.
+
+        Raises
+        ------
+        RequestError
+            None, with the nearest titles, or several, with their ids.
+        """
+        name = name.strip()
+        if name in self.index:
+            return self.index[name]
+        places = self._by_title.get(plain_title(name)) or self._by_title.get(
+            plain_title(_YEAR.sub("", name)), []
+        )
+        if not places:
+            near = [f"{self.titles[i]} (id {self.ids[i]})" for i in self.search(name, 5)]
+            hint = f"did you mean {' or '.join(near)}?" if near else "no title is like it"
+            raise RequestError(f"no item has the id or title {name!r}; {hint}")
+        if len(places) > 1:
+            named = ", ".join(f"{self.ids[i]} ({_short(self.texts[i])})" for i in places[:5])
+            more = f" and {len(places) - 5} more" if len(places) > 5 else ""
+            raise RequestError(
+                f"{len(places)} items are called {name!r}; give the id: {named}{more}"
+            )
+        return places[0]
+
+    def search(self, text: str, limit: int = 10) -> list[int]:
+        """Internal ids of items whose titles are like `text`, the nearest first.
+
+        Titles that begin with it, then those that contain all of its words (the last may be
+        cut short), then those spelt like it.
+        """
+        wanted = plain_title(text)
+        if not wanted or limit < 1:
+            return []
+        words = wanted.split()
+        begin, cut, within = [], [], []  # "star wars" before "starman" for "star"
+        for title, places in sorted(self._by_title.items(), key=lambda pair: len(pair[0])):
+            if f"{title} ".startswith(f"{wanted} "):
+                begin += places
+            elif title.startswith(wanted):
+                cut += places
+            elif _has_words(title, words):
+                within += places
+        found = [*begin, *cut, *within]
+        if len(found) < limit:
+            near = difflib.get_close_matches(wanted, self._by_title, limit, _FUZZY_CUTOFF)
+            found += [i for title in near for i in self._by_title[title]]
+        return list(dict.fromkeys(found))[:limit]
+
+    @cached_property
+    def _by_title(self) -> dict[str, list[int]]:
+        places: dict[str, list[int]] = {}
+        for i, title in enumerate(self.titles[1:], 1):
+            places.setdefault(plain_title(title), []).append(i)
+        places.pop("", None)
+        return places
+
+    # -- file -------------------------------------------------------------------------------
+
+    def save(self, path: Path) -> None:
+        """Write one JSON object a line, in the order of internal ids from 1."""
+
+        def write(temporary: Path) -> None:
+            with temporary.open("w", encoding="utf-8") as file:
+                for row in zip(self.ids[1:], self.titles[1:], self.texts[1:], strict=True):
+                    item = dict(zip(_FIELDS, row, strict=True))
+                    file.write(json.dumps(item, ensure_ascii=False) + "\n")
+
+        write_atomically(path, write)
+
+    @classmethod
+    def load(cls, path: Path) -> Catalogue:
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        CheckpointError
+            Missing or damaged, with the line.
+        """
+        columns: list[list[str]] = [[], [], []]
+        try:
+            with path.open(encoding="utf-8") as file:
+                for number, line in enumerate(file, 1):
+                    item = _item_of(line, f"{path}, line {number}")
+                    for column, field in zip(columns, _FIELDS, strict=True):
+                        column.append(item[field])
+            return cls(*columns)
+        except RequestError as error:
+            raise CheckpointError(f"{path}: {error}") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise CheckpointError(f"{path}: cannot be read: {error}") from None
+
+
+def plain_title(title: str) -> str:
+    """Title in lower case, without accents and punctuation, its article in front."""
+    text = unicodedata.normalize("NFKD", title.casefold())
+    text = "".join(char for char in text if not unicodedata.combining(char)).strip()
+    text = _ARTICLE.sub(r"\2 \1\3", text)
+    text = text.replace("'", "").replace("\N{RIGHT SINGLE QUOTATION MARK}", "")
+    words = re.findall(r"\w+", text.replace("&", " and "))
+    return " ".join(words)
+
+
+def _has_words(title: str, words: list[str]) -> bool:
+    own = title.split()
+    return set(words[:-1]) <= set(own) and any(word.startswith(words[-1]) for word in own)
+
+
+def _repeated(ids: Sequence[str]) -> list[str]:
+    met: set[str] = set()
+    return [i for i in ids if i in met or met.add(i)]
+
+
+def _short(text: str, limit: int = 60) -> str:
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def _item_of(line: str, place: str) -> dict[str, str]:
+    try:
+        item = json.loads(line)
+        whole = all(isinstance(item[field], str) for field in _FIELDS)
+    except (ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise CheckpointError(f"{place}: not an object with id, title and text; is it damaged?")
+    return item

@@ -1,0 +1,101 @@
+"""A model from its folder, without the data set and without the files of a language model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from recbole_lite import checkpoint
+from recbole_lite.inference.folder import Contents
+from recbole_lite.registry import get_model
+from recbole_lite.text import ItemVectors
+
+# What a trained LiteLLM4Rec need not know any more: where its parts once came from.
+_TRAINED = {
+    "rec_llm_init": "scratch",
+    "rec_llm_config": {},
+    "rec_llm_dropout": None,
+    "item_llm_training": "frozen",
+    "item_vector_norm": "none",
+    "stages": None,
+    "frozen_parts": [],
+}
+
+
+class Settings(dict):
+    """Settings as RecBole's models read them: None for a key that is not there."""
+
+    def __missing__(self, key: str) -> Any:
+        return None
+
+
+class CatalogueDataset:
+    """What a model asks of its data set when it is built.
+
+    Parameters
+    ----------
+    n_items : int
+        With padding.
+    texts : list of str, optional
+        By internal id; what an Item LLM would read.
+    item_vectors : ItemVectors, optional
+        Vectors that are there already; no Item LLM is loaded.
+    """
+
+    def __init__(
+        self,
+        n_items: int,
+        texts: list[str] | None = None,
+        item_vectors: ItemVectors | None = None,
+    ):
+        self._n_items, self._texts, self.item_vectors = n_items, texts, item_vectors
+
+    def num(self, field: str) -> int:
+        """Number of items, padding included."""
+        return self._n_items
+
+    def item_text_columns(self, fields: list[str] | None) -> dict[str, list[str]]:
+        """Texts as the one field ``text``."""
+        return {"text": list(self._texts or [])}
+
+
+def build_model(contents: Contents, device: torch.device) -> torch.nn.Module:
+    """Build a model with its trained weights, ready to score.
+
+    Parameters
+    ----------
+    contents : Contents
+    device : torch.device
+
+    Returns
+    -------
+    torch.nn.Module
+        In evaluation mode; its parameters ask for no gradients.
+
+    Raises
+    ------
+    CheckpointError
+        The weights do not fit the settings or the catalogue.
+    """
+    settings = Settings(contents.settings)
+    settings["device"] = device
+    tensors = contents.tensors
+    dataset = CatalogueDataset(len(contents.catalogue) + 1, item_vectors=_vectors(tensors))
+    if contents.about.get("architecture"):
+        settings.update(_TRAINED, rec_llm=contents.about["architecture"])
+    with torch.random.fork_rng(devices=[]):  # weights are drawn, then overwritten
+        model = get_model(contents.model)(settings, dataset)
+    if not isinstance(model.max_seq_length, int):
+        raise ValueError(f"MAX_ITEM_LIST_LENGTH is {model.max_seq_length!r}")
+    checkpoint.restore_model(model, tensors, f"the folder of {contents.model}")
+    return model.to(device).eval().requires_grad_(False)
+
+
+def _vectors(tensors) -> ItemVectors | None:
+    vectors = tensors.get("item_tower.vectors")
+    if vectors is None:
+        return None
+    has_text = ~tensors["item_tower.lacks_text"]
+    has_text[0] = False
+    return ItemVectors(vectors, has_text, [], True, 0.0, None)

@@ -1,0 +1,361 @@
+"""Recommendations from a trained model: raw item ids in; ids, titles and scores out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import torch
+from huggingface_hub import ModelHubMixin, snapshot_download
+
+from recbole_lite.checkpoint import BEST_FILE
+from recbole_lite.errors import CheckpointError, RequestError
+from recbole_lite.inference import folder as folders
+from recbole_lite.inference import ranking
+from recbole_lite.inference.card import model_card
+from recbole_lite.inference.catalogue import Catalogue
+from recbole_lite.inference.rebuild import build_model
+from recbole_lite.text.llm_files import one_line
+
+_HUB_FILES = ["config.json", folders.ITEMS_FILE, folders.WEIGHTS_FILE, "README.md"]
+
+
+class Recommendation(NamedTuple):
+    """An item that is recommended."""
+
+    id: str
+    title: str
+    score: float
+
+
+class UnknownItemWarning(UserWarning):
+    """Items of a history are not in the catalogue and were left out."""
+
+
+class Recommender(ModelHubMixin):
+    """A trained model that recommends for anyone with a history of items.
+
+    Made by :meth:`load` (a folder), :meth:`from_pretrained` (a folder or a repository of the
+    Hugging Face hub) or :meth:`from_contents`.
+
+    Parameters
+    ----------
+    contents : Contents
+        What a model's folder holds.
+    model : torch.nn.Module
+        Built from it, in evaluation mode.
+
+    Attributes
+    ----------
+    catalogue : Catalogue
+        Its items.
+    about : dict
+        Format, architecture, data, measured results.
+    """
+
+    # Not None: otherwise huggingface_hub copies the arguments, all weights among them.
+    _hub_mixin_config: ClassVar[dict] = {}
+
+    def __init__(self, contents: folders.Contents, model: torch.nn.Module):
+        self._contents, self.model = contents, model
+        self._new_items = None  # fitted at the first call of add_items
+
+    # -- loading and saving -----------------------------------------------------------------
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> Recommender:
+        """Load a finished run's folder, or a packed one.
+
+        Parameters
+        ----------
+        folder : str or Path
+            ``saved/<run>``, or what :meth:`save_pretrained` wrote.
+        device : str or torch.device
+
+        Raises
+        ------
+        CheckpointError
+            It is no model's folder, damaged, unfinished or of a newer format; with what to do.
+        """
+        contents = folders.read(folder)
+        try:
+            model = build_model(contents, torch.device(device))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            # Settings that were changed by hand or cut off; the weights' own errors say more.
+            raise CheckpointError(
+                f"{folder}: its settings do not describe a {contents.model} ({one_line(error)})"
+            ) from error
+        return cls(contents, model)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs) -> Recommender:
+        """Load a local folder or a repository of the hub; see huggingface_hub's ModelHubMixin.
+
+        Raises
+        ------
+        CheckpointError
+            As :meth:`load`; or there is no such repository.
+        """
+        if Path(pretrained_model_name_or_path).is_dir():
+            return cls.load(pretrained_model_name_or_path, kwargs.get("device", "cpu"))
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        except CheckpointError:
+            raise
+        except Exception as error:  # names, HTTP, file system: many classes
+            raise CheckpointError(
+                f"{pretrained_model_name_or_path}: neither a local folder nor to be had from the "
+                f"Hugging Face hub ({one_line(error)})"
+            ) from error
+
+    @classmethod
+    def _from_pretrained(
+        cls, *, model_id, revision, cache_dir, force_download, local_files_only, token, **kwargs
+    ):
+        fetched = snapshot_download(
+            model_id,
+            revision=revision,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+            token=token,
+            allow_patterns=_HUB_FILES,
+        )
+        return cls.load(fetched, kwargs.get("device", "cpu"))
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs) -> str | None:
+        """Write a folder to give away; see huggingface_hub's ModelHubMixin.
+
+        A model card that is there already stays as it is.
+
+        Raises
+        ------
+        RequestError
+            The folder is a run's, whose settings would be lost.
+        """
+        if (Path(save_directory) / BEST_FILE).exists():
+            raise RequestError(f"{save_directory}: the folder of a run; give another one")
+        return super().save_pretrained(save_directory, **kwargs)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        folders.write(save_directory, self._contents)
+
+    def generate_model_card(self, *args, **kwargs):
+        """Model card with the data, the protocol and the measured metrics."""
+        return model_card(self._contents)
+
+    # -- what it is -------------------------------------------------------------------------
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The items."""
+        return self._contents.catalogue
+
+    @property
+    def about(self) -> Mapping:
+        """Format, architecture, data and measured results."""
+        return self._contents.about
+
+    @property
+    def name(self) -> str:
+        """Model and data set, e.g. ``LiteLLM4Rec-ml-1m``."""
+        return f"{self._contents.model}-{self._contents.dataset}"
+
+    # -- recommending -----------------------------------------------------------------------
+
+    def recommend(
+        self,
+        histories: Iterable[Sequence[str]],
+        k: int = 10,
+        exclude_seen: bool = True,
+        candidates: Sequence[str] | None = None,
+        unknown: str = "warn",
+        batch_size: int = 256,
+    ) -> list[list[Recommendation]]:
+        """Recommend items for users of whom only a history is known.
+
+        Parameters
+        ----------
+        histories : iterable of sequence of str
+            Raw item ids of each user, the earliest first, of any length; the model reads the
+            last ``MAX_ITEM_LIST_LENGTH`` of them.
+        k : int
+            Items for each; fewer are given where no more are left to choose from.
+        exclude_seen : bool
+            Leave out what is in the (whole) history.
+        candidates : sequence of str, optional
+            Raw ids to choose from; default: the catalogue.
+        unknown : {"warn", "error"}
+            What to do about ids that the catalogue does not have: leave them out with an
+            :class:`UnknownItemWarning`, or raise.
+        batch_size : int
+            Histories that are scored together.
+
+        Returns
+        -------
+        list of list of Recommendation
+            For each history ``(id, title, score)``, best first.
+
+        Raises
+        ------
+        RequestError
+            A history without a known item, k out of range, candidates or (as asked) ids that
+            the catalogue does not have.
+        """
+        if unknown not in ("warn", "error"):
+            raise RequestError(f"unknown must be warn or error, found {unknown!r}")
+        self.check_k(k)
+        among = self.among(candidates)
+        known = self._known(histories, unknown)
+        result = []
+        for rows in _chunks(known, batch_size):
+            for items, scores in self.rank(rows, k, exclude_seen, among):
+                result.append(self.describe(items, scores))
+        return result
+
+    def describe(self, items: Sequence[int], scores: Sequence[float]) -> list[Recommendation]:
+        """Ids and titles of ranked items."""
+        ids, titles = self.catalogue.ids, self.catalogue.titles
+        pairs = zip(items, scores, strict=True)
+        return [Recommendation(ids[item], titles[item], score) for item, score in pairs]
+
+    def rank(
+        self,
+        histories: Sequence[Sequence[int]],
+        k: int,
+        exclude_seen: bool = True,
+        among: torch.Tensor | None = None,
+    ) -> Iterator[tuple[list[int], list[float]]]:
+        """Best items of one batch of histories, all in internal ids (of the catalogue).
+
+        Parameters
+        ----------
+        histories : sequence of sequence of int
+            None empty.
+        k, exclude_seen
+            See :meth:`recommend`.
+        among : LongTensor, optional
+            As :meth:`among` gives it.
+
+        Yields
+        ------
+        (list of int, list of float)
+            Items of one history, best first, and their scores.
+        """
+        scores = self.score(histories)
+        ranked = ranking.top(scores, k, histories if exclude_seen else None, among)
+        left = (~torch.isneginf(ranked[1])).sum(1).tolist()
+        for items, values, n in zip(*(part.tolist() for part in ranked), left, strict=True):
+            yield items[:n], values[:n]
+
+    def add_items(self, items: Sequence[str | Mapping[str, str]]) -> list[str]:
+        """Add items that the model was not trained on, known by their text alone.
+
+        What the model needs of them is predicted from the Item LLM's vectors; how well that
+        works is measured in docs/recommend.md. :meth:`save_pretrained` keeps them.
+
+        Parameters
+        ----------
+        items : sequence of str or mapping
+            Texts written like those of the catalogue (``recommender.catalogue.texts``), or
+            mappings with ``text`` and, if wanted, ``id`` and ``title``.
+
+        Returns
+        -------
+        list of str
+            Their raw ids.
+
+        Raises
+        ------
+        RequestError
+            An item without text or with an id that is taken; a model that knows no texts.
+        ModelFilesError, MissingDependencyError
+            The Item LLM cannot be had.
+        """
+        from recbole_lite.inference.new_items import NewItems, add_items
+
+        if self._new_items is None:
+            self._new_items = NewItems(self._contents, self.model)
+        return add_items(self._contents, self.model, self._new_items, items)
+
+    def score(self, histories: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Scores of all items for one batch of histories of internal ids, none empty.
+
+        Returns
+        -------
+        Tensor [B, n_items], float32
+            Those of the model's ``full_sort_predict``; -inf for padding (id 0).
+        """
+        return ranking.score(self.model, histories)
+
+    def check_k(self, k: int) -> None:
+        """Refuse a `k` that is no number of items of this catalogue.
+
+        Raises
+        ------
+        RequestError
+        """
+        if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= len(self.catalogue):
+            raise RequestError(
+                f"k must be a whole number from 1 to {len(self.catalogue):,}, the number of items "
+                f"in the catalogue; found {k!r}"
+            )
+
+    def _known(self, histories, unknown) -> list[list[int]]:
+        if isinstance(histories, (str, Mapping)):
+            raise RequestError(f"histories must be a list of lists of ids, found {histories!r}")
+        rows, strangers = [], []
+        for number, history in enumerate(histories):
+            if isinstance(history, (str, int)) or not isinstance(history, Iterable):
+                raise RequestError(
+                    f"history {number} is {history!r}, not a list of ids; "
+                    "for one user write [[...]]"
+                )
+            known, unheard = self.catalogue.resolve(history)
+            if unheard and unknown == "error":
+                raise RequestError(f"history {number}: {named_unknown(unheard)}")
+            if not known:
+                why = f"has no known item: {named_unknown(unheard)}" if unheard else "is empty"
+                raise RequestError(f"history {number} {why}; give at least one known item")
+            rows.append(known)
+            strangers += unheard
+        if strangers:
+            warnings.warn(
+                f"left out of the histories: {named_unknown(strangers)}",
+                UnknownItemWarning,
+                stacklevel=3,
+            )
+        return rows
+
+    def among(self, candidates: Sequence[str] | None) -> torch.Tensor | None:
+        """Internal ids of candidates, each once; None for None.
+
+        Raises
+        ------
+        RequestError
+            None are given, or one is not in the catalogue.
+        """
+        if candidates is None:
+            return None
+        if isinstance(candidates, str):
+            raise RequestError(f"candidates must be a list of ids, found {candidates!r}")
+        known, unknown = self.catalogue.resolve(dict.fromkeys(candidates))
+        if unknown:
+            raise RequestError(f"candidates: {named_unknown(unknown)}")
+        if not known:
+            raise RequestError("candidates: the list is empty; leave it out to rank all items")
+        return torch.tensor(known, device=next(self.model.parameters()).device)
+
+
+def named_unknown(ids: Sequence[str]) -> str:
+    """Say which ids the catalogue does not have."""
+    distinct = list(dict.fromkeys(ids))
+    shown = ", ".join(repr(i) for i in distinct[:5])
+    more = f" and {len(distinct) - 5} more" if len(distinct) > 5 else ""
+    return f"{len(distinct)} id{'s' * (len(distinct) > 1)} not in the catalogue ({shown}{more})"
+
+
+def _chunks(rows: list, size: int) -> Iterator[list]:
+    return (rows[i : i + size] for i in range(0, len(rows), size))

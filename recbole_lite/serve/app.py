@@ -1,0 +1,180 @@
+"""The HTTP service: ``/recommend``, ``/items``, ``/health``, one page, OpenAPI."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi import Query as Parameter
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse
+
+from recbole_lite import __version__
+from recbole_lite.errors import RequestError
+from recbole_lite.inference.recommender import Recommender, named_unknown
+from recbole_lite.serve import schemas
+from recbole_lite.serve.batching import Batcher, OverloadedError, Question
+from recbole_lite.serve.limits import BodyLimit
+
+PAGE = Path(__file__).with_name("page.html")
+# The page is one file: nothing is fetched from elsewhere, nothing is sent elsewhere.
+_PAGE_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'"
+)
+_REFUSED = {422: {"model": schemas.Problem, "description": "The request cannot be answered."}}
+_LIMITED = {
+    400: {"model": schemas.Problem, "description": "The body is not JSON in UTF-8."},
+    413: {"model": schemas.Problem, "description": "The body is too large."},
+    503: {"model": schemas.Problem, "description": "Too many requests are waiting."},
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the service takes.
+
+    Attributes
+    ----------
+    max_history : int
+        Items in a history, and in a list of candidates.
+    max_body : int
+        Bytes of a request body.
+    max_batch : int
+        Histories scored together.
+    max_waiting : int
+        Requests that may wait for the model.
+    """
+
+    max_history: int = 1000
+    max_body: int = 256 * 1024
+    max_batch: int = 64
+    max_waiting: int = 1024
+
+
+def create_app(recommender: Recommender, limits: Limits | None = None) -> FastAPI:
+    """Make the service of a model.
+
+    Parameters
+    ----------
+    recommender : Recommender
+    limits : Limits, optional
+
+    Returns
+    -------
+    fastapi.FastAPI
+        An ASGI application.
+    """
+    limits = limits or Limits()
+    batcher = Batcher(recommender, limits.max_batch, limits.max_waiting)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI):
+        yield
+        batcher.close()
+
+    app = FastAPI(
+        title=f"recbole-lite: {recommender.name}",
+        version=__version__,
+        description="Recommendations from a user's items, in order.",
+        lifespan=lifespan,
+    )
+    app.add_middleware(BodyLimit, max_bytes=limits.max_body)
+    _add_error_handlers(app)
+    _add_routes(app, recommender, batcher, limits)
+    return app
+
+
+def _add_routes(app: FastAPI, recommender: Recommender, batcher: Batcher, limits: Limits) -> None:
+    catalogue = recommender.catalogue
+    page = PAGE.read_text(encoding="utf-8")
+
+    @app.post("/recommend", responses={**_REFUSED, **_LIMITED})
+    async def recommend(query: schemas.Query) -> schemas.Recommendations:
+        """Recommend items to a user of whom only a history is known."""
+        question, unknown = _question(recommender, query, limits)
+        items, scores = await batcher(question)
+        found = [
+            schemas.Scored(id=r.id, title=r.title, score=r.score)
+            for r in recommender.describe(items, scores)
+        ]
+        return schemas.Recommendations(recommendations=found, unknown=unknown)
+
+    @app.get("/items", responses=_REFUSED)
+    async def items(
+        query: Annotated[str, Parameter(max_length=200, description="Part of a title.")] = "",
+        limit: Annotated[int, Parameter(ge=1, le=100)] = 20,
+        offset: Annotated[int, Parameter(ge=0, le=2**31, description="Without a query.")] = 0,
+    ) -> schemas.Items:
+        """Search titles, or list the catalogue."""
+        if query.strip():
+            places = catalogue.search(query, limit)
+        else:
+            places = range(1 + offset, min(1 + offset + limit, len(catalogue) + 1))
+        found = [schemas.Item(id=catalogue.ids[i], title=catalogue.titles[i]) for i in places]
+        return schemas.Items(items=found, total=len(catalogue))
+
+    @app.get(
+        "/items/{id:path}", responses={404: {"model": schemas.Problem, "description": "No such."}}
+    )
+    async def item(id: str) -> schemas.Item:
+        """One item by its raw id."""
+        place = catalogue.index.get(id)
+        if place is None:
+            raise HTTPException(404, f"no item has the id {id[:256]!r}")
+        return schemas.Item(id=catalogue.ids[place], title=catalogue.titles[place])
+
+    @app.get("/health")
+    async def health() -> schemas.Health:
+        """Say what is being served."""
+        model, _, dataset = recommender.name.partition("-")
+        return schemas.Health(
+            status="ok",
+            model=model,
+            dataset=dataset,
+            items=len(catalogue),
+            waiting=batcher.waiting,
+        )
+
+    @app.get("/", include_in_schema=False)
+    async def home() -> HTMLResponse:
+        return HTMLResponse(page, headers={"content-security-policy": _PAGE_POLICY})
+
+
+def _question(recommender, query: schemas.Query, limits: Limits) -> tuple[Question, list[str]]:
+    for name, ids in (("history", query.history), ("candidates", query.candidates or [])):
+        if len(ids) > limits.max_history:
+            raise RequestError(
+                f"{name}: {len(ids):,} ids, at most {limits.max_history:,} are taken"
+            )
+    recommender.check_k(query.k)
+    known, unknown = recommender.catalogue.resolve(query.history)
+    unknown = list(dict.fromkeys(unknown))
+    if unknown and (query.unknown == "error" or not known):
+        raise RequestError(f"history: {named_unknown(unknown)}")
+    among = recommender.among(query.candidates)
+    return Question(known, query.k, query.exclude_seen, among), unknown
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    @app.exception_handler(RequestError)
+    async def refused(_: Request, error: RequestError) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, 422)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        found = [_described(problem) for problem in error.errors()[:3]]
+        return JSONResponse({"detail": "; ".join(found)}, 422)
+
+    @app.exception_handler(OverloadedError)
+    async def overloaded(_: Request, error: OverloadedError) -> JSONResponse:
+        detail = "too many requests are waiting; try again"
+        return JSONResponse({"detail": detail}, 503, headers={"retry-after": "1"})
+
+
+def _described(problem: dict) -> str:
+    place = ".".join(str(part) for part in problem["loc"] if part not in ("body", "query"))
+    return f"{place or 'body'}: {problem['msg']}"

@@ -1,0 +1,70 @@
+"""What the service takes and gives (its OpenAPI description comes from here)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
+
+ItemId = Annotated[StrictStr, Field(max_length=256, description="Raw id of an item.")]
+
+
+class Query(BaseModel):
+    """Who asks, and for what."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    history: list[ItemId] = Field(
+        min_length=1, description="Items that the user had, the earliest first."
+    )
+    k: StrictInt = Field(10, ge=1, description="Items wanted; at most the catalogue's number.")
+    exclude_seen: StrictBool = Field(True, description="Leave out what is in the history.")
+    candidates: list[ItemId] | None = Field(
+        None, min_length=1, description="Items to choose from; null: the whole catalogue."
+    )
+    unknown: Literal["warn", "error"] = Field(
+        "warn", description="Leave unknown ids of the history out and list them, or refuse."
+    )
+
+
+class Item(BaseModel):
+    """An item of the catalogue."""
+
+    id: str
+    title: str
+
+
+class Scored(Item):
+    """An item that is recommended."""
+
+    score: float
+
+
+class Recommendations(BaseModel):
+    """Recommended items, best first."""
+
+    recommendations: list[Scored]
+    unknown: list[str] = Field(description="Ids of the history that the catalogue does not have.")
+
+
+class Items(BaseModel):
+    """Items that a search has found, or a part of the list of all."""
+
+    items: list[Item]
+    total: int = Field(description="Number of items in the catalogue.")
+
+
+class Health(BaseModel):
+    """What is being served."""
+
+    status: Literal["ok"]
+    model: str
+    dataset: str
+    items: int
+    waiting: int = Field(description="Requests that wait for the model.")
+
+
+class Problem(BaseModel):
+    """Why there is no answer."""
+
+    detail: str

@@ -1,0 +1,108 @@
+"""Finding items by id and title."""
+
+import pytest
+
+from recbole_lite.errors import RequestError
+from recbole_lite.inference.catalogue import Catalogue, plain_title
+
+FILMS = {
+    "1": "Toy Story",
+    "3114": "Toy Story 2",
+    "6": "Heat",
+    "2571": "Matrix, The",
+    "260": "Star Wars: Episode IV - A New Hope",
+    "1196": "Star Wars: Episode V - The Empire Strikes Back",
+    "53": "Amélie (Le Fabuleux destin d'Amélie Poulain)",
+    "900": "Hamlet",
+    "1411": "Hamlet",
+    "6b": "1",
+    "nameless": "",
+}
+
+
+@pytest.fixture
+def films():
+    return Catalogue(list(FILMS), list(FILMS.values()), [f"text of {t}" for t in FILMS.values()])
+
+
+@pytest.mark.parametrize(
+    "name, raw",
+    [
+        ("6", "6"),
+        ("1", "1"),  # ids come before titles
+        ("Heat", "6"),
+        ("  heat ", "6"),
+        ("Heat (1995)", "6"),
+        ("The Matrix", "2571"),
+        ("matrix, the", "2571"),
+        ("amelie (le fabuleux destin d'amelie poulain)", "53"),
+        ("star wars episode iv a new hope", "260"),
+        ("nameless", "nameless"),
+    ],
+)
+def test_find(name, raw, films):
+    assert films.ids[films.find(name)] == raw
+
+
+def test_a_typo_is_answered_with_the_nearest_titles(films):
+    with pytest.raises(
+        RequestError, match=r"'Toy Stroy'; did you mean Toy Story \(id 1\) or Toy S"
+    ):
+        films.find("Toy Stroy")
+    with pytest.raises(RequestError, match="'Qzxwv'; no title is like it"):
+        films.find("Qzxwv")
+    with pytest.raises(RequestError, match="no item has the id or title ''"):
+        films.find(" ")
+
+
+def test_a_title_of_several_items_is_answered_with_their_ids(films):
+    with pytest.raises(RequestError, match=r"2 items are called 'hamlet'; .*900 \(text.*1411 \("):
+        films.find("hamlet")
+
+
+@pytest.mark.parametrize(
+    "text, raw",
+    [
+        ("toy", ["1", "3114"]),
+        ("star empire", ["1196"]),
+        ("wars star emp", ["1196"]),
+        ("toi story", ["1", "3114"]),
+        ("h", ["6", "900", "1411", "260"]),
+        ("hea", ["6"]),
+        ("", []),
+        ("!?", []),
+    ],
+)
+def test_search(text, raw, films):
+    assert [films.ids[i] for i in films.search(text)] == raw
+
+
+def test_whole_words_come_before_longer_ones():
+    names = ["Starman", "Star Wars", "A Star Is Born", "Star"]
+    assert Catalogue(list("abcd"), names, [""] * 4).search("star") == [4, 2, 1, 3]
+
+
+def test_search_gives_no_more_than_asked(films):
+    assert len(films.search("star", 1)) == 1
+    assert films.search("star", 0) == []
+
+
+def test_ids_are_unique(films):
+    with pytest.raises(RequestError, match="item id '6' stands twice"):
+        films.extend(["new", "6"], ["", ""], ["", ""])
+    assert "new" not in films.index
+    with pytest.raises(RequestError, match="item id 'a' stands twice"):
+        Catalogue(["a", "a"], ["", ""], ["", ""])
+
+
+def test_saved_and_read_again(films, tmp_path):
+    films.save(tmp_path / "items.jsonl")
+    again = Catalogue.load(tmp_path / "items.jsonl")
+    assert (again.ids, again.titles, again.texts) == (films.ids, films.titles, films.texts)
+    assert len(again) == len(FILMS)
+
+
+def test_plain_titles():
+    assert plain_title("Cat's Cradle & Co., The (1999)") == "the cats cradle and co 1999"
+    assert plain_title("Misérables, Les") == "les miserables"
+    assert plain_title("League of Their Own, A") == "a league of their own"

@@ -1,0 +1,77 @@
+"""The page in a real browser: search, pick, see recommendations."""
+
+import threading
+import time
+
+import pytest
+import uvicorn
+from chromium import BROWSER, Chromium
+
+from recbole_lite import Recommender
+from recbole_lite.serve.app import create_app
+from recbole_lite.serve.cli import _listen
+
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium; apt-get install chromium")
+TITLES = "[...document.querySelectorAll('#recommended li span')].map(e => e.textContent)"
+
+
+@pytest.fixture
+def served(trained):
+    """Recommender and the address that it is served at."""
+    recommender = Recommender.load(trained("LiteLLM4Rec", item_vector_norm="standardize"))
+    # A title that would run as a script, were it taken for HTML.
+    recommender.catalogue.titles[5] = "<img src=x onerror=document.title='taken'>"
+    listener = _listen("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(create_app(recommender), log_level="warning"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield recommender, f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    server.should_exit = True
+    thread.join(30)
+
+
+def test_search_pick_and_recommendations(served, tmp_path):
+    recommender, address = served
+    title = dict(zip(recommender.catalogue.ids, recommender.catalogue.titles, strict=True))
+    with Chromium(tmp_path / "profile") as page:
+        page.open(address)
+        page.wait_for("document.querySelector('#about')?.textContent.includes('24 items')")
+        page.js("document.querySelector('#search').focus()")
+        page.type(title["i3"])
+        page.wait_for(f"document.querySelector('#found button')?.textContent == {title['i3']!r}")
+        page.click("#found button")
+        page.wait_for(f"{TITLES}.length == 10")
+        (expected,) = recommender.recommend([["i3"]])
+        assert page.js(TITLES) == [r.title for r in expected]
+
+        page.type(title["i4"])
+        page.press_enter()  # the first that is found, though the list is still the old one
+        page.wait_for("document.querySelectorAll('#chosen li').length == 2")
+        (expected,) = recommender.recommend([["i3", "i4"]])
+        wanted = [r.title for r in expected]
+        page.wait_for(f"JSON.stringify({TITLES}) == JSON.stringify({wanted!r})")
+        assert page.js("location.hash") == "#i3,i4"
+
+        page.click("#chosen .drop")  # takes i3 away
+        (expected,) = recommender.recommend([["i4"]])
+        wanted = [r.title for r in expected]
+        page.wait_for(f"JSON.stringify({TITLES}) == JSON.stringify({wanted!r})")
+
+
+def test_a_bookmark_a_phone_and_a_hostile_title(served, tmp_path):
+    recommender, address = served
+    hostile = recommender.catalogue.ids[5]
+    with Chromium(tmp_path / "profile") as page:
+        page.open(f"{address}#i3,{hostile},absent", width=390, height=844, dark=True)
+        page.wait_for(f"{TITLES}.length == 10")
+        assert page.js("document.querySelectorAll('#chosen li').length") == 2
+        assert page.js("document.title") == "Recommendations"
+        assert page.js("document.querySelectorAll('img').length") == 0
+        assert page.js("document.documentElement.scrollWidth") <= 390
+        assert page.js("getComputedStyle(document.body).backgroundColor") == "rgb(23, 23, 26)"
+        small = "Math.min(...[...document.querySelectorAll('button')].map(b => b.offsetHeight))"
+        assert page.js(small) >= 44  # fingers
+        page.screenshot(tmp_path / "phone.png")
+        assert (tmp_path / "phone.png").stat().st_size > 10_000

@@ -1,0 +1,256 @@
+"""The HTTP service: answers, refusals, batches."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.request
+
+import pytest
+from fastapi.testclient import TestClient
+
+from recbole_lite import Recommender
+from recbole_lite.cli import main
+from recbole_lite.serve.app import Limits, create_app
+from recbole_lite.serve.batching import Batcher, OverloadedError, Question
+
+
+@pytest.fixture
+def recommender(trained):
+    return Recommender.load(trained("LiteLLM4Rec", item_vector_norm="standardize"))
+
+
+@pytest.fixture
+def client(recommender):
+    with TestClient(create_app(recommender, Limits(max_history=50, max_body=5000))) as client:
+        yield client
+
+
+def test_recommendations_are_those_of_the_recommender(client, recommender):
+    histories = [["i3", "i4"], [f"i{n}" for n in range(12)]]
+    for history in histories:
+        for seen in (True, False):
+            (expected,) = recommender.recommend([history], k=5, exclude_seen=seen)
+            asked = {"history": history, "k": 5, "exclude_seen": seen}
+            answer = client.post("/recommend", json=asked)
+            assert answer.status_code == 200
+            found = answer.json()["recommendations"]
+            assert [(r["id"], r["title"]) for r in found] == [(r.id, r.title) for r in expected]
+            scores = [r["score"] for r in found]
+            assert scores == pytest.approx([r.score for r in expected], abs=1e-5)
+
+
+def test_candidates_and_unknown_ids(client):
+    asked = {"history": ["i3", "zz", "zz"], "candidates": ["i9", "i3", "i7"]}
+    answer = client.post("/recommend", json=asked).json()
+    assert {r["id"] for r in answer["recommendations"]} == {"i7", "i9"}
+    assert answer["unknown"] == ["zz"]
+
+
+@pytest.mark.parametrize(
+    "asked, message",
+    [
+        ({}, "history: Field required"),
+        ({"history": []}, "history: List should have at least 1 item"),
+        ({"history": "i3"}, "history: Input should be a valid list"),
+        ({"history": [3]}, "history.0: Input should be a valid string"),
+        ({"history": ["zz"]}, "history: 1 id not in the catalogue ('zz')"),
+        ({"history": ["i3", "zz"], "unknown": "error"}, "1 id not in the catalogue ('zz')"),
+        ({"history": ["i3"], "unknown": "x"}, "unknown: Input should be 'warn' or 'error'"),
+        ({"history": ["i3"], "k": 0}, "k: Input should be greater than or equal to 1"),
+        ({"history": ["i3"], "k": 25}, "k must be a whole number from 1 to 24"),
+        ({"history": ["i3"], "k": True}, "k: Input should be a valid integer"),
+        ({"history": ["i3"], "candidates": ["a"]}, "candidates: 1 id not in the catalogue ('a')"),
+        ({"history": ["i3"], "candidates": []}, "candidates: List should have at least 1 item"),
+        ({"history": ["i3"], "K": 5}, "K: Extra inputs are not permitted"),
+        ({"history": ["i3"] * 51}, "history: 51 ids, at most 50 are taken"),
+        ({"history": ["i3"], "candidates": ["i3"] * 51}, "candidates: 51 ids, at most 50"),
+        ({"history": ["i" * 257]}, "history.0: String should have at most 256 characters"),
+    ],
+)
+def test_what_cannot_be_answered(asked, message, client):
+    answer = client.post("/recommend", json=asked)
+    assert answer.status_code == 422
+    assert message in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"null", b'{"history": ["\xff"]}', b'{"history": ["\\ud800"]}']
+)
+def test_bodies_that_are_no_requests(body, client):
+    answer = client.post("/recommend", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code in (400, 422)
+    assert answer.json()["detail"]
+
+
+def test_large_bodies_are_refused(client):
+    body = b'{"history": ["' + b"i" * 10_000_000 + b'"]}'
+    answer = client.post("/recommend", content=body)
+    assert (answer.status_code, answer.json()["detail"]) == (
+        413,
+        "the body is larger than 5,000 bytes",
+    )
+
+    def chunks():  # without a declared length
+        for start in range(0, len(body), 1000):
+            yield body[start : start + 1000]
+
+    assert client.post("/recommend", content=chunks()).status_code == 413
+    parts = iter([b'{"history": ', b'["i3"]}'])
+    small = client.post("/recommend", content=parts, headers={"content-type": "application/json"})
+    assert small.status_code == 200
+
+
+def test_items(client):
+    found = client.get("/items", params={"query": "toy toy"}).json()
+    assert found["items"][0] == {"id": "i0", "title": "toy toy 0"}
+    assert found["total"] == 24
+    listed = [
+        client.get("/items", params={"limit": 10, "offset": n}).json()["items"] for n in (0, 10, 20)
+    ]
+    assert [len(part) for part in listed] == [10, 10, 4]
+    assert len({item["id"] for part in listed for item in part}) == 24
+    assert client.get("/items/i0").json()["title"] == "toy toy 0"
+    assert client.get("/items/zz").status_code == 404
+    answer = client.get("/items", params={"limit": 1000})
+    assert (answer.status_code, "less than or equal to 100" in answer.text) == (422, True)
+
+
+def test_health_page_and_description(client):
+    assert client.get("/health").json() == {
+        "status": "ok",
+        "model": "LiteLLM4Rec",
+        "dataset": "tiny",
+        "items": 24,
+        "waiting": 0,
+    }
+    page = client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "connect-src 'self'" in page.headers["content-security-policy"]
+    assert "http" not in page.text.replace("http-equiv", "")  # nothing comes from elsewhere
+    assert client.get("/docs").status_code == 200
+    paths = client.get("/openapi.json").json()["paths"]
+    assert set(paths) == {"/recommend", "/items", "/items/{id}", "/health"}
+
+
+# -- batches ----------------------------------------------------------------------------------
+
+
+def asking(recommender, n):
+    known = [recommender.catalogue.resolve([f"i{i}", f"i{(3 * i) % 24}"])[0] for i in range(n)]
+    return [Question(history, 5, i % 2 == 0, None) for i, history in enumerate(known)]
+
+
+def test_requests_under_load_are_answered_together(recommender):
+    questions = asking(recommender, 20)
+    alone = [next(recommender.rank([q.history], 5, q.exclude_seen)) for q in questions]
+    batcher = Batcher(recommender, max_batch=8, max_waiting=100)
+
+    async def ask():
+        answers = await asyncio.gather(*(batcher(q) for q in questions))
+        batcher.close()
+        return answers
+
+    for (items, scores), (wanted, values) in zip(asyncio.run(ask()), alone, strict=True):
+        assert items == wanted
+        assert scores == pytest.approx(values, abs=1e-5)
+    assert batcher.batches == 3
+
+
+def test_too_many_waiting_requests_are_refused(recommender, monkeypatch):
+    go_on = threading.Event()
+    score = recommender.score
+    monkeypatch.setattr(recommender, "score", lambda rows: go_on.wait(60) and score(rows))
+    batcher = Batcher(recommender, max_batch=1, max_waiting=2)
+    questions = asking(recommender, 4)
+
+    async def ask():
+        tasks = [asyncio.create_task(batcher(questions[0]))]
+        await asyncio.sleep(0.05)  # the first is at work, two wait
+        tasks += [asyncio.create_task(batcher(q)) for q in questions[1:3]]
+        await asyncio.sleep(0.05)
+        with pytest.raises(OverloadedError):
+            await batcher(questions[3])
+        go_on.set()
+        assert len(await asyncio.gather(*tasks)) == 3
+        batcher.close()
+
+    asyncio.run(ask())
+
+
+def test_overload_is_status_503(recommender, monkeypatch):
+    async def refuse(self, question):
+        raise OverloadedError
+
+    monkeypatch.setattr(Batcher, "__call__", refuse)
+    with TestClient(create_app(recommender)) as client:
+        answer = client.post("/recommend", json={"history": ["i3"]})
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+
+
+def test_a_failure_is_told_and_does_not_end_the_worker(recommender, monkeypatch):
+    score, failures = recommender.score, iter([True, False])
+
+    def sometimes(rows):
+        if next(failures):
+            raise RuntimeError("out of memory")
+        return score(rows)
+
+    monkeypatch.setattr(recommender, "score", sometimes)
+    with TestClient(create_app(recommender), raise_server_exceptions=False) as client:
+        statuses = [client.post("/recommend", json={"history": ["i3"]}).status_code for _ in "ab"]
+    assert statuses == [500, 200]
+
+
+# -- command line -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--model=absent"], "error: absent: no such folder"),
+        (["--model=absent", "--max_batch=0"], "--max_batch must be at least 1"),
+        (["--model=absent", "--host=no such host"], "cannot listen there"),
+        (["--model=absent", "--port=70000"], "a port is a number from 0 to 65535"),
+    ],
+)
+def test_mistakes_on_the_command_line(arguments, message, capsys):
+    assert main(["serve", "--port=0", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken(capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert main(["serve", "--model=absent", f"--port={taken.getsockname()[1]}"]) == 2
+    assert "cannot listen there: Address already in use" in capsys.readouterr().err
+
+
+def test_without_fastapi(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "recbole_lite.serve.app", raising=False)
+    assert main(["serve", "--model=absent"]) == 2
+    assert "serving needs uvicorn; type: pip install" in capsys.readouterr().err
+
+
+def test_served_by_the_command(trained):
+    """The real server on loopback: it says where, answers, and ends on Ctrl+C."""
+    command = [sys.executable, "-m", "recbole_lite", "serve", f"--model={trained('SASRec')}"]
+    process = subprocess.Popen([*command, "--port=0"], stdout=subprocess.PIPE, text=True)
+    try:
+        address = process.stdout.readline().split()[0]
+        assert address.startswith("http://127.0.0.1:")
+        body = json.dumps({"history": ["i3"], "k": 3}).encode()
+        kind = {"content-type": "application/json"}
+        asked = urllib.request.Request(f"{address}recommend", body, kind)
+        with urllib.request.urlopen(asked, timeout=30) as answer:
+            assert len(json.load(answer)["recommendations"]) == 3
+        os.kill(process.pid, signal.SIGINT)
+        assert process.wait(30) in (0, 130, -signal.SIGINT)
+    finally:
+        process.kill()
