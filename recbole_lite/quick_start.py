@@ -175,13 +175,15 @@ def run_one(
     return result
 
 
-def load_data_and_model(model_file: str | Path):
+def load_data_and_model(model_file: str | Path, data_path: str | Path | None = None):
     """Rebuild what a run has made from its folder.
 
     Parameters
     ----------
     model_file : str or Path
         ``run_dir`` of a result, or a file in it.
+    data_path : str or Path, optional
+        Where the data set is now; default: where it was.
 
     Returns
     -------
@@ -197,9 +199,10 @@ def load_data_and_model(model_file: str | Path):
     folder = Path(model_file)
     folder = folder if folder.is_dir() else folder.parent
     content = checkpoint.load_config(folder)
-    config = LiteConfig(
-        content["model"], content["dataset"], config_dict=content["settings"], typed=True
-    )
+    settings = content["settings"]
+    if data_path is not None:
+        settings["data_path"] = str(data_path)
+    config = LiteConfig(content["model"], content["dataset"], config_dict=settings, typed=True)
     init_seed(config["seed"], config["reproducibility"])
     dataset = create_dataset(config)
     loaders = data_preparation(config, dataset)

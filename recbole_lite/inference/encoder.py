@@ -1,0 +1,177 @@
+"""From item ids to user vectors, computing nothing twice and nothing for padding."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from recbole_lite.inference.blocks import Affine, Block, Blocks, read_blocks
+from recbole_lite.model.lite_llm4rec import LiteLLM4Rec
+from recbole_lite.model.pooling import UserPooling
+
+# The first layer's query, key and value of every item are kept where they take no more than this.
+FIRST_LAYER_BYTES = 256 * 2**20
+
+
+def build_encoder(model: LiteLLM4Rec, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """Take what a trained model needs to encode histories.
+
+    Parameters
+    ----------
+    model : LiteLLM4Rec
+        In evaluation mode.
+    dtype : torch.dtype
+        Of the matrix products; sums and norms stay in float32.
+
+    Returns
+    -------
+    FastEncoder or PlainEncoder
+        The latter for Recommendation LLMs other than T5's encoder and GPT-2.
+    """
+    ids = torch.arange(model.n_items, device=next(model.parameters()).device)
+    tower = model.item_tower
+    table = tower.table() if tower.item_llm is None else tower(ids)
+    blocks = read_blocks(model.rec_llm.encoder, model.rec_llm.causal, model.max_seq_length)
+    if blocks is None:
+        return PlainEncoder(model, table)
+    return FastEncoder(blocks, model.pooling, table, dtype)
+
+
+class PlainEncoder(nn.Module):
+    """Any Recommendation LLM as it is, over ready item vectors."""
+
+    def __init__(self, model: LiteLLM4Rec, table: torch.Tensor):
+        super().__init__()
+        self.register_buffer("table", table)
+        self.rec_llm, self.pooling = model.rec_llm, model.pooling
+
+    def forward(self, items: torch.Tensor, padded: bool = True) -> torch.Tensor:
+        """See :meth:`FastEncoder.forward`."""
+        mask = items != 0
+        return self.pooling(self.rec_llm(F.embedding(items, self.table), mask), mask)
+
+
+class FastEncoder(nn.Module):
+    """T5's encoder or GPT-2 without padding, dropout, or anything that is known beforehand.
+
+    Matrix products, norms and activations run over the items of all users in one row; only
+    attention (under 1% of the work at these lengths) lays them out by user.
+
+    Parameters
+    ----------
+    blocks : Blocks
+    pooling : UserPooling
+    table : torch.Tensor
+        ``[n_items, d]``, item vectors as the first layer reads them; row 0 is padding.
+    dtype : torch.dtype
+        Of the matrix products.
+    """
+
+    def __init__(self, blocks: Blocks, pooling: UserPooling, table: torch.Tensor, dtype):
+        super().__init__()
+        self.norm, self.eps, self.heads = blocks.norm, blocks.eps, blocks.heads
+        self.causal, self.pooling = blocks.causal, pooling
+        self.register_buffer("table", table.contiguous())
+        self.register_buffer("bias", blocks.bias.contiguous())
+        self.register_buffer("positions", blocks.positions)
+        self.layers = nn.ModuleList(
+            _Layer(block, blocks.activation, blocks.gated, dtype) for block in blocks.layers
+        )
+        self.register_buffer("scale", blocks.final[0])
+        self.register_buffer("shift", blocks.final[1])
+        width = blocks.layers[0].qkv[0].shape[1]
+        fits = len(table) * width * table.element_size() <= FIRST_LAYER_BYTES
+        # Without positions in the input, the first layer's projections depend on the item alone.
+        first = self.layers[0].qkv(self._norm(table)) if self.positions is None and fits else None
+        self.register_buffer("first", first)
+
+    def forward(self, items: torch.Tensor, padded: bool = True) -> torch.Tensor:
+        """User vectors.
+
+        Parameters
+        ----------
+        items : torch.Tensor
+            ``[B, L]`` internal item ids, 0 for padding, which stands behind; each row has at
+            least one item.
+        padded : bool
+            Whether there may be padding.
+
+        Returns
+        -------
+        torch.Tensor
+            ``[B, d]``.
+        """
+        rows, length = items.shape
+        mask = items != 0  # [B, L]
+        flat, seen = items.flatten(), mask.flatten()
+        kept = seen.nonzero()[:, 0] if padded else None  # [N] of B * L places
+        # For each of the B * L places the row that holds it among the N; anything for padding.
+        row_of = (seen.long().cumsum(0) - 1).clamp_min(0) if padded else None
+        ids = flat if kept is None else flat.index_select(0, kept)
+        x = F.embedding(ids, self.table)  # [N, d]
+        if self.positions is not None:
+            places = torch.arange(length, device=items.device).expand(rows, length).flatten()
+            x = x + F.embedding(
+                places if kept is None else places.index_select(0, kept), self.positions
+            )
+        bias = self.bias[..., :length, :length]
+        if padded and not self.causal:  # where it is causal, no item looks at what is behind it
+            lowest = torch.finfo(bias.dtype).min
+            bias = (
+                bias
+                + torch.zeros_like(mask, dtype=bias.dtype).masked_fill(~mask, lowest)[:, None, None]
+            )
+        for number, layer in enumerate(self.layers):
+            if number == 0 and self.first is not None:
+                qkv = F.embedding(ids, self.first)
+            else:
+                qkv = layer.qkv(self._norm(x))
+            qkv = qkv if row_of is None else qkv.index_select(0, row_of)  # [B * L, 3 * width]
+            q, k, v = qkv.view(rows, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
+            mixed = mixed.transpose(1, 2).reshape(rows * length, -1)
+            x = x + layer.out(mixed if kept is None else mixed.index_select(0, kept))
+            x = x + layer.feed(self._norm(x))
+        x = self._norm(x) * self.scale
+        x = x if self.shift is None else x + self.shift
+        x = x if row_of is None else x.index_select(0, row_of)
+        return self.pooling(x.view(rows, length, -1), mask)
+
+    def _norm(self, x: torch.Tensor) -> torch.Tensor:
+        if self.norm == "rms":
+            return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
+        return F.layer_norm(x, x.shape[-1:], eps=self.eps)
+
+
+class _Layer(nn.Module):
+    """The matrices of one layer."""
+
+    def __init__(self, block: Block, activation: nn.Module, gated: bool, dtype: torch.dtype):
+        super().__init__()
+        self.qkv, self.out = Dense(block.qkv, dtype), Dense(block.out, dtype)
+        self.up, self.down = Dense(block.up, dtype), Dense(block.down, dtype)
+        self.activation, self.gated = activation, gated
+
+    def feed(self, x: torch.Tensor) -> torch.Tensor:
+        """Feed-forward part, ``[N, d]`` -> ``[N, d]``."""
+        x = self.up(x)
+        if self.gated:
+            gate, x = x.chunk(2, dim=-1)
+            return self.down(self.activation(gate) * x)
+        return self.down(self.activation(x))
+
+
+class Dense(nn.Module):
+    """``x W + b`` in a number type of its own; float32 in, float32 out."""
+
+    def __init__(self, affine: Affine, dtype: torch.dtype):
+        super().__init__()
+        weight, bias = affine
+        self.register_buffer("weight", weight.to(dtype).contiguous())
+        self.register_buffer("bias", None if bias is None else bias.float().contiguous())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``[N, in]`` -> ``[N, out]``."""
+        x = (x.to(self.weight.dtype) @ self.weight).float()
+        return x if self.bias is None else x + self.bias
