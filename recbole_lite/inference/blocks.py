@@ -1,6 +1,6 @@
 """Weights of a Recommendation LLM, read out of Hugging Face's modules in one common form.
 
-T5's encoder and GPT-2 are both stacks of ``x + attention(norm(x))`` and ``x + feed_forward(norm(x))``.
+T5's encoder and GPT-2 are both stacks of `x + attention(norm(x))` and `x + feed_forward(norm(x))`.
 What is constant at inference is worked out once: the scale of a norm goes into the matrix behind
 it, query, key and value share one matrix, the position bias is a table.
 """

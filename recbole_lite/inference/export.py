@@ -68,7 +68,7 @@ def export_onnx(engine: Engine, items: Sequence[tuple[str, str]], out: str | Pat
     model = _with_top_items(onnx, _graph(engine))
     if model.ByteSize() > LARGEST:
         raise ConfigError(
-            f"the model takes {model.ByteSize() / 2**30:.1f} GiB; a file of ONNX holds 2 GiB at most"
+            f"the model takes {model.ByteSize() / 2**30:.1f} GiB; an ONNX file holds 2 GiB at most"
         )
     onnx.checker.check_model(model)
     path = out / MODEL_FILE
@@ -141,7 +141,18 @@ def _graph(engine: Engine):
             verbose=False,
         )
     module.to(engine.device)
-    return program.model_proto
+    return _without_remarks(program.model_proto)
+
+
+def _without_remarks(model):
+    """Drop what the exporter notes on every node: stack traces, with the paths of this machine."""
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.initializer, *graph.value_info, *graph.input):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    for output in graph.output:
+        del output.metadata_props[:]
+    return model
 
 
 def _with_top_items(onnx, model):

@@ -148,7 +148,6 @@ def test_the_engine_leaves_the_model_as_it_was(config_for):
     Engine(model).topk(HISTORIES, 3)
     after = model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    model.calculate_loss  # still there, and trainable
     assert all(p.requires_grad for p in model.rec_llm.parameters())
 
 

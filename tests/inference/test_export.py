@@ -72,6 +72,13 @@ def test_top_items_and_exclusion(config_for):
     assert (ids[4, 5:] == 0).all()  # 19 of 24 items were seen
 
 
+def test_the_file_names_no_path_of_this_machine(config_for):
+    _, path = exported(build(config_for))
+    content = path.read_bytes()
+    assert str(ROOT).encode() not in content
+    assert b".py" not in content
+
+
 def test_a_difference_would_be_found(config_for):
     engine, path = exported(build(config_for))
     engine.head[7] += 1

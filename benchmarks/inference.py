@@ -1,0 +1,461 @@
+"""Serving LITE-LLM4Rec: latency, users a second, memory, and how near the hardware's floor.
+
+    python benchmarks/inference.py --dataset=ml-1m --data_path=DIR --lengths_from=amazon-games \
+        --threads=1 --out=results/inference
+
+From ids of a batch (histories and what each user has seen, as padded tensors) to the top items that
+were not seen. The sides take turns in one process, after a warm-up; p50, p95 and the range.
+
+    plain            Hugging Face's encoder, mean, linear layer, mask, topk, as anyone would write it
+    engine           recbole_lite.inference.Engine, float32
+    engine bfloat16  the same with matrix products in bfloat16
+    onnx             the exported graph in onnxruntime, float32
+    onnx int8        the same after dynamic quantisation
+    SASRec           RecBole's full_sort_predict, mask, topk
+
+Without --model the Recommendation LLM is of T5-small's size (the paper's) with random weights; with
+--model=RUN_FOLDER it is a trained run's.
+
+"full": every history as long as the model reads. "mixed": the same users, cut to lengths drawn from
+the test users of the data set --lengths_from. The floor is floating-point operations over the rate of
+a large matrix product and bytes of weights over the speed of reading memory, whichever is longer,
+measured in the same process; padding does not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tabulate import tabulate
+
+from recbole_lite import LiteConfig, create_dataset, data_preparation, load_data_and_model
+from recbole_lite.inference.engine import Engine
+from recbole_lite.inference.export import export_onnx
+from recbole_lite.inference.onnx_model import OnnxModel
+from recbole_lite.inference.quantize import quantize
+from recbole_lite.report.environment import environment
+
+TOP = 10
+PLAIN, ENGINE, BF16, ONNX, INT8, SASREC = (
+    "plain", "engine", "engine bfloat16", "onnx", "onnx int8", "SASRec",
+)  # fmt: skip
+REPEATS = {1: 200, 32: 40, 256: 8}
+QUICK = {"show_progress": False, "state": "WARNING"}
+
+
+class Users:
+    """Histories of the test users, whole and as long as a model reads."""
+
+    def __init__(self, model, test_data, lengths: np.ndarray | None, seed: int = 2020):
+        rng = np.random.default_rng(seed)
+        windows = test_data._dataset
+        rows = torch.arange(len(windows.inter_feat))
+        batch, (owner, items), *_ = test_data.collate_fn(rows)
+        self.histories = batch[model.ITEM_SEQ].cpu()  # [U, L]
+        self.counts = batch[model.ITEM_SEQ_LEN].cpu()
+        self.seen = _rows(owner, items, len(rows))
+        self.order = torch.from_numpy(rng.permutation(len(rows)))
+        longest = self.histories.shape[1]
+        full = self.order[self.counts[self.order] == longest]
+        self.kinds = {"full": (full, None)}
+        if lengths is not None:
+            drawn = rng.choice(np.minimum(lengths, longest), len(rows))
+            self.kinds["mixed"] = (self.order, torch.from_numpy(drawn))
+
+    def batch(self, kind: str, number: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The `number`-th batch: ids ``[size, L]`` and ids seen ``[size, S]``."""
+        order, lengths = self.kinds[kind]
+        rows = order[torch.arange(number * size, (number + 1) * size) % len(order)]
+        items, counts = self.histories[rows], self.counts[rows]
+        if lengths is not None:  # the last ones
+            kept = torch.minimum(lengths[rows], counts)
+            places = (counts - kept)[:, None] + torch.arange(items.shape[1])
+            items = items.gather(1, places.clamp_max(items.shape[1] - 1))
+            items = items * (torch.arange(items.shape[1]) < kept[:, None])
+            counts = kept
+        seen = self.seen[rows]
+        return items[:, : counts.max()].contiguous(), seen[:, : (seen != 0).sum(1).max()]
+
+
+def _rows(owner: torch.Tensor, items: torch.Tensor, count: int) -> torch.Tensor:
+    """Pairs -> ``[count, longest]``, zeros behind."""
+    sizes = torch.bincount(owner, minlength=count)
+    places = torch.arange(len(owner)) - (sizes.cumsum(0) - sizes)[owner]
+    rows = torch.zeros(count, int(sizes.max()), dtype=torch.long)
+    rows[owner, places] = items
+    return rows
+
+
+# -- sides --------------------------------------------------------------------------------------
+
+
+def plain(model, device) -> Callable:
+    """What one writes with Hugging Face's encoder alone; the item vectors are at hand."""
+    encoder, adapter = model.rec_llm.encoder, model.item_tower.adapter
+    ids = torch.arange(model.n_items, device=device)
+    with torch.no_grad():
+        vectors = model.item_tower._add_missing(model.item_tower.vectors, ids).clone()
+
+    def recommend(items, seen):
+        mask = items != 0
+        hidden = encoder(
+            inputs_embeds=adapter(F.embedding(items, vectors)), attention_mask=mask.long()
+        ).last_hidden_state
+        if model.pooling.kind == "mean":
+            weights = mask[..., None].float()
+            users = (hidden * weights).sum(1) / weights.sum(1)
+        else:
+            users = model.pooling(hidden, mask)
+        scores = F.pad(F.linear(users, model.head_weight()), (1, 0), value=-torch.inf)
+        scores.scatter_(1, seen, -torch.inf)
+        return scores.topk(TOP).indices
+
+    return recommend
+
+
+def sasrec(args) -> Callable:
+    """RecBole's SASRec (its own sizes, random weights) on the same data."""
+    settings = {**QUICK, "data_path": args.data_path, "train_strategy": "all", "loss_type": "CE"}
+    settings["use_gpu"] = args.device == "cuda"
+    config = LiteConfig("SASRec", args.dataset, config_dict=settings)
+    train, *_ = data_preparation(config, create_dataset(config))
+    model = config.model_class(config, train._dataset).to(args.device).eval()
+    longest = model.max_seq_length
+
+    def recommend(items, seen):
+        length = (items != 0).sum(1)
+        items = F.pad(items, (0, longest - items.shape[1]))
+        scores = model.full_sort_predict({model.ITEM_SEQ: items, model.ITEM_SEQ_LEN: length})
+        scores[:, 0] = -torch.inf
+        scores.scatter_(1, seen, -torch.inf)
+        return scores.topk(TOP).indices
+
+    return recommend
+
+
+def build(name: str, model, folder: Path, args) -> Callable:
+    """Side of that name: (items, seen) -> ids."""
+    if name == PLAIN:
+        return plain(model, args.device)
+    if name == SASREC:
+        return sasrec(args)
+    if name in (ENGINE, BF16):
+        engine = Engine(model, "bfloat16" if name == BF16 else "float32")
+        return lambda items, seen: engine.topk(items, TOP, seen)[1]
+    path = folder / ("model.int8.onnx" if name == INT8 else "model.onnx")
+    onnx = OnnxModel(path, args.threads)
+    return lambda items, seen: torch.from_numpy(onnx.topk(items.numpy(), TOP, seen.numpy())[1])
+
+
+def load(args):
+    """Model and test loader: a run's, or of the paper's size with random weights."""
+    if args.model:
+        _, model, _, _, _, test = load_data_and_model(args.model, args.data_path)
+        return model.to(args.device).eval(), test
+    settings = {
+        **QUICK, "data_path": args.data_path, "item_llm": "minilm", "rec_llm_init": "scratch",
+        "use_gpu": args.device == "cuda",
+    }  # fmt: skip
+    config = LiteConfig("LiteLLM4Rec", args.dataset, config_dict=settings)
+    train, _, test = data_preparation(config, create_dataset(config))
+    torch.manual_seed(2020)
+    return config.model_class(config, train._dataset).to(args.device).eval(), test
+
+
+def lengths_of(args) -> np.ndarray | None:
+    """Lengths of the histories of another data set's test users."""
+    if not args.lengths_from:
+        return None
+    settings = {**QUICK, "data_path": args.data_path, "eval_batch_size": 10**6}
+    config = LiteConfig("Pop", args.lengths_from, config_dict=settings)
+    *_, test = data_preparation(config, create_dataset(config))
+    (owner, _), count = (
+        test.collate_fn(torch.arange(len(test._dataset.inter_feat)))[1],
+        len(test._dataset.inter_feat),
+    )
+    return np.maximum(np.bincount(owner.numpy(), minlength=count), 1)
+
+
+# -- measuring ----------------------------------------------------------------------------------
+
+
+def clock(call: Callable, device: str) -> float:
+    """Wall time of a call in seconds, with what a GPU has still to do."""
+    started = time.perf_counter()
+    call()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def time_sides(sides: dict, users: Users, kind: str, size: int, args) -> dict[str, dict]:
+    """Times of each side, in turns; every turn is another batch."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    repeats = max(3, round(REPEATS[size] * args.effort))
+    for number in range(-2, repeats):  # two warm-ups
+        items, seen = (ids.to(args.device) for ids in users.batch(kind, max(number, 0), size))
+        for name, side in sides.items():
+            took = clock(lambda side=side, a=items, b=seen: side(a, b), args.device)
+            if number >= 0:
+                times[name].append(1000 * took)
+    return {name: summary(values, size) for name, values in times.items()}
+
+
+def summary(values: list[float], size: int) -> dict[str, float]:
+    """Milliseconds of a batch, and users a second."""
+    p50 = statistics.median(values)
+    return {
+        "p50": p50,
+        "p95": float(np.percentile(values, 95)),
+        "least": min(values),
+        "most": max(values),
+        "users_per_s": 1000 * size / p50,
+    }
+
+
+def agreement(sides: dict, users: Users, kind: str, count: int, device: str) -> dict[str, dict]:
+    """Share of users for whom a side has the top items of "plain", and in the same order."""
+    same = {name: [0, 0] for name in sides if name not in (PLAIN, SASREC)}
+    batches = max(1, count // 32)
+    for number in range(batches):
+        items, seen = (ids.to(device) for ids in users.batch(kind, number, 32))
+        expected = sides[PLAIN](items, seen).cpu()
+        for name, counts in same.items():
+            found = sides[name](items, seen).cpu()
+            counts[0] += int((found.sort(1).values == expected.sort(1).values).all(1).sum())
+            counts[1] += int((found == expected).all(1).sum())
+    total = 32 * batches
+    return {
+        name: {"users": total, "same_items": a / total, "same_order": b / total}
+        for name, (a, b) in same.items()
+    }
+
+
+def hardware(device: str) -> dict[str, float]:
+    """Rate of large matrix products and speed of reading memory, best of several."""
+    n = 2048 if device == "cpu" else 8192
+    a, b = torch.randn(n, n, device=device), torch.randn(n, n, device=device)
+    best = min(clock(lambda: a @ b, device) for _ in range(6))
+    low, low_b = a.bfloat16(), b.bfloat16()
+    best_low = min(clock(lambda: low @ low_b, device) for _ in range(6))
+    memory = torch.ones(2**27, device=device)  # 512 MiB: no cache holds it
+    read = min(clock(lambda: memory.sum(), device) for _ in range(6))
+    return {
+        "float32_gflops": 2e-9 * n**3 / best,
+        "bfloat16_gflops": 2e-9 * n**3 / best_low,
+        "read_gb_per_s": 4e-9 * memory.numel() / read,
+    }
+
+
+def floor(engine: Engine, users: Users, kind: str, size: int, speed: dict) -> dict[str, float]:
+    """Least milliseconds for a batch: its operations, and its weights read once."""
+    layers = engine.encoder.layers
+    matrices = [m.weight for layer in layers for m in layer.children() if hasattr(m, "weight")]
+    weights = sum(matrix.numel() for matrix in matrices)
+    width = layers[0].qkv.weight.shape[1] // 3
+    operations = []
+    for number in range(8):
+        items, _ = users.batch(kind, number, size)
+        counts = (items != 0).sum(1).double()
+        attention = 4 * width * len(layers) * float((counts**2).sum())
+        head = 2 * size * engine.head.numel()
+        operations.append(2 * weights * float(counts.sum()) + attention + head)
+    gflop = 1e-9 * statistics.mean(operations)
+    megabytes = 4e-6 * (weights + engine.head.numel())
+    compute = 1000 * gflop / speed["float32_gflops"]
+    memory = megabytes / speed["read_gb_per_s"]
+    return {
+        "gflop": gflop,
+        "weights_mb": megabytes,
+        "compute_ms": compute,
+        "memory_ms": memory,
+        "floor_ms": max(compute, memory),
+    }
+
+
+# -- memory -------------------------------------------------------------------------------------
+
+
+def memory_of(name: str, args, folder: Path) -> dict[str, float]:
+    """Measure one side in a process of its own."""
+    command = [sys.executable, __file__, *sys.argv[1:], f"--memory_of={name}"]
+    done = subprocess.run(
+        [*command, f"--exported={folder}"], capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def report_memory(args) -> None:
+    """In the child: resident memory once built, and its peak while 256 users are answered."""
+    model, test = load(args)
+    users = Users(model, test, None)
+    batch = users.batch("full", 0, 256)
+    side = build(args.memory_of, model, args.exported, args)
+    if args.memory_of != PLAIN:
+        del model
+    del test, users
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = _status("VmRSS")
+    with torch.inference_mode():
+        for _ in range(3):
+            side(*batch)
+    print(json.dumps({"built_mib": before, "peak_mib": _status("VmHWM")}))
+
+
+def _status(field: str) -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) / 1024
+    raise KeyError(field)
+
+
+# -- output -------------------------------------------------------------------------------------
+
+
+def markdown(result: dict) -> str:
+    """Tables of a result."""
+    text = []
+    for kind, sizes in result["times"].items():
+        for size, sides in sizes.items():
+            least = result["floor"][kind][size]["floor_ms"]
+            base = sides[PLAIN]["p50"]
+            rows = [
+                [
+                    name,
+                    f"{t['p50']:.2f}",
+                    f"{t['p95']:.2f}",
+                    f"{t['least']:.2f} .. {t['most']:.2f}",
+                    f"{t['users_per_s']:,.0f}",
+                    f"{base / t['p50']:.2f}x",
+                    "" if name == SASREC else f"{t['p50'] / least:.2f}x",
+                ]
+                for name, t in sides.items()
+            ]
+            head = [f"{kind}, batch {size}", "p50 ms", "p95 ms", "range", "users/s", "speed-up"]
+            text.append(_table(rows, [*head, "of the floor"]))
+    rows = [
+        [kind, size, f"{f['gflop']:.3f}", f"{f['compute_ms']:.2f}", f"{f['memory_ms']:.2f}"]
+        for kind, sizes in result["floor"].items()
+        for size, f in sizes.items()
+    ]
+    text.append(_table(rows, ["float32 floor", "batch", "GFLOP", "compute ms", "memory ms"]))
+    rows = [
+        [name, kind, f"{a['same_items']:.2%}", f"{a['same_order']:.2%}", a["users"]]
+        for kind, sides in result["agreement"].items()
+        for name, a in sides.items()
+    ]
+    text.append(_table(rows, [f"top {TOP} as plain's", "", "same items", "same order", "users"]))
+    if result["memory"]:
+        rows = [
+            [name, f"{m['built_mib']:,.0f}", f"{m['peak_mib']:,.0f}"]
+            for name, m in result["memory"].items()
+        ]
+        text.append(_table(rows, ["resident MiB", "once built", "peak, batch 256"]))
+    return "\n\n".join(text)
+
+
+def _table(rows, head) -> str:
+    return tabulate(rows, head, tablefmt="github", disable_numparse=True)
+
+
+@torch.inference_mode()
+def measure(args, folder: Path) -> dict:
+    """All figures."""
+    model, test = load(args)
+    users = Users(model, test, lengths_of(args))
+    with torch.no_grad():
+        engine = Engine(model)
+        if args.device == "cpu":
+            items = [(str(n), str(n)) for n in range(1, engine.n_items)]
+            with torch.inference_mode(False):
+                quantize(export_onnx(Engine(model), items, folder))
+    names = [PLAIN, ENGINE, BF16, SASREC]
+    if args.device == "cpu":
+        names[3:3] = [ONNX, INT8]
+    sides = {name: build(name, model, folder, args) for name in names}
+    speeds = [hardware(args.device)]
+    sizes = [int(size) for size in args.batches.split(",")]
+    times = {
+        kind: {size: time_sides(sides, users, kind, size, args) for size in sizes}
+        for kind in users.kinds
+    }
+    speeds.append(hardware(args.device))
+    # The better of before and after: the floor must not profit from a busy machine.
+    speed = {key: max(s[key] for s in speeds) for key in speeds[0]}
+    return {
+        "command": " ".join(["python", *sys.argv]),
+        "environment": environment(),
+        "hardware": speed,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "users": {
+            kind: {"users": len(order), "mean_length": _mean_length(users, kind)}
+            for kind, (order, _) in users.kinds.items()
+        },
+        "share_of_test_users_with_full_histories": len(users.kinds["full"][0]) / len(users.order),
+        "times": times,
+        "floor": {
+            kind: {size: floor(engine, users, kind, size, speed) for size in sizes}
+            for kind in users.kinds
+        },
+        "agreement": {
+            kind: agreement(sides, users, kind, args.compared, args.device) for kind in users.kinds
+        },
+        "memory": {},
+    }
+
+
+def _mean_length(users: Users, kind: str) -> float:
+    items, _ = users.batch(kind, 0, len(users.kinds[kind][0]))
+    return float((items != 0).sum(1).double().mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dataset", default="ml-1m")
+    parser.add_argument("--data_path", default="dataset")
+    parser.add_argument("--model", help="folder of a trained LiteLLM4Rec")
+    parser.add_argument("--lengths_from", help="data set whose lengths make the mixed histories")
+    parser.add_argument("--batches", default="1,32,256")
+    parser.add_argument("--effort", type=float, default=1.0, help="factor on the repeats")
+    parser.add_argument("--compared", type=int, default=1024, help="users whose top items compare")
+    parser.add_argument("--no_memory", action="store_true")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--name", default="t5-small", help="stem of the files in --out")
+    parser.add_argument("--out", type=Path, help="folder for <name>.json and <name>.md")
+    parser.add_argument("--memory_of", help=argparse.SUPPRESS)
+    parser.add_argument("--exported", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.memory_of:
+        report_memory(args)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        result = measure(args, Path(folder))
+        if not args.no_memory and args.device == "cpu":
+            names = next(iter(result["times"]["full"].values()))
+            result["memory"] = {name: memory_of(name, args, Path(folder)) for name in names}
+    text = markdown(result)
+    print(text)
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        stem = args.out / args.name
+        stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+        stem.with_suffix(".md").write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
