@@ -262,9 +262,9 @@ def hardware(device: str) -> dict[str, float]:
 def floor(engine: Engine, users: Users, kind: str, size: int, speed: dict) -> dict[str, float]:
     """Least milliseconds for a batch: its operations, and its weights read once."""
     layers = engine.encoder.layers
-    matrices = [m.weight for layer in layers for m in layer.children() if hasattr(m, "weight")]
-    weights = sum(matrix.numel() for matrix in matrices)
-    width = layers[0].qkv.weight.shape[1] // 3
+    shapes = [part.shape for layer in layers for part in layer.children() if hasattr(part, "shape")]
+    weights = sum(rows * columns for rows, columns in shapes)
+    width = layers[0].qkv.shape[1] // 3
     operations = []
     for number in range(8):
         items, _ = users.batch(kind, number, size)
@@ -381,7 +381,7 @@ def measure(args, folder: Path) -> dict:
         if args.device == "cpu":
             items = [(str(n), str(n)) for n in range(1, engine.n_items)]
             with torch.inference_mode(False):
-                quantize(export_onnx(Engine(model), items, folder))
+                quantize(export_onnx(model, items, folder))
     names = [PLAIN, ENGINE, BF16, SASREC]
     if args.device == "cpu":
         names[3:3] = [ONNX, INT8]

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recbole_lite.inference.blocks import Affine, Block, Blocks, read_blocks
+from recbole_lite.inference.blocks import Block, Blocks, read_blocks
+from recbole_lite.inference.dense import Dense, fastest, pad_rows, round_up
 from recbole_lite.model.lite_llm4rec import LiteLLM4Rec
 from recbole_lite.model.pooling import UserPooling
 
@@ -14,7 +15,9 @@ from recbole_lite.model.pooling import UserPooling
 FIRST_LAYER_BYTES = 256 * 2**20
 
 
-def build_encoder(model: LiteLLM4Rec, dtype: torch.dtype = torch.float32) -> nn.Module:
+def build_encoder(
+    model: LiteLLM4Rec, dtype: torch.dtype = torch.float32, kind: type | None = None
+) -> nn.Module:
     """Take what a trained model needs to encode histories.
 
     Parameters
@@ -23,6 +26,8 @@ def build_encoder(model: LiteLLM4Rec, dtype: torch.dtype = torch.float32) -> nn.
         In evaluation mode.
     dtype : torch.dtype
         Of the matrix products; sums and norms stay in float32.
+    kind : type, optional
+        Of the layers: Dense or PackedDense; default: the faster one here.
 
     Returns
     -------
@@ -35,7 +40,9 @@ def build_encoder(model: LiteLLM4Rec, dtype: torch.dtype = torch.float32) -> nn.
     blocks = read_blocks(model.rec_llm.encoder, model.rec_llm.causal, model.max_seq_length)
     if blocks is None:
         return PlainEncoder(model, table)
-    return FastEncoder(blocks, model.pooling, table, dtype)
+    if kind is None:
+        kind = fastest(blocks.layers[0].up, dtype)
+    return FastEncoder(blocks, model.pooling, table, dtype, kind)
 
 
 class PlainEncoder(nn.Module):
@@ -66,17 +73,22 @@ class FastEncoder(nn.Module):
         ``[n_items, d]``, item vectors as the first layer reads them; row 0 is padding.
     dtype : torch.dtype
         Of the matrix products.
+    kind : type
+        Of the layers that make them: Dense or PackedDense.
     """
 
-    def __init__(self, blocks: Blocks, pooling: UserPooling, table: torch.Tensor, dtype):
+    def __init__(
+        self, blocks: Blocks, pooling: UserPooling, table: torch.Tensor, dtype, kind: type = Dense
+    ):
         super().__init__()
+        self.kind = kind
         self.norm, self.eps, self.heads = blocks.norm, blocks.eps, blocks.heads
         self.causal, self.pooling = blocks.causal, pooling
         self.register_buffer("table", table.contiguous())
         self.register_buffer("bias", blocks.bias.contiguous())
         self.register_buffer("positions", blocks.positions)
         self.layers = nn.ModuleList(
-            _Layer(block, blocks.activation, blocks.gated, dtype) for block in blocks.layers
+            _Layer(block, blocks, dtype, kind) for block in blocks.layers
         )
         self.register_buffer("scale", blocks.final[0])
         self.register_buffer("shift", blocks.final[1])
@@ -105,9 +117,13 @@ class FastEncoder(nn.Module):
         rows, length = items.shape
         mask = items != 0  # [B, L]
         flat, seen = items.flatten(), mask.flatten()
+        if self.kind is not Dense:
+            padded = padded or round_up(len(flat)) != len(flat)
         kept = seen.nonzero()[:, 0] if padded else None  # [N] of B * L places
         # For each of the B * L places the row that holds it among the N; anything for padding.
         row_of = (seen.long().cumsum(0) - 1).clamp_min(0) if padded else None
+        if padded and self.kind is not Dense:
+            kept = pad_rows(kept)
         ids = flat if kept is None else flat.index_select(0, kept)
         x = F.embedding(ids, self.table)  # [N, d]
         if self.positions is not None:
@@ -147,31 +163,18 @@ class FastEncoder(nn.Module):
 class _Layer(nn.Module):
     """The matrices of one layer."""
 
-    def __init__(self, block: Block, activation: nn.Module, gated: bool, dtype: torch.dtype):
+    def __init__(self, block: Block, blocks: Blocks, dtype: torch.dtype, kind: type):
         super().__init__()
-        self.qkv, self.out = Dense(block.qkv, dtype), Dense(block.out, dtype)
-        self.up, self.down = Dense(block.up, dtype), Dense(block.down, dtype)
-        self.activation, self.gated = activation, gated
+        self.gate = blocks.activation if blocks.gated else None
+        self.qkv, self.out, self.down = (
+            kind(affine, dtype) for affine in (block.qkv, block.out, block.down)
+        )
+        self.up = kind(block.up, dtype, None if blocks.gated else blocks.activation)
 
     def feed(self, x: torch.Tensor) -> torch.Tensor:
         """Feed-forward part, ``[N, d]`` -> ``[N, d]``."""
         x = self.up(x)
-        if self.gated:
+        if self.gate is not None:
             gate, x = x.chunk(2, dim=-1)
-            return self.down(self.activation(gate) * x)
-        return self.down(self.activation(x))
-
-
-class Dense(nn.Module):
-    """``x W + b`` in a number type of its own; float32 in, float32 out."""
-
-    def __init__(self, affine: Affine, dtype: torch.dtype):
-        super().__init__()
-        weight, bias = affine
-        self.register_buffer("weight", weight.to(dtype).contiguous())
-        self.register_buffer("bias", None if bias is None else bias.float().contiguous())
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``[N, in]`` -> ``[N, out]``."""
-        x = (x.to(self.weight.dtype) @ self.weight).float()
-        return x if self.bias is None else x + self.bias
+            x = self.gate(gate) * x
+        return self.down(x)

@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from torch import nn
 from recbole_lite import __version__
 from recbole_lite.errors import ConfigError, MissingDependencyError
 from recbole_lite.files import write_atomically
-from recbole_lite.inference.engine import Engine
+from recbole_lite.inference.dense import Dense
+from recbole_lite.inference.encoder import build_encoder
+from recbole_lite.model.lite_llm4rec import LiteLLM4Rec
 
 FORMAT_VERSION = 1
 OPSET = 20
@@ -27,7 +30,7 @@ ITEMS_FILE, ABOUT_FILE = "items.json", "export.json"
 ALL_SCORES = "all_scores"
 
 
-def export_onnx(engine: Engine, items: Sequence[tuple[str, str]], out: str | Path) -> Path:
+def export_onnx(model: LiteLLM4Rec, items: Sequence[tuple[str, str]], out: str | Path) -> Path:
     """Write ``model.onnx``, ``items.json`` and ``export.json``.
 
     The graph, its batch and lengths free:
@@ -44,8 +47,8 @@ def export_onnx(engine: Engine, items: Sequence[tuple[str, str]], out: str | Pat
 
     Parameters
     ----------
-    engine : Engine
-        Of float32.
+    model : LiteLLM4Rec
+        Trained.
     items : sequence of (str, str)
         Raw id and title of the items with internal ids 1, 2, ...
     out : str or Path
@@ -65,18 +68,18 @@ def export_onnx(engine: Engine, items: Sequence[tuple[str, str]], out: str | Pat
     """
     onnx = require_onnx()
     out = Path(out)
-    model = _with_top_items(onnx, _graph(engine))
-    if model.ByteSize() > LARGEST:
+    graph = _with_top_items(onnx, _graph(model))
+    if graph.ByteSize() > LARGEST:
         raise ConfigError(
-            f"the model takes {model.ByteSize() / 2**30:.1f} GiB; an ONNX file holds 2 GiB at most"
+            f"the model takes {graph.ByteSize() / 2**30:.1f} GiB; an ONNX file holds 2 GiB at most"
         )
-    onnx.checker.check_model(model)
+    onnx.checker.check_model(graph)
     path = out / MODEL_FILE
-    write_atomically(path, lambda name: onnx.save_model(model, str(name)))
+    write_atomically(path, lambda name: onnx.save_model(graph, str(name)))
     listed = [{"id": None, "title": None}, *({"id": raw, "title": title} for raw, title in items)]
     _write_json(out / ITEMS_FILE, listed)
     about = {"format_version": FORMAT_VERSION, "recbole_lite": __version__, "opset": OPSET}
-    about.update(max_length=engine.max_length, n_items=engine.n_items)
+    about.update(max_length=int(model.max_seq_length), n_items=int(model.n_items))
     _write_json(out / ABOUT_FILE, about)
     return path
 
@@ -109,27 +112,28 @@ def add_facts(out: str | Path, **facts: Any) -> None:
 class _Scores(nn.Module):
     """Ids ``[B, L]`` -> scores ``[B, n_items]``."""
 
-    def __init__(self, engine: Engine):
+    def __init__(self, model: LiteLLM4Rec):
         super().__init__()
-        self.encoder = engine.encoder
-        self.register_buffer("head", engine.head[1:].T.contiguous())
+        self.encoder = build_encoder(model, kind=Dense)
+        self.register_buffer("head", model.head_weight().detach().T.contiguous())
 
     def forward(self, items):
         return F.pad(self.encoder(items, True) @ self.head, (1, 0), value=-torch.inf)
 
 
-def _graph(engine: Engine):
+@torch.no_grad()
+def _graph(model: LiteLLM4Rec):
     """Graph of :class:`_Scores`."""
-    module = _Scores(engine).eval().cpu()
+    module = deepcopy(_Scores(model.eval())).cpu()
     # Lengths that are neither 0 nor 1, which the exporter would take for constants.
     example = torch.tensor([[1, 1, 1], [1, 1, 0]])
     shapes = {
         "items": {
             0: torch.export.Dim("batch"),
-            1: torch.export.Dim("length", max=engine.max_length),
+            1: torch.export.Dim("length", max=int(model.max_seq_length)),
         }
     }
-    with _quiet(), torch.no_grad():
+    with _quiet():
         program = torch.onnx.export(
             module,
             (example,),
@@ -140,7 +144,6 @@ def _graph(engine: Engine):
             opset_version=OPSET,
             verbose=False,
         )
-    module.to(engine.device)
     return _without_remarks(program.model_proto)
 
 

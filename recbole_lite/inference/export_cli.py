@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     engine = Engine(model)
     raw = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
     titles = item_titles(dataset, config["title_field"])
-    path = export_onnx(engine, list(zip(raw[1:], titles[1:], strict=True)), args.out)
+    path = export_onnx(model, list(zip(raw[1:], titles[1:], strict=True)), args.out)
     histories = test_data.collate_fn(range(min(USERS, len(test_data._dataset))))[0][model.ITEM_SEQ]
     parity = compare(engine, OnnxModel(path), histories.cpu())
     add_facts(args.out, model=config["model"], dataset=config["dataset"], parity=parity.as_dict())

@@ -38,7 +38,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def exported(model, out="out"):
     engine = Engine(model)
     items = [(f"i{n}", f"title {n}") for n in range(1, engine.n_items)]
-    return engine, export_onnx(engine, items, out)
+    return engine, export_onnx(model, items, out)
 
 
 @pytest.mark.parametrize("kind", ["t5", "t5 with a gate", "gpt2, recency", "gpt2, last", "bert"])
