@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from recbole_lite.inference.blocks import Block, Blocks, read_blocks
-from recbole_lite.inference.dense import Dense, fastest, pad_rows, round_up
+from recbole_lite.inference.dense import Dense, fastest
+from recbole_lite.inference.layout import Layout
 from recbole_lite.model.lite_llm4rec import LiteLLM4Rec
 from recbole_lite.model.pooling import UserPooling
 
@@ -63,7 +64,8 @@ class FastEncoder(nn.Module):
     """T5's encoder or GPT-2 without padding, dropout, or anything that is known beforehand.
 
     Matrix products, norms and activations run over the items of all users in one row; only
-    attention (under 1% of the work at these lengths) lays them out by user.
+    attention (under 1% of the work at these lengths) lays them out by user. Where the last output
+    alone is read (``user_pooling: last``), the last layer makes no other.
 
     Parameters
     ----------
@@ -87,9 +89,7 @@ class FastEncoder(nn.Module):
         self.register_buffer("table", table.contiguous())
         self.register_buffer("bias", blocks.bias.contiguous())
         self.register_buffer("positions", blocks.positions)
-        self.layers = nn.ModuleList(
-            _Layer(block, blocks, dtype, kind) for block in blocks.layers
-        )
+        self.layers = nn.ModuleList(_Layer(block, blocks, dtype, kind) for block in blocks.layers)
         self.register_buffer("scale", blocks.final[0])
         self.register_buffer("shift", blocks.final[1])
         width = blocks.layers[0].qkv[0].shape[1]
@@ -114,45 +114,52 @@ class FastEncoder(nn.Module):
         torch.Tensor
             ``[B, d]``.
         """
-        rows, length = items.shape
-        mask = items != 0  # [B, L]
-        flat, seen = items.flatten(), mask.flatten()
-        if self.kind is not Dense:
-            padded = padded or round_up(len(flat)) != len(flat)
-        kept = seen.nonzero()[:, 0] if padded else None  # [N] of B * L places
-        # For each of the B * L places the row that holds it among the N; anything for padding.
-        row_of = (seen.long().cumsum(0) - 1).clamp_min(0) if padded else None
-        if padded and self.kind is not Dense:
-            kept = pad_rows(kept)
-        ids = flat if kept is None else flat.index_select(0, kept)
+        layout = Layout(items, padded, rounds=self.kind is not Dense)
+        ids = layout.pack(items.flatten())  # [N]
         x = F.embedding(ids, self.table)  # [N, d]
         if self.positions is not None:
-            places = torch.arange(length, device=items.device).expand(rows, length).flatten()
-            x = x + F.embedding(
-                places if kept is None else places.index_select(0, kept), self.positions
-            )
-        bias = self.bias[..., :length, :length]
-        if padded and not self.causal:  # where it is causal, no item looks at what is behind it
-            lowest = torch.finfo(bias.dtype).min
-            bias = (
-                bias
-                + torch.zeros_like(mask, dtype=bias.dtype).masked_fill(~mask, lowest)[:, None, None]
-            )
+            x = x + F.embedding(layout.places(), self.positions)
+        bias = self._bias(layout)
         for number, layer in enumerate(self.layers):
             if number == 0 and self.first is not None:
-                qkv = F.embedding(ids, self.first)
+                qkv = F.embedding(ids, self.first)  # [N, 3 * width]
             else:
                 qkv = layer.qkv(self._norm(x))
-            qkv = qkv if row_of is None else qkv.index_select(0, row_of)  # [B * L, 3 * width]
-            q, k, v = qkv.view(rows, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+            heads = layout.unpack(qkv).view(layout.rows, layout.length, 3, self.heads, -1)
+            q, k, v = heads.permute(2, 0, 3, 1, 4)  # [B, heads, L, head_size] each
+            if number == len(self.layers) - 1 and self.pooling.kind == "last":
+                return self._last(layer, layout, x, (q, k, v), bias)
             mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
-            mixed = mixed.transpose(1, 2).reshape(rows * length, -1)
-            x = x + layer.out(mixed if kept is None else mixed.index_select(0, kept))
+            mixed = mixed.transpose(1, 2).reshape(layout.mask.numel(), -1)  # [B * L, width]
+            x = x + layer.out(layout.pack(mixed))
             x = x + layer.feed(self._norm(x))
+        x = layout.unpack(self._finish(x)).view(layout.rows, layout.length, -1)
+        return self.pooling(x, layout.mask)
+
+    def _last(self, layer, layout: Layout, x, qkv, bias) -> torch.Tensor:
+        """The rest of the last layer where only each history's last output is read, ``[B, d]``."""
+        places = layout.last_places()  # [B]
+        steps = places % layout.length
+        rows = torch.arange(layout.rows, device=places.device)
+        q, k, v = qkv
+        q = q.transpose(1, 2)[rows, steps].unsqueeze(2)  # [B, heads, 1, head_size]
+        bias = bias.expand(layout.rows, -1, -1, -1).transpose(1, 2)[rows, steps].unsqueeze(2)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
+        x = layout.unpack(x).index_select(0, places) + layer.out(mixed.flatten(1))
+        return self._finish(x + layer.feed(self._norm(x)))
+
+    def _bias(self, layout: Layout) -> torch.Tensor:
+        """What is added to attention scores, ``[1 or B, heads or 1, L, L]``."""
+        bias = self.bias[..., : layout.length, : layout.length]
+        if not layout.padded or self.causal:  # causal: no item looks at the padding behind it
+            return bias
+        lowest = torch.finfo(bias.dtype).min
+        padding = torch.zeros_like(layout.mask, dtype=bias.dtype).masked_fill(~layout.mask, lowest)
+        return bias + padding[:, None, None]
+
+    def _finish(self, x: torch.Tensor) -> torch.Tensor:
         x = self._norm(x) * self.scale
-        x = x if self.shift is None else x + self.shift
-        x = x if row_of is None else x.index_select(0, row_of)
-        return self.pooling(x.view(rows, length, -1), mask)
+        return x if self.shift is None else x + self.shift
 
     def _norm(self, x: torch.Tensor) -> torch.Tensor:
         if self.norm == "rms":

@@ -12,7 +12,7 @@ from recbole_lite.inference.ids import Ids, read_candidates, read_histories, rea
 from recbole_lite.model.lite_llm4rec import LiteLLM4Rec
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-USERS_AT_ONCE = 256  # more do not make it faster, but take more memory
+USERS_AT_ONCE = 128  # more do not make it faster, but take more memory
 
 
 class Engine:

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from transformers.activations import ACT2FN
 
 from recbole_lite import create_dataset, data_preparation
 from recbole_lite.errors import ConfigError, RequestError
+from recbole_lite.inference.dense import Dense, PackedDense, fastest, round_up
 from recbole_lite.inference.encoder import FastEncoder, PlainEncoder
 from recbole_lite.inference.engine import Engine
 
@@ -22,6 +24,7 @@ KINDS = {
     "gpt2, last": {
         "rec_llm": "gpt2", "rec_llm_config": GPT2, "rec_llm_causal": True, "user_pooling": "last",
     },
+    "t5, last": {"rec_llm_config": T5, "user_pooling": "last"},
     "gpt2, tied": {"rec_llm": "gpt2", "rec_llm_config": GPT2, "tie_head": True},
     "bert": {"rec_llm": "bert-base-uncased", "rec_llm_config": BERT},
     "item llm trained": {
@@ -58,8 +61,15 @@ def scores_of(model, histories):
         return model.full_sort_predict(batch)
 
 
+@pytest.fixture(params=[Dense, PackedDense])
+def layers(request, monkeypatch):
+    """Each kind of layer, whichever is faster here."""
+    monkeypatch.setattr("recbole_lite.inference.encoder.fastest", lambda *_: request.param)
+    return request.param
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_scores_are_those_of_the_model(config_for, kind):
+def test_scores_are_those_of_the_model(config_for, layers, kind):
     model = build(config_for, kind)
     engine = Engine(model)
     assert isinstance(engine.encoder, PlainEncoder if kind == "bert" else FastEncoder)
@@ -133,13 +143,52 @@ def test_a_large_batch_goes_in_parts(config_for, monkeypatch):
     torch.testing.assert_close(values, expected.topk(3).values, rtol=1e-4, atol=1e-4)
 
 
-def test_bfloat16_is_near(config_for):
+def test_bfloat16_is_near(config_for, layers):
     model = build(config_for)
     expected = scores_of(model, HISTORIES)[:, 1:]
     found = Engine(model, dtype="bfloat16").scores(HISTORIES)[:, 1:]
     assert found.dtype == torch.float32
     error = (found - expected).abs().max()
     assert 0 < error < 0.05 * expected.std()
+
+
+def affine(rows=48, columns=32):
+    torch.manual_seed(3)
+    return torch.randn(rows, columns), torch.randn(columns)
+
+
+@pytest.mark.parametrize(
+    "activation", [None, torch.nn.ReLU(), torch.nn.GELU(), torch.nn.SiLU(), ACT2FN["gelu_new"]]
+)
+def test_both_kinds_of_layers_are_the_product(activation):
+    weight, bias = affine()
+    x = torch.randn(5, 48)
+    expected = x @ weight + bias
+    expected = expected if activation is None else activation(expected)
+    for kind in (Dense, PackedDense):
+        layer = kind((weight, bias), torch.float32, activation)
+        torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_without_the_operators_of_onednn_torch_multiplies(monkeypatch):
+    for error in (AttributeError("no such operator"), RuntimeError("not supported")):
+
+        def fail(*_, error=error):
+            raise error
+
+        monkeypatch.setattr(PackedDense, "__init__", fail)
+        assert fastest(affine(), torch.float32) is Dense
+
+
+def test_a_wrong_product_is_not_used(monkeypatch):
+    monkeypatch.setattr(PackedDense, "forward", lambda self, x: torch.zeros(len(x), 32))
+    assert fastest(affine(), torch.float32) is Dense
+
+
+def test_few_numbers_of_rows_do_for_all():
+    rounded = [round_up(rows) for rows in range(1, 1025)]
+    assert all(0 <= up - n <= max(3, n / 16) for n, up in enumerate(rounded, 1))
+    assert len(set(rounded)) < 100
 
 
 def test_the_engine_leaves_the_model_as_it_was(config_for):
