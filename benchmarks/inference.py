@@ -3,10 +3,12 @@
     python benchmarks/inference.py --dataset=ml-1m --data_path=DIR --lengths_from=amazon-games \
         --threads=1 --out=results/inference
 
-From ids of a batch (histories and what each user has seen, as padded tensors) to the top items that
-were not seen. The sides take turns in one process, after a warm-up; p50, p95 and the range.
+From ids of a batch (histories and what each user has seen, as padded tensors) to the top items
+that were not seen. The sides take turns in one process, after a warm-up: p50 and p95 by the wall
+clock, and of the processor's time, which tells more where a machine is shared (with one thread the
+two are the same on an idle one).
 
-    plain            Hugging Face's encoder, mean, linear layer, mask, topk, as anyone would write it
+    plain            Hugging Face's encoder, mean, linear layer, mask, topk
     engine           recbole_lite.inference.Engine, float32
     engine bfloat16  the same with matrix products in bfloat16
     onnx             the exported graph in onnxruntime, float32
@@ -14,12 +16,12 @@ were not seen. The sides take turns in one process, after a warm-up; p50, p95 an
     SASRec           RecBole's full_sort_predict, mask, topk
 
 Without --model the Recommendation LLM is of T5-small's size (the paper's) with random weights; with
---model=RUN_FOLDER it is a trained run's.
+--model=RUN_FOLDER it is a trained run's, and its metrics on the test split are taken as well.
 
-"full": every history as long as the model reads. "mixed": the same users, cut to lengths drawn from
-the test users of the data set --lengths_from. The floor is floating-point operations over the rate of
-a large matrix product and bytes of weights over the speed of reading memory, whichever is longer,
-measured in the same process; padding does not count.
+"full": every history as long as the model reads. "mixed": the same users, cut to lengths drawn
+from the test users of the data set --lengths_from. The floor is floating-point operations over the
+best rate of a float32 matrix product and bytes of weights over the speed of reading memory,
+whichever is longer, measured in the same process; padding does not count.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -40,7 +43,15 @@ import torch
 import torch.nn.functional as F
 from tabulate import tabulate
 
-from recbole_lite import LiteConfig, create_dataset, data_preparation, load_data_and_model
+from recbole_lite import (
+    LiteConfig,
+    create_dataset,
+    data_preparation,
+    get_trainer,
+    load_data_and_model,
+)
+from recbole_lite.inference.check import evaluate, of
+from recbole_lite.inference.dense import Dense, PackedDense
 from recbole_lite.inference.engine import Engine
 from recbole_lite.inference.export import export_onnx
 from recbole_lite.inference.onnx_model import OnnxModel
@@ -153,6 +164,7 @@ def build(name: str, model, folder: Path, args) -> Callable:
         return sasrec(args)
     if name in (ENGINE, BF16):
         engine = Engine(model, "bfloat16" if name == BF16 else "float32")
+        engine.warm_up(max(map(int, args.batches.split(","))))
         return lambda items, seen: engine.topk(items, TOP, seen)[1]
     path = folder / ("model.int8.onnx" if name == INT8 else "model.onnx")
     onnx = OnnxModel(path, args.threads)
@@ -160,10 +172,10 @@ def build(name: str, model, folder: Path, args) -> Callable:
 
 
 def load(args):
-    """Model and test loader: a run's, or of the paper's size with random weights."""
+    """Configuration, model, test loader: a run's, or of the paper's size with random weights."""
     if args.model:
-        _, model, _, _, _, test = load_data_and_model(args.model, args.data_path)
-        return model.to(args.device).eval(), test
+        config, model, *_, test = load_data_and_model(args.model, args.data_path)
+        return config, model.to(args.device).eval(), test
     settings = {
         **QUICK, "data_path": args.data_path, "item_llm": "minilm", "rec_llm_init": "scratch",
         "use_gpu": args.device == "cuda",
@@ -171,7 +183,7 @@ def load(args):
     config = LiteConfig("LiteLLM4Rec", args.dataset, config_dict=settings)
     train, _, test = data_preparation(config, create_dataset(config))
     torch.manual_seed(2020)
-    return config.model_class(config, train._dataset).to(args.device).eval(), test
+    return config, config.model_class(config, train._dataset).to(args.device).eval(), test
 
 
 def lengths_of(args) -> np.ndarray | None:
@@ -191,36 +203,40 @@ def lengths_of(args) -> np.ndarray | None:
 # -- measuring ----------------------------------------------------------------------------------
 
 
-def clock(call: Callable, device: str) -> float:
-    """Wall time of a call in seconds, with what a GPU has still to do."""
-    started = time.perf_counter()
+def clock(call: Callable, device: str) -> tuple[float, float]:
+    """Seconds of a call, with what a GPU has still to do: by the wall clock, of the processor."""
+    started, worked = time.perf_counter(), time.process_time()
     call()
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - started
+    return time.perf_counter() - started, time.process_time() - worked
 
 
 def time_sides(sides: dict, users: Users, kind: str, size: int, args) -> dict[str, dict]:
     """Times of each side, in turns; every turn is another batch."""
-    times: dict[str, list[float]] = {name: [] for name in sides}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     repeats = max(3, round(REPEATS[size] * args.effort))
     for number in range(-2, repeats):  # two warm-ups
         items, seen = (ids.to(args.device) for ids in users.batch(kind, max(number, 0), size))
         for name, side in sides.items():
             took = clock(lambda side=side, a=items, b=seen: side(a, b), args.device)
             if number >= 0:
-                times[name].append(1000 * took)
+                times[name].append(took)
     return {name: summary(values, size) for name, values in times.items()}
 
 
-def summary(values: list[float], size: int) -> dict[str, float]:
-    """Milliseconds of a batch, and users a second."""
-    p50 = statistics.median(values)
+def summary(values: list[tuple[float, float]], size: int) -> dict[str, float]:
+    """Milliseconds of a batch, by both clocks; users a second, by the median of the wall's."""
+    wall, cpu = (1000 * np.array(column) for column in zip(*values, strict=True))
+    p50 = float(np.median(wall))
     return {
         "p50": p50,
-        "p95": float(np.percentile(values, 95)),
-        "least": min(values),
-        "most": max(values),
+        "p95": float(np.percentile(wall, 95)),
+        "least": float(wall.min()),
+        "most": float(wall.max()),
+        "cpu_p50": float(np.median(cpu)),
+        "cpu_p95": float(np.percentile(cpu, 95)),
+        "cpu_least": float(cpu.min()),
         "users_per_s": 1000 * size / p50,
     }
 
@@ -244,19 +260,30 @@ def agreement(sides: dict, users: Users, kind: str, count: int, device: str) -> 
 
 
 def hardware(device: str) -> dict[str, float]:
-    """Rate of large matrix products and speed of reading memory, best of several."""
-    n = 2048 if device == "cpu" else 8192
-    a, b = torch.randn(n, n, device=device), torch.randn(n, n, device=device)
-    best = min(clock(lambda: a @ b, device) for _ in range(6))
-    low, low_b = a.bfloat16(), b.bfloat16()
-    best_low = min(clock(lambda: low @ low_b, device) for _ in range(6))
+    """Rate of matrix products and speed of reading memory: the best that was seen."""
+    shapes = [(2048, 2048, 2048), (640, 512, 2048)] if device == "cpu" else [(8192, 8192, 8192)]
+    rates = {"float32": 0.0, "bfloat16": 0.0}
+    for rows, inner, columns in shapes:
+        x = torch.randn(rows, inner, device=device)
+        affine = torch.randn(inner, columns, device=device), None
+        for name in rates:
+            kinds = (Dense, PackedDense) if device == "cpu" else (Dense,)
+            for layer in [kind(affine, getattr(torch, name)) for kind in kinds]:
+                took = least(lambda layer=layer, x=x: layer(x), device, 8)
+                rates[name] = max(rates[name], 2e-9 * rows * inner * columns / took)
     memory = torch.ones(2**27, device=device)  # 512 MiB: no cache holds it
-    read = min(clock(lambda: memory.sum(), device) for _ in range(6))
+    read = least(memory.sum, device, 8)
     return {
-        "float32_gflops": 2e-9 * n**3 / best,
-        "bfloat16_gflops": 2e-9 * n**3 / best_low,
+        "float32_gflops": rates["float32"],
+        "bfloat16_gflops": rates["bfloat16"],
         "read_gb_per_s": 4e-9 * memory.numel() / read,
     }
+
+
+def least(call: Callable, device: str, repeats: int) -> float:
+    """Seconds of the fastest of some calls: of the processor's work, or on a GPU by the wall."""
+    call()
+    return min(clock(call, device)[device == "cpu"] for _ in range(repeats))
 
 
 def floor(engine: Engine, users: Users, kind: str, size: int, speed: dict) -> dict[str, float]:
@@ -299,7 +326,7 @@ def memory_of(name: str, args, folder: Path) -> dict[str, float]:
 
 def report_memory(args) -> None:
     """In the child: resident memory once built, and its peak while 256 users are answered."""
-    model, test = load(args)
+    _, model, test = load(args)
     users = Users(model, test, None)
     batch = users.batch("full", 0, 256)
     side = build(args.memory_of, model, args.exported, args)
@@ -328,24 +355,28 @@ def _status(field: str) -> float:
 def markdown(result: dict) -> str:
     """Tables of a result."""
     text = []
+    clock_ = "cpu_p50" if result["one_thread"] else "p50"
     for kind, sizes in result["times"].items():
         for size, sides in sizes.items():
             least = result["floor"][kind][size]["floor_ms"]
-            base = sides[PLAIN]["p50"]
+            base = sides[PLAIN]
             rows = [
                 [
                     name,
                     f"{t['p50']:.2f}",
                     f"{t['p95']:.2f}",
-                    f"{t['least']:.2f} .. {t['most']:.2f}",
                     f"{t['users_per_s']:,.0f}",
-                    f"{base / t['p50']:.2f}x",
-                    "" if name == SASREC else f"{t['p50'] / least:.2f}x",
+                    f"{base['p50'] / t['p50']:.2f}x",
+                    f"{t['cpu_p50']:.2f}",
+                    f"{t['cpu_p95']:.2f}",
+                    f"{base['cpu_p50'] / t['cpu_p50']:.2f}x",
+                    "" if name == SASREC else f"{t[clock_] / least:.2f}x",
                 ]
                 for name, t in sides.items()
             ]
-            head = [f"{kind}, batch {size}", "p50 ms", "p95 ms", "range", "users/s", "speed-up"]
-            text.append(_table(rows, [*head, "of the floor"]))
+            head = [f"{kind}, batch {size}", "p50 ms", "p95 ms", "users/s", "speed-up"]
+            head += ["CPU p50 ms", "CPU p95 ms", "speed-up", "of the floor"]
+            text.append(_table(rows, head))
     rows = [
         [kind, size, f"{f['gflop']:.3f}", f"{f['compute_ms']:.2f}", f"{f['memory_ms']:.2f}"]
         for kind, sizes in result["floor"].items()
@@ -358,6 +389,13 @@ def markdown(result: dict) -> str:
         for name, a in sides.items()
     ]
     text.append(_table(rows, [f"top {TOP} as plain's", "", "same items", "same order", "users"]))
+    if result["accuracy"]:
+        names = list(result["accuracy"]["model"])
+        rows = [
+            [name, *(f"{values[metric]:.4f}" for metric in names)]
+            for name, values in result["accuracy"].items()
+        ]
+        text.append(_table(rows, ["test", *names]))
     if result["memory"]:
         rows = [
             [name, f"{m['built_mib']:,.0f}", f"{m['peak_mib']:,.0f}"]
@@ -374,7 +412,7 @@ def _table(rows, head) -> str:
 @torch.inference_mode()
 def measure(args, folder: Path) -> dict:
     """All figures."""
-    model, test = load(args)
+    config, model, test = load(args)
     users = Users(model, test, lengths_of(args))
     with torch.no_grad():
         engine = Engine(model)
@@ -399,6 +437,8 @@ def measure(args, folder: Path) -> dict:
         "command": " ".join(["python", *sys.argv]),
         "environment": environment(),
         "hardware": speed,
+        "one_thread": args.device == "cpu" and args.threads == 1,
+        "load": [round(value, 1) for value in os.getloadavg()],
         "parameters": sum(p.numel() for p in model.parameters()),
         "users": {
             kind: {"users": len(order), "mean_length": _mean_length(users, kind)}
@@ -413,8 +453,22 @@ def measure(args, folder: Path) -> dict:
         "agreement": {
             kind: agreement(sides, users, kind, args.compared, args.device) for kind in users.kinds
         },
+        "accuracy": accuracy(config, model, test, folder, args) if args.model else {},
         "memory": {},
     }
+
+
+def accuracy(config, model, test, folder: Path, args) -> dict[str, dict[str, float]]:
+    """Metrics of the test split by each kind of numbers."""
+    scores = {ENGINE: Engine(model).scores, BF16: Engine(model, "bfloat16").scores}
+    if args.device == "cpu":
+        for name, file in ((ONNX, "model.onnx"), (INT8, "model.int8.onnx")):
+            scores[name] = of(OnnxModel(folder / file, args.threads))
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    found = {"model": trainer.evaluate(test, load_best_model=False)}
+    for name, score in scores.items():
+        found[name] = evaluate(config, model, test, score)
+    return {name: {k: float(v) for k, v in result.items()} for name, result in found.items()}
 
 
 def _mean_length(users: Users, kind: str) -> float:

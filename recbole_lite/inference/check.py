@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 from recbole_lite.inference.engine import Engine
 from recbole_lite.inference.onnx_model import OnnxModel
 
+Score = Callable[[torch.Tensor], torch.Tensor]
 TOP = 20
 TIE = 1e-4  # of the scores' spread: items nearer to each other may swap places
 
@@ -79,29 +80,30 @@ def _best(scores: np.ndarray, k: int) -> np.ndarray:
     return np.argsort(-scores, axis=1, kind="stable")[:, :k]
 
 
-class OnnxScorer(nn.Module):
-    """An exported model in a trainer's hands, for its ``evaluate``."""
+class _Scorer(nn.Module):
+    """Something that scores in a trainer's hands, for its ``evaluate``."""
 
-    def __init__(self, model, path: str | Path, threads: int | None = None):
+    def __init__(self, score: Score, field: str):
         super().__init__()
-        self.onnx, self.field = OnnxModel(path, threads), model.ITEM_SEQ
+        self.score, self.field = score, field
 
     def full_sort_predict(self, interaction) -> torch.Tensor:
         """Scores of all items, ``[B, n_items]``."""
-        return torch.from_numpy(self.onnx.scores(interaction[self.field].cpu().numpy()).copy())
+        return self.score(interaction[self.field].cpu()).cpu().clone()
 
 
-def evaluate(config, model, test_data, path: str | Path) -> dict[str, float]:
-    """Metrics of an exported model on the test split, by the code that evaluates any model.
+def evaluate(config, model, test_data, score: Score) -> dict[str, float]:
+    """Metrics of scores on the test split, by the code that evaluates any model.
 
     Parameters
     ----------
     config : LiteConfig
     model : LiteLLM4Rec
-        Where it came from.
+        Where the scores come from in the end.
     test_data : DataLoader
-    path : str or Path
-        ``model.onnx`` or ``model.int8.onnx``.
+    score : callable
+        Ids ``[B, L]``, 0 behind -> scores ``[B, n_items]``: ``Engine.scores``, or :func:`of`
+        an exported model.
 
     Returns
     -------
@@ -111,6 +113,11 @@ def evaluate(config, model, test_data, path: str | Path) -> dict[str, float]:
     from recbole_lite.registry import get_trainer
 
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
-    trainer.model, trainer.device = OnnxScorer(model, path), torch.device("cpu")
+    trainer.model, trainer.device = _Scorer(score, model.ITEM_SEQ), torch.device("cpu")
     result = trainer.evaluate(test_data, load_best_model=False)
     return {name: float(value) for name, value in result.items()}
+
+
+def of(exported: OnnxModel) -> Score:
+    """Scores of an exported model as tensors."""
+    return lambda items: torch.from_numpy(exported.scores(items.numpy()))

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from recbole_lite.inference.blocks import Block, Blocks, read_blocks
-from recbole_lite.inference.dense import Dense, fastest
+from recbole_lite.inference.dense import Dense, fastest, round_up
 from recbole_lite.inference.layout import Layout
 from recbole_lite.model.lite_llm4rec import LiteLLM4Rec
 from recbole_lite.model.pooling import UserPooling
@@ -135,6 +135,14 @@ class FastEncoder(nn.Module):
             x = x + layer.feed(self._norm(x))
         x = layout.unpack(self._finish(x)).view(layout.rows, layout.length, -1)
         return self.pooling(x, layout.mask)
+
+    def warm_up(self, items: int) -> None:
+        """Run every kind of product with every number of rows that up to `items` items make."""
+        layer = self.layers[0]  # the others have the same shapes
+        if self.kind is not Dense:
+            for rows in sorted({round_up(count) for count in range(1, items + 1)}):
+                for part in (layer.qkv, layer.out, layer.up, layer.down):
+                    part(torch.zeros(rows, part.shape[0]))
 
     def _last(self, layer, layout: Layout, x, qkv, bias) -> torch.Tensor:
         """The rest of the last layer where only each history's last output is read, ``[B, d]``."""

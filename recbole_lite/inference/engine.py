@@ -146,6 +146,15 @@ class Engine:
         ids = places if candidates is None else candidates[places]
         return scores, ids.masked_fill(scores.isneginf(), 0)
 
+    @torch.inference_mode()
+    def warm_up(self, users: int = 32) -> None:
+        """Meet all shapes of batches of up to `users`, so that no request waits for a kernel.
+
+        oneDNN prepares code for each shape that it meets first, some milliseconds long.
+        """
+        if isinstance(self.encoder, FastEncoder):
+            self.encoder.warm_up(min(users, USERS_AT_ONCE) * self.max_length)
+
     def _encode(self, items: torch.Tensor, padded: bool) -> torch.Tensor:
         return self.encoder(items.to(self.device), padded)
 

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     int
         Exit status: 0; 2 if the exported model recommends something else than torch.
     """
-    from recbole_lite.inference.check import TOP, compare, evaluate
+    from recbole_lite.inference.check import TOP, compare, evaluate, of
     from recbole_lite.inference.engine import Engine
     from recbole_lite.inference.export import add_facts, export_onnx, require_onnx
     from recbole_lite.inference.onnx_model import OnnxModel
@@ -74,7 +74,10 @@ def run(args: argparse.Namespace) -> int:
     )
     if args.int8:
         small = quantize(path)
-        costs = {p.name: evaluate(config, model, test_data, p) for p in (path, small)}
+        costs = {
+            file.name: evaluate(config, model, test_data, of(OnnxModel(file)))
+            for file in (path, small)
+        }
         add_facts(args.out, test=costs)
         print(f"{small}: {small.stat().st_size / 2**20:.1f} MiB")
         for name, exact in costs[path.name].items():

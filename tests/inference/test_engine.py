@@ -143,6 +143,24 @@ def test_a_large_batch_goes_in_parts(config_for, monkeypatch):
     torch.testing.assert_close(values, expected.topk(3).values, rtol=1e-4, atol=1e-4)
 
 
+def test_warming_up_meets_the_shapes_that_requests_have(config_for, layers, monkeypatch):
+    engine = Engine(build(config_for))
+    shapes = set()
+    plain = PackedDense.forward
+
+    def watch(self, x):
+        shapes.add((*x.shape, self.shape[1]))
+        return plain(self, x)
+
+    monkeypatch.setattr(PackedDense, "forward", watch)
+    engine.warm_up(5)
+    met = set(shapes)
+    assert bool(met) == (layers is PackedDense)
+    for count in range(1, 6):
+        engine.scores(HISTORIES[:count])
+    assert shapes == met
+
+
 def test_bfloat16_is_near(config_for, layers):
     model = build(config_for)
     expected = scores_of(model, HISTORIES)[:, 1:]

@@ -145,13 +145,14 @@ def test_the_command_and_the_example(run_dir, capsys, workdir):
 def test_float32_metrics_are_those_of_the_run(run_dir, quick):
     """The exported model, evaluated by the trainer, has the run's own test result."""
     from recbole_lite import get_trainer, load_data_and_model
-    from recbole_lite.inference.check import evaluate
+    from recbole_lite.inference.check import evaluate, of
 
     config, model, *_, test_data = load_data_and_model(run_dir)
     own = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
     expected = own.evaluate(test_data, load_best_model=False)
     _, path = exported(model)
-    assert evaluate(config, model, test_data, path) == pytest.approx(dict(expected))
+    for score in (of(OnnxModel(path)), Engine(model).scores):
+        assert evaluate(config, model, test_data, score) == pytest.approx(dict(expected))
 
 
 @pytest.mark.parametrize(
