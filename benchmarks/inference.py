@@ -29,9 +29,9 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import multiprocessing
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -62,6 +62,7 @@ TOP = 10
 PLAIN, ENGINE, BF16, ONNX, INT8, SASREC = (
     "plain", "engine", "engine bfloat16", "onnx", "onnx int8", "SASRec",
 )  # fmt: skip
+EXPORT = "export"
 REPEATS = {1: 200, 32: 40, 256: 8}
 QUICK = {"show_progress": False, "state": "WARNING"}
 
@@ -169,6 +170,18 @@ def build(name: str, model, folder: Path, args) -> Callable:
     path = folder / ("model.int8.onnx" if name == INT8 else "model.onnx")
     onnx = OnnxModel(path, args.threads)
     return lambda items, seen: torch.from_numpy(onnx.topk(items.numpy(), TOP, seen.numpy())[1])
+
+
+def export(model, folder: Path) -> None:
+    """Write both ONNX files."""
+    items = [(str(number), str(number)) for number in range(1, model.n_items)]
+    quantize(export_onnx(model, items, folder))
+
+
+def names_of(args) -> list[str]:
+    """Sides that run on the device."""
+    on_cpu = [ONNX, INT8] if args.device == "cpu" else []
+    return [PLAIN, ENGINE, BF16, *on_cpu, SASREC]
 
 
 def load(args):
@@ -315,31 +328,45 @@ def floor(engine: Engine, users: Users, kind: str, size: int, speed: dict) -> di
 # -- memory -------------------------------------------------------------------------------------
 
 
-def memory_of(name: str, args, folder: Path) -> dict[str, float]:
-    """Measure one side in a process of its own."""
-    command = [sys.executable, __file__, *sys.argv[1:], f"--memory_of={name}"]
-    done = subprocess.run(
-        [*command, f"--exported={folder}"], capture_output=True, text=True, check=True
-    )
-    return json.loads(done.stdout.splitlines()[-1])
+def memory(sides: list[str], args) -> dict[str, dict[str, float]]:
+    """Memory of each side, built and used in a process of its own (a fork of this one).
+
+    Called before anything is built here, so that a child's memory is its own.
+    """
+    context = multiprocessing.get_context("fork")
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in [EXPORT, *sides]:
+            results = context.Queue()
+            child = context.Process(target=_measure_memory, args=(name, folder, args, results))
+            child.start()
+            found[name] = results.get(timeout=3600)
+            child.join()
+    del found[EXPORT]
+    return found
 
 
-def report_memory(args) -> None:
-    """In the child: resident memory once built, and its peak while 256 users are answered."""
+def _measure_memory(name: str, folder: str, args, results) -> None:
+    """In the child: resident memory once built, its peak while 256 users are answered."""
+    imported = _status("VmRSS")
     _, model, test = load(args)
-    users = Users(model, test, None)
-    batch = users.batch("full", 0, 256)
-    side = build(args.memory_of, model, args.exported, args)
-    if args.memory_of != PLAIN:
+    if name == EXPORT:
+        export(model, Path(folder))
+        results.put({})
+        return
+    items, seen = Users(model, test, None).batch("full", 0, 256)
+    with torch.no_grad():
+        side = build(name, model, Path(folder), args)
+    if name != PLAIN:
         del model
-    del test, users
+    del test
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before = _status("VmRSS")
+    built = _status("VmRSS")
     with torch.inference_mode():
-        for _ in range(3):
-            side(*batch)
-    print(json.dumps({"built_mib": before, "peak_mib": _status("VmHWM")}))
+        for _ in range(2):
+            side(items, seen)
+    results.put({"imported_mib": imported, "built_mib": built, "peak_mib": _status("VmHWM")})
 
 
 def _status(field: str) -> float:
@@ -398,10 +425,10 @@ def markdown(result: dict) -> str:
         text.append(_table(rows, ["test", *names]))
     if result["memory"]:
         rows = [
-            [name, f"{m['built_mib']:,.0f}", f"{m['peak_mib']:,.0f}"]
+            [name, *(f"{m[key] - m['imported_mib']:,.0f}" for key in ("built_mib", "peak_mib"))]
             for name, m in result["memory"].items()
         ]
-        text.append(_table(rows, ["resident MiB", "once built", "peak, batch 256"]))
+        text.append(_table(rows, ["MiB beside the imports", "once built", "peak, batch 256"]))
     return "\n\n".join(text)
 
 
@@ -414,16 +441,11 @@ def measure(args, folder: Path) -> dict:
     """All figures."""
     config, model, test = load(args)
     users = Users(model, test, lengths_of(args))
-    with torch.no_grad():
+    with torch.inference_mode(False):
         engine = Engine(model)
         if args.device == "cpu":
-            items = [(str(n), str(n)) for n in range(1, engine.n_items)]
-            with torch.inference_mode(False):
-                quantize(export_onnx(model, items, folder))
-    names = [PLAIN, ENGINE, BF16, SASREC]
-    if args.device == "cpu":
-        names[3:3] = [ONNX, INT8]
-    sides = {name: build(name, model, folder, args) for name in names}
+            export(model, folder)
+    sides = {name: build(name, model, folder, args) for name in names_of(args)}
     speeds = [hardware(args.device)]
     sizes = [int(size) for size in args.batches.split(",")]
     times = {
@@ -454,7 +476,6 @@ def measure(args, folder: Path) -> dict:
             kind: agreement(sides, users, kind, args.compared, args.device) for kind in users.kinds
         },
         "accuracy": accuracy(config, model, test, folder, args) if args.model else {},
-        "memory": {},
     }
 
 
@@ -486,29 +507,27 @@ def main() -> None:
     parser.add_argument("--effort", type=float, default=1.0, help="factor on the repeats")
     parser.add_argument("--compared", type=int, default=1024, help="users whose top items compare")
     parser.add_argument("--no_memory", action="store_true")
+    parser.add_argument("--memory_alone", action="store_true", help="no times; prints JSON")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--name", default="t5-small", help="stem of the files in --out")
     parser.add_argument("--out", type=Path, help="folder for <name>.json and <name>.md")
-    parser.add_argument("--memory_of", help=argparse.SUPPRESS)
-    parser.add_argument("--exported", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    if args.memory_of:
-        report_memory(args)
+    # First of all: what is built here would count as the children's.
+    used = memory(names_of(args), args) if args.device == "cpu" and not args.no_memory else {}
+    if args.memory_alone:
+        print(json.dumps(used, indent=1))
         return
     with tempfile.TemporaryDirectory() as folder:
-        result = measure(args, Path(folder))
-        if not args.no_memory and args.device == "cpu":
-            names = next(iter(result["times"]["full"].values()))
-            result["memory"] = {name: memory_of(name, args, Path(folder)) for name in names}
+        result = {**measure(args, Path(folder)), "memory": used}
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / f"{args.name}.json").write_text(json.dumps(result, indent=1) + "\n")
     text = markdown(result)
     print(text)
     if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
-        stem = args.out / args.name
-        stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-        stem.with_suffix(".md").write_text(text + "\n")
+        (args.out / f"{args.name}.md").write_text(text + "\n")
 
 
 if __name__ == "__main__":
