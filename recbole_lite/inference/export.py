@@ -52,7 +52,7 @@ def export_onnx(model: LiteLLM4Rec, items: Sequence[tuple[str, str]], out: str |
     items : sequence of (str, str)
         Raw id and title of the items with internal ids 1, 2, ...
     out : str or Path
-        Folder; what is in it under the same names is replaced.
+        Folder; what is in it under the same names is replaced, a ``model.int8.onnx`` removed.
 
     Returns
     -------
@@ -75,6 +75,7 @@ def export_onnx(model: LiteLLM4Rec, items: Sequence[tuple[str, str]], out: str |
         )
     onnx.checker.check_model(graph)
     path = out / MODEL_FILE
+    (out / INT8_FILE).unlink(missing_ok=True)  # of another model
     write_atomically(path, lambda name: onnx.save_model(graph, str(name)))
     listed = [{"id": None, "title": None}, *({"id": raw, "title": title} for raw, title in items)]
     _write_json(out / ITEMS_FILE, listed)

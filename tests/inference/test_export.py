@@ -15,6 +15,7 @@ from recbole_lite.cli import main
 from recbole_lite.errors import CheckpointError, ConfigError, MissingDependencyError
 from recbole_lite.inference import export
 from recbole_lite.inference.check import compare
+from recbole_lite.inference.encoder import build_encoder
 from recbole_lite.inference.engine import Engine
 from recbole_lite.inference.export import export_onnx
 from recbole_lite.inference.onnx_model import OnnxModel
@@ -102,6 +103,14 @@ def test_int8_is_smaller_and_near(config_for):
     assert all(0 < error < 0.2 for error in errors)
 
 
+def test_an_export_leaves_no_int8_of_another_model(config_for):
+    model = build(config_for)
+    small = quantize(exported(model)[1])
+    assert small.exists()
+    exported(model)
+    assert not small.exists()
+
+
 @pytest.fixture
 def run_dir(quick):
     settings = quick(rec_llm_config=KINDS["t5"]["rec_llm_config"], epochs=1)
@@ -140,6 +149,18 @@ def test_the_command_and_the_example(run_dir, capsys, workdir):
     values, ids = Engine(load_data_and_model(run_dir)[1]).topk([had], 10, seen=[had])
     assert [items[i]["id"] for i in ids[0].tolist()] == [raw for _, raw, _ in lines]
     assert [float(score) for score, _, _ in lines] == pytest.approx(values[0].tolist(), abs=1e-3)
+
+
+def test_another_list_is_an_error(run_dir, capsys, monkeypatch):
+    monkeypatch.setattr("recbole_lite.inference.export.build_encoder", _disturbed)
+    assert main(["export", f"--model={run_dir}", "--out=exported"]) == 2
+    assert "error: the exported model recommends other items" in capsys.readouterr().err
+
+
+def _disturbed(model, kind):
+    encoder = build_encoder(model, kind=kind)
+    encoder.scale = encoder.scale * torch.linspace(0.5, 2, len(encoder.scale))
+    return encoder
 
 
 def test_float32_metrics_are_those_of_the_run(run_dir, quick):
