@@ -174,6 +174,8 @@ def test_float32_metrics_are_those_of_the_run(run_dir, quick):
     _, path = exported(model)
     for score in (of(OnnxModel(path)), Engine(model).scores):
         assert evaluate(config, model, test_data, score) == pytest.approx(dict(expected))
+    upside_down = evaluate(config, model, test_data, lambda items: -Engine(model).scores(items))
+    assert upside_down != pytest.approx(dict(expected))
 
 
 @pytest.mark.parametrize(
