@@ -475,7 +475,9 @@ def measure(args, folder: Path) -> dict:
         "agreement": {
             kind: agreement(sides, users, kind, args.compared, args.device) for kind in users.kinds
         },
-        "accuracy": accuracy(config, model, test, folder, args) if args.model else {},
+        "accuracy": accuracy(config, model, test, folder, args)
+        if args.model and not args.no_accuracy
+        else {},
     }
 
 
@@ -507,6 +509,7 @@ def main() -> None:
     parser.add_argument("--effort", type=float, default=1.0, help="factor on the repeats")
     parser.add_argument("--compared", type=int, default=1024, help="users whose top items compare")
     parser.add_argument("--no_memory", action="store_true")
+    parser.add_argument("--no_accuracy", action="store_true", help="with --model: no metrics")
     parser.add_argument("--memory_alone", action="store_true", help="no times; prints JSON")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -85,11 +85,16 @@ class FastEncoder(nn.Module):
         super().__init__()
         self.kind = kind
         self.norm, self.eps, self.heads = blocks.norm, blocks.eps, blocks.heads
-        self.causal, self.pooling = blocks.causal, pooling
+        self.causal, self.last_alone = blocks.causal, pooling.kind == "last"
         self.register_buffer("table", table.contiguous())
         self.register_buffer("bias", blocks.bias.contiguous())
         self.register_buffer("positions", blocks.positions)
         self.layers = nn.ModuleList(_Layer(block, blocks, dtype, kind) for block in blocks.layers)
+        # Row t - 1: what the outputs of a history of t items count for, [L, L].
+        length = blocks.bias.shape[-1]
+        ones = torch.ones(length, length, device=table.device)
+        every = torch.diag(ones[0]).expand(length, -1, -1)
+        self.register_buffer("weights", pooling(every, ones.tril().bool()).contiguous())
         self.register_buffer("scale", blocks.final[0])
         self.register_buffer("shift", blocks.final[1])
         width = blocks.layers[0].qkv[0].shape[1]
@@ -127,14 +132,17 @@ class FastEncoder(nn.Module):
                 qkv = layer.qkv(self._norm(x))
             heads = layout.unpack(qkv).view(layout.rows, layout.length, 3, self.heads, -1)
             q, k, v = heads.permute(2, 0, 3, 1, 4)  # [B, heads, L, head_size] each
-            if number == len(self.layers) - 1 and self.pooling.kind == "last":
+            if number == len(self.layers) - 1 and self.last_alone:
                 return self._last(layer, layout, x, (q, k, v), bias)
             mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
             mixed = mixed.transpose(1, 2).reshape(layout.mask.numel(), -1)  # [B * L, width]
             x = x + layer.out(layout.pack(mixed))
             x = x + layer.feed(self._norm(x))
         x = layout.unpack(self._finish(x)).view(layout.rows, layout.length, -1)
-        return self.pooling(x, layout.mask)
+        if not layout.padded:
+            return self.weights[layout.length - 1, : layout.length] @ x
+        weights = self.weights[layout.mask.sum(1) - 1, : layout.length]  # [B, L]
+        return (weights.unsqueeze(1) @ x).squeeze(1)
 
     def warm_up(self, items: int) -> None:
         """Run every kind of product with every number of rows that up to `items` items make."""

@@ -142,7 +142,9 @@ class Engine:
             if candidates is not None:
                 scores = scores[:, candidates]
             found.append(scores.topk(k))
-        scores, places = (torch.cat(parts) for parts in zip(*found, strict=True))
+        scores, places = found[0]
+        if len(found) > 1:
+            scores, places = (torch.cat(parts) for parts in zip(*found, strict=True))
         ids = places if candidates is None else candidates[places]
         return scores, ids.masked_fill(scores.isneginf(), 0)
 

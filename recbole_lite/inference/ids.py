@@ -63,7 +63,7 @@ def read_seen(seen: Ids, n_items: int, users: int) -> torch.Tensor:
     RequestError
         Another number of rows than `users`, or an id outside the catalogue.
     """
-    items, _ = _as_rows(seen)
+    items = _tensor(seen) if isinstance(seen, torch.Tensor) else _as_rows(seen)[0]
     if len(items) != users:
         raise RequestError(f"seen has {len(items)} rows for {users} histories")
     _check(items, n_items, "seen")
@@ -90,7 +90,7 @@ def read_candidates(candidates: Sequence[int] | torch.Tensor, n_items: int) -> t
 def _check(items: torch.Tensor, n_items: int, name: str) -> None:
     if not items.numel():
         return
-    for found in (int(items.min()), int(items.max())):
+    for found in map(int, items.aminmax()):
         if not 0 <= found < n_items:
             row = int((items == found).any(1).nonzero()[0]) + 1
             where = name if name == "candidates" else f"{name} {row}"
@@ -102,13 +102,9 @@ def _check(items: torch.Tensor, n_items: int, name: str) -> None:
 def _as_rows(ids: Ids, most: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids ``[B, L]`` with 0 behind, and the number in each row; of lists the last `most`."""
     if isinstance(ids, torch.Tensor):
-        if ids.dim() != 2 or ids.is_floating_point():
-            raise RequestError(
-                f"ids must be whole numbers [B, L], found {ids.dtype}, shape {list(ids.shape)}"
-            )
+        ids = _tensor(ids)
         places = torch.arange(1, ids.shape[1] + 1, device=ids.device)
-        counts = ((ids != 0) * places).amax(1) if ids.shape[1] else ids.sum(1)
-        return ids.long(), counts
+        return ids, ((ids != 0) * places).amax(1) if ids.shape[1] else ids.sum(1)
     rows = [list(row) if most is None else list(row)[-most:] for row in ids]
     counts = [len(row) for row in rows]
     longest = max(counts, default=0)
@@ -118,3 +114,11 @@ def _as_rows(ids: Ids, most: int | None = None) -> tuple[torch.Tensor, torch.Ten
     except (TypeError, ValueError) as error:
         raise RequestError(f"internal ids are whole numbers ({error})") from None
     return items.view(len(rows), longest), torch.tensor(counts)
+
+
+def _tensor(ids: torch.Tensor) -> torch.Tensor:
+    if ids.dim() != 2 or ids.is_floating_point():
+        raise RequestError(
+            f"ids must be whole numbers [B, L], found {ids.dtype}, shape {list(ids.shape)}"
+        )
+    return ids.long()
