@@ -124,7 +124,8 @@ class FastEncoder(nn.Module):
         x = F.embedding(ids, self.table)  # [N, d]
         if self.positions is not None:
             x = x + F.embedding(layout.places(), self.positions)
-        bias = self._bias(layout)
+        bias = self.bias[..., : layout.length, : layout.length]
+        bias = self._without_padding(bias, layout)
         for number, layer in enumerate(self.layers):
             if number == 0 and self.first is not None:
                 qkv = F.embedding(ids, self.first)  # [N, 3 * width]
@@ -133,7 +134,7 @@ class FastEncoder(nn.Module):
             heads = layout.unpack(qkv).view(layout.rows, layout.length, 3, self.heads, -1)
             q, k, v = heads.permute(2, 0, 3, 1, 4)  # [B, heads, L, head_size] each
             if number == len(self.layers) - 1 and self.last_alone:
-                return self._last(layer, layout, x, (q, k, v), bias)
+                return self._last(layer, layout, x, (q, k, v))
             mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
             mixed = mixed.transpose(1, 2).reshape(layout.mask.numel(), -1)  # [B * L, width]
             x = x + layer.out(layout.pack(mixed))
@@ -152,21 +153,20 @@ class FastEncoder(nn.Module):
                 for part in (layer.qkv, layer.out, layer.up, layer.down):
                     part(torch.zeros(rows, part.shape[0]))
 
-    def _last(self, layer, layout: Layout, x, qkv, bias) -> torch.Tensor:
+    def _last(self, layer, layout: Layout, x, qkv) -> torch.Tensor:
         """The rest of the last layer where only each history's last output is read, ``[B, d]``."""
-        places = layout.last_places()  # [B]
-        steps = places % layout.length
-        rows = torch.arange(layout.rows, device=places.device)
+        places, steps = layout.last_places()  # [B] each
         q, k, v = qkv
-        q = q.transpose(1, 2)[rows, steps].unsqueeze(2)  # [B, heads, 1, head_size]
-        bias = bias.expand(layout.rows, -1, -1, -1).transpose(1, 2)[rows, steps].unsqueeze(2)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
+        q = q.transpose(1, 2).flatten(0, 1).index_select(0, places).unsqueeze(2)
+        # [heads or 1, B, L] -> [B, heads or 1, 1, L]
+        seen = self.bias[0].index_select(1, steps)[..., : layout.length]
+        seen = self._without_padding(seen.transpose(0, 1).unsqueeze(2), layout)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=1.0)
         x = layout.unpack(x).index_select(0, places) + layer.out(mixed.flatten(1))
         return self._finish(x + layer.feed(self._norm(x)))
 
-    def _bias(self, layout: Layout) -> torch.Tensor:
-        """What is added to attention scores, ``[1 or B, heads or 1, L, L]``."""
-        bias = self.bias[..., : layout.length, : layout.length]
+    def _without_padding(self, bias: torch.Tensor, layout: Layout) -> torch.Tensor:
+        """``[1 or B, heads or 1, L or 1, L]``, with what hides padding added."""
         if not layout.padded or self.causal:  # causal: no item looks at the padding behind it
             return bias
         lowest = torch.finfo(bias.dtype).min

@@ -58,7 +58,8 @@ class Layout:
         steps = torch.arange(self.length, device=self.mask.device)
         return self.pack(steps.expand(self.rows, self.length).flatten())
 
-    def last_places(self) -> torch.Tensor:
-        """Place of each history's last item among the B * L, ``[B]``."""
+    def last_places(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Each history's last item: its place among the B * L, and in its row, ``[B]`` each."""
+        steps = self.mask.sum(1) - 1
         first = torch.arange(self.rows, device=self.mask.device) * self.length
-        return first + self.mask.sum(1) - 1
+        return first + steps, steps
