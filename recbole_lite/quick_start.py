@@ -203,32 +203,37 @@ def run_one(
     if config["train_stage"] == "pretrain":
         logger.info(f"Next: --train_stage=finetune --pre_model_path={trainer.saved_model_file}")
         return result
-    if not test:
-        return result
-    with clock("test"), explained(f"{config['model']} cannot be tested", config):
-        result["test_result"] = trainer.evaluate(
-            test_data, load_best_model=saved, show_progress=config["show_progress"]
-        )
-    if saved:
-        _complete(result, model, dataset, config)
-    counts = getattr(model, "beam_counts", None)
-    result["beams"] = asdict(counts) if counts is not None else None
-    logger.info(f"best valid: {_plain(valid_result)}")
-    logger.info(f"test: {_plain(result['test_result'])}")
-    if config["task"] == "topn":
-        result["random_guess"] = random_guess(trainer.evaluator, config)
-        logger.info(f"random guessing: {_plain(result['random_guess'])}")
-        if saved:
-            parts = {"valid": valid_data._dataset, "test": test_data._dataset}
-            result["candidates"] = _store_candidates(trainer.run_dir, dataset, parts)
-    if per_user:
-        result["per_user"] = _per_user(trainer.evaluator, test_data, dataset)
-    if samples and config["sample_users"]:
-        result["samples"] = sample_users(trainer, test_data, dataset, config)
-    if saved:
-        ranks = _per_user(trainer.evaluator, test_data, dataset)
-        result["report"] = keep_run(trainer, result, dataset, valid_data, test_data, ranks)
+    if test:
+        with clock("test"), explained(f"{config['model']} cannot be tested", config):
+            result["test_result"] = trainer.evaluate(
+                test_data, load_best_model=saved, show_progress=config["show_progress"]
+            )
+        _describe(result, trainer, dataset, (valid_data, test_data), config)
+        users = _per_user(trainer.evaluator, test_data, dataset)
+        if per_user:
+            result["per_user"] = users
+        if samples and config["sample_users"]:
+            result["samples"] = sample_users(trainer, test_data, dataset, config)
+        if saved and distributed.is_first(config):
+            _complete(result, model, dataset, config)
+            result["report"] = keep_run(trainer, result, dataset, valid_data, test_data, users)
     return result
+
+
+def _describe(result, trainer, dataset, loaders, config):
+    """Add what there is to say of a test beside its figures, and log them."""
+    logger = getLogger()
+    counts = getattr(trainer.model, "beam_counts", None)
+    result["beams"] = asdict(counts) if counts is not None else None
+    logger.info(f"best valid: {_plain(result['best_valid_result'])}")
+    logger.info(f"test: {_plain(result['test_result'])}")
+    if config["task"] != "topn":
+        return
+    result["random_guess"] = random_guess(trainer.evaluator, config)
+    logger.info(f"random guessing: {_plain(result['random_guess'])}")
+    if result["run_dir"] and distributed.is_first(config):
+        parts = dict(zip(("valid", "test"), (loader._dataset for loader in loaders), strict=True))
+        result["candidates"] = _store_candidates(trainer.run_dir, dataset, parts)
 
 
 def _complete(result, model, dataset, config):
@@ -240,13 +245,15 @@ def _complete(result, model, dataset, config):
         folder.complete(result["run_dir"], model, dataset, config, result["data"], measured)
 
 
-def load_data_and_model(model_file: str | Path):
+def load_data_and_model(model_file: str | Path, data_path: str | Path | None = None):
     """Rebuild what a run has made from its folder.
 
     Parameters
     ----------
     model_file : str or Path
         ``run_dir`` of a result, or a file in it.
+    data_path : str or Path, optional
+        Where the data set is now; default: where it was.
 
     Returns
     -------
@@ -262,9 +269,10 @@ def load_data_and_model(model_file: str | Path):
     folder = Path(model_file)
     folder = folder if folder.is_dir() else folder.parent
     content = checkpoint.load_config(folder)
-    config = LiteConfig(
-        content["model"], content["dataset"], config_dict=content["settings"], typed=True
-    )
+    settings = content["settings"]
+    if data_path is not None:
+        settings["data_path"] = str(data_path)
+    config = LiteConfig(content["model"], content["dataset"], config_dict=settings, typed=True)
     init_seed(config["seed"], config["reproducibility"])
     dataset = create_dataset(config)
     loaders = data_preparation(config, dataset)
