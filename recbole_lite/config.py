@@ -20,7 +20,7 @@ from recbole.utils import ModelType
 from recbole_lite import distributed
 from recbole_lite.errors import ConfigError
 from recbole_lite.paths import PROPERTIES
-from recbole_lite.registry import can_train_prefixes, get_model
+from recbole_lite.registry import can_train_prefixes, get_model, reads_candidates
 from recbole_lite.settings import (
     Loader,
     Setting,
@@ -38,6 +38,8 @@ from recbole_lite.stages import read_stages
 STRING_SOURCES = {"config_dict", "command line"}
 # Derived from the model's class or only of use to the command line.
 NOT_SETTINGS = {"MODEL_TYPE", "config_files", *distributed.KEYS}
+# eval_args mode: rank all items; RecBole also takes one per phase.
+_FULL = ("full", {"valid": "full", "test": "full"})
 
 
 class LiteConfig(Config):
@@ -135,6 +137,7 @@ class LiteConfig(Config):
             PROPERTIES / "overall.yaml",
             PROPERTIES / "model" / f"{model}.yaml",
             PROPERTIES / "dataset" / f"{dataset}.yaml",
+            PROPERTIES / "task" / f"{self.external_config_dict.get('task')}.yaml",
         ):
             if path.is_file():
                 values = {key: setting.value for key, setting in read_yaml(path).items()}
@@ -190,6 +193,7 @@ class LiteConfig(Config):
         self._check_valid_metric()
         self._check_mask()
         self._check_strategy()
+        self._check_task()
 
     def _check_strategy(self):
         final = self.final_config_dict
@@ -202,6 +206,26 @@ class LiteConfig(Config):
                 f"{self.model} trains with all or sampling"
             )
         read_stages(self)
+
+    def _check_task(self):
+        final = self.final_config_dict
+        task, reader = final["task"], reads_candidates(self.model_class)
+        if task not in ("sequential", "topn"):
+            raise ConfigError(f"task must be sequential or topn, found {task!r}")
+        if task == "sequential":
+            return
+        if final["eval_args"]["mode"] not in _FULL:
+            raise ConfigError(
+                f"task: topn draws its own candidates; leave eval_args mode at full, found "
+                f"{final['eval_args']['mode']!r}"
+            )
+        if reader and final["train_strategy"] == "prefix":
+            raise ConfigError(
+                "train_strategy: prefix asks for many targets in one pass, task: topn for one "
+                "among its candidates; set train_strategy to all or sampling"
+            )
+        if reader and final.get("loss_type") == "SCE":
+            raise ConfigError("task: topn has a loss over the candidates alone; set loss_type: CE")
 
     def _check_mask(self):
         """RecBole's mask transform (BERT4Rec) fails in its depths where it has room for no item."""

@@ -16,10 +16,13 @@ from recbole.utils import init_seed
 from recbole_lite import checkpoint, distributed
 from recbole_lite.config import LiteConfig
 from recbole_lite.data import create_dataset, data_preparation
+from recbole_lite.data.candidates import write_candidates
 from recbole_lite.errors import ConfigError
 from recbole_lite.evaluation import first_ranks
+from recbole_lite.fine_tuning import begin_with
 from recbole_lite.log import FILE_ONLY, init_logger
 from recbole_lite.registry import can_train_prefixes, get_model, get_trainer
+from recbole_lite.report.random_guess import random_guess
 from recbole_lite.report.samples import sample_users
 
 
@@ -55,6 +58,9 @@ def run(
         - ``epochs``: number trained; ``history``: one dict per epoch
         - ``beams``: of models that search beams, what became of those of the test:
           ``beams``, ``no_item``, ``repeated``, ``users``; else None
+        - ``candidates``, ``random_guess``: with ``task: topn``, file and SHA-256 of the
+          candidates of validation and test (None unless saved), and what guessing would score;
+          else None
         - ``seconds``: wall time of each step
         - ``baselines``: such a dict for each; ``samples``: see
           :func:`~recbole_lite.report.samples.sample_users`
@@ -85,7 +91,9 @@ def run(
     ]
     result = run_one(config, saved, per_user=per_user)
     result["baselines"] = {
-        baseline["model"]: run_one(baseline, saved, resume=False, samples=False, per_user=per_user)
+        baseline["model"]: run_one(
+            baseline, saved, resume=False, samples=False, per_user=per_user, init_from=False
+        )
         for baseline in baselines
     }
     return result
@@ -97,6 +105,7 @@ def run_one(
     resume: bool = True,
     samples: bool = True,
     per_user: bool = False,
+    init_from: bool = True,
     test: bool = True,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
     log_folder: str | Path = "log",
@@ -108,8 +117,8 @@ def run_one(
     config : LiteConfig
     saved, per_user : bool
         See :func:`run`.
-    resume, samples : bool
-        Whether to heed the keys ``resume`` and ``sample_users``.
+    resume, samples, init_from : bool
+        Whether to heed the keys ``resume``, ``sample_users`` and ``init_from``.
     test : bool
         Whether to look at the test split; False leaves ``test_result`` None.
     on_epoch : callable, optional
@@ -143,11 +152,14 @@ def run_one(
         init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
         model = _build_model(config, train_data._dataset)
         logger.info(model, extra=FILE_ONLY)
+        resumes = resume and config["resume"]
+        if init_from and config["init_from"] and not resumes:
+            begin_with(config, model)
         parameters = _trainable(model)
         logger.info(f"{parameters:,} trainable parameters on {config['device']}")
 
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
-    if resume and config["resume"]:
+    if resumes:
         trainer.resume_checkpoint(config["resume"])
         for entry in trainer.history if on_epoch else []:
             on_epoch(entry)
@@ -174,6 +186,8 @@ def run_one(
         "epochs": len(trainer.train_loss_dict),
         "history": trainer.history,
         "beams": None,
+        "candidates": None,
+        "random_guess": None,
         "seconds": clock.seconds,
         "samples": [],
     }
@@ -190,6 +204,12 @@ def run_one(
     result["beams"] = asdict(counts) if counts is not None else None
     logger.info(f"best valid: {_plain(valid_result)}")
     logger.info(f"test: {_plain(result['test_result'])}")
+    if config["task"] == "topn":
+        result["random_guess"] = random_guess(trainer.evaluator, config)
+        logger.info(f"random guessing: {_plain(result['random_guess'])}")
+        if saved:
+            parts = {"valid": valid_data._dataset, "test": test_data._dataset}
+            result["candidates"] = _store_candidates(trainer.run_dir, dataset, parts)
     if per_user:
         result["per_user"] = _per_user(trainer.evaluator, test_data, dataset)
     if samples and config["sample_users"]:
@@ -261,6 +281,14 @@ def _counts(dataset) -> dict[str, int]:
         "items": dataset.item_num - 1,
         "interactions": dataset.inter_num,
     }
+
+
+def _store_candidates(folder, dataset, parts) -> dict[str, dict[str, str]]:
+    stored = {}
+    for phase, part in parts.items():
+        path = folder / f"candidates-{phase}.jsonl"
+        stored[phase] = {"file": str(path), "sha256": write_candidates(path, dataset, part)}
+    return stored
 
 
 def _trainable(model) -> int:

@@ -15,6 +15,7 @@ INSTALL_RECBOLE = f"pip install --no-deps recbole=={RECBOLE_VERSION}"
 # Ours: name -> module. Imported on demand, so that a baseline needs no transformers.
 MODELS = {
     "LiteLLM4Rec": "recbole_lite.model.lite_llm4rec",
+    "ItemLM": "recbole_lite.model.item_lm",
     "P5": "recbole_lite.model.p5",
     "POD": "recbole_lite.model.pod",
     "LightLM": "recbole_lite.model.lightlm",
@@ -106,6 +107,16 @@ def get_trainer(model_type, model_name: str) -> type:
     if base is Trainer:
         return LiteTrainer
     return type(f"Lite{base.__name__}", (LiteMixin, base), {})
+
+
+def reads_candidates(model_class: type) -> bool:
+    """Whether a model takes the candidates as its input (``task: topn``), not only ranks them."""
+    return getattr(model_class, "reads_candidates", False)
+
+
+def knows_candidates(model_class: type) -> bool:
+    """Whether a model is told the candidates in evaluation; else they are picked for it after."""
+    return getattr(model_class, "knows_candidates", reads_candidates(model_class))
 
 
 def can_train_prefixes(model_class: type) -> bool:

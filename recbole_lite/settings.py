@@ -151,6 +151,7 @@ def _keys_of_properties() -> frozenset[str]:
         PROPERTIES / "overall.yaml",
         *PROPERTIES.glob("model/*"),
         *PROPERTIES.glob("dataset/*"),
+        *PROPERTIES.glob("task/*"),
     ]
     files = [*(Path(recbole.__file__).parent / "properties").glob("**/*.yaml"), *shipped]
     keys = {"model", "dataset", "config_files", "config_file"}
@@ -219,6 +220,8 @@ _COUNTS = {  # key: smallest value
     "end_epoch": 1,
     "num_beams": 1,
     "prompt_length": 0,
+    "topn_negatives": 1,
+    "topn_seed": 0,
 }
 _MAY_BE_NONE = {"max_steps", "end_epoch"}
 # Beside the counts: keys whose value cannot be left out.

@@ -226,6 +226,9 @@ class LiteMixin:
                 self._load_best(self.run_dir)
             self._enter(number, first_epoch=max(self.train_loss_dict, default=-1) + 1)
             result = self._fit_stage(*arguments)
+        if saved and self.saved_model_file is None:
+            # Pop's one epoch under a larger eval_step: never validated, so never saved.
+            self._save_checkpoint(max(self.train_loss_dict), verbose=False)
         return result
 
     def _fit_stage(self, *arguments):

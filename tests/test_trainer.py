@@ -3,13 +3,20 @@
 import pytest
 import torch
 
-from recbole_lite import create_dataset, data_preparation, get_trainer, run
+from recbole_lite import (
+    create_dataset,
+    data_preparation,
+    get_trainer,
+    load_data_and_model,
+    run,
+)
 from recbole_lite.errors import ConfigError
 from recbole_lite.trainer import LiteMixin
 
 
 def trainer_of(config):
     loaders = data_preparation(config, create_dataset(config))
+    torch.manual_seed(0)
     model = config.model_class(config, loaders[0]._dataset)
     return get_trainer(config["MODEL_TYPE"], config["model"])(config, model), loaders
 
@@ -92,6 +99,13 @@ def test_each_stage_counts_its_own_steps(config_for):
     assert [entry["epoch"] for entry in trainer.history] == [0, 1, 2]
     steps = [round(float(loss) / 3.2) for loss in trainer.train_loss_dict.values()]  # ln 24 = 3.18
     assert steps == [2, 1, len(train_data)]
+
+
+def test_pop_which_has_one_epoch_is_saved_though_eval_step_is_larger(quick):
+    result = run("Pop", "tiny", config_dict=quick(epochs=9, eval_step=3))
+    assert (result["epochs"], result["best_valid_result"]) == (1, None)
+    assert result["test_result"]["recall@5"] > 0
+    assert load_data_and_model(result["run_dir"])[1].item_cnt.sum() > 0
 
 
 def test_an_unknown_schedule_is_refused(quick):

@@ -54,6 +54,7 @@ def data_preparation(config: LiteConfig, dataset: Dataset):
     from recbole.data.utils import create_samplers, get_dataloader
 
     from recbole_lite import distributed
+    from recbole_lite.data.candidates import give_candidates
     from recbole_lite.data.loaders import DrawingLoader, HistoryMaskLoader
     from recbole_lite.data.windows import DrawnWindows, Windows
 
@@ -67,6 +68,10 @@ def data_preparation(config: LiteConfig, dataset: Dataset):
     if isinstance(parts[0].inter_feat, Windows):
         parts[0].inter_feat = _training_windows(config, parts[0].inter_feat)
         if isinstance(parts[0].inter_feat, DrawnWindows):
+            classes[0] = DrawingLoader
+    if config["task"] == "topn":
+        give_candidates(config, dataset, parts)
+        if getattr(parts[0].inter_feat, "candidates", None) is not None:
             classes[0] = DrawingLoader
     for i in (1, 2):
         if classes[i] is FullSortEvalDataLoader and isinstance(parts[i].inter_feat, Windows):

@@ -10,6 +10,9 @@ from recbole.data.dataloader import FullSortEvalDataLoader, TrainDataLoader
 from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
 from torch.utils.data import RandomSampler, SequentialSampler
 
+from recbole_lite.data.windows import CANDIDATES, DrawnWindows
+from recbole_lite.registry import knows_candidates
+
 
 class HistoryMaskLoader(FullSortEvalDataLoader):
     r"""Full ranking over windows, for sequential and general models alike.
@@ -17,7 +20,8 @@ class HistoryMaskLoader(FullSortEvalDataLoader):
     RecBole's trainer sets the scores of the items that a loader calls "history" to -inf. For
     sequential models RecBole's own loader never names any; this one names the user's whole
     history before the target (``eval_exclude_history: True``), which is the ranking over
-    I \ I_u of the paper, or none (``False``, RecBole's protocol).
+    I \ I_u of the paper, or none (``False``, RecBole's protocol). Where windows have candidates
+    (``task: topn``), it names everything else.
     """
 
     def __init__(self, config, dataset, sampler, shuffle=False):
@@ -36,20 +40,29 @@ class HistoryMaskLoader(FullSortEvalDataLoader):
         """Batch of windows, what to mask in it, and where the targets are."""
         batch = self.transform(self._dataset, self._dataset[index])
         history = None
-        if self.config["eval_exclude_history"]:
+        if CANDIDATES in batch:
+            candidates = batch[CANDIDATES]
+            others = torch.ones(len(candidates), self._dataset.item_num, dtype=torch.bool)
+            history = others.scatter_(1, candidates, False)
+            if not knows_candidates(self.config.model_class):
+                del batch.interaction[CANDIDATES]
+        elif self.config["eval_exclude_history"]:
             history = self._dataset.inter_feat.history(index)
         return batch, history, torch.arange(len(index)), batch[self.iid_field]
 
 
 class DrawingLoader(TrainDataLoader):
-    """Training on windows that each epoch draws anew (``Segments``, ``Prefixes``).
+    """Training on what each epoch draws anew: windows (``Segments``, ``Prefixes``), candidates.
 
     They come from the loader's own generator, whose state a checkpoint holds.
     """
 
     def __iter__(self):
         windows = self._dataset.inter_feat
-        windows.draw(self.generator)
+        if windows.candidates is not None:
+            windows.candidates.draw(self.generator)
+        if isinstance(windows, DrawnWindows):
+            windows.draw(self.generator)
         # A draw may give another number of windows; this is the list that torch's loader indexes.
         if isinstance(self.sampler, (RandomSampler, SequentialSampler)):
             self.sampler.data_source[:] = range(len(windows))

@@ -14,6 +14,7 @@ import torch
 from recbole.data.interaction import Interaction
 
 SEEN = "seen_list"  # field of a batch: what the user had before the window
+CANDIDATES = "topn_candidates"  # field of a batch: the target among negatives (task: topn)
 
 
 class SequenceStore:
@@ -86,6 +87,7 @@ class Windows(Interaction):
         self.list_suffix = list_suffix
         self.length_field = length_field
         self.lists_seen = False
+        self.candidates = None  # of data/candidates.py: what is ranked, where not every item is
 
     @classmethod
     def of_all_targets(cls, store: SequenceStore, *args) -> Windows:
@@ -178,7 +180,7 @@ class Windows(Interaction):
             The targets' fields ``[B]``, ``<field>_list`` of every field but the user's
             ``[B, max_length]`` (earliest first, zeros behind) and the length ``[B]``. With
             ``lists_seen`` also ``seen_list``: the items that the user had before the window,
-            ``[B, longest]``.
+            ``[B, longest]``. With ``candidates`` also ``topn_candidates``, ``[B, C]``.
         """
         index = _as_index(index)
         rows = np.atleast_1d(self.rows[index])
@@ -194,6 +196,8 @@ class Windows(Interaction):
         batch.update(self._lists(rows, lengths, names))
         if self.lists_seen:
             batch[SEEN] = self._seen(rows - lengths)
+        if self.candidates is not None:
+            batch[CANDIDATES] = torch.from_numpy(self.candidates.of(rows))
         return Interaction(batch)
 
     def begin_of(self, selection) -> np.ndarray:

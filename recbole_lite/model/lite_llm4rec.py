@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
-from recbole.model.abstract_recommender import SequentialRecommender
 from torch import nn
 
-from recbole_lite.data.prefixes import TARGETS
-from recbole_lite.data.windows import SEEN
+from recbole_lite.data.windows import CANDIDATES
 from recbole_lite.errors import ConfigError
+from recbole_lite.model.candidates import behind_history, candidate_loss, over_all_items, scores_of
 from recbole_lite.model.dropout import Dropout
 from recbole_lite.model.item_tower import ItemTower
+from recbole_lite.model.next_item import NextItemModel
 from recbole_lite.model.pooling import UserPooling
 from recbole_lite.model.rec_llm import RecommendationLLM
-from recbole_lite.model.seen import Seen
-from recbole_lite.model.softmax_loss import cross_entropy, sampled_cross_entropy
 from recbole_lite.stages import Stage, read_stages
 
 
-class LiteLLM4Rec(SequentialRecommender):
+class LiteLLM4Rec(NextItemModel):
     """Item vectors -> Recommendation LLM -> mean -> one score per item; no decoder.
 
     ========================  ==========================================================
@@ -44,19 +41,23 @@ class LiteLLM4Rec(SequentialRecommender):
         A key is wrong; a language model or the items' text cannot be had.
     """
 
-    trains_prefixes = True  # train_strategy: prefix
-    can_exclude_history = True  # loss_exclude_history
+    reads_candidates = True  # task: topn
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
+        topn = config["task"] == "topn"
+        # The candidates stand at one position, behind what is in front of them.
+        places = self.max_seq_length * (not topn or config["topn_history"]) + topn
+        self.shows_history = config["topn_history"]
         self.rec_llm = RecommendationLLM(
             config["rec_llm"],
             config["rec_llm_init"],
             config["rec_llm_config"],
             config["rec_llm_dropout"],
-            self.max_seq_length,
+            places,
             config["local_files_only"],
             config["rec_llm_causal"],
+            reads_sets=topn,
         )
         if config["train_strategy"] == "prefix" and not self.rec_llm.causal:
             raise ConfigError(
@@ -73,14 +74,7 @@ class LiteLLM4Rec(SequentialRecommender):
         self.head = None if config["tie_head"] else nn.Linear(d, self.n_items - 1, bias=False)
         if self.head is None:
             _check_tied(stages)
-        self.loss_type, self.n_negatives = config["loss_type"], config["sce_negatives"]
-        self.excludes_seen = config["loss_exclude_history"]
-        if self.loss_type not in ("CE", "SCE"):
-            raise ConfigError(
-                f"loss_type must be CE or SCE for LiteLLM4Rec, found {self.loss_type!r}"
-            )
-        if self.loss_type == "SCE" and self.excludes_seen:
-            raise ConfigError("loss_exclude_history works with loss_type: CE only")
+        self.read_loss(config)
         self.enter(stages[0])
 
     def enter(self, stage: Stage) -> None:
@@ -99,63 +93,48 @@ class LiteLLM4Rec(SequentialRecommender):
         """``W_proj`` (equation 5), ``[n_items - 1, d]``; with ``tie_head`` the item vectors."""
         return self.item_tower.table()[1:] if self.head is None else self.head.weight
 
-    def encode(self, item_seq: torch.Tensor) -> torch.Tensor:
-        """Outputs of the Recommendation LLM, ``[B, L]`` ids -> ``[B, L, d]``."""
-        return self.rec_llm(self.item_dropout(self.item_tower(item_seq)), item_seq != 0)
+    def encode(self, item_seq: torch.Tensor, together: int = 0) -> torch.Tensor:
+        """Outputs of the Recommendation LLM, ``[B, L]`` ids -> ``[B, L, d]``.
 
-    def forward(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> torch.Tensor:
-        """User representations ``h_u`` (equation 4).
-
-        Parameters
-        ----------
-        item_seq : torch.Tensor
-            ``[B, L]`` internal item ids, 0 for padding (behind, where the model is causal).
-        item_seq_len : torch.Tensor
-            ``[B]``; part of RecBole's contract, the mask follows from the ids.
-
-        Returns
-        -------
-        torch.Tensor
-            ``[B, d]``.
+        The last `together` of the items have no order.
         """
-        return self.user_dropout(self.pooling(self.encode(item_seq), item_seq != 0))
+        vectors = self.item_dropout(self.item_tower(item_seq))
+        return self.rec_llm(vectors, item_seq != 0, together)
+
+    def candidate_scores(self, interaction) -> torch.Tensor:
+        """Scores of the candidates that the Recommendation LLM reads, ``[B, C]`` (Section 5.4).
+
+        Their order makes no difference: other places, the same scores.
+        """
+        candidates, history = interaction[CANDIDATES], interaction[self.ITEM_SEQ]
+        inputs = behind_history(history if self.shows_history else history[:, :0], candidates)
+        together = candidates.shape[1]
+        h_u = self.pooling(self.encode(inputs, together), inputs != 0, together)
+        return scores_of(self.user_dropout(h_u), self.head_weight(), candidates)
 
     def calculate_loss(self, interaction):
-        """Cross entropy over all items (equation 6), mean over the targets of the batch."""
-        item_seq = interaction[self.ITEM_SEQ]
-        if TARGETS in interaction:  # one target for each prefix
-            asked = interaction[TARGETS] > 0  # [B, L]
-            rows, steps = asked.nonzero(as_tuple=True)
-            targets = interaction[TARGETS][asked]  # [N]
-            pooled = self.pooling.prefixes(self.encode(item_seq))  # [B, L, d]
-            users = self.user_dropout(pooled[asked])  # [N, d]
-        else:
-            targets = interaction[self.POS_ITEM_ID]
-            rows = torch.arange(len(targets), device=targets.device)
-            steps = interaction[self.ITEM_SEQ_LEN] - 1
-            users = self.forward(item_seq, interaction[self.ITEM_SEQ_LEN])
-        if self.loss_type == "SCE":
-            return sampled_cross_entropy(users, self.head_weight(), targets - 1, self.n_negatives)
-        seen = None
-        if self.excludes_seen:
-            seen = Seen(interaction[SEEN], item_seq, rows, steps, targets)
-        return cross_entropy(users, self.head_weight(), targets - 1, seen)
-
-    def loss_terms(self, interaction) -> int:
-        """Number of targets that a batch's loss is the mean over."""
-        if TARGETS in interaction:
-            return int((interaction[TARGETS] > 0).sum())
-        return len(interaction)
+        """As every model of this kind; with ``task: topn`` cross entropy over the candidates."""
+        if CANDIDATES not in interaction:
+            return super().calculate_loss(interaction)
+        scores = self.candidate_scores(interaction)
+        return candidate_loss(scores, interaction[CANDIDATES], interaction[self.POS_ITEM_ID])
 
     def predict(self, interaction):
         """Scores of the given items, ``[B]``."""
-        h_u = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
-        return (h_u * self.head_weight()[interaction[self.ITEM_ID] - 1]).sum(-1)
+        if CANDIDATES not in interaction:
+            return super().predict(interaction)
+        scores = self.full_sort_predict(interaction)
+        return scores.gather(1, interaction[self.ITEM_ID][:, None]).squeeze(1)
 
     def full_sort_predict(self, interaction):
-        """Scores of all items, ``[B, n_items]``; -inf for padding (id 0)."""
-        h_u = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
-        return F.pad(h_u @ self.head_weight().T, (1, 0), value=-torch.inf)
+        """Scores of all items, ``[B, n_items]``; -inf for padding (id 0).
+
+        With ``task: topn`` of the candidates; -inf for all others.
+        """
+        if CANDIDATES not in interaction:
+            return super().full_sort_predict(interaction)
+        scores = self.candidate_scores(interaction)
+        return over_all_items(scores, interaction[CANDIDATES], self.n_items)
 
 
 def _check_tied(stages: list[Stage]) -> None:

@@ -9,9 +9,12 @@ from recbole_lite.model.generative.recommender import GenerativeRecommender
 class P5(GenerativeRecommender):
     """T5 that reads a prompt with numbers of user and items and writes the next item's number.
 
-    The sequential task of the paper only. Each training example takes one of
-    ``prompt_templates`` at random; evaluation takes the first.
+    The paper's sequential task, or with ``task: topn`` its choice among candidates (one of the two
+    at a time). Each training example takes one of ``prompt_templates`` (``topn_templates``) at
+    random; evaluation takes the first.
     """
+
+    reads_candidates = True  # task: topn
 
     def words(self, config, dataset):
         """``user_12``, ``item_34`` in T5's own tokens."""

@@ -40,7 +40,7 @@ class UserPooling(nn.Module):
         if kind == "recency":
             self.raw_rate = nn.Parameter(torch.zeros(()))  # r = softplus(raw_rate), at first 0.69
 
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden: torch.Tensor, mask: torch.Tensor, together: int = 0) -> torch.Tensor:
         """Pool whole sequences.
 
         Parameters
@@ -49,6 +49,8 @@ class UserPooling(nn.Module):
             ``[B, L, d]``.
         mask : torch.Tensor
             ``[B, L]``, true where there is an item; padding may stand on either side.
+        together : int
+            So many of the last positions count as one, the last: candidates have no order.
 
         Returns
         -------
@@ -59,10 +61,11 @@ class UserPooling(nn.Module):
             return masked_mean(hidden, mask)
         # Number of items behind each position, 0 at the last one.
         age = mask.flip(1).cumsum(1).flip(1) - mask.long()  # [B, L]
+        if together:
+            age = (age - together + 1).clamp_min(0)
         if self.kind == "last":
-            weights = (mask & (age == 0)).to(hidden.dtype)
-        else:
-            weights = self._weights(age, mask, hidden.dtype)
+            return masked_mean(hidden, mask & (age == 0))
+        weights = self._weights(age, mask, hidden.dtype)
         return torch.einsum("bl,bld->bd", weights, hidden.masked_fill(~mask[..., None], 0.0))
 
     def prefixes(self, hidden: torch.Tensor) -> torch.Tensor:

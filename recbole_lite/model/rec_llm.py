@@ -11,14 +11,63 @@ from torch import nn
 from recbole_lite.errors import ConfigError
 from recbole_lite.model.architecture import change_architecture, check_init, read_architecture
 from recbole_lite.model.dropout import use_cheap_dropout
+from recbole_lite.model.one_place import OnePlace, check_no_order
 from recbole_lite.text.hf_model import load_encoder, random_encoder
 
 
-class RecommendationLLM(nn.Module):
-    """Encoder over item vectors (paper, Section 4.2, equation 4).
+class VectorReader(nn.Module):
+    """A Hugging Face model that reads vectors in place of words.
 
-    Any Hugging Face model that takes ``inputs_embeds`` will do; its word-embedding table and
-    pooler are not kept.
+    Parameters
+    ----------
+    encoder : transformers.PreTrainedModel
+        Any that takes ``inputs_embeds``; its word-embedding table and pooler are not kept.
+    causal : bool
+        Let each position see only itself and what is before it.
+    reads_sets : bool
+        Whether :meth:`forward` will be asked to read vectors `together`.
+    """
+
+    def __init__(self, encoder: nn.Module, causal: bool, reads_sets: bool = False):
+        super().__init__()
+        self.encoder = _without_words(encoder)
+        use_cheap_dropout(self.encoder)
+        self.encoder.config.use_cache = False  # keys and values are for generation
+        self.causal = causal
+        self.hidden_size: int = encoder.config.hidden_size
+        self.one_place = OnePlace(self.encoder) if reads_sets else None
+
+    def forward(self, vectors: torch.Tensor, mask: torch.Tensor, together: int = 0) -> torch.Tensor:
+        """Contextual vectors.
+
+        Parameters
+        ----------
+        vectors : torch.Tensor
+            ``[B, L, d]``.
+        mask : torch.Tensor
+            ``[B, L]``, true where there is an item; a causal encoder wants the padding behind,
+            with `together` in front.
+        together : int
+            So many of the last vectors are a set: they stand at one position and see each other,
+            in a causal encoder, too.
+
+        Returns
+        -------
+        torch.Tensor
+            ``[B, L, d]``; what stands at masked positions means nothing.
+        """
+        visible = mask.long()
+        if self.causal:
+            visible = _causal_mask(vectors)
+            if together:
+                visible = _with_a_set(visible, mask, together)
+        others = self.one_place.arguments(mask, together) if self.one_place else {}
+        output = self.encoder(inputs_embeds=vectors, attention_mask=visible, **others)
+        return output.last_hidden_state
+
+
+class RecommendationLLM(VectorReader):
+    """Encoder over item vectors (paper, Section 4.2, equation 4).
 
     Parameters
     ----------
@@ -32,11 +81,13 @@ class RecommendationLLM(nn.Module):
     dropout : float, optional
         Rate inside the encoder; None keeps its configuration's.
     max_length : int
-        Longest sequence that will be read.
+        Longest sequence that will be read; a set counts as one.
     local_files_only : bool
         Never ask the hub.
     causal : bool
         Let each position see only itself and what is before it.
+    reads_sets : bool
+        Whether the last of the vectors can be a set, see :meth:`forward`.
 
     Raises
     ------
@@ -55,43 +106,27 @@ class RecommendationLLM(nn.Module):
         max_length: int,
         local_files_only: bool = False,
         causal: bool = False,
+        reads_sets: bool = False,
     ):
-        super().__init__()
         check_init(init, overrides, "rec_llm")
         folder, config = read_architecture(name, init, "rec_llm", local_files_only)
         change_architecture(config, overrides or {}, dropout, "rec_llm_config")
         limit = getattr(config, "max_position_embeddings", None)
         if limit and limit < max_length:
+            shown = max_length - reads_sets
             raise ConfigError(
-                f"rec_llm {name!r} reads at most {limit} positions, MAX_ITEM_LIST_LENGTH is "
-                f"{max_length}"
+                f"rec_llm {name!r} reads at most {limit} positions, MAX_ITEM_LIST_LENGTH is {shown}"
+                + (", and the candidates need one more" if reads_sets else "")
             )
         if init == "pretrained":
             encoder = load_encoder(folder, config, torch.float32, "rec_llm")
         else:
             encoder = random_encoder(config)
-        self.encoder = _without_words(encoder)
-        use_cheap_dropout(self.encoder)
-        self.causal = causal
-        self.hidden_size: int = config.hidden_size
-
-    def forward(self, vectors: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Contextual vectors.
-
-        Parameters
-        ----------
-        vectors : torch.Tensor
-            ``[B, L, d]``.
-        mask : torch.Tensor
-            ``[B, L]``, true where there is an item; a causal encoder wants the padding behind.
-
-        Returns
-        -------
-        torch.Tensor
-            ``[B, L, d]``; what stands at masked positions means nothing.
-        """
-        visible = _causal_mask(vectors) if self.causal else mask.long()
-        return self.encoder(inputs_embeds=vectors, attention_mask=visible).last_hidden_state
+        super().__init__(encoder, causal, reads_sets)
+        if reads_sets:
+            self.eval()
+            check_no_order(self, self.hidden_size, name)
+            self.train()
 
 
 def _causal_mask(vectors: torch.Tensor) -> torch.Tensor:
@@ -103,6 +138,14 @@ def _causal_mask(vectors: torch.Tensor) -> torch.Tensor:
     lowest = torch.finfo(vectors.dtype).min
     mask = torch.full((length, length), lowest, dtype=vectors.dtype, device=vectors.device)
     return mask.triu(1)[None, None]
+
+
+def _with_a_set(causal: torch.Tensor, mask: torch.Tensor, together: int) -> torch.Tensor:
+    """``[B, 1, L, L]``: the last `together` positions see each other, and nobody the padding."""
+    visible = causal.clone()
+    visible[..., -together:, -together:] = 0
+    lowest = torch.finfo(causal.dtype).min
+    return torch.where(mask[:, None, None, :], visible, lowest)
 
 
 def _without_words(model: nn.Module) -> nn.Module:

@@ -48,6 +48,10 @@ def _metrics_table(runs) -> str:
     ratios = [[f"{rows[0][0]} / {row[0]}", *map(_ratio, rows[0][1:], row[1:])] for row in rows[1:]]
     shown = [[name, *map(_figure, figures)] for name, *figures in rows]
     align = ("left", *("right" for _ in head[1:]))
+    guess = runs[0].get("random_guess")
+    if guess:
+        figures = [_figure(guess.get(name)) for name in names]
+        ratios.insert(0, ["random guessing", *figures, *figures])
     return tabulate([*shown, *ratios], head, colalign=align, disable_numparse=True)
 
 

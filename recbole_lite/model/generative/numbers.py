@@ -5,6 +5,11 @@ from __future__ import annotations
 import torch
 
 from recbole_lite.errors import ConfigError
+from recbole_lite.model.generative.candidates import (
+    KEY,
+    CandidatePrompts,
+    split_candidate_template,
+)
 from recbole_lite.model.generative.paths import ItemPaths
 from recbole_lite.model.generative.prompts import Prompts, TokenTable, split_template
 from recbole_lite.model.generative.recommender import Words
@@ -48,7 +53,24 @@ def numbered_words(config, dataset) -> Words:
     for template in _templates(config["prompt_templates"]):
         before, between, behind = spell(list(split_template(template, "prompt_templates")))
         templates.append((before, between, [*behind, eos]))
-    return Words(Prompts(templates, users, items), paths)
+    return Words(Prompts(templates, users, items), paths, candidates=_for_topn(config, spell, eos))
+
+
+def _for_topn(config, spell, eos: int) -> CandidatePrompts | None:
+    if config["task"] != "topn":
+        return None
+    templates = []
+    for template in _templates(config[KEY], KEY):
+        texts = split_candidate_template(template)
+        parts = [None if text is None else spell([text])[0] for text in texts]
+        templates.append((*parts[:-1], [*parts[-1], eos]))
+    prompts = CandidatePrompts(templates)
+    if config["topn_history"] and not prompts.shows_history.all():
+        raise ConfigError(
+            f"topn_history: a prompt shows the history where its template has {{items}}, and not "
+            f"all of {KEY} have it"
+        )
+    return prompts
 
 
 def item_numbers(config, n_items: int) -> list[int]:
@@ -83,8 +105,8 @@ def _names(config, dataset, numbers: list[int]) -> list[str]:
     return texts[1:]
 
 
-def _templates(value) -> list[str]:
+def _templates(value, key: str = "prompt_templates") -> list[str]:
     templates = [value] if isinstance(value, str) else value
     if not isinstance(templates, list) or not templates:
-        raise ConfigError(f"prompt_templates must be a list of texts, found {value!r}")
+        raise ConfigError(f"{key} must be a list of texts, found {value!r}")
     return templates

@@ -75,6 +75,11 @@ class ItemPaths(nn.Module):
         """Tokens of the longest path, its end included."""
         return self.labels.shape[1]
 
+    @property
+    def n_states(self) -> int:
+        """Number of states, the root included."""
+        return len(self._item_of)
+
     def step(self, states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """States behind one more token; ``[N]``, ``[N]`` -> ``[N]``."""
         keys = states * self._span + tokens

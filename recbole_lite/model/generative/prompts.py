@@ -72,28 +72,37 @@ class Prompts(nn.Module):
             user, 2 ... for the items, 0 for the template's words); mask. All tokens stand at the
             left, T is the longest prompt of the batch.
         """
-        batch, length = item_seq.shape
-        item_tokens, item_mask = self.items(item_seq)  # [B, L, K]
-        width = item_tokens.shape[2]
-        words = torch.arange(2, length + 2, device=item_seq.device).repeat_interleave(width)
-        item_mask = item_mask & (item_seq > 0)[..., None]
-        blocks = [
-            (*self.parts[0](template), 0),
-            (*self.users(users), 1),
-            (*self.parts[1](template), 0),
-            (item_tokens.flatten(1), item_mask.flatten(1), words.expand(batch, -1)),
-            (*self.parts[2](template), 0),
-        ]
-        tokens = torch.cat([block[0] for block in blocks], 1)
-        mask = torch.cat([block[1] for block in blocks], 1)
-        word = torch.cat(
+        return joined(
             [
-                block[2] if torch.is_tensor(block[2]) else torch.full_like(block[0], block[2])
-                for block in blocks
-            ],
-            1,
+                (*self.parts[0](template), 0),
+                (*self.users(users), 1),
+                (*self.parts[1](template), 0),
+                self.item_block(item_seq, 2),
+                (*self.parts[2](template), 0),
+            ]
         )
-        return _to_the_left(mask, tokens, word)
+
+    def item_block(self, items: torch.Tensor, first_word: int) -> tuple:
+        """Tokens, mask and whole words (from `first_word`) of items, ``[B, L]`` ids."""
+        tokens, mask = self.items(items)  # [B, L, K]
+        mask = mask & (items > 0)[..., None]
+        words = torch.arange(first_word, first_word + items.shape[1], device=items.device)
+        words = words.repeat_interleave(tokens.shape[2]).expand(len(items), -1)
+        return tokens.flatten(1), mask.flatten(1), words
+
+
+def joined(blocks: Sequence[tuple]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Prompts made of blocks: tokens ``[B, T]``, mask, number of the whole word or ``[B, T]``."""
+    tokens = torch.cat([block[0] for block in blocks], 1)
+    mask = torch.cat([block[1] for block in blocks], 1)
+    word = torch.cat(
+        [
+            block[2] if torch.is_tensor(block[2]) else torch.full_like(block[0], block[2])
+            for block in blocks
+        ],
+        1,
+    )
+    return _to_the_left(mask, tokens, word)
 
 
 def _to_the_left(mask, tokens, word):

@@ -10,11 +10,15 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
 
+from recbole_lite.data.windows import CANDIDATES
 from recbole_lite.errors import ConfigError, DataError
 from recbole_lite.model.architecture import change_architecture, check_init, read_architecture
-from recbole_lite.model.generative.beam import BeamCounts, beam_search
+from recbole_lite.model.candidates import candidate_loss, over_all_items, scores_of
+from recbole_lite.model.generative.beam import BeamCounts, beam_search, strangers
+from recbole_lite.model.generative.candidates import CandidatePrompts
 from recbole_lite.model.generative.paths import ItemPaths
 from recbole_lite.model.generative.prompts import Prompts
+from recbole_lite.model.repeated import distinct_rows
 from recbole_lite.model.softmax_loss import cross_entropy
 from recbole_lite.text.hf_model import load_seq2seq
 from recbole_lite.text.pooling import masked_mean
@@ -32,11 +36,14 @@ class Words:
         What the decoder writes for an item.
     vocabulary : int or None
         Number of tokens; None: as many as the language model has.
+    candidates : CandidatePrompts or None
+        Prompts with candidates (``task: topn``).
     """
 
     prompts: Prompts
     paths: ItemPaths
     vocabulary: int | None = None
+    candidates: CandidatePrompts | None = None
 
 
 class GenerativeRecommender(SequentialRecommender):
@@ -63,15 +70,24 @@ class GenerativeRecommender(SequentialRecommender):
         What became of the beams since the last reset.
     """
 
+    knows_candidates = True  # task: topn; a search can stay among them without having read them
+    only_for_task = ("candidate_prompts.", "candidate_words.")  # what init_from may lack
+
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         words = self.words(config, dataset)
         self.prompts, self.paths = words.prompts, words.paths
+        self.candidate_prompts = words.candidates
         self.width, self.constrained = config["num_beams"], config["constrained_beams"]
         self.has_decoder = config["decoder"]
         if self.has_decoder and self.width > self.n_items - 1:
             raise ConfigError(
                 f"num_beams: {self.width} beams, but there are only {self.n_items - 1} items"
+            )
+        ranked = config["topn_negatives"] + 1 if config["task"] == "topn" else self.n_items
+        if self.has_decoder and self.constrained and self.width > ranked:
+            raise ConfigError(
+                f"num_beams: {self.width} beams, but there are only {ranked} candidates"
             )
         llm = _language_model(config, words.vocabulary)
         d = llm.config.d_model
@@ -84,6 +100,9 @@ class GenerativeRecommender(SequentialRecommender):
         self.whole_words = (
             nn.Embedding(self.max_seq_length + 2, d) if config["whole_word_embeddings"] else None
         )
+        self.candidate_words = None
+        if self.candidate_prompts is not None and self.whole_words is not None:
+            self.candidate_words = nn.Embedding(config["topn_negatives"] + 1, d)
         # Continuous prompt (POD, Section 3.2): vectors before the tokens, uniform in +-0.1 as
         # in POD's code.
         self.prompt_vectors = nn.Parameter(torch.empty(config["prompt_length"], d))
@@ -115,13 +134,17 @@ class GenerativeRecommender(SequentialRecommender):
             )
         if template is None:
             template = torch.zeros_like(users)
+        if self.candidate_prompts is not None:
+            return self.candidate_prompts(
+                self.prompts, users, item_seq, interaction[CANDIDATES], template
+            )
         return self.prompts(users, item_seq, template)
 
     def encode(self, tokens, words, mask) -> tuple[torch.Tensor, torch.Tensor]:
         """Outputs of the encoder ``[B, T', d]`` and their mask; T' counts the prompt vectors."""
         vectors = self.encoder.get_input_embeddings()(tokens)
         if self.whole_words is not None:
-            vectors = vectors + self.whole_words(words)
+            vectors = vectors + F.embedding(words, self._word_vectors())
         if len(self.prompt_vectors):
             prompt = self.prompt_vectors.expand(len(tokens), -1, -1)
             vectors = torch.cat([prompt, vectors], 1)
@@ -130,18 +153,32 @@ class GenerativeRecommender(SequentialRecommender):
         states = self.encoder(inputs_embeds=vectors, attention_mask=mask).last_hidden_state
         return states, mask
 
+    def _word_vectors(self) -> torch.Tensor:
+        """Vectors of the whole words: template, user, history, then the candidates."""
+        if self.candidate_words is None:
+            return self.whole_words.weight
+        return torch.cat([self.whole_words.weight, self.candidate_words.weight])
+
     def forward(self, interaction) -> torch.Tensor:
         """Mean of the encoder's outputs, ``[B, d]`` (``decoder: False``)."""
         states, mask = self.encode(*self.tokens(interaction))
         return masked_mean(states, mask.bool())
 
     def calculate_loss(self, interaction):
-        """Cross entropy of the item's tokens, or over all items (``decoder: False``)."""
+        """Cross entropy of the item's tokens, or over all items (``decoder: False``).
+
+        With ``task: topn`` and ``decoder: False`` over the candidates.
+        """
         users, targets = interaction[self.USER_ID], interaction[self.POS_ITEM_ID]
-        template = torch.randint(self.prompts.n_templates, users.shape, device=users.device)
+        n_templates = (self.candidate_prompts or self.prompts).n_templates
+        template = torch.randint(n_templates, users.shape, device=users.device)
         states, mask = self.encode(*self.tokens(interaction, template))
         if not self.has_decoder:
             h_u = masked_mean(states, mask.bool())
+            if self.candidate_prompts is not None:
+                candidates = interaction[CANDIDATES]
+                scores = scores_of(h_u, self.head.weight, candidates)
+                return candidate_loss(scores, candidates, targets)
             return cross_entropy(h_u, self.head.weight, targets - 1)
         return self.llm(
             encoder_outputs=BaseModelOutput(last_hidden_state=states),
@@ -159,24 +196,45 @@ class GenerativeRecommender(SequentialRecommender):
     def beams(self, interaction) -> torch.Tensor:
         """Items of the beams, ``[B, num_beams]`` internal ids, best first; 0: no item."""
         states, mask = self.encode(*self.tokens(interaction))
-        return beam_search(self.llm, states, mask, self.paths, self.width, self.constrained)
+        return beam_search(
+            self.llm,
+            states,
+            mask,
+            self.paths,
+            self.width,
+            self.constrained,
+            _candidates(interaction),
+        )
 
     def full_sort_predict(self, interaction):
         """Scores of all items, ``[B, n_items]``.
 
         Of a beam search an item has minus the rank of its best beam; items that no beam wrote
-        have -inf, and are never a hit.
+        have -inf, and are never a hit. With ``task: topn`` only candidates have a score.
         """
+        candidates = _candidates(interaction)
         if not self.has_decoder:
-            return F.pad(self.head(self.forward(interaction)), (1, 0), value=-torch.inf)
+            h_u = self.forward(interaction)
+            if candidates is not None:
+                scores = scores_of(h_u, self.head.weight, candidates)
+                return over_all_items(scores, candidates, self.n_items)
+            return F.pad(self.head(h_u), (1, 0), value=-torch.inf)
         items = self.beams(interaction)
-        self.beam_counts.add(items)
+        self.beam_counts.add(items, candidates)
+        if candidates is not None:
+            items = items.masked_fill(strangers(items, candidates), 0)
         return scores_of_beams(items, self.n_items)
 
     def predict(self, interaction):
         """Scores of the given items, ``[B]``."""
-        scores = self.full_sort_predict(interaction)
-        return scores.gather(1, interaction[self.ITEM_ID][:, None]).squeeze(1)
+        rows, belongs = distinct_rows(interaction, self.USER_ID, self.ITEM_SEQ)
+        return self.full_sort_predict(rows)[belongs, interaction[self.ITEM_ID]]
+
+
+def _candidates(interaction) -> torch.Tensor | None:
+    if CANDIDATES not in interaction:
+        return None
+    return interaction[CANDIDATES]
 
 
 def scores_of_beams(items: torch.Tensor, n_items: int) -> torch.Tensor:

@@ -1,0 +1,86 @@
+"""What the same training time buys: accuracy of models and training strategies, side by side.
+
+    python benchmarks/budget.py --dataset=ml-1m --data_path=DIR --minutes=6 --out=results/budget
+
+Each side trains on one thread for so many minutes of processor time, which does not depend on
+what else the machine does; validation comes on top. All sides have the same split, ranking and
+metrics, and each has the weights of its best validation. Language models begin with random
+weights, MiniLM reads the items' text. A side that has a result in ``--out`` is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from pathlib import Path
+
+import torch
+from tabulate import tabulate
+
+from recbole_lite.reproduce.budget import measured
+from recbole_lite.reproduce.sides import all_sides
+
+METRICS = ("recall@10", "ndcg@10")
+
+
+def table(results: list[dict]) -> str:
+    """One line a side."""
+    rows = [
+        [
+            r["side"],
+            f"{r['parameters']:,}",
+            f"{r['steps']:,}",
+            f"{r['steps'] / r['steps_per_epoch']:.2f}",
+            f"{r['steps'] * r['step_seconds'] / 60:.1f}",
+            *(f"{r[part].get(m, math.nan):.4f}" for part in ("valid", "test") for m in METRICS),
+        ]
+        for r in results
+    ]
+    head = ["side", "trained", "steps", "passes", "minutes"]
+    head += [f"{part} {m}" for part in ("valid", "test") for m in ("R@10", "N@10")]
+    return tabulate(
+        rows, head, tablefmt="github", colalign=("left", *("right",) * 8), disable_numparse=True
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    sides = all_sides()
+    parser.add_argument("--dataset", default="ml-1m")
+    parser.add_argument("--data_path", default="dataset")
+    parser.add_argument("--tokenizer", help="T5's, for P5 and POD: folder or hub name")
+    parser.add_argument("--minutes", type=float, default=6)
+    parser.add_argument("--seed", type=int, default=2020)
+    parser.add_argument("--sides", default=";".join(sides), help="names, with ; between")
+    parser.add_argument("--out", type=Path, default=Path("results", "budget"))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    names = args.sides.split(";")
+    unknown = [name for name in names if name not in sides]
+    if unknown:
+        parser.error(f"unknown: {'; '.join(unknown)}. There are {'; '.join(sides)}")
+    folder = args.out / args.dataset
+    results = []
+    for name in names:
+        side = sides[name]
+        settings = {"data_path": args.data_path, "seed": args.seed}
+        if side.model in ("P5", "POD", "LightLM"):
+            settings |= {"llm_init": "scratch"}
+        if side.model in ("P5", "POD"):
+            settings |= {"tokenizer": args.tokenizer}
+        if side.model == "LiteLLM4Rec":
+            settings |= {"rec_llm_init": "scratch", "item_llm": "minilm"}
+        path = folder / f"{name.replace(', ', '-').replace(' ', '-')}-{args.seed}.json"
+        command = " ".join(["python", *sys.argv])
+        result, _ = measured(
+            path, side, args.minutes, dataset=args.dataset, settings=settings, command=command
+        )
+        results.append(result)
+    text = table(results)
+    (folder / "budget.md").write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

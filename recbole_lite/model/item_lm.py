@@ -1,0 +1,139 @@
+"""ItemLM: a small language model whose tokens are items (after arXiv 2506.15833)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import AutoConfig, PretrainedConfig
+
+from recbole_lite.errors import ConfigError
+from recbole_lite.model.architecture import change_architecture
+from recbole_lite.model.dropout import Dropout
+from recbole_lite.model.item_tower import ItemTower
+from recbole_lite.model.next_item import NextItemModel
+from recbole_lite.model.pooling import UserPooling
+from recbole_lite.model.rec_llm import VectorReader
+from recbole_lite.settings import nearest
+from recbole_lite.text import item_vectors
+from recbole_lite.text.hf_model import random_encoder
+
+# Names that architectures have for the width of the feed-forward layers.
+INNER_SIZES = ("intermediate_size", "n_inner", "d_ff", "ffn_dim", "encoder_ffn_dim")
+
+
+class ItemLM(NextItemModel):
+    """Item ids -> causal language model -> one score per item.
+
+    The model of arXiv 2506.15833, "the architecture of large language models with fewer layers
+    and smaller dimensions, one discrete token per item", as far as its abstract tells. Windows,
+    loss, head and trainer are LiteLLM4Rec's, so that the two differ in what an item is.
+
+    ================  =====================================================================
+    ``item_init``     vector of item i
+    ================  =====================================================================
+    ``random``        row i of a trained table that begins as normal noise
+    ``text``          row i of a trained table that begins as the Item LLM's vector, turned
+                      to the model's size by its principal axes and scaled like the noise
+    ``text+id``       row i of a trained table, plus a linear map of the Item LLM's vector
+    ================  =====================================================================
+
+    Parameters
+    ----------
+    config : LiteConfig
+        Keys: ``properties/model/ItemLM.yaml``.
+    dataset : LiteSequentialDataset
+        Gives the number of items and, unless ``item_init`` is random, their text.
+
+    Raises
+    ------
+    ConfigError, ModelFilesError, DataError
+        A key is wrong; the Item LLM or the items' text cannot be had.
+    """
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.lm = VectorReader(random_encoder(_architecture(config, self.max_seq_length)), True)
+        d = self.lm.hidden_size
+        self.items = nn.Embedding(self.n_items, d)
+        nn.init.normal_(self.items.weight, std=config["initializer_range"])
+        self.item_tower = None
+        how = config["item_init"]
+        if how == "text":
+            known, vectors = _principal(item_vectors(config, dataset), d)
+            with torch.no_grad():
+                scale = config["initializer_range"] / vectors.std()
+                self.items.weight[known, : vectors.shape[1]] = scale * vectors
+        elif how == "text+id":
+            self.item_tower = ItemTower(config, dataset, d, {"frozen"})
+        elif how != "random":
+            raise ConfigError(f"item_init must be random, text or text+id, found {how!r}")
+        self.item_dropout = Dropout(config["item_dropout"])
+        self.pooling = UserPooling(config["user_pooling"])
+        self.user_dropout = Dropout(config["user_dropout"])
+        tied = config["tie_head"]
+        self.head = None if tied else nn.Linear(d, self.n_items - 1, bias=False)
+        self.read_loss(config)
+
+    def table(self) -> torch.Tensor:
+        """Vectors of all items, ``[n_items, d]``; row 0 is padding."""
+        own = self.items.weight
+        return own if self.item_tower is None else own + self.item_tower.table()
+
+    def encode(self, item_seq: torch.Tensor) -> torch.Tensor:
+        """Outputs of the language model, ``[B, L]`` ids -> ``[B, L, d]``."""
+        vectors = self.items(item_seq)
+        if self.item_tower is not None:
+            vectors = vectors + self.item_tower(item_seq)
+        return self.lm(self.item_dropout(vectors), item_seq != 0)
+
+    def head_weight(self) -> torch.Tensor:
+        """``[n_items - 1, d]``: row i - 1 scores item i; the input table with ``tie_head``."""
+        return self.table()[1:] if self.head is None else self.head.weight
+
+
+def _architecture(config, max_length: int) -> PretrainedConfig:
+    """Hugging Face's configuration of ``lm_architecture`` in the size that the keys give."""
+    name, size, heads = config["lm_architecture"], config["hidden_size"], config["n_heads"]
+    if size % heads:
+        raise ConfigError(f"hidden_size {size} is not a multiple of n_heads {heads}")
+    try:
+        default = AutoConfig.for_model(name)
+    except ValueError:
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+        hint = nearest(str(name), list(CONFIG_MAPPING))
+        raise ConfigError(
+            f"lm_architecture: transformers has no model type {name!r}{hint}; "
+            "gpt2, llama, qwen3 and t5 are tested"
+        ) from None
+    sizes = {
+        "hidden_size": size,
+        "num_hidden_layers": config["n_layers"],
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "head_dim": size // heads,
+        "d_kv": size // heads,
+        "max_position_embeddings": max_length,
+        "vocab_size": 1,  # its own table is not used
+        **dict.fromkeys(INNER_SIZES, config["inner_size"]),
+    }
+    if hasattr(default, "d_kv"):
+        sizes.pop("head_dim")  # T5's name for it is d_kv
+    known = {key: value for key, value in sizes.items() if hasattr(default, key)}
+    # No word is ever read.
+    special = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))
+    architecture = AutoConfig.for_model(name, **known, **special)
+    if getattr(architecture, "activation_function", None) == "gelu_new":
+        architecture.activation_function = "gelu_pytorch_tanh"  # the same, in one kernel
+    change_architecture(architecture, config["lm_config"], config["lm_dropout"], "lm_config")
+    return architecture
+
+
+def _principal(items, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which items have text, ``[n_items]``, and their vectors along the `size` largest axes.
+
+    Inner products of unit vectors are kept as well as `size` numbers can (Eckart-Young).
+    """
+    vectors = nn.functional.normalize(items.vectors[items.has_text].float(), dim=-1)
+    u, s, _ = torch.linalg.svd(vectors, full_matrices=False)
+    return items.has_text, (u * s)[:, :size]

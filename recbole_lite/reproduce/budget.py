@@ -1,0 +1,180 @@
+"""Training for a given time: what the same budget buys different models.
+
+Some steps are timed first, and their number (``max_steps``) is set from that, so that a falling
+learning rate ends at 0 and the run can be repeated exactly.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recbole_lite.config import LiteConfig
+from recbole_lite.data import create_dataset, data_preparation
+from recbole_lite.files import write_atomically
+from recbole_lite.quick_start import run
+from recbole_lite.registry import get_trainer
+from recbole_lite.report.environment import environment
+
+FIRST_STAGE = 0.6  # share of the steps with frozen vectors, with `two_stages`
+SECOND_RATE = 5e-4  # learning rate of the second stage
+VALIDATIONS = 8  # at most: where an epoch is short, not after each
+WARM_UP, TIMED = 3, 15  # steps
+
+
+@dataclass
+class Side:
+    """A model with its settings.
+
+    Attributes
+    ----------
+    name : str
+        Of its row and file.
+    model : str
+    settings : dict
+        Configuration keys.
+    files : list of str or Path
+        Configuration files.
+    two_stages : bool
+        Train with frozen item vectors first, then the vectors as well.
+    """
+
+    name: str
+    model: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    files: Sequence[str | Path] = ()
+    two_stages: bool = False
+
+
+def clock() -> float:
+    """Seconds: of this process's work where that is one thread's on a CPU, else of the wall.
+
+    Processor time does not depend on what else the machine does; with several threads it would
+    count those that wait.
+    """
+    alone = torch.get_num_threads() == 1 and not torch.cuda.is_available()
+    return time.process_time() if alone else time.perf_counter()
+
+
+def plan(side: Side, dataset: str, settings: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """Time some steps of a training and set its length.
+
+    Parameters
+    ----------
+    side : Side
+    dataset : str
+    settings : mapping
+        Settings of all sides; the side's own come on top.
+    seconds : float
+        Of training; validation is not counted.
+
+    Returns
+    -------
+    dict
+        ``step_seconds``, ``steps``, ``steps_per_epoch``, and ``settings``, ready to be run.
+    """
+    settings = {"checkpoint_every": 0, "show_progress": False, **settings, **side.settings}
+    config = LiteConfig(side.model, dataset, side.files, config_dict=settings)
+    train_data, *_ = data_preparation(config, create_dataset(config))
+    model = config.model_class(config, train_data._dataset).to(config["device"]).train()
+    optimizer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model).optimizer
+    batches = itertools.chain.from_iterable(itertools.repeat(train_data))
+    times = []
+    for _ in range(WARM_UP + TIMED):
+        started = clock()
+        optimizer.zero_grad()
+        model.calculate_loss(next(batches).to(config["device"])).backward()
+        optimizer.step()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(clock() - started)
+    step = statistics.mean(times[WARM_UP:])  # the mean: a long step is part of the budget
+    steps, epoch = max(int(seconds / step), 1), len(train_data)
+    epochs = math.ceil(steps / epoch)
+    if hasattr(model, "beam_counts"):
+        settings["eval_step"] = 0  # a beam search over all users may take longer than the training
+    elif epochs > VALIDATIONS:
+        settings["eval_step"] = epochs // VALIDATIONS
+        epochs = settings["eval_step"] * VALIDATIONS  # the last epoch is validated
+        steps = min(steps, epochs * epoch)
+    settings |= {"max_steps": steps, "epochs": epochs, "stopping_step": VALIDATIONS}
+    if side.two_stages:
+        settings["stages"] = _two_stages(steps, epoch)
+    return {
+        "step_seconds": step,
+        "steps": steps,
+        "steps_per_epoch": epoch,
+        "settings": settings,
+    }
+
+
+def _two_stages(steps: int, epoch: int) -> list[dict[str, Any]]:
+    first = min(max(round(FIRST_STAGE * steps), 1), max(steps - 1, 1))
+    lengths = [
+        {"max_steps": n, "epochs": math.ceil(n / epoch)} for n in (first, max(steps - first, 1))
+    ]
+    return [
+        {**lengths[0], "item_llm_training": "frozen"},
+        {**lengths[1], "item_llm_training": "embeddings", "learning_rate": SECOND_RATE},
+    ]
+
+
+def measure(
+    side: Side, dataset: str, settings: Mapping[str, Any], minutes: float, command: str
+) -> dict[str, Any]:
+    """Train and evaluate a side; the result can be written as JSON."""
+    planned = plan(side, dataset, settings, 60 * minutes)
+    started = clock()
+    result = run(side.model, dataset, side.files, planned["settings"], per_user=True)
+    users = result["per_user"]
+    return {
+        "side": side.name,
+        "model": side.model,
+        "dataset": dataset,
+        "config_files": [str(path) for path in side.files],
+        "config_dict": planned.pop("settings"),
+        "minutes": minutes,
+        **planned,
+        "minutes_with_evaluation": (clock() - started) / 60,
+        **{key: result[key] for key in ("data", "epochs", "history", "parameters", "seconds")},
+        "valid": _plain(result["best_valid_result"]),
+        "test": _plain(result["test_result"]),
+        "beams": result["beams"],
+        "environment": environment(),
+        "command": command,
+        "ranks": dict(zip(users["users"], map(int, users["ranks"]), strict=True)),
+    }
+
+
+def measured(path: Path, side: Side, minutes: float, *args, **kwargs) -> tuple[dict, bool]:
+    """Result in the file `path`, or a new one written there; and whether it is new.
+
+    A file that was made with another budget or other settings of the side is made anew.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = {}
+    same = found.get("minutes") == minutes and side.settings.items() <= (
+        found.get("config_dict", {}).items()
+    )
+    if same:
+        return found, False
+    found = measure(side, *args, minutes=minutes, **kwargs)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(found, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda name: name.write_text(text, encoding="utf-8"))
+    return found, True
+
+
+def _plain(result) -> dict[str, float]:
+    return {name: float(value) for name, value in (result or {}).items()}

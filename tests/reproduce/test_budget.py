@@ -1,0 +1,76 @@
+"""Training for a given time."""
+
+import itertools
+import json
+
+import pytest
+
+from recbole_lite.reproduce import budget
+from recbole_lite.reproduce.budget import Side, measured, plan
+from recbole_lite.reproduce.sides import all_sides
+
+
+@pytest.fixture
+def half_a_second_each(monkeypatch):
+    """Every step takes half a second by the clock."""
+    ticks = itertools.count()
+    # A step reads the clock before and after it.
+    monkeypatch.setattr(budget, "clock", lambda: next(ticks) * 0.5)
+
+
+@pytest.fixture
+def common(quick):
+    """Settings of all sides on the data set ``tiny``."""
+    settings = quick(train_batch_size=32)
+    return {key: value for key, value in settings.items() if key != "epochs"}
+
+
+def test_steps_fill_the_budget(half_a_second_each, common):
+    planned = plan(Side("SASRec", "SASRec"), "tiny", common, 10.4)
+    assert planned["step_seconds"] == 0.5
+    assert planned["steps"] == planned["settings"]["max_steps"] == 20
+    epoch = planned["steps_per_epoch"]
+    assert planned["settings"]["epochs"] == -(-20 // epoch)
+    assert "eval_step" not in planned["settings"]
+
+
+def test_many_short_epochs_are_validated_eight_times(half_a_second_each, common):
+    planned = plan(Side("s", "SASRec", {"train_batch_size": 2048}), "tiny", common, 50)
+    assert planned["steps_per_epoch"] == 1
+    settings = planned["settings"]
+    assert (settings["epochs"], settings["eval_step"], planned["steps"]) == (96, 12, 96)
+
+
+def test_stages_share_the_steps(half_a_second_each, common):
+    side = Side("two", "LiteLLM4Rec", {}, two_stages=True)
+    first, second = plan(side, "tiny", common, 10)["settings"]["stages"]
+    assert (first["max_steps"], second["max_steps"]) == (12, 8)
+    assert (first["item_llm_training"], second["item_llm_training"]) == ("frozen", "embeddings")
+
+
+def test_a_result_is_made_once(common, tmp_path):
+    path = tmp_path / "out" / "SASRec.json"
+    side = Side("SASRec, small", "SASRec", {"hidden_size": 8})
+    arguments = {"dataset": "tiny", "settings": common, "command": "typed"}
+    result, new = measured(path, side, 0.01, **arguments)
+    assert new
+    assert result == json.loads(path.read_text())
+    assert result["config_dict"]["hidden_size"] == 8
+    assert len(result["ranks"]) == 30
+    assert result["command"] == "typed"
+    hits = sum(0 < rank <= 5 for rank in result["ranks"].values())
+    assert result["test"]["recall@5"] == pytest.approx(hits / 30, abs=1e-4)
+    assert sum(e["valid_result"] is not None for e in result["history"]) >= 1
+    again, new = measured(path, side, 0.01, **arguments)
+    assert not new
+    assert again == result
+    other = Side("SASRec, small", "SASRec", {"hidden_size": 16})
+    assert measured(path, other, 0.01, **arguments)[1]  # other settings: made anew
+
+
+def test_every_side_is_a_valid_configuration(common):
+    from recbole_lite import LiteConfig
+
+    for side in all_sides().values():
+        data_path = {"data_path": common["data_path"]}
+        LiteConfig(side.model, "tiny", side.files, config_dict={**data_path, **side.settings})
