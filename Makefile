@@ -4,11 +4,12 @@ PYTHON ?= python3
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test test-cluster lint clean
 
 help:
 	@echo "make demo   train LITE-LLM4Rec on ml-100k and compare it with popularity"
 	@echo "make test   lint and tests"
+	@echo "make test-cluster  sweeps on two Ray nodes, one of which is killed (minutes)"
 	@echo "make clean  remove .venv and what runs have written"
 
 demo: $(VENV)/.demo
@@ -16,6 +17,9 @@ demo: $(VENV)/.demo
 
 test: lint
 	$(BIN)/python -m pytest
+
+test-cluster: $(VENV)/.dev
+	$(BIN)/python -m pytest -m cluster
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

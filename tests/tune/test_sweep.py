@@ -95,6 +95,7 @@ class Watcher:
         monkeypatch.setattr(scheduler, "on_trial_result", watched)
 
 
+@pytest.mark.cluster
 def test_a_node_dies_a_trial_fails_and_the_sweep_completes(
     cluster, space, quick, monkeypatch, workdir
 ):
