@@ -3,14 +3,14 @@
 import os
 
 
-def count_encodings(path):
-    """Note each pass over texts in a file: process and number of texts."""
+def count_encodings():
+    """Note each pass over texts in the file $ENCODINGS: process and number of texts."""
     from recbole_lite.text.encoder import ItemEncoder
 
     encode = ItemEncoder.encode
 
     def counted(self, texts, *arguments, **others):
-        with open(path, "a") as file:
+        with open(os.environ["ENCODINGS"], "a") as file:
             file.write(f"{os.getpid()} {len(texts)}\n")
         return encode(self, texts, *arguments, **others)
 

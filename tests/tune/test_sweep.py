@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-from functools import partial
 from pathlib import Path
 
 import psutil
@@ -96,6 +95,7 @@ class Watcher:
         monkeypatch.setattr(scheduler, "on_trial_result", watched)
 
 
+@pytest.mark.cluster
 def test_a_node_dies_a_trial_fails_and_the_sweep_completes(
     cluster, space, quick, monkeypatch, workdir
 ):
@@ -241,9 +241,10 @@ def test_four_concurrent_trials_encode_the_items_once(space, quick, monkeypatch,
     calls = tmp_path / "calls"
 
     monkeypatch.setattr(ItemEncoder, "encode", ItemEncoder.encode)  # put back after the test
-    count_encodings(str(calls))
+    monkeypatch.setenv("ENCODINGS", str(calls))
+    count_encodings()
     settings = {"num_cpus": 4, "object_store_memory": 80 * 2**20, **QUIET}
-    settings["runtime_env"] = {"worker_process_setup_hook": partial(count_encodings, str(calls))}
+    settings["runtime_env"] = {"worker_process_setup_hook": count_encodings}
     patiently(lambda: ray.init(address="local", **settings))
     try:
         result = sweep(
