@@ -4,20 +4,13 @@ PYTHON ?= python3
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-<<<<<<< HEAD
-.PHONY: help demo test lint faults clean
-=======
-.PHONY: help demo test test-cluster lint clean
->>>>>>> issue-7
+.PHONY: help demo test test-cluster lint faults clean
 
 help:
 	@echo "make demo   train LITE-LLM4Rec on ml-100k and compare it with popularity"
 	@echo "make test   lint and tests"
-<<<<<<< HEAD
 	@echo "make faults kills, random settings and files, a long run: half an hour (docs/robustness.md)"
-=======
 	@echo "make test-cluster  sweeps on two Ray nodes, one of which is killed (minutes)"
->>>>>>> issue-7
 	@echo "make clean  remove .venv and what runs have written"
 
 demo: $(VENV)/.demo
@@ -26,16 +19,14 @@ demo: $(VENV)/.demo
 test: lint
 	$(BIN)/python -m pytest
 
-<<<<<<< HEAD
 faults: $(VENV)/.dev
 	$(BIN)/python tests/faults/kill_and_resume.py --kills 30
 	$(BIN)/python tests/faults/fuzz.py --settings 3000 --files 5000 --runs 500
 	$(BIN)/python tests/faults/long_run.py --epochs 1000
 	$(BIN)/python -m pytest tests/faults
-=======
+
 test-cluster: $(VENV)/.dev
 	$(BIN)/python -m pytest -m cluster
->>>>>>> issue-7
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
