@@ -100,7 +100,7 @@ class NewItems:
 
     def _features(self, vectors: torch.Tensor) -> np.ndarray:
         with torch.no_grad():
-            return self.norm(vectors).float().numpy()
+            return self.model.item_tower.project(self.norm(vectors).float()).numpy()
 
     def _encode(self, texts, keep: bool):
         settings = Settings(self.settings)

@@ -94,6 +94,10 @@ def build_model(contents: Contents, device: torch.device) -> torch.nn.Module:
 
 def _vectors(tensors) -> ItemVectors | None:
     vectors = tensors.get("item_tower.vectors")
+    axes = tensors.get("item_tower.axes")
+    if vectors is not None and axes is not None:
+        # The Item LLM's own had more numbers; what they were is in the weights.
+        vectors = vectors.new_zeros(len(vectors), len(axes))
     if vectors is None:
         return None
     has_text = ~tensors["item_tower.lacks_text"]

@@ -12,6 +12,7 @@ from recbole_lite.model.dropout import Dropout
 from recbole_lite.model.item_tower import ItemTower
 from recbole_lite.model.next_item import NextItemModel
 from recbole_lite.model.pooling import UserPooling
+from recbole_lite.model.principal import principal_axes
 from recbole_lite.model.rec_llm import VectorReader
 from recbole_lite.settings import nearest
 from recbole_lite.text import item_vectors
@@ -59,10 +60,12 @@ class ItemLM(NextItemModel):
         self.item_tower = None
         how = config["item_init"]
         if how == "text":
-            known, vectors = _principal(item_vectors(config, dataset), d)
+            texts = item_vectors(config, dataset)
+            known = nn.functional.normalize(texts.vectors[texts.has_text].float(), dim=-1)
+            size = min(d, known.shape[1])
+            turned = known @ principal_axes(known, size, config["initializer_range"])
             with torch.no_grad():
-                scale = config["initializer_range"] / vectors.std()
-                self.items.weight[known, : vectors.shape[1]] = scale * vectors
+                self.items.weight[texts.has_text, :size] = turned
         elif how == "text+id":
             self.item_tower = ItemTower(config, dataset, d, {"frozen"})
         elif how != "random":
@@ -127,13 +130,3 @@ def _architecture(config, max_length: int) -> PretrainedConfig:
         architecture.activation_function = "gelu_pytorch_tanh"  # the same, in one kernel
     change_architecture(architecture, config["lm_config"], config["lm_dropout"], "lm_config")
     return architecture
-
-
-def _principal(items, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which items have text, ``[n_items]``, and their vectors along the `size` largest axes.
-
-    Inner products of unit vectors are kept as well as `size` numbers can (Eckart-Young).
-    """
-    vectors = nn.functional.normalize(items.vectors[items.has_text].float(), dim=-1)
-    u, s, _ = torch.linalg.svd(vectors, full_matrices=False)
-    return items.has_text, (u * s)[:, :size]

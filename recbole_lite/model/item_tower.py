@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from recbole_lite.errors import ConfigError
+from recbole_lite.model.principal import principal_axes
 from recbole_lite.text import item_vectors
 
 
@@ -40,6 +41,8 @@ class ItemTower(nn.Module):
     def __init__(self, config, dataset, size: int, trainings: set[str]):
         super().__init__()
         self.item_llm = None
+        self.register_buffer("axes", None)
+        _check_adapter(config["item_adapter"], trainings)
         if "full" in trainings:
             from recbole_lite.text.trainable import TrainableItemLLM
 
@@ -52,6 +55,9 @@ class ItemTower(nn.Module):
             norm = Norm(config["item_vector_norm"], lambda: items.vectors[has_text])
             # [n_items, d_item], row 0: padding
             filled = torch.where(has_text[:, None], norm(items.vectors), 0.0)
+            if config["item_adapter"] == "principal":
+                d_item = self._turn_to(size, filled[has_text], config["item_vector_std"])
+            filled = self.project(filled)
             self.vectors = nn.Parameter(filled, requires_grad=False)
         self.register_buffer("lacks_text", ~has_text)
         self.lacks_text[0] = False
@@ -59,6 +65,20 @@ class ItemTower(nn.Module):
         # Equations 1-3 give nothing for an item without text: one vector is learned for all.
         self.no_text_vector = nn.Parameter(torch.zeros(d_item), requires_grad=self.has_gaps)
         self.adapter = nn.Identity() if d_item == size else nn.Linear(d_item, size)
+
+    def _turn_to(self, size: int, known: torch.Tensor, std: float) -> int:
+        """Keep the principal axes of the vectors; how many numbers an item has then."""
+        if size > known.shape[1]:
+            raise ConfigError(
+                f"item_adapter: principal turns the Item LLM's vectors of {known.shape[1]} numbers "
+                f"to fewer, the Recommendation LLM reads {size}; set linear"
+            )
+        self.register_buffer("axes", principal_axes(known, size, std))
+        return size
+
+    def project(self, vectors: torch.Tensor) -> torch.Tensor:
+        """The Item LLM's vectors, normed, as the tower keeps them; ``[n, d_llm]``."""
+        return vectors if self.axes is None else vectors @ self.axes
 
     def _known(self):
         return self.item_llm.encode_all()[self.item_llm.has_text]
@@ -111,6 +131,14 @@ class ItemTower(nn.Module):
         if not self.has_gaps:
             return vectors
         return vectors + self.lacks_text[items][..., None] * self.no_text_vector
+
+
+def _check_adapter(how: str, trainings: set[str]) -> None:
+    if how not in ("linear", "principal"):
+        raise ConfigError(f"item_adapter must be linear or principal, found {how!r}")
+    if how == "principal" and "full" in trainings:
+        # The axes are those of fixed vectors; a trained Item LLM would turn away from them.
+        raise ConfigError("item_adapter: principal does not go with item_llm_training: full")
 
 
 def _is_trained(module: nn.Module) -> bool:

@@ -51,9 +51,13 @@ def test_ridge_on_fewer_rows_than_features_and_on_noise():
 PREFIX = {"item_llm_training": "embeddings", "item_vector_norm": "unit"}
 
 
-def test_a_text_that_is_known_gets_the_known_input_vector(trained):
+@pytest.mark.parametrize("adapter", ["linear", "principal"])
+def test_a_text_that_is_known_gets_the_known_input_vector(adapter, trained):
     """With frozen vectors the input of a new item is exact, whatever its head row."""
-    recommender = Recommender.load(trained("LiteLLM4Rec", item_vector_norm="standardize"))
+    settings = {"item_vector_norm": "standardize", "item_adapter": adapter}
+    sizes = {"d_model": 8, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    settings["rec_llm_config"] = sizes
+    recommender = Recommender.load(trained("LiteLLM4Rec", **settings))
     texts = recommender.catalogue.texts
     assert recommender.add_items([texts[4], {"id": "x", "title": "X", "text": texts[9]}]) == [
         "new-1",

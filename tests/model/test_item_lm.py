@@ -8,6 +8,7 @@ from recbole.data.interaction import Interaction
 from recbole_lite import create_dataset, data_preparation, load_data_and_model, run
 from recbole_lite.data.prefixes import TARGETS
 from recbole_lite.errors import ConfigError
+from recbole_lite.model.principal import principal_axes
 from recbole_lite.text import item_vectors
 
 ARCHITECTURES = ["gpt2", "llama", "qwen3", "t5"]
@@ -138,3 +139,60 @@ def test_a_run_learns_and_its_checkpoint_gives_the_same_scores(quick):
 def test_bad_settings(changes, message, item_lm):
     with pytest.raises(ConfigError, match=message):
         item_lm(**changes)
+
+
+# -- LiteLLM4Rec with the same items ------------------------------------------------------------
+
+
+def test_litellm4rec_with_principal_axes_and_a_tied_head_is_the_same_model(config_for):
+    sizes = {"hidden_size": 12, "n_layers": 1, "n_heads": 2, "inner_size": 24}
+    ids = config_for("ItemLM", item_init="text", **sizes)
+    text = config_for(
+        "LiteLLM4Rec",
+        rec_llm="gpt2",
+        rec_llm_config={"n_embd": 12, "n_layer": 1, "n_head": 2, "n_inner": 24, "n_positions": 6},
+        rec_llm_causal=True,
+        item_llm_training="embeddings",
+        item_vector_norm="unit",
+        item_adapter="principal",
+        tie_head=True,
+        user_pooling="last",
+    )
+    dataset = create_dataset(ids)
+    ours = text.model_class(text, create_dataset(text)).eval()
+    theirs = ids.model_class(ids, dataset).eval()
+    ours.rec_llm.load_state_dict(theirs.lm.state_dict())
+    has_text = item_vectors(ids, dataset).has_text
+    torch.testing.assert_close(ours.item_tower.table()[has_text], theirs.table()[has_text])
+    assert has_text[1:].all()
+    torch.testing.assert_close(alone(ours, [3, 9, 4])[1:], alone(theirs, [3, 9, 4])[1:])
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"item_adapter": "mlp"}, "item_adapter must be linear or principal"),
+        (
+            {"item_adapter": "principal", "item_llm_training": "full"},
+            "principal does not go with item_llm_training: full",
+        ),
+        (
+            {"item_adapter": "principal", "rec_llm_config": {"d_model": 24, "num_layers": 1}},
+            "vectors of 16 numbers to fewer, the Recommendation LLM reads 24",
+        ),
+    ],
+)
+def test_bad_adapters(changes, message, config_for):
+    config = config_for("LiteLLM4Rec", **changes)
+    with pytest.raises(ConfigError, match=message):
+        config.model_class(config, create_dataset(config))
+
+
+def test_principal_axes_keep_inner_products():
+    torch.manual_seed(0)
+    plane = torch.randn(9, 2) @ torch.randn(2, 5)  # of rank 2: two axes keep all
+    axes = principal_axes(plane, 3, 0.5)
+    turned = plane @ axes
+    assert turned.std().item() == pytest.approx(0.5, rel=1e-4)
+    ratio = (turned @ turned.T) / (plane @ plane.T)
+    torch.testing.assert_close(ratio, ratio[0, 0].expand(9, 9), rtol=1e-3, atol=1e-5)
