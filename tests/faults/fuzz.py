@@ -23,9 +23,9 @@ import numpy as np  # noqa: E402
 import recbole  # noqa: E402
 import torch  # noqa: E402
 import yaml  # noqa: E402
-from conftest import QUICK, write_tiny  # noqa: E402
 from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
+from tiny_data import QUICK, write_tiny  # noqa: E402
 
 from recbole_lite import LiteConfig, run  # noqa: E402
 from recbole_lite.data.atomic import read_atomic  # noqa: E402

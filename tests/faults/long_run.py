@@ -53,7 +53,7 @@ def main() -> int:
     parser.add_argument("--model", default="LiteLLM4Rec")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    from conftest import write_tiny
+    from tiny_data import write_tiny
 
     with tempfile.TemporaryDirectory() as name:
         os.chdir(name)

@@ -197,7 +197,7 @@ def _work(folder, call, arguments, die_at=None, file_limit=None, tmpfs=None):
 
 
 def _world():
-    from conftest import write_tiny
+    from tiny_data import write_tiny
     from tiny_llms import BUILDERS
 
     write_tiny(Path("data"))

@@ -8,7 +8,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from conftest import write_tiny
+from tiny_data import write_tiny
 
 from recbole_lite import checkpoint, create_dataset, data_preparation, get_trainer, run
 from recbole_lite.errors import ConfigError, DataError, TrainingError
