@@ -9,6 +9,7 @@ PREFIX = [PROPERTIES / "prefix" / "ml-1m.yaml"]
 # What papers that compare with SASRec found to matter (properties of RecBole: dropout 0.5), and
 # smaller batches, because RecBole's 2,048 leave few steps in a short time.
 TUNED = {"hidden_dropout_prob": 0.2, "attn_dropout_prob": 0.2, "train_batch_size": 256}
+LONGER = {"MAX_ITEM_LIST_LENGTH": 50, "train_batch_size": 64}
 ONE_TARGET = {"train_batch_size": 256}  # as in the paper
 
 
@@ -38,6 +39,7 @@ def strategies() -> list[Side]:
         "prefix, all": {**ONE_TARGET, "train_strategy": "all"},
         "prefix, sampling": {**ONE_TARGET, "train_strategy": "sampling"},
         "prefix, frozen": {"item_llm_training": "frozen"},
+        "prefix, tied": {"tie_head": True},
     }
     sides = [Side(name, "LiteLLM4Rec", own, PREFIX) for name, own in changes.items()]
     return [*sides, Side("prefix, two stages", "LiteLLM4Rec", {}, PREFIX, two_stages=True)]
@@ -50,6 +52,7 @@ def item_lms() -> list[Side]:
         Side("ItemLM", "ItemLM"),
         Side("ItemLM, text", "ItemLM", {"item_init": "text", **text}),
         Side("ItemLM, text+id", "ItemLM", {"item_init": "text+id", **text}),
+        Side("ItemLM, text, window 50", "ItemLM", {"item_init": "text", **text, **LONGER}),
         Side("ItemLM, llama", "ItemLM", {"lm_architecture": "llama"}),
     ]
 
