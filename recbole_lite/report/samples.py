@@ -61,7 +61,7 @@ def sample_users(
     titles = item_titles(dataset, config["title_field"])
     history = batch[dataset.iid_field + config["LIST_SUFFIX"]]
     lengths = batch[config["ITEM_LIST_LENGTH_FIELD"]]
-    users = dataset.id2token(dataset.uid_field, batch[dataset.uid_field].cpu())
+    users = dataset.id2token(dataset.uid_field, batch[dataset.uid_field].cpu().numpy())
     return [
         {
             "user": str(user),
