@@ -113,7 +113,8 @@ def test_a_disk_that_gets_full_leaves_the_checkpoint_before(processes, world, sc
     """Two pairs fit, the third does not; with more space the run goes on as if it always had."""
     job, status, disk = on_disk(processes, tmp_path, flags(world), size="160k")
     assert status == 2
-    assert "last-000002.pt: cannot be written: No space left on device" in error_of(job)
+    # Whichever file it was: what needed the space came after two whole pairs.
+    assert "cannot be written: No space left on device" in error_of(job)
     assert "What was saved before is whole; --resume=" in error_of(job)
     check_files(disk)
     folder = checkpoint_folder(disk)

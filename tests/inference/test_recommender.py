@@ -170,7 +170,7 @@ def test_folders_that_are_no_models(tmp_path, folder):
     ):
         Recommender.load(tmp_path)
     (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(CheckpointError, match="not a model of recbole-lite"):
+    with pytest.raises(CheckpointError, match="not the settings of a run"):
         Recommender.load(tmp_path)
 
 
