@@ -3,8 +3,9 @@
     python benchmarks/item_groups.py --dataset=ml-1m --data_path=DIR A.json B.json ...
 
 The results are those of ``recbole-lite ablate`` or ``benchmarks/budget.py``: they hold each test
-user's rank. Items are ordered by the number of their training interactions and cut into quartiles;
-a user counts in the quartile of the test item. Writes a table, and with matplotlib a plot.
+user's rank; ``NAME=A.json`` gives one a name. Items are ordered by the number of their training
+interactions and cut into quartiles; a user counts in the quartile of the test item. Writes a
+table, and with matplotlib a plot.
 """
 
 from __future__ import annotations
@@ -25,14 +26,12 @@ GROUPS = 4
 
 def quartiles(dataset: str, data_path: str) -> tuple[dict[str, int], list[dict]]:
     """Group of each test user (by raw id), and of each group its items and their counts."""
-    config = LiteConfig("Pop", dataset, config_dict={"data_path": data_path, "state": "WARNING"})
+    settings = {"data_path": data_path, "state": "WARNING"}
+    config = LiteConfig("SASRec", dataset, config_dict=settings)
     data = create_dataset(config)
     train, _, test = data_preparation(config, data)
-    counts = np.bincount(train._dataset.inter_feat["item_id"].numpy(), minlength=data.item_num)
-    # RecBole's training targets leave out each user's first item, which is seen in training, too.
-    store = train._dataset.inter_feat.store
-    firsts = store.starts[:-1][np.diff(store.starts) > 0]
-    counts += np.bincount(store.columns["item_id"].numpy()[firsts], minlength=data.item_num)
+    _, items = train._dataset.inter_feat.interactions()
+    counts = np.bincount(items, minlength=data.item_num)
     order = np.argsort(counts[1:], kind="stable") + 1
     group = np.zeros(data.item_num, dtype=int)
     about = []
@@ -45,13 +44,20 @@ def quartiles(dataset: str, data_path: str) -> tuple[dict[str, int], list[dict]]
     return dict(zip(map(str, users), targets.tolist(), strict=True)), about
 
 
-def measure(path: Path, group_of: dict[str, int]) -> dict:
+def measure(argument: str, group_of: dict[str, int]) -> dict:
     """Recall@K of each group, and its standard error over users."""
+    name, _, path = argument.rpartition("=")
+    path = Path(path)
     content = json.loads(path.read_text(encoding="utf-8"))
     ranks = content["ranks"]
     if set(ranks) != set(group_of):
         raise SystemExit(f"{path}: its users are not the test users of this data set")
-    found = {"name": content.get("side") or content["row"], "recall": [], "error": [], "users": []}
+    found = {
+        "name": name or content.get("side") or content["row"],
+        "recall": [],
+        "error": [],
+        "users": [],
+    }
     for number in range(GROUPS):
         hits = np.array([0 < r <= K for u, r in ranks.items() if group_of[u] == number], float)
         found["users"].append(len(hits))
@@ -94,7 +100,7 @@ def plot(results: list[dict], about: list[dict], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("results", nargs="+", type=Path)
+    parser.add_argument("results", nargs="+", metavar="[NAME=]FILE")
     parser.add_argument("--dataset", default="ml-1m")
     parser.add_argument("--data_path", default="dataset")
     parser.add_argument("--out", type=Path, default=Path("results", "items"))

@@ -64,7 +64,11 @@ def tensors_of(job: Job) -> dict[str, torch.Tensor]:
 def differences(job: Job, whole: Job) -> list[str]:
     """Names of what differs from the run that nobody killed."""
     ours, theirs = job.result, whole.result
-    found = [key for key in theirs if key not in ("run_dir", "report", "memory") and ours[key] != theirs[key]]
+    found = [
+        key
+        for key in theirs
+        if key not in ("run_dir", "report", "memory") and ours[key] != theirs[key]
+    ]
     ours, theirs = tensors_of(job), tensors_of(whole)
     if ours.keys() != theirs.keys():
         return [*found, "names of tensors"]
