@@ -32,7 +32,7 @@ FORMAT_VERSION = 1
 SECTION = "recommender"
 ITEMS_FILE = "items.jsonl"
 WEIGHTS_FILE = "model.safetensors"
-SUPPORTED = ("LiteLLM4Rec", "SASRec", "GRU4Rec", "BERT4Rec")
+SUPPORTED = ("LiteLLM4Rec", "ItemLM", "SASRec", "GRU4Rec", "BERT4Rec")
 
 # Settings that are the machine's or the run's, not the model's: they stay out of packed folders.
 _LOCAL = {

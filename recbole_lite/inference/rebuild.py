@@ -84,6 +84,8 @@ def build_model(contents: Contents, device: torch.device) -> torch.nn.Module:
     dataset = CatalogueDataset(len(contents.catalogue) + 1, item_vectors=_vectors(tensors))
     if contents.about.get("architecture"):
         settings.update(_TRAINED, rec_llm=contents.about["architecture"])
+    if settings["item_init"] == "text":
+        settings["item_init"] = "random"  # how ItemLM's table began is of no matter any more
     with torch.random.fork_rng(devices=[]):  # weights are drawn, then overwritten
         model = get_model(contents.model)(settings, dataset)
     if not isinstance(model.max_seq_length, int):
