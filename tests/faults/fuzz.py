@@ -8,11 +8,13 @@ The suite tries a few of each (test_fuzz.py); this script many, and says how man
 from __future__ import annotations
 
 import argparse
+import csv
 import math
 import os
 import sys
 import tempfile
 import time
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -231,20 +233,128 @@ def fuzz_files(n: int, folder: Path, count: Count) -> None:
     attempt()
 
 
+# -- what a trained model is asked ---------------------------------------------------------------
+
+IDS = st.one_of(
+    st.sampled_from([f"i{n}" for n in range(24)]),
+    st.sampled_from([f"i{n}" for n in range(24)]),
+    st.sampled_from(["i99", "", " i1", "I1", "[PAD]", "0"]),
+    st.text('i0é;,"\n ', max_size=4),
+)
+ODD = st.one_of(IDS, st.none(), st.integers(-2, 30), st.floats(), st.lists(IDS, max_size=2))
+HISTORIES = st.lists(st.one_of(st.lists(IDS, max_size=12), st.lists(ODD, max_size=4)), max_size=4)
+
+
+def _recommender(folder: Path):
+    from recbole_lite import Recommender
+
+    write_tiny(folder / "data")
+    _language_model("bert", folder / "bert")
+    base = {**QUICK, "data_path": str(folder / "data"), "epochs": 1, "state": "ERROR"}
+    base |= {"item_llm": str(folder / "bert"), "item_embedding_cache_dir": None}
+    return Recommender.load(run("LiteLLM4Rec", "tiny", config_dict=base)["run_dir"])
+
+
+def fuzz_requests(n: int, folder: Path, count: Count) -> None:
+    """Histories, k and candidates of all kinds: what is answered keeps its promises."""
+    recommender = _recommender(folder)
+
+    def ask(histories, k, exclude, candidates, unknown):
+        answers = recommender.recommend(histories, k, exclude, candidates, unknown)
+        assert len(answers) == len(histories)
+        for history, answer in zip(histories, answers, strict=True):
+            ids = [item.id for item in answer]
+            scores = [item.score for item in answer]
+            assert len(ids) <= k
+            assert len(set(ids)) == len(ids)
+            assert scores == sorted(scores, reverse=True)
+            assert all(map(math.isfinite, scores))
+            assert not (exclude and set(ids) & set(map(str, history)))
+            assert candidates is None or set(ids) <= set(map(str, candidates))
+
+    @options(n)
+    @given(
+        HISTORIES,
+        st.sampled_from([1, 3, 10, 24, 25, 0, -1, 2.5, None, "3"]),
+        st.booleans(),
+        st.one_of(st.none(), st.none(), st.lists(IDS, max_size=5)),
+        st.sampled_from(["warn", "warn", "error", "ignore"]),
+    )
+    def attempt(histories, k, exclude, candidates, unknown):
+        asked = histories, k, exclude, candidates, unknown
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            count(lambda: ask(*asked))
+
+    attempt()
+
+
+@st.composite
+def csv_bytes(draw):
+    """A file of histories: right, or with wrong columns, quotes, encoding or bytes."""
+    known = st.lists(st.sampled_from([f"i{n}" for n in range(26)]), min_size=1, max_size=5)
+    rows = draw(st.lists(st.tuples(st.sampled_from(["u1", "u2", "v é"]), known), max_size=6))
+    head, good = "user_id,history", draw(st.booleans())
+    if not good:
+        head = draw(st.sampled_from([head, head, "history,user_id", "user", "", "a,b,c"]))
+        rows += draw(st.lists(st.tuples(st.text("uv1", max_size=3), st.lists(IDS, max_size=5))))
+    lines = [f'{user},"{";".join(ids)}"' for user, ids in rows]
+    if good:
+        return "\n".join([head, *lines, ""]).encode()
+    data = bytearray("\n".join([head, *lines]).encode(draw(st.sampled_from(["utf-8", "utf-16"]))))
+    if data and draw(st.booleans()):
+        data[draw(st.integers(0, len(data) - 1))] = draw(st.integers(0, 255))
+    return bytes(data)
+
+
+def fuzz_histories(n: int, folder: Path, count: Count) -> None:
+    """Files of histories: every line is answered, or the file is refused and nothing written."""
+    from recbole_lite.inference.streaming import recommend_file
+
+    recommender = _recommender(folder)
+    source, target = folder / "histories.csv", folder / "out.csv"
+
+    def answer():
+        summary = recommend_file(recommender, source, target, k=3, show_progress=False)
+        with target.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.reader(file))
+        assert rows[0] == ["user_id", "rank", "item_id", "title", "score"]
+        assert len(rows) - 1 == summary.rows <= 3 * summary.users
+
+    @options(n)
+    @given(csv_bytes())
+    def attempt(data):
+        source.write_bytes(data)
+        target.unlink(missing_ok=True)
+        before = count.counts["accepted"]
+        count(answer)
+        assert target.exists() == (count.counts["accepted"] > before)
+
+    attempt()
+
+
 def main() -> int:
     """Try as many inputs as asked, and say how long it took."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--settings", type=int, default=3000, help="configurations")
     parser.add_argument("--runs", type=int, default=300, help="whole runs of one epoch")
     parser.add_argument("--files", type=int, default=5000, help="atomic files")
+    parser.add_argument("--requests", type=int, default=5000, help="calls of recommend()")
+    parser.add_argument("--histories", type=int, default=3000, help="files of histories")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.chdir(folder)
+
+        def made() -> Path:
+            return Path(tempfile.mkdtemp(dir=folder))
+
         for title, n, fuzz in (
             ("settings", arguments.settings, lambda n, count: fuzz_settings(n, count)),
             ("files", arguments.files, lambda n, count: fuzz_files(n, folder, count)),
+            ("requests", arguments.requests, lambda n, count: fuzz_requests(n, made(), count)),
+            ("histories", arguments.histories, lambda n, count: fuzz_histories(n, made(), count)),
             ("runs", arguments.runs, lambda n, count: fuzz_runs(n, folder, count)),
         ):
             if n == 0:

@@ -24,6 +24,18 @@ def test_files_hold_what_they_say_or_are_refused(count, tmp_path):
     assert count.counts["accepted"] > 10, count
 
 
+def test_requests_are_answered_or_refused(count, tmp_path):
+    fuzz.fuzz_requests(100, tmp_path, count)
+    assert count.counts["accepted"] > 5, count
+    assert count.counts.total() >= 90
+
+
+def test_files_of_histories_are_answered_or_refused(count, tmp_path):
+    fuzz.fuzz_histories(60, tmp_path, count)
+    assert count.counts["accepted"] > 5, count
+    assert count.counts.total() >= 50
+
+
 @pytest.mark.parametrize(
     "key, value",
     [
