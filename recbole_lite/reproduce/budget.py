@@ -27,7 +27,7 @@ from recbole_lite.report.environment import environment
 
 FIRST_STAGE = 0.6  # share of the steps with frozen vectors, with `two_stages`
 SECOND_RATE = 5e-4  # learning rate of the second stage
-VALIDATIONS = 8  # at most: where an epoch is short, not after each
+FEWEST_VALIDATIONS, VALIDATIONS = 5, 8  # where an epoch is short, not after each
 WARM_UP, TIMED = 3, 15  # steps
 
 
@@ -103,8 +103,10 @@ def plan(side: Side, dataset: str, settings: Mapping[str, Any], seconds: float) 
     if hasattr(model, "beam_counts"):
         settings["eval_step"] = 0  # a beam search over all users may take longer than the training
     elif epochs > VALIDATIONS:
-        settings["eval_step"] = epochs // VALIDATIONS
-        epochs = settings["eval_step"] * VALIDATIONS  # the last epoch is validated
+        # The last epoch is to be validated, and few are to be lost by that.
+        gaps = range(-(-epochs // VALIDATIONS), -(-epochs // FEWEST_VALIDATIONS) + 1)
+        settings["eval_step"] = gap = max(gaps, key=lambda gap: epochs // gap * gap)
+        epochs = epochs // gap * gap
         steps = min(steps, epochs * epoch)
     settings |= {"max_steps": steps, "epochs": epochs, "stopping_step": VALIDATIONS}
     if side.two_stages:

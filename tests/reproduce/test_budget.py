@@ -34,11 +34,12 @@ def test_steps_fill_the_budget(half_a_second_each, common):
     assert "eval_step" not in planned["settings"]
 
 
-def test_many_short_epochs_are_validated_eight_times(half_a_second_each, common):
+def test_of_many_short_epochs_a_few_are_validated_the_last_among_them(half_a_second_each, common):
     planned = plan(Side("s", "SASRec", {"train_batch_size": 2048}), "tiny", common, 50)
     assert planned["steps_per_epoch"] == 1
     settings = planned["settings"]
-    assert (settings["epochs"], settings["eval_step"], planned["steps"]) == (96, 12, 96)
+    # 100 epochs: every 20th is validated, five times.
+    assert (settings["epochs"], settings["eval_step"], planned["steps"]) == (100, 20, 100)
 
 
 def test_stages_share_the_steps(half_a_second_each, common):
