@@ -127,7 +127,8 @@ class Job:
     @property
     def events(self) -> list[str]:
         """File operations (``open``, ``rename`` ...) and log lines, in order."""
-        return (self.folder / "events").read_text().splitlines()
+        path = self.folder / "events"
+        return path.read_text().splitlines() if path.exists() else []  # killed before it began
 
     def operations(self) -> list[str]:
         """File operations alone; `die_at` counts in them."""
