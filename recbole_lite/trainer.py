@@ -19,6 +19,7 @@ from recbole_lite.errors import CheckpointError, ConfigError, TrainingError
 from recbole_lite.evaluation import LiteCollector, LiteEvaluator
 from recbole_lite.files import leftovers
 from recbole_lite.finite import Watch, check_scores, check_weights
+from recbole_lite.products import matrix_products
 from recbole_lite.stages import read_stages
 
 # Settings that may differ between a run and its continuation.
@@ -93,6 +94,9 @@ class LiteMixin:
         """Training loss by epoch, summed over the epoch's batches (RecBole's figure)."""
         return {epoch: float(loss) for epoch, loss in self.train_loss_dict.items()}
 
+    def _products(self):
+        return matrix_products(self.config["matrix_products"], self.device)
+
     # -- saving -----------------------------------------------------------------------------
 
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
@@ -124,7 +128,8 @@ class LiteMixin:
 
     def pretrain(self, train_data, verbose=True, show_progress=False):
         """Pre-train; the last epoch is saved also where ``save_step`` does not meet it."""
-        result = super().pretrain(train_data, verbose, show_progress)
+        with self._products():
+            result = super().pretrain(train_data, verbose, show_progress)
         if self.pretrain_epochs % self.save_step:
             name = f"{self.config['model']}-{self.config['dataset']}-{self.pretrain_epochs}.pth"
             self.save_pretrained_model(self.pretrain_epochs - 1, Path(self.checkpoint_dir, name))
@@ -231,9 +236,10 @@ class LiteMixin:
         if saved and not self.config["single_spec"]:
             self._use(distributed.agreed_folder(self.config, lambda: self.run_dir))
         try:
-            result = self._fit_stages(
-                train_data, valid_data, verbose, saved, show_progress, after_epoch
-            )
+            with self._products():
+                result = self._fit_stages(
+                    train_data, valid_data, verbose, saved, show_progress, after_epoch
+                )
         finally:
             self.tensorboard.close()  # its thread and file; a later call would open them again
         if not saved or self.config["train_stage"] == "pretrain":
@@ -408,7 +414,8 @@ class LiteMixin:
         counts = getattr(self.model, "beam_counts", None)
         if counts is not None:
             counts.clear()
-        result = super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+        with self._products():
+            result = super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
         if eval_data and not self.config["single_spec"]:
             self.evaluator.ranked = distributed.in_order(self.evaluator.ranked, eval_data)
             if counts is not None:

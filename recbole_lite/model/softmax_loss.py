@@ -69,9 +69,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 grad = scores.sub_(lse).exp_()
                 grad.scatter_add_(1, right, torch.full_like(lse, -1.0))
                 if wants_users:
-                    torch.mm(grad, table, out=grad_users[part])
+                    grad_users[part] = grad @ table
                 if wants_weight:
-                    grad_weight.addmm_(grad.T, rows)
+                    grad_weight += grad.T @ rows
         ctx.gradients = [
             None if grad is None else grad.div_(max(n, 1)) for grad in (grad_users, grad_weight)
         ]

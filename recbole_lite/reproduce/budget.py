@@ -21,6 +21,7 @@ import torch
 from recbole_lite.config import LiteConfig
 from recbole_lite.data import create_dataset, data_preparation
 from recbole_lite.files import write_atomically
+from recbole_lite.products import matrix_products
 from recbole_lite.quick_start import run
 from recbole_lite.registry import get_trainer
 from recbole_lite.report.environment import environment
@@ -89,14 +90,15 @@ def plan(side: Side, dataset: str, settings: Mapping[str, Any], seconds: float) 
     optimizer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model).optimizer
     batches = itertools.chain.from_iterable(itertools.repeat(train_data))
     times = []
-    for _ in range(WARM_UP + TIMED):
-        started = clock()
-        optimizer.zero_grad()
-        model.calculate_loss(next(batches).to(config["device"])).backward()
-        optimizer.step()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(clock() - started)
+    with matrix_products(config["matrix_products"], config["device"]):  # as in training
+        for _ in range(WARM_UP + TIMED):
+            started = clock()
+            optimizer.zero_grad()
+            model.calculate_loss(next(batches).to(config["device"])).backward()
+            optimizer.step()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            times.append(clock() - started)
     step = statistics.mean(times[WARM_UP:])  # the mean: a long step is part of the budget
     steps, epoch = max(int(seconds / step), 1), len(train_data)
     epochs = math.ceil(steps / epoch)
