@@ -7,7 +7,8 @@ both fine-tuned from a sequential model; beside them random guessing, Pop, and t
 model, which ranks the same candidates without having read them. One small size for all, as many
 steps for each Top-N row, weights of the best validation Hit@10, test figures. P5 and POD can be
 added by --tokenizer=FOLDER, at a tiny size and for one epoch: that shows that they run, and
-nothing about how good they are.
+nothing about how good they are. With the paper's size and a budget of time for each row:
+``recbole-lite reproduce figure5``.
 """
 
 from __future__ import annotations
@@ -21,11 +22,10 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
-from recbole_lite import LiteConfig, create_dataset, data_preparation, load_data_and_model
-from recbole_lite.data.windows import CANDIDATES
-from recbole_lite.evaluation import LiteCollector, LiteEvaluator
+from recbole_lite import LiteConfig
 from recbole_lite.quick_start import run_one
 from recbole_lite.report.environment import environment
+from recbole_lite.reproduce.topn import INPUTS, rank_candidates
 
 COMMON = {
     "MAX_ITEM_LIST_LENGTH": 10,
@@ -97,11 +97,11 @@ def main() -> None:
     sequential = {**common, "epochs": args.pretrain_epochs}
     folder = train("sequential", "LiteLLM4Rec", sequential)["run_dir"]
     row = rows.pop()  # ranked over all items; its figures are of another task
-    test = rank_candidates(folder, LiteConfig("LiteLLM4Rec", args.dataset, config_dict=topn))
+    config = LiteConfig("LiteLLM4Rec", args.dataset, config_dict=topn)
+    test = rank_candidates(folder, config)["test"]
     rows.append({**row, "row": "sequential model, candidates not read", "test": test})
-    for history in (False, True):
-        name = "history and candidates" if history else "candidates alone"
-        changes = {**topn, "topn_history": history}
+    for name, shown in INPUTS.items():
+        changes = {**topn, **shown}
         train(name, "LiteLLM4Rec", changes)
         train(f"{name}, fine-tuned", "LiteLLM4Rec", {**changes, "init_from": folder})
     if args.tokenizer:
@@ -118,20 +118,6 @@ def main() -> None:
         }
         text = json.dumps(content, indent=1, default=float)
         (args.out / f"{args.dataset}.json").write_text(text + "\n", encoding="utf-8")
-
-
-@torch.no_grad()
-def rank_candidates(folder: str, config) -> dict[str, float]:
-    """Test figures of a sequential model over the candidates that `config` draws."""
-    model = load_data_and_model(folder)[1].eval()
-    test = data_preparation(config, create_dataset(config))[2]
-    collector, evaluator = LiteCollector(config), LiteEvaluator(config)
-    for batch, hidden, users, targets in test:
-        del batch.interaction[CANDIDATES]
-        scores = model.full_sort_predict(batch.to(config["device"])).cpu()
-        scores[hidden] = -torch.inf
-        collector.eval_batch_collect(scores, batch, users, targets)
-    return dict(evaluator.evaluate(collector.get_data_struct()))
 
 
 def table(rows: list[dict]) -> str:

@@ -209,7 +209,7 @@ def run_one(
                 test_data, load_best_model=saved, show_progress=config["show_progress"]
             )
         _describe(result, trainer, dataset, (valid_data, test_data), config)
-        users = _per_user(trainer.evaluator, test_data, dataset)
+        users = per_user_of(trainer.evaluator, test_data, dataset)
         if per_user:
             result["per_user"] = users
         if samples and config["sample_users"]:
@@ -330,7 +330,7 @@ def _trainable(model) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def _per_user(evaluator, loader, dataset) -> dict[str, Any]:
+def per_user_of(evaluator, loader, dataset) -> dict[str, Any]:
     """What the evaluation that was last found for each user; empty where no metric ranks."""
     if evaluator.ranked is None:
         return {"users": [], "metrics": {}, "ranks": np.zeros(0, int)}

@@ -15,7 +15,7 @@ from recbole_lite.cli import main
 from recbole_lite.errors import ConfigError, ModelFilesError, TrainingError
 from recbole_lite.evaluation import LiteEvaluator, first_ranks, ranked_by
 from recbole_lite.paths import PROPERTIES
-from recbole_lite.quick_start import _per_user
+from recbole_lite.quick_start import per_user_of
 from recbole_lite.report.ablation import render
 from recbole_lite.report.environment import environment
 from recbole_lite.report.intervals import RESAMPLES, SEED
@@ -148,7 +148,7 @@ def test_users_stand_in_the_order_of_the_values(quick, mode):
     )
     trainer = get_trainer(config["MODEL_TYPE"], "SASRec")(config, model)
     trainer.evaluate(test_data, load_best_model=False)
-    found = _per_user(trainer.evaluator, test_data, dataset)
+    found = per_user_of(trainer.evaluator, test_data, dataset)
     firsts = {u for u, rank in zip(found["users"], found["ranks"], strict=True) if rank == 1}
     assert firsts == known
 

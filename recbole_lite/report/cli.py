@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 
 COMPARE_EPILOG = """\
-RUN is the folder of a run, or a result file of `recbole-lite ablate`. All are compared with the
-first one: the difference of each test user's NDCG@10, averaged, with an interval by bootstrap over
-the users. Runs with other data, splits, rankings or test users are refused.
+RUN is the folder of a run, or a result file of `recbole-lite ablate` or `recbole-lite reproduce`.
+All are compared with the first one: the difference of each test user's NDCG@10, averaged, with an
+interval by bootstrap over the users. Runs with other data, splits, rankings or test users are
+refused.
 
 examples:
   %(prog)s saved/SASRec-ml-1m-... saved/LiteLLM4Rec-ml-1m-...
   %(prog)s results/ablation/ml-1m/LiteLLM4Rec-2020.json results/ablation/ml-1m/fixT5-2020.json
+  %(prog)s results/reproduce/ml-100k/topn/Pop-2020.json saved/LiteLLM4Rec-ml-100k-...
   %(prog)s saved/A saved/B saved/C --metric=recall@20 --out=results/mine
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,90 +13,14 @@ import numpy as np
 
 from recbole_lite.errors import ReportError
 from recbole_lite.files import write_atomically
+from recbole_lite.report.compared import Side, read_side
 from recbole_lite.report.comparison_text import plot, render
 from recbole_lite.report.intervals import CONFIDENCE, RESAMPLES, mean_intervals
 from recbole_lite.report.ranks import is_of_ranks, metric_values
-from recbole_lite.report.run_folder import PROTOCOL, RunRecord, difference, read_metrics, read_users
+from recbole_lite.report.run_folder import RunRecord, difference
 
 METRIC = "ndcg@10"  # what differences are taken in
 DEFAULT_OUT = Path("results", "compare")  # / name of the dataset
-_RESULT_KEYS = {"ranks", "settings", "data", "test"}  # of a result of `ablate`
-
-
-@dataclass(frozen=True)
-class Side:
-    """What is compared.
-
-    Attributes
-    ----------
-    name : str
-        Short, and no other side's.
-    run : RunRecord
-        Settings and metrics.
-    ranks : dict of str to int
-        Raw user id -> rank of the test item; 0: beyond ``largest_k``.
-    """
-
-    name: str
-    run: RunRecord
-    ranks: dict[str, int]
-
-    @property
-    def largest_k(self) -> int:
-        """Largest k whose metrics the ranks give."""
-        return self.run.metrics["largest_k"]
-
-
-# -- reading ----------------------------------------------------------------------------------
-
-
-def read_side(path: str | Path) -> Side:
-    """Read a run's folder, or a result that ``recbole-lite ablate`` wrote.
-
-    Raises
-    ------
-    ReportError
-        There is no such thing, it is damaged, or it has no ranks of users.
-    """
-    path = Path(path)
-    if path.suffix == ".json":
-        return _read_result(path)
-    run = read_metrics(path)
-    ranks = {user: row["rank"] for user, row in read_users(path).items()}
-    if not ranks:
-        raise ReportError(
-            f"{path}: no ranks of single users (the split gives a user several test items, or no "
-            "metric ranks); such runs cannot be compared user by user"
-        )
-    return Side(run.name, run, ranks)
-
-
-def _read_result(path: Path) -> Side:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ReportError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(content, dict) or not set(content) >= _RESULT_KEYS or not content["ranks"]:
-        raise ReportError(
-            f"{path}: no result of `recbole-lite ablate` with the ranks of its users; give such a "
-            "file or the folder of a run"
-        )
-    settings = content["settings"]
-    sha256 = content.get("test_set")
-    metrics = {
-        "model": content.get("row", settings.get("model")),
-        "dataset": settings.get("dataset"),
-        "data": content["data"],
-        "test": content["test"],
-        "valid": content.get("valid"),
-        "epochs": content.get("epochs"),
-        "seconds": content.get("seconds", {}),
-        "parameters": content.get("parameters"),
-        "largest_k": max(settings.get("topk", [0])),
-        "protocol": {key: settings.get(key) for key in PROTOCOL},
-        "test_set": sha256 and {"users": len(content["ranks"]), "sha256": sha256},
-    }
-    return Side(path.stem, RunRecord(path, settings, metrics), content["ranks"])
 
 
 def _with_own_names(sides: list[Side]) -> list[Side]:
@@ -125,6 +49,12 @@ def check_comparable(sides: Sequence[Side]) -> None:
 
 
 def _difference(a: Side, b: Side) -> str | None:
+    silent = [s for s in (a, b) if not (s.run.metrics.get("protocol") or {}).get("eval_args")]
+    if len(silent) == 1:
+        return (
+            f"{silent[0].run.folder} does not say how it ranked, as an older version wrote it; "
+            "make it anew"
+        )
     both_known = a.run.metrics["test_set"] and b.run.metrics["test_set"]
     if both_known:
         return difference(a.run, b.run)
@@ -149,7 +79,7 @@ def compare(
     Parameters
     ----------
     paths : list of str or Path
-        At least two run folders, or result files of ``ablate``.
+        At least two run folders, or result files (:func:`~.compared.read_side`).
     metric : str
         Metric of the differences, a top-k one.
     out : str or Path, optional

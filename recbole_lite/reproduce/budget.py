@@ -11,12 +11,13 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from recbole.utils import ModelType
 
 from recbole_lite.config import LiteConfig
 from recbole_lite.data import create_dataset, data_preparation
@@ -25,11 +26,17 @@ from recbole_lite.products import matrix_products
 from recbole_lite.quick_start import run
 from recbole_lite.registry import get_trainer
 from recbole_lite.report.environment import environment
+from recbole_lite.report.run_folder import PROTOCOL
+from recbole_lite.report.write import plain
 
 FIRST_STAGE = 0.6  # share of the steps with frozen vectors, with `two_stages`
 SECOND_RATE = 5e-4  # learning rate of the second stage
 FEWEST_VALIDATIONS, VALIDATIONS = 5, 8  # where an epoch is short, not after each
 WARM_UP, TIMED = 3, 15  # steps
+TIMING = 0.2  # share of the budget after which fewer are timed
+# Settings that do not make a result another one: where files are, and what `plan` decides itself.
+_PLACES = {"data_path", "tokenizer", "checkpoint_dir", "item_embedding_cache_dir"}
+_PLANNED = {"max_steps", "epochs", "stopping_step", "eval_step", "stages"}
 
 
 @dataclass
@@ -86,6 +93,10 @@ def plan(side: Side, dataset: str, settings: Mapping[str, Any], seconds: float) 
     settings = {"checkpoint_every": 0, "show_progress": False, **settings, **side.settings}
     config = LiteConfig(side.model, dataset, side.files, config_dict=settings)
     train_data, *_ = data_preparation(config, create_dataset(config))
+    if config["MODEL_TYPE"] == ModelType.TRADITIONAL:  # counts once; there is nothing to repeat
+        steps = len(train_data)
+        settings |= {"epochs": 1}
+        return {"step_seconds": 0.0, "steps": steps, "steps_per_epoch": steps, "settings": settings}
     model = config.model_class(config, train_data._dataset).to(config["device"]).train()
     optimizer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model).optimizer
     batches = itertools.chain.from_iterable(itertools.repeat(train_data))
@@ -99,7 +110,10 @@ def plan(side: Side, dataset: str, settings: Mapping[str, Any], seconds: float) 
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             times.append(clock() - started)
-    step = statistics.mean(times[WARM_UP:])  # the mean: a long step is part of the budget
+            if len(times) > 1 and sum(times) > TIMING * seconds:
+                break
+    # Of few long steps all but the first count. The mean: a long step is part of the budget.
+    step = statistics.mean(times[min(WARM_UP, len(times) - 1) :])
     steps, epoch = max(int(seconds / step), 1), len(train_data)
     epochs = math.ceil(steps / epoch)
     if hasattr(model, "beam_counts"):
@@ -135,11 +149,16 @@ def _two_stages(steps: int, epoch: int) -> list[dict[str, Any]]:
 def measure(
     side: Side, dataset: str, settings: Mapping[str, Any], minutes: float, command: str
 ) -> dict[str, Any]:
-    """Train and evaluate a side; the result can be written as JSON."""
+    """Train and evaluate a side; the result can be written as JSON.
+
+    Beside the figures it has what ``recbole-lite compare`` asks for (``ranks``, ``largest_k``,
+    ``protocol``, ``test_set``) and ``run_dir``, the folder of the weights.
+    """
     planned = plan(side, dataset, settings, 60 * minutes)
     started = clock()
     result = run(side.model, dataset, side.files, planned["settings"], per_user=True)
     users = result["per_user"]
+    config = LiteConfig(side.model, dataset, side.files, config_dict=planned["settings"])
     return {
         "side": side.name,
         "model": side.model,
@@ -150,35 +169,73 @@ def measure(
         **planned,
         "minutes_with_evaluation": (clock() - started) / 60,
         **{key: result[key] for key in ("data", "epochs", "history", "parameters", "seconds")},
-        "valid": _plain(result["best_valid_result"]),
-        "test": _plain(result["test_result"]),
+        "valid": plain(result["best_valid_result"]) or {},
+        "test": plain(result["test_result"]) or {},
+        "random_guess": result["random_guess"],
+        "candidates": result["candidates"] and result["candidates"]["test"]["sha256"],
         "beams": result["beams"],
+        "run_dir": str(result["run_dir"]),
+        **asked(config),
+        "test_set": result.get("test_set"),
         "environment": environment(),
         "command": command,
         "ranks": dict(zip(users["users"], map(int, users["ranks"]), strict=True)),
     }
 
 
-def measured(path: Path, side: Side, minutes: float, *args, **kwargs) -> tuple[dict, bool]:
-    """Result in the file `path`, or a new one written there; and whether it is new.
+def asked(config: LiteConfig) -> dict[str, Any]:
+    """What a run with this configuration is asked: ``largest_k`` and ``protocol``."""
+    protocol = {key: config.settings.get(key) for key in PROTOCOL}
+    return {"largest_k": max(config["topk"]), "protocol": protocol}
 
-    A file that was made with another budget or other settings of the side is made anew.
+
+def reusable(
+    path: Path, side: Side, minutes: float, settings: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """Result in a file, if it was made with this budget and these settings; else None.
+
+    Of the settings that all sides share those count that the file knows: results of older
+    versions do not name them all.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        found = {}
-    same = found.get("minutes") == minutes and side.settings.items() <= (
-        found.get("config_dict", {}).items()
-    )
-    if same:
+        used = found["config_dict"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    shared = {
+        key: value
+        for key, value in settings.items()
+        if key in used and key not in _PLACES | _PLANNED | side.settings.keys()
+    }
+    same = found.get("minutes") == minutes and {**shared, **side.settings}.items() <= used.items()
+    return found if same else None
+
+
+def measured(
+    path: Path,
+    side: Side,
+    minutes: float,
+    dataset: str,
+    settings: Mapping[str, Any],
+    command: str,
+    by: Callable[..., dict[str, Any]] = measure,
+) -> tuple[dict[str, Any], bool]:
+    """Result in the file `path`, or a new one written there; and whether it is new.
+
+    Parameters
+    ----------
+    path : Path
+    side, dataset, settings, minutes, command
+        As :func:`measure` takes them. A file that was made with others is made anew
+        (:func:`reusable`).
+    by : callable
+        Makes the new one.
+    """
+    found = reusable(path, side, minutes, settings)
+    if found is not None:
         return found, False
-    found = measure(side, *args, minutes=minutes, **kwargs)
+    found = by(side, dataset, settings, minutes, command)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(found, ensure_ascii=False) + "\n"
     write_atomically(path, lambda name: name.write_text(text, encoding="utf-8"))
     return found, True
-
-
-def _plain(result) -> dict[str, float]:
-    return {name: float(value) for name, value in (result or {}).items()}

@@ -12,13 +12,14 @@ EPILOG = """\
 Runs what is missing, reuses what is in --out, prints the paper's figures beside the measured ones
 and writes OUT/DATASET/TARGET.md. table5 and table6 come from one measurement.
 
-Each row of table4 is trained for --budget; the rows of table7 and figure4 as many steps as the
-base model does in it. Without a network: --weights=scratch --tokenizer=FOLDER.
+Each row of table4 and figure5 is trained for --budget; the rows of table7 and figure4 as many
+steps as the base model does in it. Without a network: --weights=scratch --tokenizer=FOLDER.
 
 examples:
   %(prog)s table4 --dataset=ml-1m --budget=30m
   %(prog)s table5 --dataset=ml-1m --tokenizer=t5-small-tokenizer
   %(prog)s figure4 --dataset=ml-100k --budget=90s --weights=scratch
+  %(prog)s figure5 --dataset=ml-100k --budget=60s --weights=scratch
 """
 
 
@@ -31,7 +32,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("target", help="table4 | table5 | table6 | table7 | figure4")
+    parser.add_argument("target", help="table4 | table5 | table6 | table7 | figure4 | figure5")
     parser.add_argument("-d", "--dataset", default="ml-1m")
     parser.add_argument("--data_path", help="folder of the data sets")
     parser.add_argument(

@@ -6,6 +6,8 @@ from __future__ import annotations
 DATASETS = {"ml-1m": "ML-1m", "amazon-movies-2018": "Movies", "amazon-toys-2018": "Toys"}
 
 METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
+# Of Figure 5, at the depths that POD reports; the paper's text has none of its figures.
+TOPN_METRICS = ("hit@1", "hit@5", "hit@10", "ndcg@1", "ndcg@5", "ndcg@10")
 
 # Table 4: row -> data set -> METRICS.
 TABLE_4 = {

@@ -3,84 +3,38 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
-from recbole_lite.errors import ConfigError, RecboleLiteError
+from recbole_lite.errors import ConfigError
 from recbole_lite.files import write_atomically
 from recbole_lite.reproduce import paper
-from recbole_lite.reproduce.budget import Side, measured
+from recbole_lite.reproduce.budget import Side
+from recbole_lite.reproduce.markdown import budget, figure, grid, short
+from recbole_lite.reproduce.request import Request, Rows
 from recbole_lite.reproduce.sides import paper_models, rivals, strategies
-from recbole_lite.text.llm_files import one_line
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the user asks for.
-
-    Attributes
-    ----------
-    dataset, data_path : str
-    minutes : float
-        Training time of each row.
-    weights : {"pretrained", "scratch"}
-        Of the language models; with scratch MiniLM reads the items' text.
-    tokenizer : str or None
-        Folder or hub name of T5's, for P5 and POD with weights from scratch.
-    seed : int
-    out : Path
-        Folder of the results.
-    command : str
-    say : callable
-        Told of each row in a line.
-    """
-
-    dataset: str
-    data_path: str | None
-    minutes: float
-    weights: str
-    tokenizer: str | None
-    seed: int
-    out: Path
-    command: str
-    say: Callable[[str], None]
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Configuration keys of all rows."""
-        return {"seed": self.seed, **({"data_path": self.data_path} if self.data_path else {})}
-
-    def settings_of(self, model: str) -> dict[str, Any]:
-        """Configuration keys of the rows of a model."""
-        chosen = self.settings
-        if model in ("P5", "POD", "LightLM") and self.weights == "scratch":
-            chosen["llm_init"] = "scratch"
-        if model in ("P5", "POD"):
-            chosen["tokenizer"] = self.tokenizer
-        if model == "LiteLLM4Rec" and self.weights == "scratch":
-            chosen |= {"rec_llm_init": "scratch", "item_llm": "minilm"}
-        return chosen
+from recbole_lite.reproduce.topn import figure5
 
 
 def table4(request: Request) -> str:
     """Accuracy of all models (Section 5.2), each trained for the same time."""
     sides = [*rivals(), *paper_models(), strategies()[0]]
-    results, problems = _trained(sides, request)
-    head = ["", *(f"{m} {who}" for m in _short(paper.METRICS) for who in ("here", "paper"))]
+    trained = Rows(request, request.out / request.dataset)
+    for side in sides:
+        trained.train(side)
+    trained.check()
+    results, problems = trained.results, trained.problems
+    head = ["", *(f"{m} {who}" for m in short(paper.METRICS) for who in ("here", "paper"))]
     rows = []
     for side in sides:
         theirs = paper.TABLE_4.get(side.name, {}).get(paper.DATASETS.get(request.dataset))
         ours = results.get(side.name, {}).get("test", {})
         cells = []
         for number, metric in enumerate(paper.METRICS):
-            cells += [_figure(ours.get(metric)), _figure(theirs and theirs[number])]
+            cells += [figure(ours.get(metric)), figure(theirs and theirs[number])]
         rows.append([side.name, *cells])
-    return "\n\n".join([_grid(rows, head), *_budget(results, problems, request)])
+    return "\n\n".join([grid(rows, head), *budget(results, problems, request)])
 
 
 def table5(request: Request) -> str:
@@ -107,27 +61,27 @@ def table5(request: Request) -> str:
 def table7(request: Request) -> str:
     """Item LLMs (Section 5.5.2), beside the paper's ML-1m figures."""
     summary = _ablation(list(paper.TABLE_7), request)
-    head = ["", *(f"{m} {who}" for m in _short(paper.METRICS) for who in ("here", "paper"))]
+    head = ["", *(f"{m} {who}" for m in short(paper.METRICS) for who in ("here", "paper"))]
     rows = []
     for row in summary["rows"]:
         cells = []
         theirs = paper.TABLE_7.get(row["row"]) if request.dataset == "ml-1m" else None
         for number, metric in enumerate(paper.METRICS):
             ours = row.get("test", {}).get(metric, {}).get("mean")
-            cells += [_figure(ours), _figure(theirs and theirs[number])]
+            cells += [figure(ours), figure(theirs and theirs[number])]
         rows.append([row["row"], *cells])
-    return _grid(rows, head) + _not_run(summary)
+    return grid(rows, head) + _not_run(summary)
 
 
 def figure4(request: Request) -> str:
     """Each component (Section 5.5.1); the paper gives a plot without figures."""
     summary = _ablation(["fixT5", "fixHead", "scratch"], request)
-    head = ["", *_short(paper.METRICS)]
+    head = ["", *short(paper.METRICS)]
     rows = [
-        [row["row"], *(_figure(row.get("test", {}).get(m, {}).get("mean")) for m in paper.METRICS)]
+        [row["row"], *(figure(row.get("test", {}).get(m, {}).get("mean")) for m in paper.METRICS)]
         for row in summary["rows"]
     ]
-    return _grid(rows, head) + _not_run(summary)
+    return grid(rows, head) + _not_run(summary)
 
 
 TARGETS = {
@@ -136,6 +90,7 @@ TARGETS = {
     "table6": table5,  # one measurement gives both
     "table7": table7,
     "figure4": figure4,
+    "figure5": figure5,
 }
 
 
@@ -169,31 +124,6 @@ def reproduce(target: str, request: Request) -> str:
     return text
 
 
-def _trained(sides: list[Side], request: Request) -> tuple[dict[str, dict], dict[str, str]]:
-    """Results by side, and why a side has none."""
-    results, problems = {}, {}
-    for side in sides:
-        stem = side.name.replace(", ", "-").replace(" ", "-")
-        path = request.out / request.dataset / f"{stem}-{request.seed}.json"
-        try:
-            results[side.name], new = measured(
-                path,
-                side,
-                request.minutes,
-                dataset=request.dataset,
-                settings=request.settings_of(side.model),
-                command=request.command,
-            )
-        except RecboleLiteError as error:
-            problems[side.name] = one_line(error, limit=110)
-            request.say(f"{side.name}: not run: {problems[side.name]}")
-            continue
-        request.say(f"{side.name}: {'written to' if new else 'reused from'} {path}")
-    if not results:
-        raise ConfigError("; ".join(f"{name}: {why}" for name, why in problems.items()))
-    return results, problems
-
-
 def _ablation(rows: list[str], request: Request) -> Mapping[str, Any]:
     """Ablation under the strategy that the paper uses for it."""
     from recbole_lite.ablate import ablate
@@ -218,43 +148,6 @@ def _not_run(summary) -> str:
         f"{row['row']}: not run: {row['problem']}" for row in summary["rows"] if row["problem"]
     ]
     return "\n\n" + "\n".join(f"- {line}" for line in lines) if lines else ""
-
-
-def _budget(results, problems, request) -> list[str]:
-    rows = [
-        [
-            name,
-            f"{r['parameters']:,}",
-            f"{r['steps']:,}",
-            f"{r['steps'] / r['steps_per_epoch']:.2f}",
-            f"{r['minutes']:g}",
-            r["beams"] and f"{r['beams']['no_item'] / max(r['beams']['beams'], 1):.1%}",
-        ]
-        for name, r in results.items()
-    ]
-    head = ["", "trained parameters", "steps", "passes", "minutes of training", "beams of no item"]
-    environments = next(iter(results.values()))["environment"]
-    parts = [_grid(rows, head), "Language models begin with " + request.weights + " weights."]
-    parts.append(
-        f"{environments['threads']} threads of {environments['processor']}, "
-        f"GPU: {environments['gpu'] or 'none'}, torch {environments['torch']}."
-    )
-    if problems:
-        parts.append("\n".join(f"- {name}: not run: {why}" for name, why in problems.items()))
-    return parts
-
-
-def _short(metrics) -> list[str]:
-    return [name.replace("recall", "R").replace("ndcg", "N") for name in metrics]
-
-
-def _figure(value) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:.4f}"
-
-
-def _grid(rows, head) -> str:
-    right = ("left", *("right",) * (len(head) - 1))
-    return tabulate(rows, head, tablefmt="github", colalign=right, disable_numparse=True)
 
 
 def _read(path: Path) -> dict | None:

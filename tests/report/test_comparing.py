@@ -10,6 +10,7 @@ from recbole_lite import run
 from recbole_lite.cli import main
 from recbole_lite.errors import ReportError
 from recbole_lite.report.comparing import compare, render
+from recbole_lite.reproduce.budget import Side, measured
 
 USERS = [f"u{n}" for n in range(200)]
 SETTINGS = {
@@ -131,7 +132,8 @@ def test_what_is_no_run_is_named(result, tmp_path, capsys):
     cases = {
         str(tmp_path / "none"): "no such folder",
         str(tmp_path / "none.json"): "cannot be read",
-        str(tmp_path / "list.json"): "no result of `recbole-lite ablate`",
+        str(tmp_path / "list.json"): "no result of `recbole-lite ablate` or `recbole-lite rep",
+        str(result("c", [], users=[])): "has no ranks, which a comparison user by user needs",
         str(a): "give two or more different runs",
     }
     for path, message in cases.items():
@@ -170,3 +172,57 @@ def test_the_same_counts_with_another_test_set_are_refused(quick, data_path, cap
     folders.append(run("Pop", "tiny", config_dict=quick())["run_dir"])
     assert main(["compare", *folders]) == 2
     assert "the test sets have other users, items or training data" in capsys.readouterr().err
+
+
+# -- results of `recbole-lite reproduce` ------------------------------------------------------
+
+
+@pytest.fixture
+def row(quick, tmp_path):
+    """Write a row as ``reproduce`` does: ``row("SASRec", key=value)`` -> path."""
+
+    def write(model, **settings):
+        common = quick(topk=[5, 10], valid_metric="NDCG@5")
+        del common["epochs"]
+        path = tmp_path / "rows" / f"{model}.json"
+        side = Side(f"{model}, here", model, settings)
+        measured(path, side, 0.005, dataset="tiny", settings=common, command="typed")
+        return path
+
+    return write
+
+
+def test_a_row_of_reproduce_is_its_run(row):
+    path = row("SASRec")
+    folder = json.loads(path.read_text())["run_dir"]
+    summary = compare([path, row("Pop"), folder])
+    ours, pop, same = summary["rows"]
+    assert ours["model"] == "SASRec, here"
+    assert ours["mean"] == pytest.approx(ours["test"]["ndcg@10"], abs=5e-5)
+    assert pop["mean"] == pytest.approx(pop["test"]["ndcg@10"], abs=5e-5)
+    assert (same["mean"], same["difference"]) == (ours["mean"], 0.0)
+    assert same["difference_interval"] == [0.0, 0.0]
+
+
+def test_a_row_of_another_task_is_refused(row):
+    topn = {"task": "topn", "topn_negatives": 6, "metrics": ["NDCG"]}
+    with pytest.raises(ReportError, match="cannot be compared: task: sequential and topn"):
+        compare([row("SASRec"), row("Pop", **topn)])
+
+
+def test_rows_of_an_older_version_are_compared_with_one_another(row):
+    new = row("SASRec")
+    old = [row("Pop"), new.with_name("old.json")]
+    for path, source in zip(old, (old[0], new), strict=True):
+        content = json.loads(source.read_text())
+        for key in ("protocol", "largest_k", "test_set"):
+            del content[key]
+        path.write_text(json.dumps(content))
+    summary = compare(old)
+    assert [row["model"] for row in summary["rows"]] == ["Pop, here", "SASRec, here"]
+    with pytest.raises(ReportError, match=r"Pop\.json does not say how it ranked"):
+        compare([new, old[0]])
+    content["config_dict"] = None
+    old[1].write_text(json.dumps(content))
+    with pytest.raises(ReportError, match=r"old\.json: no result of"):
+        compare(old)

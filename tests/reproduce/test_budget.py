@@ -34,6 +34,22 @@ def test_steps_fill_the_budget(half_a_second_each, common):
     assert "eval_step" not in planned["settings"]
 
 
+@pytest.mark.parametrize("seconds, reads", [(900, 2 * 18), (10, 2 * 5), (0.1, 2 * 2)])
+def test_timing_takes_a_fifth_of_the_budget(seconds, reads, common, monkeypatch):
+    """Steps of half a second, each between two readings of the clock; two at the least."""
+    ticks = itertools.count()
+    monkeypatch.setattr(budget, "clock", lambda: next(ticks) * 0.5)
+    assert plan(Side("SASRec", "SASRec"), "tiny", common, seconds)["step_seconds"] == 0.5
+    assert next(ticks) == reads
+
+
+def test_what_counts_once_has_no_steps_to_plan(common):
+    planned = plan(Side("Pop", "Pop"), "tiny", common, 60)
+    assert planned["settings"]["epochs"] == 1
+    assert "max_steps" not in planned["settings"]
+    assert planned["steps"] == planned["steps_per_epoch"]
+
+
 def test_of_many_short_epochs_a_few_are_validated_the_last_among_them(half_a_second_each, common):
     planned = plan(Side("s", "SASRec", {"train_batch_size": 2048}), "tiny", common, 50)
     assert planned["steps_per_epoch"] == 1

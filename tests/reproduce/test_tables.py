@@ -9,30 +9,10 @@ from recbole_lite.errors import ConfigError
 from recbole_lite.reproduce import efficiency, paper, tables
 from recbole_lite.reproduce.budget import Side
 from recbole_lite.reproduce.efficiency_table import render
-from recbole_lite.reproduce.tables import Request, reproduce
+from recbole_lite.reproduce.request import Request
+from recbole_lite.reproduce.tables import reproduce
 
 SMALL = {"hidden_size": 16, "inner_size": 16, "n_layers": 1, "MAX_ITEM_LIST_LENGTH": 6}
-
-
-@pytest.fixture
-def request_for(data_path, tmp_path):
-    """``request_for(key=value, ...)`` -> Request on the data set ``tiny``."""
-
-    def build(**changes):
-        values = {
-            "dataset": "tiny",
-            "data_path": str(data_path),
-            "minutes": 0.01,
-            "weights": "scratch",
-            "tokenizer": None,
-            "seed": 2020,
-            "out": tmp_path / "out",
-            "command": "recbole-lite reproduce",
-            "say": lambda line: None,
-        }
-        return Request(**{**values, **changes})
-
-    return build
 
 
 @pytest.fixture
