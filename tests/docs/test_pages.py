@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from shell_blocks import commands
 
 from recbole_lite import LiteConfig, cli
 from recbole_lite.settings import Loader, read_yaml
@@ -140,23 +141,6 @@ def parse(monkeypatch):
         raise AssertionError("the command line was not parsed")
 
     return run
-
-
-def commands(page):
-    """Command lines of a page's shell blocks, and of unnamed blocks that begin with a command."""
-    found = []
-    text = page.read_text(encoding="utf-8")
-    for kind, block in re.findall(r"^ *```(\w*)\n(.*?)^ *```", text, re.M | re.S):
-        is_shell = kind in ("sh", "bash", "shell", "console")
-        if not is_shell and not (
-            kind == "" and re.match(r" *(\$ )?(recbole-lite|python|make|pip) ", block)
-        ):
-            continue
-        for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line.strip().removeprefix("$ "), comments=True)
-            if words:
-                found.append(words)
-    return found
 
 
 # Programs that no test can check; what is given to them is theirs.

@@ -1,0 +1,229 @@
+"""Every shell block of README and docs/ is executed, unless it stands in `NOT_RUN` with a reason.
+
+In a folder of its own, which has small data sets under the names ml-1m and ml-100k. Commands of
+this project run in this process, as ``python -m recbole_lite`` and the scripts would; a command
+that stands on several pages runs once. Trainings get `SHORT`, and single commands what `ALSO` has
+for them, in place of such flags on the page.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import runpy
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from shell_blocks import blocks, commands
+
+from recbole_lite import cli
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+
+INSTALLS = "installs from PyPI"
+HUB = "fetches T5-small's weights from the hub"
+FETCHES = "fetches a data set, or reads the publisher's archive, which may not be passed on"
+HOURS = "takes minutes to hours at the size that the page means, and has no flag for a smaller one"
+SERVER = "a server, or asks one; tests/serve does both"
+RAY = "starts Ray, which takes half a minute; tests/tune sweeps"
+CLUSTER = "needs several machines or processes; tests/tune and tests/test_distributed.py"
+MEASURES = "minutes of timing on data that no wheel brings"
+NOT_RUN = {
+    "make demo": "sets up an environment from PyPI; tests/test_integration.py runs the same",
+    "make test": "these tests",
+    "make faults": "half an hour; tests/faults is its short form",
+    "pip install '.[offline]'": INSTALLS,
+    "pip install --no-deps recbole==1.2.1": INSTALLS,
+    "pip install '.[onnx]'": INSTALLS,
+    "pip install '.[serve]'": INSTALLS,
+    "pip install 'ray[tune]'": INSTALLS,
+    "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-1m": HUB,
+    "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-100k "
+    "--config_files=properties/demo.yaml --tune=properties/hyper/LiteLLM4Rec.yaml "
+    "--num_samples=20": RAY,
+    "recbole-lite reproduce table4 --dataset=ml-1m --budget=30m": HOURS,
+    "recbole-lite serve --model=saved/LiteLLM4Rec-ml-1m-...": SERVER,
+    "curl -s localhost:8000/recommend -H 'content-type: application/json' "
+    """-d '{"history": ["1", "6"], "k": 3}'""": SERVER,
+    "recbole-lite data prepare ml-1m": FETCHES,
+    "recbole-lite data prepare ml-1m --from '~/Downloads/ml-1m.zip'": FETCHES,
+    "recbole-lite data prepare amazon-toys-2018 --from '~/Downloads'": FETCHES,
+    "ray start --head --port=6379": CLUSTER,
+    "ray start --address=FIRST:6379": CLUSTER,
+    "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-1m --tune=space.yaml "
+    "--num_samples=64 --ray-address=auto": CLUSTER,
+    "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-1m --nproc=4": CLUSTER,
+    "python benchmarks/inference_ideas.py --dataset=ml-1m --data_path=DIR "
+    "--lengths_from=amazon-games --threads=1 --repeats=6 --out=results/inference": MEASURES,
+    "python benchmarks/inference.py --dataset=ml-1m --data_path=DIR --lengths_from=amazon-games "
+    "--threads=1 --effort=0.4 --no_memory --out=results/inference": MEASURES,
+}
+
+SHORT = ["--epochs=1", "--max_steps=2", "--train_batch_size=16", "--show_progress=False"]
+THIN = {"num_layers": 1, "d_model": 32, "d_kv": 16, "d_ff": 32, "num_heads": 2}
+SMALL = [f"--rec_llm_config={THIN}"]  # in place of T5-small's size
+OFFLINE = ["--item_llm=minilm", "--rec_llm_init=scratch"]
+# Beginning of a command -> flags that it gets.
+ALSO = {
+    "recbole-lite ablate --dataset": [*OFFLINE, *SMALL],
+    "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-1m --item_llm=minilm": SMALL,
+    "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-100k --task=topn": SMALL,
+    "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-100k --item_llm=my-": SMALL,
+    "python run_recbole_lite.py --model=POD --dataset=ml-100k --llm_init=scratch": [
+        f"--llm_config={THIN | {'num_decoder_layers': 1}}",
+        "--num_beams=5",
+    ],
+    "python benchmarks/topn.py": ["--epochs=1", "--pretrain_epochs=1", "--eval_step=1"],
+    "python benchmarks/new_items.py": ["--max_steps=2", "--new_share=0.3", "--user_share=0.5"],
+}
+# Exit status, where it is not 0.
+ENDS = {"recbole-lite data check ml-1m --data_path data": 2}  # the stand-in has other counts
+# What a page says -> what is in the sandbox.
+STANDS_FOR = {"FOLDER": "tokenizer", "DIR": "dataset"}
+
+
+def key(words: list[str]) -> str:
+    """A command as `NOT_RUN` and `ALSO` spell it."""
+    return shlex.join(words)
+
+
+def to_run() -> dict[str, list[list[str]]]:
+    """Where a block is -> its commands that run, and that no earlier block has."""
+    seen, found = set(NOT_RUN), {}
+    for page in PAGES:
+        for number, block in enumerate(blocks(page), 1):
+            new = [words for words in block if key(words) not in seen]
+            seen |= set(map(key, new))
+            if new:
+                found[f"{page.name}-{number}"] = new
+    return found
+
+
+BLOCKS = to_run()
+
+
+# -- the sandbox ------------------------------------------------------------------------------
+
+
+def write_films(folder: Path, name: str, genre: str) -> None:
+    """140 films and 40 users under the name and with the columns of a MovieLens data set."""
+    titles = {1: "Toy Story", 6: "Heat", 260: "Star Wars", 2571: "Matrix, The"}
+    films = [*range(1, 139), 260, 2571]
+    draw, target = random.Random(1), folder / name
+    target.mkdir(parents=True)
+    lines = ["user_id:token\titem_id:token\trating:float\ttimestamp:float"]
+    for user in range(1, 41):
+        begin = draw.randrange(len(films))
+        for step in range(draw.randrange(8, 16)):
+            film = films[(begin + 3 * step) % len(films)]
+            lines.append(f"{user}\t{film}\t{draw.randrange(1, 6)}\t{978300000 + 60 * step}")
+    (target / f"{name}.inter").write_text("\n".join(lines) + "\n")
+    lines = [f"item_id:token\tmovie_title:token_seq\trelease_year:token\t{genre}:token_seq"]
+    for film in films:
+        title = titles.get(film, f"Film number {film}")
+        lines.append(f"{film}\t{title}\t{1970 + film % 30}\tDrama Comedy")
+    (target / f"{name}.item").write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="module")
+def sandbox(tmp_path_factory, llm_folders):
+    """A checkout's folders beside small data and runs of a moment, as the pages presume them."""
+    folder = tmp_path_factory.mktemp("sandbox")
+    for name in ("properties", "examples", "benchmarks", "run_recbole_lite.py"):
+        (folder / name).symlink_to(ROOT / name)
+    write_films(folder / "dataset", "ml-1m", "genre")
+    write_films(folder / "dataset", "ml-100k", "class")
+    (folder / "data").symlink_to("dataset")
+    shutil.copytree(llm_folders["writer"], folder / "tokenizer")
+    shutil.copytree(llm_folders["bert"], folder / "my-item-llm")
+    (folder / "histories.csv").write_text("user_id,history\nann,1;6\nbob,260\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for model, dataset in (
+            ("LiteLLM4Rec", "ml-1m"), ("LiteLLM4Rec", "ml-100k"), ("SASRec", "ml-100k"),
+        ):  # fmt: skip
+            words = [f"--model={model}", f"--dataset={dataset}"]
+            assert cli.run_main([*words, *OFFLINE, *SMALL, *SHORT]) == 0
+    return folder
+
+
+def execute(words: list[str], monkeypatch) -> int:
+    """Run a command line of a page in the sandbox; its exit status."""
+    also = [flag for start, flags in ALSO.items() if key(words).startswith(start) for flag in flags]
+    program, *words = (here(word) for word in words)
+    if program == "recbole-lite":
+        trains = words[0] in ("run", "ablate")
+        return cli.main(changed(words, [*(SHORT if trains else []), *also]))
+    assert program == "python", f"only this project's commands run here, not {program}"
+    if words[0] == "run_recbole_lite.py":
+        return cli.run_main(changed(words[1:], [*SHORT, *also]))
+    monkeypatch.setattr(sys, "argv", changed(words, also))
+    try:
+        runpy.run_path(words[0], run_name="__main__")
+    except SystemExit as ended:
+        return ended.code or 0
+    return 0
+
+
+def changed(words: list[str], flags: list[str]) -> list[str]:
+    """Words with some flags, in place of those of the same names."""
+    names = {flag.partition("=")[0] for flag in flags}
+    return [*(word for word in words if word.partition("=")[0] not in names), *flags]
+
+
+def here(word: str) -> str:
+    """A word with the sandbox's folders in place of what stands for them on a page."""
+    flag, equals, value = word.rpartition("=")
+    if value in STANDS_FOR:
+        return f"{flag}{equals}{STANDS_FOR[value]}"
+    dated = r"(saved/\w+-ml-\w+)-(?:\.\.\.|[A-Z][a-z]{2}-\d\d-\d{4}_\d\d-\d\d-\d\d)"
+    return re.sub(dated, lambda found: str(first_run(found[1])), word)
+
+
+def first_run(stem: str) -> Path:
+    """The sandbox's own run: later blocks may leave others of the name."""
+    return min(Path().glob(f"{stem}-*"), key=lambda path: path.stat().st_ctime_ns)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("block", BLOCKS)
+def test_the_commands_of_a_block_run(block, sandbox, monkeypatch):
+    monkeypatch.chdir(sandbox)
+    for words in BLOCKS[block]:
+        assert execute(words, monkeypatch) == ENDS.get(key(words), 0), key(words)
+
+
+# -- the list ---------------------------------------------------------------------------------
+
+
+def test_what_does_not_run_stands_on_a_page():
+    written = {key(words) for page in PAGES for words in commands(page)}
+    assert set(NOT_RUN) <= written, "take it out of NOT_RUN"
+    running = {key(words) for block in BLOCKS.values() for words in block}
+    assert [start for start in ALSO if not any(c.startswith(start) for c in running)] == []
+    assert set(ENDS) <= running
+
+
+def test_most_commands_run():
+    assert sum(len(block) for block in BLOCKS.values()) >= len(NOT_RUN) - 3
+    assert all(NOT_RUN.values())
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    "line",
+    [
+        "recbole-lite recommend --model=saved/LiteLLM4Rec-ml-1m-... --history=nothing-like-it",
+        "recbole-lite compare saved/SASRec-ml-100k-... saved/LiteLLM4Rec-ml-1m-...",
+        "python run_recbole_lite.py --model=SASRec --dataset=none",
+        "git status",
+    ],
+)
+def test_a_command_that_fails_is_found(line, sandbox, monkeypatch):
+    monkeypatch.chdir(sandbox)
+    with pytest.raises((AssertionError, SystemExit)):
+        assert execute(shlex.split(line), monkeypatch) == 0
