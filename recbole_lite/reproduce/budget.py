@@ -22,6 +22,7 @@ from recbole.utils import ModelType
 from recbole_lite.config import LiteConfig
 from recbole_lite.data import create_dataset, data_preparation
 from recbole_lite.files import write_atomically
+from recbole_lite.paths import PROPERTIES
 from recbole_lite.products import matrix_products
 from recbole_lite.quick_start import run
 from recbole_lite.registry import get_trainer
@@ -163,7 +164,7 @@ def measure(
         "side": side.name,
         "model": side.model,
         "dataset": dataset,
-        "config_files": [str(path) for path in side.files],
+        "config_files": [portable(path) for path in side.files],
         "config_dict": planned.pop("settings"),
         "minutes": minutes,
         **planned,
@@ -181,6 +182,13 @@ def measure(
         "command": command,
         "ranks": dict(zip(users["users"], map(int, users["ranks"]), strict=True)),
     }
+
+
+def portable(path: str | Path) -> str:
+    """A file's path, from ``properties/`` on if it ships with the project."""
+    path = Path(path)
+    shipped = path.is_relative_to(PROPERTIES)
+    return str(path.relative_to(PROPERTIES.parent) if shipped else path)
 
 
 def asked(config: LiteConfig) -> dict[str, Any]:

@@ -235,6 +235,15 @@ def test_wrong_command_lines_are_found(line, parse, monkeypatch, capsys):
         check(shlex.split(line), parse)
 
 
+def test_every_subcommand_is_documented(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    names = re.findall(r"^    (\w+) {2,}", capsys.readouterr().out, re.M)
+    assert {"run", "reproduce", "report"} <= set(names)
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert [name for name in names if f"recbole-lite {name}" not in text] == []
+
+
 def test_there_are_command_lines_to_check():
     assert sum(len(commands(page)) for page in PAGES) > 20
     assert ["make", "demo"] in commands(ROOT / "README.md")

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from recbole_lite.reproduce import budget
+from recbole_lite.reproduce import budget, sides
 from recbole_lite.reproduce.budget import Side, measured, plan
 from recbole_lite.reproduce.sides import all_sides
 
@@ -83,6 +83,11 @@ def test_a_result_is_made_once(common, tmp_path):
     assert again == result
     other = Side("SASRec, small", "SASRec", {"hidden_size": 16})
     assert measured(path, other, 0.01, **arguments)[1]  # other settings: made anew
+
+
+def test_files_of_the_project_are_named_without_the_machine():
+    assert budget.portable(sides.PREFIX[0]) == "properties/prefix/ml-1m.yaml"
+    assert budget.portable("mine/a.yaml") == "mine/a.yaml"
 
 
 def test_every_side_is_a_valid_configuration(common):
