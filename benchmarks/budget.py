@@ -4,13 +4,14 @@
 
 Each side trains on one thread for so many minutes of processor time, which does not depend on
 what else the machine does; validation comes on top. All sides have the same split, ranking and
-metrics, and each has the weights of its best validation. Language models begin with random
+metrics, and each has the weights of its best validation (models that search beams: the last). Language models begin with random
 weights, MiniLM reads the items' text. A side that has a result in ``--out`` is not run again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import sys
 from pathlib import Path
@@ -77,9 +78,12 @@ def main() -> None:
             path, side, args.minutes, dataset=args.dataset, settings=settings, command=command
         )
         results.append(result)
-    text = table(results)
-    (folder / "budget.md").write_text(text + "\n", encoding="utf-8")
-    print(text)
+    print(table(results))
+    # The file has all that was measured with this budget, also by earlier calls.
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
+    found = [result for result in found if result["minutes"] == args.minutes]
+    found.sort(key=lambda result: -result["test"]["recall@10"])
+    (folder / "budget.md").write_text(table(found) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

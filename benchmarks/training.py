@@ -24,6 +24,7 @@ from tabulate import tabulate
 
 from recbole_lite import LiteConfig, create_dataset, data_preparation, get_trainer
 from recbole_lite.data.prefixes import TARGETS
+from recbole_lite.products import matrix_products
 from recbole_lite.report.environment import environment
 
 SIZE = 64
@@ -76,6 +77,7 @@ class Side:
         }
         config = LiteConfig(model, args.dataset, config_dict=settings)
         train_data, *_ = data_preparation(config, create_dataset(config))
+        self.products = config["matrix_products"]
         self.model = config.model_class(config, train_data._dataset).to(config["device"]).train()
         self.optimizer = get_trainer(config["MODEL_TYPE"], model)(config, self.model).optimizer
         self.device = config["device"]
@@ -91,9 +93,10 @@ class Side:
             users += len(batch["user_id"])
             asked = (batch[TARGETS] > 0).sum().item() if TARGETS in batch else len(batch["user_id"])
             positions += asked
-            self.optimizer.zero_grad()
-            self.model.calculate_loss(batch.to(self.device)).backward()
-            self.optimizer.step()
+            with matrix_products(self.products, self.device):
+                self.optimizer.zero_grad()
+                self.model.calculate_loss(batch.to(self.device)).backward()
+                self.optimizer.step()
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - started, users, positions

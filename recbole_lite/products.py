@@ -24,18 +24,15 @@ _SMALL = 2**20
 _running = threading.local()
 
 
-@contextmanager
-def matrix_products(kind: str = "auto", device: str | torch.device = "cpu"):
-    """Let oneDNN multiply float32 matrices on the CPU while the context lasts, gradients included.
-
-    The sums are made in another order, so results differ from torch's by rounding.
+def uses_onednn(kind: str = "auto", device: str | torch.device = "cpu") -> bool:
+    """Whether oneDNN is to multiply the matrices of a model.
 
     Parameters
     ----------
     kind : {"auto", "torch", "onednn"}
         auto: onednn where :func:`wants_onednn`, else torch.
     device : str or torch.device
-        Where the model is; nothing changes unless that is a CPU.
+        Where the model is; the answer is no unless that is a CPU.
 
     Raises
     ------
@@ -47,7 +44,16 @@ def matrix_products(kind: str = "auto", device: str | torch.device = "cpu"):
     if kind == "onednn" and not _works():
         raise ConfigError("matrix_products: onednn: this torch has no oneDNN; use auto or torch")
     wanted = kind == "onednn" or (kind == "auto" and wants_onednn())
-    if not wanted or torch.device(device).type != "cpu" or getattr(_running, "yes", False):
+    return wanted and torch.device(device).type == "cpu"
+
+
+@contextmanager
+def matrix_products(kind: str = "auto", device: str | torch.device = "cpu"):
+    """Let oneDNN multiply float32 matrices while the context lasts, if :func:`uses_onednn`.
+
+    Gradients are included. Sums are made in another order, so results differ by rounding.
+    """
+    if getattr(_running, "yes", False) or not uses_onednn(kind, device):
         yield
         return
     _running.yes = True

@@ -21,6 +21,7 @@ from recbole_lite.errors import ConfigError
 from recbole_lite.evaluation import first_ranks
 from recbole_lite.fine_tuning import begin_with
 from recbole_lite.log import FILE_ONLY, init_logger
+from recbole_lite.products import uses_onednn
 from recbole_lite.registry import can_train_prefixes, get_model, get_trainer
 from recbole_lite.report.random_guess import random_guess
 from recbole_lite.report.samples import sample_users
@@ -162,7 +163,8 @@ def run_one(
         if init_from and config["init_from"] and not (resumes and checkpoint.has_last(resumes)):
             begin_with(config, model)
         parameters = _trainable(model)
-        logger.info(f"{parameters:,} trainable parameters on {config['device']}")
+        how = ", products by oneDNN" * uses_onednn(config["matrix_products"], config["device"])
+        logger.info(f"{parameters:,} trainable parameters on {config['device']}{how}")
 
     with explained(f"{config['model']} cannot be trained", config):
         trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)

@@ -19,7 +19,7 @@ from recbole_lite.errors import CheckpointError, ConfigError, TrainingError
 from recbole_lite.evaluation import LiteCollector, LiteEvaluator
 from recbole_lite.files import leftovers
 from recbole_lite.finite import Watch, check_scores, check_weights
-from recbole_lite.products import matrix_products
+from recbole_lite.products import matrix_products, uses_onednn
 from recbole_lite.stages import read_stages
 
 # Settings that may differ between a run and its continuation.
@@ -46,6 +46,7 @@ class LiteMixin:
 
     def __init__(self, config, model):
         self.stages = read_stages(config)
+        uses_onednn(config["matrix_products"])  # a wrong value is to be known now
         self._stage = self._stage_begin = 0  # number of the present stage; its first epoch
         self._steps = 0  # of the optimiser, in the present stage
         self.distributed_model = None

@@ -55,6 +55,8 @@ class Side:
         Configuration files.
     two_stages : bool
         Train with frozen item vectors first, then the vectors as well.
+    pretrain : float
+        Share of the time for the first of two phases (S3Rec's ``train_stage``).
     """
 
     name: str
@@ -62,6 +64,7 @@ class Side:
     settings: dict[str, Any] = field(default_factory=dict)
     files: Sequence[str | Path] = ()
     two_stages: bool = False
+    pretrain: float = 0.0
 
 
 def clock() -> float:
@@ -147,6 +150,14 @@ def _two_stages(steps: int, epoch: int) -> list[dict[str, Any]]:
     ]
 
 
+def _pretrain(side: Side, dataset: str, settings: Mapping[str, Any], seconds: float) -> str:
+    """Path of the weights that the first phase ends with."""
+    planned = plan(side, dataset, {**settings, "train_stage": "pretrain"}, seconds)
+    epochs = math.ceil(planned["steps"] / planned["steps_per_epoch"])
+    changes = {**planned["settings"], "pretrain_epochs": epochs}
+    return run(side.model, dataset, side.files, changes)["run_dir"]
+
+
 def measure(
     side: Side, dataset: str, settings: Mapping[str, Any], minutes: float, command: str
 ) -> dict[str, Any]:
@@ -155,7 +166,11 @@ def measure(
     Beside the figures it has what ``recbole-lite compare`` asks for (``ranks``, ``largest_k``,
     ``protocol``, ``test_set``) and ``run_dir``, the folder of the weights.
     """
-    planned = plan(side, dataset, settings, 60 * minutes)
+    seconds = 60 * minutes
+    if side.pretrain:
+        path = _pretrain(side, dataset, settings, seconds * side.pretrain)
+        settings = {**settings, "train_stage": "finetune", "pre_model_path": path}
+    planned = plan(side, dataset, settings, seconds * (1 - side.pretrain))
     started = clock()
     result = run(side.model, dataset, side.files, planned["settings"], per_user=True)
     users = result["per_user"]

@@ -29,7 +29,8 @@ def paper_models() -> list[Side]:
 
 def tuned() -> list[Side]:
     """RecBole's models with better settings than its defaults."""
-    return [Side(f"{name}, tuned", name, TUNED) for name in ("SASRec", "FDSA")]
+    sides = [Side(f"{name}, tuned", name, TUNED) for name in ("SASRec", "FDSA")]
+    return [*sides, Side("S3Rec, tuned", "S3Rec", TUNED, pretrain=0.5)]
 
 
 def strategies() -> list[Side]:

@@ -4,9 +4,10 @@ import itertools
 import json
 
 import pytest
+import torch
 
 from recbole_lite.reproduce import budget, sides
-from recbole_lite.reproduce.budget import Side, measured, plan
+from recbole_lite.reproduce.budget import Side, measure, measured, plan
 from recbole_lite.reproduce.sides import all_sides
 
 
@@ -63,6 +64,18 @@ def test_stages_share_the_steps(half_a_second_each, common):
     first, second = plan(side, "tiny", common, 10)["settings"]["stages"]
     assert (first["max_steps"], second["max_steps"]) == (12, 8)
     assert (first["item_llm_training"], second["item_llm_training"]) == ("frozen", "embeddings")
+
+
+def test_a_model_of_two_phases_shares_the_time(half_a_second_each, common, tmp_path):
+    side = Side("S3Rec", "S3Rec", pretrain=0.3)
+    result = measure(side, "tiny", {**common, "checkpoint_dir": str(tmp_path)}, 0.5, "typed")
+    settings = result["config_dict"]
+    assert settings["train_stage"] == "finetune"
+    assert result["steps"] == settings["max_steps"] == 42  # 0.7 of 30 s
+    first = torch.load(settings["pre_model_path"], weights_only=True)
+    epoch = result["steps_per_epoch"]
+    assert first["epoch"] + 1 == -(-18 // epoch)  # 0.3 of 30 s
+    assert len(result["ranks"]) == 30
 
 
 def test_a_result_is_made_once(common, tmp_path):

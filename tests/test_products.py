@@ -1,0 +1,167 @@
+"""Matrix products by oneDNN: which are replaced, what they give, when the choice is made."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from recbole_lite import products
+from recbole_lite.errors import ConfigError
+from recbole_lite.products import matrix_products, uses_onednn, wants_onednn
+from tests.tiny_data import QUICK, write_tiny
+
+BIG = (130, 100, 110)  # m, k, n: more than 2**20 multiplications
+ONEDNN = "mkldnn::_linear_pointwise"
+
+pytestmark = pytest.mark.skipif(not products._works(), reason="this torch has no oneDNN")
+
+
+class Calls(TorchDispatchMode):
+    """Names of the operators that reach torch."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.name().split(".")[0])
+        return func(*args, **(kwargs or {}))
+
+
+def calls(work, *context):
+    with Calls() as recorder, matrix_products(*context):
+        recorder.names.clear()  # of the look whether the operator is there
+        work()
+    return recorder.names
+
+
+def laid_out(rows, columns, transposed):
+    return torch.randn(columns, rows).t() if transposed else torch.randn(rows, columns)
+
+
+@pytest.mark.parametrize("b_transposed", [False, True])
+@pytest.mark.parametrize("a_transposed", [False, True])
+@pytest.mark.parametrize(("m", "k", "n"), [BIG, BIG[::-1], (1, 1100, 1000), (1024, 1025, 1)])
+def test_products_are_right_however_the_matrices_lie(m, k, n, a_transposed, b_transposed):
+    a, b, bias = laid_out(m, k, a_transposed), laid_out(k, n, b_transposed), torch.randn(n)
+    with matrix_products("onednn"):
+        product, with_bias = a @ b, torch.addmm(bias, a, b)
+    expected = a.double() @ b.double()
+    torch.testing.assert_close(product.double(), expected, rtol=0, atol=2e-4)
+    torch.testing.assert_close(with_bias.double(), expected + bias, rtol=0, atol=2e-4)
+    assert product.is_contiguous()
+    assert with_bias.is_contiguous()
+
+
+def test_a_layer_and_its_gradients_go_through_onednn():
+    m, k, n = BIG
+    layer, x = torch.nn.Linear(k, n), torch.randn(2, m // 2, k, requires_grad=True)
+
+    def gradients():
+        return torch.autograd.grad(layer(x).square().sum(), [x, layer.weight, layer.bias])
+
+    expected, found = gradients(), []
+    names = calls(lambda: found.extend(gradients()), "onednn")
+    assert names.count(ONEDNN) == 3  # forward, gradient of x, gradient of the weight
+    assert not {"aten::mm", "aten::addmm"} & set(names)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (torch.ones(9, 9), torch.ones(9, 9)),
+        (torch.ones(0, 2000), torch.ones(2000, 2000)),
+        (torch.ones(200, 200, dtype=torch.float64), torch.ones(200, 200, dtype=torch.float64)),
+        (torch.ones(200, 200, dtype=torch.bfloat16), torch.ones(200, 200, dtype=torch.bfloat16)),
+        (torch.ones(200, 200).to_sparse(), torch.ones(200, 200)),
+    ],
+    ids=["small", "empty", "float64", "bfloat16", "sparse"],
+)
+def test_other_products_are_left_alone(a, b):
+    assert ONEDNN not in calls(lambda: a @ b, "onednn")
+
+
+def test_a_bias_that_is_a_matrix_or_scaled_is_left_alone():
+    m, k, n = BIG
+    a, b = torch.ones(m, k), torch.ones(k, n)
+    found = []
+
+    def work():
+        found.append(torch.addmm(torch.ones(m, n), a, b))
+        found.append(torch.addmm(torch.ones(n), a, b, beta=2))
+
+    names = calls(work, "onednn")
+    assert ONEDNN not in names
+    assert [one.unique().item() for one in found] == [k + 1, k + 2]
+
+
+def test_nothing_changes_outside_inside_torch_and_off_the_cpu():
+    a = torch.ones(200, 200)
+    assert calls(lambda: a @ a, "onednn").count(ONEDNN) == 1
+    assert calls(lambda: a @ a, "torch") == ["aten::mm"]
+    assert calls(lambda: a @ a, "onednn", "cuda") == ["aten::mm"]
+    with Calls() as recorder:
+        a @ a
+    assert recorder.names == ["aten::mm"]
+
+
+def test_a_context_within_another_multiplies_once():
+    a = torch.ones(200, 200)
+
+    def work():
+        with matrix_products("onednn"):
+            a @ a
+        a @ a  # the outer context still holds
+
+    assert calls(work, "onednn") == [*("aten::t", ONEDNN) * 2]
+
+
+@pytest.mark.parametrize(
+    ("capability", "intel", "chosen"),
+    [("AVX512", False, True), ("AVX512", True, False), ("AVX2", False, False)],
+)
+def test_auto_goes_by_the_processor(monkeypatch, capability, intel, chosen):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    monkeypatch.setattr(products, "_is_intel", lambda: intel)
+    assert wants_onednn() is uses_onednn("auto") is chosen
+    assert uses_onednn("auto", "cuda:0") is False
+
+
+def test_a_torch_without_the_operator(monkeypatch):
+    def absent(*_):
+        raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_linear_pointwise'")
+
+    monkeypatch.setattr(products, "_product", absent)
+    assert not wants_onednn()
+    with pytest.raises(ConfigError, match="this torch has no oneDNN"):
+        uses_onednn("onednn")
+
+
+def test_an_unknown_kind_is_refused_before_the_training(tmp_path):
+    from recbole_lite import run
+
+    write_tiny(tmp_path)
+    settings = {**QUICK, "data_path": str(tmp_path)}
+    with pytest.raises(ConfigError, match="matrix_products must be one of auto, torch, onednn"):
+        run("SASRec", "tiny", config_dict={**settings, "matrix_products": "mkl"})
+
+
+@pytest.mark.parametrize("model", ["SASRec", "ItemLM"])
+def test_a_training_gives_the_same_but_for_rounding(tmp_path, monkeypatch, model):
+    from recbole_lite import run
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(products, "_SMALL", 0)  # all products, small as the model is
+    write_tiny(tmp_path)
+    losses, used = {}, {}
+    for kind in ("torch", "onednn"):
+        settings = {**QUICK, "data_path": str(tmp_path), "matrix_products": kind, "epochs": 2}
+        with Calls() as recorder:
+            history = run(model, "tiny", config_dict=settings)["history"]
+        losses[kind] = [entry["train_loss"] for entry in history]
+        used[kind] = recorder.names.count(ONEDNN)
+    assert losses["torch"] == pytest.approx(losses["onednn"], rel=1e-4)
+    assert used["torch"] == 0
+    assert used["onednn"] > 50
