@@ -79,6 +79,27 @@ def test_all_rows_rank_the_same_candidates(small, request_for):
         assert result_of(request, name)["config_dict"]["init_from"] == folder
 
 
+def test_p5_and_pod_with_a_tokenizer(small, request_for, monkeypatch, llm_folders):
+    def settings_of(self, model):
+        writer = {"llm": str(llm_folders["writer"]), "llm_init": "pretrained", "num_beams": 5}
+        return {**small, **(writer if model in ("P5", "POD") else {})}
+
+    monkeypatch.setattr(Request, "settings_of", settings_of)
+    monkeypatch.setattr(topn, "FAMILIES", ())
+    request = request_for()
+    text = reproduce("figure5", request)
+    for name in ("P5", "POD"):
+        result = result_of(request, name)
+        assert cells(text, name) == [f"{result['test'][m]:.4f}" for m in paper.TOPN_METRICS]
+        assert result["candidates"] == result_of(request, "Pop")["candidates"]
+        share = result["beams"]["no_item"] / result["beams"]["beams"]
+        had = next(
+            line for line in text.splitlines() if line.startswith(f"| {name} ") and "%" in line
+        )
+        assert had.split("|")[-2].strip() == f"{share:.1%}"
+    assert "not run" not in text
+
+
 def test_a_sequential_model_ranks_by_its_own_scores(small):
     """Of SASRec, which a run of the task never shows its candidates, both ways are one."""
     task = {**small, **TASK, "epochs": 1}
