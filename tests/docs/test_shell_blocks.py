@@ -8,11 +8,13 @@ for them, in place of such flags on the page.
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import runpy
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -29,8 +31,7 @@ HUB = "fetches T5-small's weights from the hub"
 FETCHES = "fetches a data set, or reads the publisher's archive, which may not be passed on"
 HOURS = "minutes to hours at T5-small's size, and no flag for a smaller one; tests/reproduce"
 SERVER = "a server, or asks one; tests/serve does both"
-RAY = "starts Ray, which takes half a minute; tests/tune sweeps"
-CLUSTER = "needs several machines or processes; tests/tune and tests/test_distributed.py"
+CLUSTER = "needs several machines; `make test-cluster` has two Ray nodes on one"
 MEASURES = "minutes of timing on data that no wheel brings"
 NOT_RUN = {
     "make demo": "sets up an environment from PyPI; tests/test_integration.py runs the same",
@@ -42,9 +43,6 @@ NOT_RUN = {
     "pip install '.[serve]'": INSTALLS,
     "pip install 'ray[tune]'": INSTALLS,
     "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-1m": HUB,
-    "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-100k "
-    "--config_files=properties/demo.yaml --tune=properties/hyper/LiteLLM4Rec.yaml "
-    "--num_samples=20": RAY,
     "recbole-lite reproduce table4 --dataset=ml-1m --budget=30m": HOURS,
     "recbole-lite reproduce table5 --dataset=ml-1m --tokenizer=FOLDER": HOURS,
     "recbole-lite reproduce table7 --dataset=ml-1m --budget=30m --weights=scratch": HOURS,
@@ -60,7 +58,6 @@ NOT_RUN = {
     "ray start --address=FIRST:6379": CLUSTER,
     "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-1m --tune=space.yaml "
     "--num_samples=64 --ray-address=auto": CLUSTER,
-    "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-1m --nproc=4": CLUSTER,
     "python benchmarks/inference_ideas.py --dataset=ml-1m --data_path=DIR "
     "--lengths_from=amazon-games --threads=1 --repeats=6 --out=results/inference": MEASURES,
     "python benchmarks/inference.py --dataset=ml-1m --data_path=DIR --lengths_from=amazon-games "
@@ -77,6 +74,14 @@ ALSO = {
     "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-1m --item_llm=minilm": SMALL,
     "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-100k --task=topn": SMALL,
     "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-100k --item_llm=my-": SMALL,
+    "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-1m --nproc=4": [
+        *OFFLINE,
+        *SMALL,
+        "--nproc=2",
+    ],
+    "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-100k --config_files": [
+        "--num_samples=1"
+    ],
     "python run_recbole_lite.py --model=POD --dataset=ml-100k --llm_init=scratch": [
         f"--llm_config={THIN | {'num_decoder_layers': 1}}",
         "--num_beams=5",
@@ -165,13 +170,29 @@ def execute(words: list[str], monkeypatch) -> int:
         return cli.main(changed(words, [*(SHORT if trains else []), *also]))
     assert program == "python", f"only this project's commands run here, not {program}"
     if words[0] == "run_recbole_lite.py":
-        return cli.run_main(changed(words[1:], [*SHORT, *also]))
+        words = changed(words[1:], [*SHORT, *also])
+        if any(word.startswith(("--tune=", "--nproc=")) for word in words):  # starts processes
+            return apart(words)
+        return cli.run_main(words)
     monkeypatch.setattr(sys, "argv", changed(words, also))
     try:
         runpy.run_path(words[0], run_name="__main__")
     except SystemExit as ended:
         return ended.code or 0
     return 0
+
+
+def apart(words: list[str]) -> int:
+    """Run a training in a process of its own, which leaves nothing behind in this one."""
+    done = subprocess.run(
+        [sys.executable, "run_recbole_lite.py", *words],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    print(done.stdout[-2000:], done.stderr[-2000:])
+    return done.returncode
 
 
 def changed(words: list[str], flags: list[str]) -> list[str]:
