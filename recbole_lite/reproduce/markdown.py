@@ -24,7 +24,7 @@ def budget(results, problems, request) -> list[str]:
     environments = next(iter(results.values()))["environment"]
     parts = [grid(rows, head), "Language models begin with " + request.weights + " weights."]
     parts.append(
-        f"{environments['threads']} threads of {environments['processor']}, "
+        f"{environments['threads']} thread(s) of {environments['processor']}, "
         f"GPU: {environments['gpu'] or 'none'}, torch {environments['torch']}."
     )
     if problems:
