@@ -7,6 +7,9 @@ recommendations" (Section 5.3). All language models are of T5-small's size, but 
 cost the same as trained ones; only where a beam search may stop early does the time depend on
 them. The sides take turns in one process, after a warm-up; medians, and the whole range.
 
+"(engine)" is the same model on the path that serving takes (``recbole_lite/inference/engine.py``);
+all others run as they are evaluated.
+
 "plain loop" is what one writes with the tokenizer and ``generate`` alone: it shows that the
 rivals here are not slowed down.
 """
@@ -25,14 +28,18 @@ from transformers import AutoTokenizer, GenerationConfig
 from recbole_lite.config import LiteConfig
 from recbole_lite.data import create_dataset, data_preparation
 from recbole_lite.errors import ConfigError
+from recbole_lite.inference.engine import Engine
 from recbole_lite.model.generative.beam import write
 from recbole_lite.model.generative.numbers import item_numbers
 from recbole_lite.paths import PROPERTIES
+from recbole_lite.products import matrix_products
 from recbole_lite.report.environment import environment
 
 TOP = 20
 NO_DECODER = {"decoder": False}
 TITLES = {**NO_DECODER, "item_in_prompt": "title"}
+PREFIX = {"config_files": [PROPERTIES / "prefix" / "ml-1m.yaml"]}
+ENGINE = {"engine": True}
 SIDES = {
     "P5": ("P5", {}),
     "P5 w/o_d": ("P5", NO_DECODER),
@@ -43,11 +50,12 @@ SIDES = {
     "LightLM": ("LightLM", {}),
     "BERT4Rec": ("BERT4Rec", {}),
     "SASRec": ("SASRec", {}),
+    "FDSA": ("FDSA", {}),
+    "ItemLM": ("ItemLM", {}),
     "LiteLLM4Rec": ("LiteLLM4Rec", {}),
-    "LiteLLM4Rec (prefix)": (
-        "LiteLLM4Rec",
-        {"config_files": [PROPERTIES / "prefix" / "ml-1m.yaml"]},
-    ),
+    "LiteLLM4Rec (engine)": ("LiteLLM4Rec", ENGINE),
+    "LiteLLM4Rec (prefix)": ("LiteLLM4Rec", PREFIX),
+    "LiteLLM4Rec (prefix, engine)": ("LiteLLM4Rec", {**PREFIX, **ENGINE}),
 }
 COMMON = {
     "llm_init": "scratch",
@@ -64,7 +72,7 @@ class Side:
     def __init__(self, name: str, dataset: str, settings: Mapping[str, Any], tokenizer=None):
         model, changes = SIDES[name]
         settings = {**COMMON, **settings, **changes}
-        files = settings.pop("config_files", None)
+        files, engine = settings.pop("config_files", None), settings.pop("engine", False)
         if model in ("P5", "POD"):
             settings["tokenizer"] = tokenizer
         self.config = LiteConfig(model, dataset, files, config_dict=settings)
@@ -76,6 +84,7 @@ class Side:
         torch.manual_seed(2020)
         self.model = self.config.model_class(self.config, train._dataset)
         self.model.to(self.config["device"]).eval()
+        self.engine = Engine(self.model) if engine else None
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self.rows = torch.arange(len(self.test._dataset.inter_feat))
 
@@ -95,6 +104,8 @@ class Side:
 
     def recommend(self, batch) -> torch.Tensor:
         """Top items, ``[B, TOP]``."""
+        if self.engine is not None:
+            return self.engine.topk(batch[self.model.ITEM_SEQ], TOP)[1]
         return self.model.full_sort_predict(batch).topk(TOP, dim=1).indices
 
 
@@ -268,9 +279,10 @@ def measure(
         raise ConfigError("P5 and POD need T5's tokenizer: --tokenizer=FOLDER, or a hub name")
     settings = {"eval_batch_size": size, **settings}
     sides = {name: Side(name, dataset, settings, tokenizer) for name in names}
-    device = sides["LiteLLM4Rec"].config["device"]
+    config = sides["LiteLLM4Rec"].config
+    device = config["device"]
     fewer_bits = torch.autocast(device.type, getattr(torch, autocast)) if autocast else None
-    with fewer_bits or nullcontext():
+    with fewer_bits or nullcontext(), matrix_products(config["matrix_products"], device):
         return {
             "command": command,
             "environment": environment(),
