@@ -52,9 +52,9 @@ had twice the time. P5 and POD train on the task alone. Pop counts once.
 
 What the paper leaves open, and how it is here: "candidates alone" is its sentence taken literally,
 and then nothing in the input tells users apart; "history and candidates" puts the user's last items
-in front. Training candidates are drawn anew in each epoch; a step has {batch} windows ({written} of P5
-and POD). Fine-tuning begins with the sequential model; the paper does not say with what it begins,
-nor how long it lasts."""
+in front. Training candidates are drawn anew in each epoch; a step has {batch} windows ({written}
+of P5 and POD). Fine-tuning begins with the sequential model; the paper does not say with what it
+begins, nor how long it lasts."""
 
 
 @dataclass(frozen=True)
