@@ -310,10 +310,10 @@ def floor(engine: Engine, users: Users, kind: str, size: int, speed: dict) -> di
         items, _ = users.batch(kind, number, size)
         counts = (items != 0).sum(1).double()
         attention = 4 * width * len(layers) * float((counts**2).sum())
-        head = 2 * size * engine.head.numel()
+        head = 2 * size * engine.head.shape[0] * engine.head.shape[1]
         operations.append(2 * weights * float(counts.sum()) + attention + head)
     gflop = 1e-9 * statistics.mean(operations)
-    megabytes = 4e-6 * (weights + engine.head.numel())
+    megabytes = 4e-6 * (weights + engine.head.shape[0] * engine.head.shape[1])
     compute = 1000 * gflop / speed["float32_gflops"]
     memory = megabytes / speed["read_gb_per_s"]
     return {

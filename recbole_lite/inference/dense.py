@@ -113,6 +113,37 @@ def _least_time(layer: nn.Module, x: torch.Tensor) -> float:
     return min(times)
 
 
+class Head(nn.Module):
+    """A score for each item.
+
+    Parameters
+    ----------
+    weight : torch.Tensor
+        ``[n_items, d]``.
+    kind : type
+        Of layer: :class:`Dense` or :class:`PackedDense`.
+    """
+
+    def __init__(self, weight: torch.Tensor, kind: type):
+        super().__init__()
+        self.shape = tuple(weight.shape)
+        self.packed = PackedDense((weight.T, None), torch.float32) if kind is PackedDense else None
+        # MKL is up to twice as fast with one row for each item as with one column.
+        self.register_buffer("weight", weight.contiguous() if self.packed is None else None)
+
+    def forward(self, users: torch.Tensor) -> torch.Tensor:
+        """``[B, d]`` -> ``[B, n_items]``."""
+        if self.packed is None:
+            return users @ self.weight.T
+        extra = head_rows(len(users)) - len(users)
+        return self.packed(F.pad(users, (0, 0, 0, extra)) if extra else users)[: len(users)]
+
+
+def head_rows(users: int) -> int:
+    """Number of rows that scores are made with; one user, who waits alone, is one row."""
+    return users if users == 1 else round_up(users)
+
+
 def round_up(rows: int) -> int:
     """Number of rows that products are made with: at most a sixteenth (or 3) more than asked for.
 

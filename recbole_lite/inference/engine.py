@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from recbole_lite.errors import ConfigError, RequestError
+from recbole_lite.inference.dense import Head, head_rows
 from recbole_lite.inference.encoder import FastEncoder, build_encoder
 from recbole_lite.inference.ids import Ids, read_candidates, read_histories, read_seen
 from recbole_lite.model.lite_llm4rec import LiteLLM4Rec
@@ -58,9 +59,10 @@ class Engine:
             kind = type(model.rec_llm.encoder).__name__
             raise ConfigError(f"dtype: {dtype} needs T5's encoder or GPT-2, found {kind}")
         weight = model.head_weight()  # [n_items - 1, d]
-        self.head = torch.cat([torch.zeros_like(weight[:1]), weight])  # row i scores item i
-        self.n_items, self.max_length = len(self.head), int(model.max_seq_length)
-        self.device = self.head.device
+        rows = torch.cat([torch.zeros_like(weight[:1]), weight])  # row i scores item i
+        self.head = Head(rows, self.encoder.kind)
+        self.n_items, self.max_length = len(rows), int(model.max_seq_length)
+        self.device = rows.device
 
     @torch.inference_mode()
     def users(self, histories: Ids) -> torch.Tensor:
@@ -155,13 +157,16 @@ class Engine:
         oneDNN prepares code for each shape that it meets first, some milliseconds long.
         """
         if isinstance(self.encoder, FastEncoder):
-            self.encoder.warm_up(min(users, USERS_AT_ONCE) * self.max_length)
+            users = min(users, USERS_AT_ONCE)
+            self.encoder.warm_up(users * self.max_length)
+            for rows in sorted({head_rows(count) for count in range(1, users + 1)}):
+                self.head(torch.zeros(rows, self.head.shape[1], device=self.device))
 
     def _encode(self, items: torch.Tensor, padded: bool) -> torch.Tensor:
         return self.encoder(items.to(self.device), padded)
 
     def _score(self, users: torch.Tensor) -> torch.Tensor:
-        scores = users @ self.head.T
+        scores = self.head(users)
         scores[:, 0] = -torch.inf
         return scores
 
