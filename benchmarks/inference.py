@@ -302,7 +302,7 @@ def least(call: Callable, device: str, repeats: int) -> float:
 def floor(engine: Engine, users: Users, kind: str, size: int, speed: dict) -> dict[str, float]:
     """Least milliseconds for a batch: its operations, and its weights read once."""
     layers = engine.encoder.layers
-    shapes = [part.shape for layer in layers for part in layer.children() if hasattr(part, "shape")]
+    shapes = [part.shape for x in layers for part in (x.qkv, x.out, x.up, x.down)]
     weights = sum(rows * columns for rows, columns in shapes)
     width = layers[0].qkv.shape[1] // 3
     operations = []

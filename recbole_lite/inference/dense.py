@@ -51,11 +51,13 @@ class Dense(nn.Module):
         return x if self.activation is None else self.activation(x)
 
 
-class PackedDense(nn.Module):
-    """:class:`Dense` with oneDNN's layout of the matrix (CPU, inference only)."""
+class PackedDense:
+    """:class:`Dense` with oneDNN's layout of the matrix (CPU, inference only).
+
+    Not a module: what ``nn.Module`` does at each call is noticed where one user waits.
+    """
 
     def __init__(self, affine: Affine, dtype: torch.dtype, activation: nn.Module | None = None):
-        super().__init__()
         weight, bias = affine
         self.dtype, self.shape = dtype, tuple(weight.shape)
         self.bias = None if bias is None else bias.detach().to(dtype)
@@ -63,14 +65,20 @@ class PackedDense(nn.Module):
         self.packed = torch.ops.mkldnn._reorder_linear_weight(plain, None)
         self.fused = _FUSED.get(type(activation), ("none", ""))
         self.activation = activation if self.fused[0] == "none" else None
+        # Looked up once: by its name alone torch would look for it at every call.
+        self.product = torch.ops.mkldnn._linear_pointwise.default
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``[N, in]`` -> ``[N, out]``."""
         name, algorithm = self.fused
-        x = torch.ops.mkldnn._linear_pointwise(
-            x.to(self.dtype), self.packed, self.bias, name, [], algorithm
-        ).float()
+        x = x if self.dtype is torch.float32 else x.to(self.dtype)
+        x = self.product(x, self.packed, self.bias, name, [], algorithm)
+        x = x if self.dtype is torch.float32 else x.float()
         return x if self.activation is None else self.activation(x)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """See :meth:`forward`."""
+        return self.forward(x)
 
 
 def fastest(affine: Affine, dtype: torch.dtype, activation: nn.Module | None = None) -> type:
@@ -119,24 +127,34 @@ class Head(nn.Module):
     Parameters
     ----------
     weight : torch.Tensor
-        ``[n_items, d]``.
+        ``[n_items - 1, d]``: row i - 1 scores item i.
     kind : type
         Of layer: :class:`Dense` or :class:`PackedDense`.
     """
 
     def __init__(self, weight: torch.Tensor, kind: type):
         super().__init__()
+        weight = torch.cat([torch.zeros_like(weight[:1]), weight])  # row i scores item i
         self.shape = tuple(weight.shape)
-        self.packed = PackedDense((weight.T, None), torch.float32) if kind is PackedDense else None
-        # MKL is up to twice as fast with one row for each item as with one column.
-        self.register_buffer("weight", weight.contiguous() if self.packed is None else None)
+        if kind is PackedDense:
+            padding = torch.zeros(len(weight))
+            padding[0] = -torch.inf
+            self.packed, weight = PackedDense((weight.T, padding), torch.float32), None
+        else:
+            self.packed = None
+        # MKL is up to twice as fast with a row for each item as with a column.
+        self.register_buffer("weight", weight)
 
     def forward(self, users: torch.Tensor) -> torch.Tensor:
-        """``[B, d]`` -> ``[B, n_items]``."""
+        """``[B, d]`` -> ``[B, n_items]``, -inf for padding (id 0)."""
         if self.packed is None:
-            return users @ self.weight.T
+            scores = users @ self.weight.T
+            scores[:, 0] = -torch.inf
+            return scores
         extra = head_rows(len(users)) - len(users)
-        return self.packed(F.pad(users, (0, 0, 0, extra)) if extra else users)[: len(users)]
+        if extra:
+            return self.packed(F.pad(users, (0, 0, 0, extra)))[: len(users)]
+        return self.packed(users)
 
 
 def head_rows(users: int) -> int:

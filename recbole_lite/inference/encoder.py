@@ -125,7 +125,7 @@ class FastEncoder(nn.Module):
         torch.Tensor
             ``[B, d]``.
         """
-        if len(items) == 1 and not padded and items.shape[1] <= EXACT_ROWS:
+        if not padded and len(items) == 1 and items.shape[1] <= EXACT_ROWS:
             return self._one(items[0])
         layout = Layout(items, padded, rounds=self.kind is not Dense)
         ids = layout.pack(items.flatten())  # [N]

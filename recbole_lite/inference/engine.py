@@ -58,11 +58,10 @@ class Engine:
         if dtype != "float32" and not isinstance(self.encoder, FastEncoder):
             kind = type(model.rec_llm.encoder).__name__
             raise ConfigError(f"dtype: {dtype} needs T5's encoder or GPT-2, found {kind}")
-        weight = model.head_weight()  # [n_items - 1, d]
-        rows = torch.cat([torch.zeros_like(weight[:1]), weight])  # row i scores item i
-        self.head = Head(rows, self.encoder.kind)
-        self.n_items, self.max_length = len(rows), int(model.max_seq_length)
-        self.device = rows.device
+        weight = model.head_weight()
+        self.head = Head(weight, self.encoder.kind)
+        self.n_items, self.max_length = self.head.shape[0], int(model.max_seq_length)
+        self.device = weight.device
 
     @torch.inference_mode()
     def users(self, histories: Ids) -> torch.Tensor:
@@ -85,7 +84,8 @@ class Engine:
             No history, an empty one, or an id outside the catalogue.
         """
         items, counts = read_histories(histories, self.n_items, self.max_length)
-        return torch.cat([self._encode(*part) for _, *part in _parts(items, counts)])
+        found = [self._encode(*part) for _, *part in _parts(items, counts)]
+        return found[0] if len(found) == 1 else torch.cat(found)
 
     @torch.inference_mode()
     def scores(self, histories: Ids) -> torch.Tensor:
@@ -93,7 +93,7 @@ class Engine:
 
         Parameters, errors: see :meth:`users`.
         """
-        return self._score(self.users(histories))
+        return self.head(self.users(histories))
 
     @torch.inference_mode()
     def topk(
@@ -138,7 +138,7 @@ class Engine:
             seen = read_seen(seen, self.n_items, len(items)).to(self.device)
         found = []
         for rows, *part in _parts(items, counts):
-            scores = self._score(self._encode(*part))
+            scores = self.head(self._encode(*part))
             if seen is not None:
                 scores.scatter_(1, seen[rows], -torch.inf)  # 0, for none, has -inf already
             if candidates is not None:
@@ -165,14 +165,12 @@ class Engine:
     def _encode(self, items: torch.Tensor, padded: bool) -> torch.Tensor:
         return self.encoder(items.to(self.device), padded)
 
-    def _score(self, users: torch.Tensor) -> torch.Tensor:
-        scores = self.head(users)
-        scores[:, 0] = -torch.inf
-        return scores
-
 
 def _parts(items, counts) -> Iterator[tuple[slice, torch.Tensor, bool]]:
     """Pieces of a large batch, no wider than their longest history, and whether they have gaps."""
+    if len(items) == 1:  # as long as it is
+        yield slice(None), items, False
+        return
     for begin in range(0, len(items), USERS_AT_ONCE):
         rows = slice(begin, begin + USERS_AT_ONCE)
         longest = int(counts[rows].max())
