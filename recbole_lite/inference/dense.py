@@ -15,6 +15,7 @@ from torch import nn
 from transformers import activations
 
 from recbole_lite.inference.blocks import Affine
+from recbole_lite.products import wants_onednn
 
 # Activations that oneDNN applies to a product while it is in the registers.
 _FUSED = {
@@ -110,6 +111,18 @@ def fastest(affine: Affine, dtype: torch.dtype, activation: nn.Module | None = N
     if not torch.allclose(found, expected, rtol=near, atol=near * float(expected.abs().max())):
         return Dense
     return PackedDense if _least_time(packed, x) < _least_time(plain, x) else Dense
+
+
+def usual(device: torch.device) -> type:
+    """Kind of layer by a rule and no measurement: the same numbers whenever a model is loaded.
+
+    Returns
+    -------
+    type
+        :class:`PackedDense` where :func:`~recbole_lite.products.wants_onednn`, else
+        :class:`Dense`.
+    """
+    return PackedDense if device.type == "cpu" and wants_onednn() else Dense
 
 
 def _least_time(layer: nn.Module, x: torch.Tensor) -> float:

@@ -37,12 +37,15 @@ def build_encoder(
     Returns
     -------
     FastEncoder or PlainEncoder
-        The latter for Recommendation LLMs other than T5's encoder and GPT-2.
+        The latter for Recommendation LLMs other than T5's encoder and GPT-2, and for those that
+        read sets (``task: topn``), whose positions are others.
     """
     ids = torch.arange(model.n_items, device=next(model.parameters()).device)
     tower = model.item_tower
     table = tower.table() if tower.item_llm is None else tower(ids)
-    blocks = read_blocks(model.rec_llm.encoder, model.rec_llm.causal, model.max_seq_length)
+    reader, blocks = model.rec_llm, None
+    if reader.one_place is None:
+        blocks = read_blocks(reader.encoder, reader.causal, model.max_seq_length)
     if blocks is None:
         return PlainEncoder(model, table)
     if kind is None:

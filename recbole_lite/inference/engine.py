@@ -29,6 +29,8 @@ class Engine:
         Trained. Train it further, and make a new engine.
     dtype : {"float32", "bfloat16", "float16"}
         Of the encoder's matrix products; scores are float32 in any case.
+    kind : type, optional
+        Of the layers: Dense or PackedDense; default: the faster one, found by timing both.
 
     Attributes
     ----------
@@ -46,7 +48,7 @@ class Engine:
     """
 
     @torch.no_grad()
-    def __init__(self, model: LiteLLM4Rec, dtype: str = "float32"):
+    def __init__(self, model: LiteLLM4Rec, dtype: str = "float32", kind: type | None = None):
         if not isinstance(model, LiteLLM4Rec):
             raise ConfigError(
                 f"the fast path is for LiteLLM4Rec, found {type(model).__name__}; "
@@ -54,7 +56,7 @@ class Engine:
             )
         if dtype not in DTYPES:
             raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, found {dtype!r}")
-        self.encoder = build_encoder(model.eval(), DTYPES[dtype]).eval()
+        self.encoder = build_encoder(model.eval(), DTYPES[dtype], kind).eval()
         if dtype != "float32" and not isinstance(self.encoder, FastEncoder):
             kind = type(model.rec_llm.encoder).__name__
             raise ConfigError(f"dtype: {dtype} needs T5's encoder or GPT-2, found {kind}")
