@@ -49,11 +49,7 @@ class Engine:
 
     @torch.no_grad()
     def __init__(self, model: LiteLLM4Rec, dtype: str = "float32", kind: type | None = None):
-        if not isinstance(model, LiteLLM4Rec):
-            raise ConfigError(
-                f"the fast path is for LiteLLM4Rec, found {type(model).__name__}; "
-                "use its full_sort_predict"
-            )
+        self.check(model)
         if dtype not in DTYPES:
             raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, found {dtype!r}")
         self.encoder = build_encoder(model.eval(), DTYPES[dtype], kind).eval()
@@ -64,6 +60,20 @@ class Engine:
         self.head = Head(weight, self.encoder.kind)
         self.n_items, self.max_length = self.head.shape[0], int(model.max_seq_length)
         self.device = weight.device
+
+    @staticmethod
+    def check(model: torch.nn.Module) -> None:
+        """Refuse a model that has no fast path.
+
+        Raises
+        ------
+        ConfigError
+        """
+        if not isinstance(model, LiteLLM4Rec):
+            raise ConfigError(
+                f"the fast path is for LiteLLM4Rec, found {type(model).__name__}; "
+                "use its full_sort_predict"
+            )
 
     @torch.inference_mode()
     def users(self, histories: Ids) -> torch.Tensor:
