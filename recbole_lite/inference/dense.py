@@ -176,12 +176,12 @@ def head_rows(users: int) -> int:
 
 
 def round_up(rows: int) -> int:
-    """Number of rows that products are made with: at most a sixteenth (or 3) more than asked for.
+    """Number of rows that products are made with: at most an eighth (or 3) more than asked for.
 
-    oneDNN prepares code for each shape that it meets, which takes milliseconds; so few numbers
-    must do for histories of all lengths.
+    oneDNN prepares code for each shape that it meets, which takes a millisecond and half a MiB; so
+    few numbers must do for histories of all lengths.
     """
-    step = max(4, 2 ** (rows.bit_length() - 5))
+    step = max(4, 2 ** (rows.bit_length() - 4))
     return -(-rows // step) * step
 
 

@@ -239,8 +239,8 @@ def test_a_wrong_product_is_not_used(monkeypatch):
 
 def test_few_numbers_of_rows_do_for_all():
     rounded = [round_up(rows) for rows in range(1, 1025)]
-    assert all(0 <= up - n <= max(3, n / 16) for n, up in enumerate(rounded, 1))
-    assert len(set(rounded)) < 100
+    assert all(0 <= up - n <= max(3, n / 8) for n, up in enumerate(rounded, 1))
+    assert len(set(rounded)) < 50
 
 
 def test_the_engine_leaves_the_model_as_it_was(config_for):
