@@ -35,6 +35,8 @@ def variants(model, args) -> dict:
     engine = build_encoder(model, kind=PackedDense)
     unfolded = build_encoder(model, kind=PackedDense)
     unfolded.first = None
+    as_any_batch = build_encoder(model, kind=PackedDense)
+    as_any_batch.exact_rows = 0
     mkl = build_encoder(model, kind=Dense)
     blocks = read_blocks(model.rec_llm.encoder, model.rec_llm.causal, model.max_seq_length)
     last = {
@@ -52,6 +54,7 @@ def variants(model, args) -> dict:
         "without oneDNN's kernels": mkl,
         "with padding computed": lambda items, padded: engine(items.clamp_min(1), False),
         "without the first layer's table": unfolded,
+        "one history as any batch": as_any_batch,
         "bfloat16": build_encoder(model, torch.bfloat16, PackedDense),
         "user_pooling: last": last["last"],
         "the same, every output made": last["every"],

@@ -92,7 +92,7 @@ class FastEncoder(nn.Module):
         self, blocks: Blocks, pooling: UserPooling, table: torch.Tensor, dtype, kind: type = Dense
     ):
         super().__init__()
-        self.kind = kind
+        self.kind, self.exact_rows = kind, EXACT_ROWS
         self.norm, self.eps, self.heads = blocks.norm, blocks.eps, blocks.heads
         self.causal, self.last_alone = blocks.causal, pooling.kind == "last"
         self.register_buffer("table", table.contiguous())
@@ -128,7 +128,7 @@ class FastEncoder(nn.Module):
         torch.Tensor
             ``[B, d]``.
         """
-        if not padded and len(items) == 1 and items.shape[1] <= EXACT_ROWS:
+        if not padded and len(items) == 1 and items.shape[1] <= self.exact_rows:
             return self._one(items[0])
         layout = Layout(items, padded, rounds=self.kind is not Dense)
         ids = layout.pack(items.flatten())  # [N]
@@ -185,7 +185,7 @@ class FastEncoder(nn.Module):
         layer = self.layers[0]  # the others have the same shapes
         if self.kind is not Dense:
             counts = {round_up(count) for count in range(1, items + 1)}
-            counts.update(range(1, min(self.bias.shape[-1], EXACT_ROWS) + 1))
+            counts.update(range(1, min(self.bias.shape[-1], self.exact_rows) + 1))
             for rows in sorted(counts):
                 for part in (layer.qkv, layer.out, layer.up, layer.down):
                     part(torch.zeros(rows, part.shape[0]))

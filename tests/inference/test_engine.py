@@ -97,7 +97,7 @@ def test_one_history_is_computed_as_it_is_in_a_batch(config_for, layers, kind, m
     alone = [engine.users([history]) for history in HISTORIES]
     assert met == [1, 3, 6, 2, 6]  # 6: as much as the model reads
     torch.testing.assert_close(torch.cat(alone), engine.users(HISTORIES), rtol=1e-4, atol=1e-4)
-    monkeypatch.setattr("recbole_lite.inference.encoder.EXACT_ROWS", 2)  # longer ones as any batch
+    engine.encoder.exact_rows = 2  # longer ones as any batch
     again = [engine.users([history]) for history in HISTORIES]
     assert met == [1, 3, 6, 2, 6, 1, 2]
     torch.testing.assert_close(alone, again, rtol=1e-4, atol=1e-4)
