@@ -31,6 +31,7 @@ import gc
 import json
 import multiprocessing
 import os
+import queue
 import statistics
 import sys
 import tempfile
@@ -302,7 +303,7 @@ def least(call: Callable, device: str, repeats: int) -> float:
 def floor(engine: Engine, users: Users, kind: str, size: int, speed: dict) -> dict[str, float]:
     """Least milliseconds for a batch: its operations, and its weights read once."""
     layers = engine.encoder.layers
-    shapes = [part.shape for layer in layers for part in layer.children() if hasattr(part, "shape")]
+    shapes = [part.shape for x in layers for part in (x.qkv, x.out, x.up, x.down)]
     weights = sum(rows * columns for rows, columns in shapes)
     width = layers[0].qkv.shape[1] // 3
     operations = []
@@ -310,10 +311,10 @@ def floor(engine: Engine, users: Users, kind: str, size: int, speed: dict) -> di
         items, _ = users.batch(kind, number, size)
         counts = (items != 0).sum(1).double()
         attention = 4 * width * len(layers) * float((counts**2).sum())
-        head = 2 * size * engine.head.numel()
+        head = 2 * size * engine.head.shape[0] * engine.head.shape[1]
         operations.append(2 * weights * float(counts.sum()) + attention + head)
     gflop = 1e-9 * statistics.mean(operations)
-    megabytes = 4e-6 * (weights + engine.head.numel())
+    megabytes = 4e-6 * (weights + engine.head.shape[0] * engine.head.shape[1])
     compute = 1000 * gflop / speed["float32_gflops"]
     memory = megabytes / speed["read_gb_per_s"]
     return {
@@ -340,10 +341,20 @@ def memory(sides: list[str], args) -> dict[str, dict[str, float]]:
             results = context.Queue()
             child = context.Process(target=_measure_memory, args=(name, folder, args, results))
             child.start()
-            found[name] = results.get(timeout=3600)
+            found[name] = _answer_of(child, results)
             child.join()
     del found[EXPORT]
     return found
+
+
+def _answer_of(child, results) -> dict[str, float]:
+    """What the child found; a child that ends without a word must not be waited for."""
+    while True:
+        try:
+            return results.get(timeout=1)
+        except queue.Empty:
+            if not child.is_alive() and results.empty():
+                sys.exit(f"a process that measured memory ended with status {child.exitcode}")
 
 
 def _measure_memory(name: str, folder: str, args, results) -> None:
@@ -424,12 +435,17 @@ def markdown(result: dict) -> str:
         ]
         text.append(_table(rows, ["test", *names]))
     if result["memory"]:
-        rows = [
-            [name, *(f"{m[key] - m['imported_mib']:,.0f}" for key in ("built_mib", "peak_mib"))]
-            for name, m in result["memory"].items()
-        ]
-        text.append(_table(rows, ["MiB beside the imports", "once built", "peak, batch 256"]))
+        text.append(memory_table(result["memory"]))
     return "\n\n".join(text)
+
+
+def memory_table(used: dict[str, dict[str, float]]) -> str:
+    """Table of what :func:`memory` found."""
+    rows = [
+        [name, *(f"{m[key] - m['imported_mib']:,.0f}" for key in ("built_mib", "peak_mib"))]
+        for name, m in used.items()
+    ]
+    return _table(rows, ["MiB beside the imports", "once built", "peak, batch 256"])
 
 
 def _table(rows, head) -> str:
@@ -510,27 +526,33 @@ def main() -> None:
     parser.add_argument("--compared", type=int, default=1024, help="users whose top items compare")
     parser.add_argument("--no_memory", action="store_true")
     parser.add_argument("--no_accuracy", action="store_true", help="with --model: no metrics")
-    parser.add_argument("--memory_alone", action="store_true", help="no times; prints JSON")
+    parser.add_argument("--memory_alone", action="store_true", help="no times: <name>-memory.*")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--name", default="t5-small", help="stem of the files in --out")
     parser.add_argument("--out", type=Path, help="folder for <name>.json and <name>.md")
     args = parser.parse_args()
+    if args.memory_alone and (args.no_memory or args.device != "cpu"):
+        parser.error("--memory_alone goes neither with --no_memory nor with --device=cuda")
     torch.set_num_threads(args.threads)
     # First of all: what is built here would count as the children's.
     used = memory(names_of(args), args) if args.device == "cpu" and not args.no_memory else {}
     if args.memory_alone:
-        print(json.dumps(used, indent=1))
+        facts = {"command": " ".join(["python", *sys.argv]), "environment": environment()}
+        write(args.out, f"{args.name}-memory", {**facts, "memory": used}, memory_table(used))
         return
     with tempfile.TemporaryDirectory() as folder:
         result = {**measure(args, Path(folder)), "memory": used}
-    if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / f"{args.name}.json").write_text(json.dumps(result, indent=1) + "\n")
-    text = markdown(result)
+    write(args.out, args.name, result, markdown(result))
+
+
+def write(out: Path | None, name: str, result: dict, text: str) -> None:
+    """Print the tables; where there is a folder to write to, keep them and the figures."""
     print(text)
-    if args.out:
-        (args.out / f"{args.name}.md").write_text(text + "\n")
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+        (out / f"{name}.md").write_text(text + "\n")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """Load on the HTTP service over loopback: latency, errors, memory.
 
-    python benchmarks/serving.py --model=saved/RUN --clients=20 --seconds=300 --out=FILE.json
+    python benchmarks/serving.py --model=saved/RUN --clients=20 --seconds=300 --out=results/serving
 
 Each client sends one request after another on a connection of its own: histories of 1 to 100
-items of the catalogue, k = 10. The service is `recbole-lite serve` in a process of its own.
+items of the catalogue, k = 10. The service is `recbole-lite serve` in a process of its own, whose
+resident memory is looked at every five seconds.
 """
 
 from __future__ import annotations
@@ -31,22 +32,30 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--clients", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=300)
-    parser.add_argument("--out")
+    parser.add_argument("--name", default="load", help="stem of the files in --out")
+    parser.add_argument("--out", type=Path, help="folder for <name>.json and <name>.md")
     args = parser.parse_args()
+    if args.clients < 1 or args.seconds <= 0:
+        parser.error("--clients and --seconds must be more than 0")
     command = [sys.executable, "-m", "recbole_lite", "serve", f"--model={args.model}", "--port=0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
-            address = server.stdout.readline().split("/")[2]
+            line = server.stdout.readline()  # http://ADDRESS/ ...
+            if not line:
+                sys.exit("the service did not start")
+            address = line.split("/")[2]
             report = load(address, psutil.Process(server.pid), args)
         finally:
             server.terminate()
     rows = [[key, value] for key, value in report.items() if not isinstance(value, (list, dict))]
-    print(tabulate(rows, floatfmt=",.1f"))
+    text = tabulate(rows, ["load", ""], tablefmt="github", floatfmt=",.1f", intfmt=",")
+    print(text)
     if args.out:
-        report["command"] = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        report["command"] = " ".join(["python", *sys.argv])
         report["environment"] = environment()
-        Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-        Path(args.out).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / f"{args.name}.json").write_text(json.dumps(report, indent=1) + "\n")
+        (args.out / f"{args.name}.md").write_text(text + "\n")
 
 
 def load(address: str, server: psutil.Process, args) -> dict:
@@ -85,6 +94,7 @@ def load(address: str, server: psutil.Process, args) -> dict:
     quarter = max(1, len(memory) // 4)
     return {
         "clients": args.clients,
+        "seconds": args.seconds,
         "requests": len(all_of_them),
         "errors": len(errors),
         "first errors": errors[:3],
@@ -97,6 +107,7 @@ def load(address: str, server: psutil.Process, args) -> dict:
         / max(1, len(all_of_them)),
         "memory MiB, after the first quarter": memory[quarter],
         "memory MiB, at the end": memory[-1],
+        "memory MiB, most": max(memory),
         "memory MiB": memory,
     }
 

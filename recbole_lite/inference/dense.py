@@ -15,6 +15,7 @@ from torch import nn
 from transformers import activations
 
 from recbole_lite.inference.blocks import Affine
+from recbole_lite.products import wants_onednn
 
 # Activations that oneDNN applies to a product while it is in the registers.
 _FUSED = {
@@ -51,11 +52,13 @@ class Dense(nn.Module):
         return x if self.activation is None else self.activation(x)
 
 
-class PackedDense(nn.Module):
-    """:class:`Dense` with oneDNN's layout of the matrix (CPU, inference only)."""
+class PackedDense:
+    """:class:`Dense` with oneDNN's layout of the matrix (CPU, inference only).
+
+    Not a module: what ``nn.Module`` does at each call is noticed where one user waits.
+    """
 
     def __init__(self, affine: Affine, dtype: torch.dtype, activation: nn.Module | None = None):
-        super().__init__()
         weight, bias = affine
         self.dtype, self.shape = dtype, tuple(weight.shape)
         self.bias = None if bias is None else bias.detach().to(dtype)
@@ -63,14 +66,20 @@ class PackedDense(nn.Module):
         self.packed = torch.ops.mkldnn._reorder_linear_weight(plain, None)
         self.fused = _FUSED.get(type(activation), ("none", ""))
         self.activation = activation if self.fused[0] == "none" else None
+        # Looked up once: by its name alone torch would look for it at every call.
+        self.product = torch.ops.mkldnn._linear_pointwise.default
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``[N, in]`` -> ``[N, out]``."""
         name, algorithm = self.fused
-        x = torch.ops.mkldnn._linear_pointwise(
-            x.to(self.dtype), self.packed, self.bias, name, [], algorithm
-        ).float()
+        x = x if self.dtype is torch.float32 else x.to(self.dtype)
+        x = self.product(x, self.packed, self.bias, name, [], algorithm)
+        x = x if self.dtype is torch.float32 else x.float()
         return x if self.activation is None else self.activation(x)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """See :meth:`forward`."""
+        return self.forward(x)
 
 
 def fastest(affine: Affine, dtype: torch.dtype, activation: nn.Module | None = None) -> type:
@@ -104,6 +113,18 @@ def fastest(affine: Affine, dtype: torch.dtype, activation: nn.Module | None = N
     return PackedDense if _least_time(packed, x) < _least_time(plain, x) else Dense
 
 
+def usual(device: torch.device) -> type:
+    """Kind of layer by a rule and no measurement: the same numbers whenever a model is loaded.
+
+    Returns
+    -------
+    type
+        :class:`PackedDense` where :func:`~recbole_lite.products.wants_onednn`, else
+        :class:`Dense`.
+    """
+    return PackedDense if device.type == "cpu" and wants_onednn() else Dense
+
+
 def _least_time(layer: nn.Module, x: torch.Tensor) -> float:
     times = []
     for _ in range(5):
@@ -113,13 +134,54 @@ def _least_time(layer: nn.Module, x: torch.Tensor) -> float:
     return min(times)
 
 
-def round_up(rows: int) -> int:
-    """Number of rows that products are made with: at most a sixteenth (or 3) more than asked for.
+class Head(nn.Module):
+    """A score for each item.
 
-    oneDNN prepares code for each shape that it meets, which takes milliseconds; so few numbers
-    must do for histories of all lengths.
+    Parameters
+    ----------
+    weight : torch.Tensor
+        ``[n_items - 1, d]``: row i - 1 scores item i.
+    kind : type
+        Of layer: :class:`Dense` or :class:`PackedDense`.
     """
-    step = max(4, 2 ** (rows.bit_length() - 5))
+
+    def __init__(self, weight: torch.Tensor, kind: type):
+        super().__init__()
+        weight = torch.cat([torch.zeros_like(weight[:1]), weight])  # row i scores item i
+        self.shape = tuple(weight.shape)
+        if kind is PackedDense:
+            padding = torch.zeros(len(weight))
+            padding[0] = -torch.inf
+            self.packed, weight = PackedDense((weight.T, padding), torch.float32), None
+        else:
+            self.packed = None
+        # MKL is up to twice as fast with a row for each item as with a column.
+        self.register_buffer("weight", weight)
+
+    def forward(self, users: torch.Tensor) -> torch.Tensor:
+        """``[B, d]`` -> ``[B, n_items]``, -inf for padding (id 0)."""
+        if self.packed is None:
+            scores = users @ self.weight.T
+            scores[:, 0] = -torch.inf
+            return scores
+        extra = head_rows(len(users)) - len(users)
+        if extra:
+            return self.packed(F.pad(users, (0, 0, 0, extra)))[: len(users)]
+        return self.packed(users)
+
+
+def head_rows(users: int) -> int:
+    """Number of rows that scores are made with; one user, who waits alone, is one row."""
+    return users if users == 1 else round_up(users)
+
+
+def round_up(rows: int) -> int:
+    """Number of rows that products are made with: at most an eighth (or 3) more than asked for.
+
+    oneDNN prepares code for each shape that it meets, which takes a millisecond and half a MiB; so
+    few numbers must do for histories of all lengths.
+    """
+    step = max(4, 2 ** (rows.bit_length() - 4))
     return -(-rows // step) * step
 
 

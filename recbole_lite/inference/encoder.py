@@ -14,6 +14,10 @@ from recbole_lite.model.pooling import UserPooling
 
 # The first layer's query, key and value of every item are kept where they take no more than this.
 FIRST_LAYER_BYTES = 256 * 2**20
+# A history up to this long that comes alone is computed with as many rows as it has items, since
+# each row too many costs a thirtieth of the time; of longer ones the share is smaller, and oneDNN
+# would prepare code for too many shapes.
+EXACT_ROWS = 32
 
 
 def build_encoder(
@@ -33,12 +37,15 @@ def build_encoder(
     Returns
     -------
     FastEncoder or PlainEncoder
-        The latter for Recommendation LLMs other than T5's encoder and GPT-2.
+        The latter for Recommendation LLMs other than T5's encoder and GPT-2, and for those that
+        read sets (``task: topn``), whose positions are others.
     """
     ids = torch.arange(model.n_items, device=next(model.parameters()).device)
     tower = model.item_tower
     table = tower.table() if tower.item_llm is None else tower(ids)
-    blocks = read_blocks(model.rec_llm.encoder, model.rec_llm.causal, model.max_seq_length)
+    reader, blocks = model.rec_llm, None
+    if reader.one_place is None:
+        blocks = read_blocks(reader.encoder, reader.causal, model.max_seq_length)
     if blocks is None:
         return PlainEncoder(model, table)
     if kind is None:
@@ -48,6 +55,8 @@ def build_encoder(
 
 class PlainEncoder(nn.Module):
     """Any Recommendation LLM as it is, over ready item vectors."""
+
+    kind = Dense
 
     def __init__(self, model: LiteLLM4Rec, table: torch.Tensor):
         super().__init__()
@@ -83,7 +92,7 @@ class FastEncoder(nn.Module):
         self, blocks: Blocks, pooling: UserPooling, table: torch.Tensor, dtype, kind: type = Dense
     ):
         super().__init__()
-        self.kind = kind
+        self.kind, self.exact_rows = kind, EXACT_ROWS
         self.norm, self.eps, self.heads = blocks.norm, blocks.eps, blocks.heads
         self.causal, self.last_alone = blocks.causal, pooling.kind == "last"
         self.register_buffer("table", table.contiguous())
@@ -119,6 +128,8 @@ class FastEncoder(nn.Module):
         torch.Tensor
             ``[B, d]``.
         """
+        if not padded and len(items) == 1 and items.shape[1] <= self.exact_rows:
+            return self._one(items[0])
         layout = Layout(items, padded, rounds=self.kind is not Dense)
         ids = layout.pack(items.flatten())  # [N]
         x = F.embedding(ids, self.table)  # [N, d]
@@ -145,11 +156,37 @@ class FastEncoder(nn.Module):
         weights = self.weights[layout.mask.sum(1) - 1, : layout.length]  # [B, L]
         return (weights.unsqueeze(1) @ x).squeeze(1)
 
+    def _one(self, ids: torch.Tensor) -> torch.Tensor:
+        """:meth:`forward` for one history ``[L]`` without padding, in fewer and smaller steps."""
+        length = len(ids)
+        x = F.embedding(ids, self.table)  # [L, d]
+        if self.positions is not None:
+            x = x + self.positions[:length]
+        bias = self.bias[0, :, :length, :length].expand(self.heads, -1, -1)
+        for number, layer in enumerate(self.layers):
+            if number == 0 and self.first is not None:
+                qkv = F.embedding(ids, self.first)  # [L, 3 * width]
+            else:
+                qkv = layer.qkv(self._norm(x))
+            # [heads, L, head_size] each
+            q, k, v = qkv.view(length, 3, self.heads, -1).permute(1, 2, 0, 3).unbind()
+            if number == len(self.layers) - 1 and self.last_alone:
+                q, bias, x = q[:, -1:], bias[:, -1:], x[-1:]
+            # For so few positions the fused attention takes longer than its parts.
+            chances = torch.baddbmm(bias, q, k.transpose(1, 2)).softmax(-1)
+            mixed = torch.bmm(chances, v).transpose(0, 1).reshape(len(x), -1)
+            x = x + layer.out(mixed)
+            x = x + layer.feed(self._norm(x))
+        x = self._finish(x)
+        return x if self.last_alone else self.weights[length - 1 : length, :length] @ x
+
     def warm_up(self, items: int) -> None:
         """Run every kind of product with every number of rows that up to `items` items make."""
         layer = self.layers[0]  # the others have the same shapes
         if self.kind is not Dense:
-            for rows in sorted({round_up(count) for count in range(1, items + 1)}):
+            counts = {round_up(count) for count in range(1, items + 1)}
+            counts.update(range(1, min(self.bias.shape[-1], self.exact_rows) + 1))
+            for rows in sorted(counts):
                 for part in (layer.qkv, layer.out, layer.up, layer.down):
                     part(torch.zeros(rows, part.shape[0]))
 

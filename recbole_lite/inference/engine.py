@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from recbole_lite.errors import ConfigError, RequestError
+from recbole_lite.inference.dense import Head, head_rows
 from recbole_lite.inference.encoder import FastEncoder, build_encoder
 from recbole_lite.inference.ids import Ids, read_candidates, read_histories, read_seen
 from recbole_lite.model.lite_llm4rec import LiteLLM4Rec
@@ -28,6 +29,8 @@ class Engine:
         Trained. Train it further, and make a new engine.
     dtype : {"float32", "bfloat16", "float16"}
         Of the encoder's matrix products; scores are float32 in any case.
+    kind : type, optional
+        Of the layers: Dense or PackedDense; default: the faster one, found by timing both.
 
     Attributes
     ----------
@@ -45,22 +48,32 @@ class Engine:
     """
 
     @torch.no_grad()
-    def __init__(self, model: LiteLLM4Rec, dtype: str = "float32"):
+    def __init__(self, model: LiteLLM4Rec, dtype: str = "float32", kind: type | None = None):
+        self.check(model)
+        if dtype not in DTYPES:
+            raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, found {dtype!r}")
+        self.encoder = build_encoder(model.eval(), DTYPES[dtype], kind).eval()
+        if dtype != "float32" and not isinstance(self.encoder, FastEncoder):
+            kind = type(model.rec_llm.encoder).__name__
+            raise ConfigError(f"dtype: {dtype} needs T5's encoder or GPT-2, found {kind}")
+        weight = model.head_weight()
+        self.head = Head(weight, self.encoder.kind)
+        self.n_items, self.max_length = self.head.shape[0], int(model.max_seq_length)
+        self.device = weight.device
+
+    @staticmethod
+    def check(model: torch.nn.Module) -> None:
+        """Refuse a model that has no fast path.
+
+        Raises
+        ------
+        ConfigError
+        """
         if not isinstance(model, LiteLLM4Rec):
             raise ConfigError(
                 f"the fast path is for LiteLLM4Rec, found {type(model).__name__}; "
                 "use its full_sort_predict"
             )
-        if dtype not in DTYPES:
-            raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, found {dtype!r}")
-        self.encoder = build_encoder(model.eval(), DTYPES[dtype]).eval()
-        if dtype != "float32" and not isinstance(self.encoder, FastEncoder):
-            kind = type(model.rec_llm.encoder).__name__
-            raise ConfigError(f"dtype: {dtype} needs T5's encoder or GPT-2, found {kind}")
-        weight = model.head_weight()  # [n_items - 1, d]
-        self.head = torch.cat([torch.zeros_like(weight[:1]), weight])  # row i scores item i
-        self.n_items, self.max_length = len(self.head), int(model.max_seq_length)
-        self.device = self.head.device
 
     @torch.inference_mode()
     def users(self, histories: Ids) -> torch.Tensor:
@@ -83,7 +96,8 @@ class Engine:
             No history, an empty one, or an id outside the catalogue.
         """
         items, counts = read_histories(histories, self.n_items, self.max_length)
-        return torch.cat([self._encode(*part) for _, *part in _parts(items, counts)])
+        found = [self._encode(*part) for _, *part in _parts(items, counts)]
+        return found[0] if len(found) == 1 else torch.cat(found)
 
     @torch.inference_mode()
     def scores(self, histories: Ids) -> torch.Tensor:
@@ -91,7 +105,7 @@ class Engine:
 
         Parameters, errors: see :meth:`users`.
         """
-        return self._score(self.users(histories))
+        return self.head(self.users(histories))
 
     @torch.inference_mode()
     def topk(
@@ -136,7 +150,7 @@ class Engine:
             seen = read_seen(seen, self.n_items, len(items)).to(self.device)
         found = []
         for rows, *part in _parts(items, counts):
-            scores = self._score(self._encode(*part))
+            scores = self.head(self._encode(*part))
             if seen is not None:
                 scores.scatter_(1, seen[rows], -torch.inf)  # 0, for none, has -inf already
             if candidates is not None:
@@ -155,19 +169,20 @@ class Engine:
         oneDNN prepares code for each shape that it meets first, some milliseconds long.
         """
         if isinstance(self.encoder, FastEncoder):
-            self.encoder.warm_up(min(users, USERS_AT_ONCE) * self.max_length)
+            users = min(users, USERS_AT_ONCE)
+            self.encoder.warm_up(users * self.max_length)
+            for rows in sorted({head_rows(count) for count in range(1, users + 1)}):
+                self.head(torch.zeros(rows, self.head.shape[1], device=self.device))
 
     def _encode(self, items: torch.Tensor, padded: bool) -> torch.Tensor:
         return self.encoder(items.to(self.device), padded)
 
-    def _score(self, users: torch.Tensor) -> torch.Tensor:
-        scores = users @ self.head.T
-        scores[:, 0] = -torch.inf
-        return scores
-
 
 def _parts(items, counts) -> Iterator[tuple[slice, torch.Tensor, bool]]:
     """Pieces of a large batch, no wider than their longest history, and whether they have gaps."""
+    if len(items) == 1:  # as long as it is
+        yield slice(None), items, False
+        return
     for begin in range(0, len(items), USERS_AT_ONCE):
         rows = slice(begin, begin + USERS_AT_ONCE)
         longest = int(counts[rows].max())

@@ -1,10 +1,12 @@
-"""``recbole-lite export``: a run's model as files for onnxruntime."""
+"""``recbole-lite export``: a trained model as files for onnxruntime."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 EPILOG = """\
 The folder then holds model.onnx, items.json (ids and titles) and export.json (what was measured).
@@ -13,10 +15,12 @@ It needs onnxruntime and NumPy, nothing else: examples/onnx_recommend.py.
 examples:
   %(prog)s --model=saved/LiteLLM4Rec-ml-1m-... --out=exported
   %(prog)s --model=saved/LiteLLM4Rec-ml-1m-... --out=exported --int8
+  %(prog)s --model=packed --out=exported
 """
 
 
 USERS = 512  # compared with torch
+SEED = 2020  # of histories that are drawn
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -28,74 +32,144 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--model", required=True, metavar="RUN_FOLDER", help="of a finished run")
+    parser.add_argument("--model", required=True, metavar="DIR", help="folder of the model")
     parser.add_argument("--format", choices=["onnx"], default="onnx")
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER")
     parser.add_argument(
         "--int8", action="store_true", help="also write model.int8.onnx, and measure what it costs"
     )
     parser.add_argument(
-        "--data_path", metavar="DIR", help="folder of the data sets (default: the run's)"
+        "--data_path", metavar="DIR", help="of a run: folder of the data sets (default: the run's)"
     )
     parser.set_defaults(func=run)
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export, compare with torch on users of the test split, and say what came out.
+    """Export, compare with torch, and say what came out.
 
     Returns
     -------
     int
         Exit status: 0; 2 if the exported model recommends something else than torch.
     """
-    from recbole_lite.data.loaders import HistoryMaskLoader
-    from recbole_lite.inference.check import TOP, compare, evaluate, of
+    from recbole_lite.inference.check import TOP, compare
     from recbole_lite.inference.engine import Engine
     from recbole_lite.inference.export import add_facts, export_onnx, require_onnx
+    from recbole_lite.inference.folder import is_packed
     from recbole_lite.inference.onnx_model import OnnxModel
     from recbole_lite.inference.quantize import quantize
-    from recbole_lite.quick_start import load_data_and_model
-    from recbole_lite.report.samples import item_titles
 
     require_onnx()  # before minutes are spent
     _check_paths(args.model, args.out)
-    config, model, dataset, _, _, test_data = load_data_and_model(args.model, args.data_path)
-    engine = Engine(model)
-    raw = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
-    titles = item_titles(dataset, config["title_field"])
-    path = export_onnx(model, list(zip(raw[1:], titles[1:], strict=True)), args.out)
-    # A loader of its own: the run's may rank against sampled items only (eval_args, mode).
-    loader = HistoryMaskLoader(config, test_data._dataset, None)
-    histories = loader.collate_fn(range(min(USERS, len(test_data._dataset))))[0][model.ITEM_SEQ]
-    parity = compare(engine, OnnxModel(path), histories.cpu())
-    add_facts(args.out, model=config["model"], dataset=config["dataset"], parity=parity.as_dict())
+    packed = is_packed(args.model)
+    source = (_of_packed if packed else _of_run)(args)
+    engine = Engine(source.model)
+    path = export_onnx(source.model, source.items, args.out)
+    parity = compare(engine, OnnxModel(path), source.histories)
+    add_facts(args.out, model=source.name, dataset=source.dataset)
+    add_facts(args.out, parity={**parity.as_dict(), "of": source.users})
     print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
     print(
-        f"  against torch, {parity.users} test users: largest difference of scores "
+        f"  against torch, {parity.users} {source.users}: largest difference of scores "
         f"{parity.max_difference:.1e} (their spread: {parity.spread:.2g}); first {TOP} items the "
         f"same for {parity.same_top:.1%}, but for ties {parity.same_top_but_for_ties:.1%}"
     )
     if args.int8:
         small = quantize(path)
-        costs = {
-            file.name: evaluate(config, model, loader, of(OnnxModel(file)))
-            for file in (path, small)
-        }
-        add_facts(args.out, test=costs)
         print(f"{small}: {small.stat().st_size / 2**20:.1f} MiB")
-        for name, exact in costs[path.name].items():
-            print(f"  test {name}: float32 {exact:.4f}, int8 {costs[small.name][name]:.4f}")
+        if packed:
+            rough = compare(engine, OnnxModel(small), source.histories)
+            add_facts(args.out, int8={**rough.as_dict(), "of": source.users})
+            print(
+                f"  against torch, {rough.users} {source.users}: largest difference of scores "
+                f"{rough.max_difference:.1e}; first {TOP} items the same for {rough.same_top:.1%}"
+            )
+        else:
+            _print_costs(args.out, source, path, small)
     if parity.same_top_but_for_ties < 1:
         print("error: the exported model recommends other items than torch", file=sys.stderr)
         return 2
     return 0
 
 
+@dataclass
+class _Source:
+    """What is exported, and the histories to compare by."""
+
+    model: Any
+    name: str
+    dataset: str
+    items: list[tuple[str, str]]  # raw id and title
+    histories: Any  # [B, L] internal ids
+    users: str  # whose they are
+    config: Any = None  # of a run
+    loader: Any = None
+
+
+def _of_run(args) -> _Source:
+    from recbole_lite.data.loaders import HistoryMaskLoader
+    from recbole_lite.inference.engine import Engine
+    from recbole_lite.quick_start import load_data_and_model
+    from recbole_lite.report.samples import item_titles
+
+    config, model, dataset, _, _, test_data = load_data_and_model(args.model, args.data_path)
+    Engine.check(model)
+    raw = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
+    titles = item_titles(dataset, config["title_field"])
+    # A loader of its own: the run's may rank against sampled items only (eval_args, mode).
+    loader = HistoryMaskLoader(config, test_data._dataset, None)
+    histories = loader.collate_fn(range(min(USERS, len(test_data._dataset))))[0][model.ITEM_SEQ]
+    items = list(zip(raw[1:], titles[1:], strict=True))
+    names = config["model"], config["dataset"]
+    return _Source(model, *names, items, histories.cpu(), "test users", config, loader)
+
+
+def _of_packed(args) -> _Source:
+    """Its data set is not at hand: histories are drawn, any item as likely as any other."""
+    import torch
+
+    from recbole_lite import Recommender
+    from recbole_lite.errors import RequestError
+    from recbole_lite.inference.engine import Engine
+
+    if args.data_path:
+        raise RequestError(
+            f"--data_path: {args.model} is a packed model, which is exported without its data set; "
+            "leave it out"
+        )
+    recommender = Recommender.load(args.model)
+    model, catalogue = recommender.model, recommender.catalogue
+    Engine.check(model)
+    generator = torch.Generator().manual_seed(SEED)
+    shape = USERS, int(model.max_seq_length)
+    histories = torch.randint(1, len(catalogue) + 1, shape, generator=generator)
+    lengths = torch.randint(1, shape[1] + 1, (USERS, 1), generator=generator)
+    histories *= torch.arange(shape[1]) < lengths
+    items = list(zip(catalogue.ids[1:], catalogue.titles[1:], strict=True))
+    model_name, _, dataset = recommender.name.partition("-")
+    return _Source(model, model_name, dataset, items, histories, "histories drawn at random")
+
+
+def _print_costs(out: Path, source: _Source, path: Path, small: Path) -> None:
+    """Metrics of the test split by both files."""
+    from recbole_lite.inference.check import evaluate, of
+    from recbole_lite.inference.export import add_facts
+    from recbole_lite.inference.onnx_model import OnnxModel
+
+    costs = {
+        file.name: evaluate(source.config, source.model, source.loader, of(OnnxModel(file)))
+        for file in (path, small)
+    }
+    add_facts(out, test=costs)
+    for name, exact in costs[path.name].items():
+        print(f"  test {name}: float32 {exact:.4f}, int8 {costs[small.name][name]:.4f}")
+
+
 def _check_paths(model: str, out: Path) -> None:
     from recbole_lite.errors import CheckpointError, ConfigError
 
     if not Path(model).exists():
-        raise CheckpointError(f"{model}: no such folder; give the folder of a finished run")
+        raise CheckpointError(f"{model}: no such folder; give a run's or a packed one")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out: {out} is a file; name a folder")

@@ -77,6 +77,12 @@ def is_supported(model: str) -> bool:
     return model in SUPPORTED
 
 
+def is_packed(folder: str | Path) -> bool:
+    """Whether a folder is a packed one: weights to recommend with, no checkpoint of training."""
+    folder = Path(folder)
+    return (folder / WEIGHTS_FILE).exists() and not (folder / checkpoint.BEST_FILE).exists()
+
+
 def complete(
     folder: str | Path,
     model: torch.nn.Module,
@@ -140,7 +146,7 @@ def complete_run(folder: str | Path) -> bool:
 
     folder = Path(folder)
     content = checkpoint.load_config(folder)
-    if (folder / WEIGHTS_FILE).exists() and not (folder / checkpoint.BEST_FILE).exists():
+    if is_packed(folder):
         return False
     if not is_supported(content["model"]):
         raise CheckpointError(_cannot(folder, content["model"]))

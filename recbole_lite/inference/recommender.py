@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -16,7 +17,10 @@ from recbole_lite.inference import folder as folders
 from recbole_lite.inference import ranking
 from recbole_lite.inference.card import model_card
 from recbole_lite.inference.catalogue import Catalogue
+from recbole_lite.inference.dense import usual
+from recbole_lite.inference.engine import Engine
 from recbole_lite.inference.rebuild import build_model
+from recbole_lite.model.lite_llm4rec import LiteLLM4Rec
 from recbole_lite.text.llm_files import one_line
 
 _HUB_FILES = ["config.json", folders.ITEMS_FILE, folders.WEIGHTS_FILE, "README.md"]
@@ -278,7 +282,9 @@ class Recommender(ModelHubMixin):
 
         if self._new_items is None:
             self._new_items = NewItems(self._contents, self.model)
-        return add_items(self._contents, self.model, self._new_items, items)
+        ids = add_items(self._contents, self.model, self._new_items, items)
+        self.__dict__.pop("_engine", None)  # made of the model as it was
+        return ids
 
     def score(self, histories: Sequence[Sequence[int]]) -> torch.Tensor:
         """Scores of all items for one batch of histories of internal ids, none empty.
@@ -286,9 +292,23 @@ class Recommender(ModelHubMixin):
         Returns
         -------
         Tensor [B, n_items], float32
-            Those of the model's ``full_sort_predict``; -inf for padding (id 0).
+            Those of the model's ``full_sort_predict`` but for rounding; -inf for padding (id 0).
         """
-        return ranking.score(self.model, histories)
+        if self._engine is None:
+            return ranking.score(self.model, histories)
+        return self._engine.scores(histories)
+
+    def warm_up(self, users: int = 32) -> None:
+        """Prepare for batches of up to `users`; see :meth:`Engine.warm_up`."""
+        if self._engine is not None:
+            self._engine.warm_up(users)
+
+    @cached_property
+    def _engine(self) -> Engine | None:
+        """The fast path, made when it is first needed; None: the model has none."""
+        if not isinstance(self.model, LiteLLM4Rec):
+            return None
+        return Engine(self.model, kind=usual(next(self.model.parameters()).device))
 
     def check_k(self, k: int) -> None:
         """Refuse a `k` that is no number of items of this catalogue.

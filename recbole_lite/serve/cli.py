@@ -70,7 +70,9 @@ def serve(args: argparse.Namespace) -> int:
     listener = _listen(args.host, args.port)
     try:
         limits = Limits(**{name: getattr(args, name) for name in names})
-        app = create_app(load(args), limits)
+        recommender = load(args)
+        recommender.warm_up(limits.max_batch)
+        app = create_app(recommender, limits)
         host, port = listener.getsockname()[:2]
         if not _is_loopback(host):
             print(f"warning: no login; {host} is open to whoever reaches it", file=sys.stderr)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from test_engine import HISTORIES, KINDS, build, rows_of, scores_of
 
-from recbole_lite import run
+from recbole_lite import Recommender, run
 from recbole_lite.cli import main
 from recbole_lite.errors import CheckpointError, ConfigError, MissingDependencyError
 from recbole_lite.inference import export
@@ -82,7 +82,7 @@ def test_the_file_names_no_path_of_this_machine(config_for):
 
 def test_a_difference_would_be_found(config_for):
     engine, path = exported(build(config_for))
-    engine.head[7] += 1
+    engine.encoder.scale = engine.encoder.scale * torch.linspace(0.5, 2, len(engine.encoder.scale))
     parity = compare(engine, OnnxModel(path, threads=1), rows_of(HISTORIES, 6))
     assert parity.max_difference > 0.1
     assert parity.same_top_but_for_ties < 1
@@ -149,6 +149,48 @@ def test_the_command_and_the_example(run_dir, capsys, workdir):
     values, ids = Engine(load_data_and_model(run_dir)[1]).topk([had], 10, seen=[had])
     assert [items[i]["id"] for i in ids[0].tolist()] == [raw for _, raw, _ in lines]
     assert [float(score) for score, _, _ in lines] == pytest.approx(values[0].tolist(), abs=1e-3)
+
+
+def test_a_packed_folder_needs_no_data(trained, tmp_path, capsys):
+    """Drawn histories in place of test users; items that were added are exported like others."""
+    kind = {"rec_llm_config": KINDS["t5"]["rec_llm_config"]}
+    recommender = Recommender.load(trained("LiteLLM4Rec", **kind))
+    recommender.add_items([{"id": "x", "title": "X", "text": recommender.catalogue.texts[9]}])
+    recommender.save_pretrained(tmp_path / "packed")
+    out = tmp_path / "exported"
+    assert main(["export", f"--model={tmp_path / 'packed'}", f"--out={out}", "--int8"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("against torch, 512 histories drawn at random") == 2
+    about = json.loads((out / "export.json").read_text())
+    assert (about["model"], about["dataset"], about["n_items"]) == ("LiteLLM4Rec", "tiny", 26)
+    assert about["parity"]["users"] == about["int8"]["users"] == 512
+    assert about["parity"]["of"] == "histories drawn at random"
+    assert about["parity"]["same_top_but_for_ties"] == 1
+    assert about["parity"]["max_difference"] < about["int8"]["max_difference"]
+    assert "test" not in about
+    items = json.loads((out / "items.json").read_text())
+    assert items[-1] == {"id": "x", "title": "X"}
+    assert [item["id"] for item in items[1:]] == recommender.catalogue.ids[1:]
+    histories = [[3], [5, 1, 25]]
+    found = OnnxModel(out / "model.onnx").topk(rows_of(histories, 6).numpy(), 5)
+    expected = [items[:5] for items, _ in recommender.rank(histories, 5, exclude_seen=False)]
+    assert found[1].tolist() == expected
+
+
+def test_packed_folders_that_cannot_be_exported(trained, tmp_path, capsys):
+    for model, argument, message in (
+        ("SASRec", "--format=onnx", "found SASRec"),
+        ("LiteLLM4Rec", "--data_path=data", "exported without its data set; leave it out"),
+    ):
+        Recommender.load(trained(model)).save_pretrained(tmp_path / model)
+        capsys.readouterr()
+        out = tmp_path / "exported"
+        assert main(["export", f"--model={tmp_path / model}", f"--out={out}", argument]) == 2
+        error = capsys.readouterr().err.strip()
+        assert error.startswith("error: ")
+        assert message in error
+        assert "\n" not in error
+        assert not out.exists()
 
 
 def test_another_list_is_an_error(run_dir, capsys, monkeypatch):

@@ -9,6 +9,7 @@ import torch
 
 from recbole_lite import Recommender, load_data_and_model
 from recbole_lite.errors import CheckpointError, RequestError
+from recbole_lite.inference import ranking
 from recbole_lite.inference.recommender import UnknownItemWarning
 
 # GPT-2 with learned decay over trained vectors, as in properties/prefix/ml-1m.yaml.
@@ -32,6 +33,18 @@ RUNS = {
         {"stages": [{"epochs": 1}, {"epochs": 1, "item_llm_training": "embeddings"}]},
     ),
     "principal": ("LiteLLM4Rec", {**PREFIX, "item_adapter": "principal", "tie_head": True}),
+    "bert": (
+        "LiteLLM4Rec",
+        {
+            "rec_llm": "bert-base-uncased",
+            "rec_llm_config": {
+                "hidden_size": 16,
+                "intermediate_size": 24,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+            },
+        },
+    ),
     "ItemLM, text": ("ItemLM", {"n_heads": 2, "item_init": "text"}),
     "ItemLM, text+id": ("ItemLM", {"n_heads": 2, "item_init": "text+id", "lm_architecture": "t5"}),
     "SASRec": ("SASRec", {}),
@@ -89,6 +102,27 @@ def test_scores_are_those_of_full_sort_predict(name, folder_of):
             scored = torch.tensor([r.score for r in row])
             assert torch.equal(scored, scored.sort(descending=True).values)
             torch.testing.assert_close(scored, wanted[torch.tensor(ids) - 1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name, fast", [("paper", True), ("prefix", True), ("SASRec", False)])
+def test_the_engine_scores_where_there_is_one(name, fast, folder_of, monkeypatch):
+    recommender = Recommender.load(folder_of(name))
+    recommender.warm_up(2)
+    calls = []
+    plain = type(recommender.model).full_sort_predict
+
+    def watch(self, interaction):
+        calls.append(len(interaction[self.ITEM_SEQ]))
+        return plain(self, interaction)
+
+    monkeypatch.setattr(type(recommender.model), "full_sort_predict", watch)
+    histories = [[3], [5, 1, 2], list(range(1, 20))]
+    found = recommender.score(histories)
+    assert calls == ([] if fast else [3])
+    expected = ranking.score(recommender.model, histories)
+    assert calls[-1] == 3
+    assert found[:, 0].isneginf().all()
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_the_folder_needs_neither_data_nor_language_models(folder, monkeypatch):
