@@ -4,8 +4,9 @@
 
 Each side trains on one thread for so many minutes of processor time, which does not depend on
 what else the machine does; validation comes on top. All sides have the same split, ranking and
-metrics, and each has the weights of its best validation (models that search beams: the last). Language models begin with random
-weights, MiniLM reads the items' text. A side that has a result in ``--out`` is not run again.
+metrics, and each has the weights of its best validation (models that search beams: the last).
+Language models begin with random weights, MiniLM reads the items' text. A side that has a result
+in ``--out`` is not run again.
 """
 
 from __future__ import annotations
