@@ -51,6 +51,8 @@ NOT_RUN = {
     "recbole-lite serve --model=saved/LiteLLM4Rec-ml-1m-...": SERVER,
     "curl -s localhost:8000/recommend -H 'content-type: application/json' "
     """-d '{"history": ["1", "6"], "k": 3}'""": SERVER,
+    "python benchmarks/serving.py --model=saved/RUN --clients=20 --seconds=300 "
+    "--out=results/serving": SERVER,
     "recbole-lite data prepare ml-1m": FETCHES,
     "recbole-lite data prepare ml-1m --from '~/Downloads/ml-1m.zip'": FETCHES,
     "recbole-lite data prepare amazon-toys-2018 --from '~/Downloads'": FETCHES,
