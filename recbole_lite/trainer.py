@@ -364,7 +364,8 @@ class LiteMixin:
         settings = checkpoint.load_config(folder)["settings"]
         self._check_same_settings(folder, settings)
         last = checkpoint.load_last(folder)
-        for stale in leftovers(folder):
+        mine = distributed.is_first(self.config)
+        for stale in leftovers(folder) if mine else ():  # else it may be the first one's at work
             stale.unlink(missing_ok=True)
         if last is None:
             if not settings.get("checkpoint_every"):
@@ -389,7 +390,8 @@ class LiteMixin:
         if self.cur_step > self.stopping_step:
             self.start_epoch = self.epochs  # the stage had stopped by itself
         self._use(folder)
-        checkpoint.save_yaml(folder, self.config)  # epochs, say, may be others than before
+        if mine:
+            checkpoint.save_yaml(folder, self.config)  # epochs, say, may be others than before
         self.logger.info(f"Resuming {folder} after epoch {state['epoch']}")
 
     def _check_same_settings(self, folder, saved):

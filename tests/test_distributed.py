@@ -1,12 +1,21 @@
 """Two processes with gloo train what one process trains with the joint batch."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from recbole_lite import LiteConfig, load_data_and_model, run
+from recbole_lite import (
+    LiteConfig,
+    create_dataset,
+    data_preparation,
+    distributed,
+    get_trainer,
+    load_data_and_model,
+    run,
+)
 from recbole_lite.cli import run_main
 from recbole_lite.distributed import launch, wants_processes
 from recbole_lite.errors import ConfigError, TrainingError
@@ -113,3 +122,20 @@ def die(config_dict):
 def test_a_process_that_dies_ends_the_run(config_for):
     with pytest.raises(TrainingError, match=r"a process of the training died: .*exit code 3"):
         launch(die, config_for("GRU4Rec", nproc=2), {"config_dict": {}})
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_only_the_first_process_writes_when_a_run_is_resumed(first, config_for, quick, monkeypatch):
+    """The other one would take away the files that the first is writing."""
+    done = run("SASRec", "tiny", config_dict=quick())
+    folder = Path(done["run_dir"])
+    stale = folder / ".config.yaml.1234.tmp"
+    stale.write_text("half")
+    before = (folder / "config.yaml").read_text()
+    config = config_for("SASRec", epochs=5, resume=str(folder))
+    train, *_ = data_preparation(config, create_dataset(config))
+    model = config.model_class(config, train._dataset)
+    monkeypatch.setattr(distributed, "is_first", lambda _: first)
+    get_trainer(config["MODEL_TYPE"], "SASRec")(config, model).resume_checkpoint(folder)
+    assert stale.exists() is not first
+    assert ((folder / "config.yaml").read_text() != before) is first

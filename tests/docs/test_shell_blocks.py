@@ -191,7 +191,7 @@ def apart(words: list[str]) -> int:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     print(done.stdout[-2000:], done.stderr[-2000:])
     return done.returncode
