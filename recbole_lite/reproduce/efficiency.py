@@ -55,7 +55,7 @@ SIDES = {
     "LiteLLM4Rec": ("LiteLLM4Rec", {}),
     "LiteLLM4Rec (engine)": ("LiteLLM4Rec", ENGINE),
     "LiteLLM4Rec (prefix)": ("LiteLLM4Rec", PREFIX),
-    "LiteLLM4Rec (prefix, engine)": ("LiteLLM4Rec", {**PREFIX, **ENGINE}),
+    "LiteLLM4Rec (prefix + engine)": ("LiteLLM4Rec", {**PREFIX, **ENGINE}),
 }
 COMMON = {
     "llm_init": "scratch",
