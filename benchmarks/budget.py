@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
-from recbole_lite.reproduce.budget import measured
+from recbole_lite.reproduce.request import Request, Rows
 from recbole_lite.reproduce.sides import all_sides
 
 METRICS = ("recall@10", "ndcg@10")
@@ -62,24 +62,24 @@ def main() -> None:
     unknown = [name for name in names if name not in sides]
     if unknown:
         parser.error(f"unknown: {'; '.join(unknown)}. There are {'; '.join(sides)}")
+    request = Request(
+        dataset=args.dataset,
+        data_path=args.data_path,
+        minutes=args.minutes,
+        weights="scratch",
+        tokenizer=args.tokenizer,
+        seed=args.seed,
+        out=args.out,
+        command=" ".join(["python", *sys.argv]),
+        say=print,
+    )
     folder = args.out / args.dataset
-    results = []
+    rows = Rows(request, folder)
     for name in names:
-        side = sides[name]
-        settings = {"data_path": args.data_path, "seed": args.seed}
-        if side.model in ("P5", "POD", "LightLM"):
-            settings |= {"llm_init": "scratch"}
-        if side.model in ("P5", "POD"):
-            settings |= {"tokenizer": args.tokenizer}
-        if side.model == "LiteLLM4Rec":
-            settings |= {"rec_llm_init": "scratch", "item_llm": "minilm"}
-        path = folder / f"{name.replace(', ', '-').replace(' ', '-')}-{args.seed}.json"
-        command = " ".join(["python", *sys.argv])
-        result, _ = measured(
-            path, side, args.minutes, dataset=args.dataset, settings=settings, command=command
-        )
-        results.append(result)
-    print(table(results))
+        rows.train(sides[name])
+    if not rows.results:
+        sys.exit(1)  # why has been said
+    print(table(list(rows.results.values())))
     # The file has all that was measured with this budget, also by earlier calls.
     found = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
     found = [result for result in found if result["minutes"] == args.minutes]

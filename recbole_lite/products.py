@@ -20,11 +20,13 @@ KINDS = ("auto", "torch", "onednn")
 # Multiplications in a product below which torch is left alone: oneDNN prepares code for each
 # shape that it meets, and tests of tiny models meet many.
 _SMALL = 2**20
+# Every operator of a training comes by, so these are looked up once.
+_MM, _ADDMM = torch.ops.aten.mm.default, torch.ops.aten.addmm.default
 
-_running = threading.local()
+_running = threading.local()  # a dispatch mode holds for its thread alone
 
 
-def uses_onednn(kind: str = "auto", device: str | torch.device = "cpu") -> bool:
+def uses_onednn(kind: str, device: str | torch.device = "cpu") -> bool:
     """Whether oneDNN is to multiply the matrices of a model.
 
     Parameters
@@ -48,7 +50,7 @@ def uses_onednn(kind: str = "auto", device: str | torch.device = "cpu") -> bool:
 
 
 @contextmanager
-def matrix_products(kind: str = "auto", device: str | torch.device = "cpu"):
+def matrix_products(kind: str, device: str | torch.device = "cpu"):
     """Let oneDNN multiply float32 matrices while the context lasts, if :func:`uses_onednn`.
 
     Gradients are included. Sums are made in another order, so results differ by rounding.
@@ -100,13 +102,13 @@ class _OneDNN(TorchDispatchMode):
     """Replaces the two operators that a linear layer and its gradients come down to."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func is torch.ops.aten.mm.default and _suits(*args):
+        if func is _MM and _suits(*args):
             a, b = args
             if a.stride(0) == 1 and len(a) > b.shape[1]:
                 # A weight's gradient. oneDNN is up to twice as fast with the longer side second.
                 return _product(b.t(), a.t()).t().contiguous()
             return _product(a, b)
-        if func is torch.ops.aten.addmm.default and not kwargs:
+        if func is _ADDMM and not kwargs:
             bias, a, b = args
             if bias.dim() == 1 and bias.dtype == torch.float32 and _suits(a, b):
                 return _product(a, b, bias)
