@@ -10,6 +10,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from recbole_lite.model.generative.candidates import allowed_states
 from recbole_lite.model.generative.paths import ItemPaths
+from recbole_lite.model.generative.shared_keys import NAME, keys_of_users
 
 
 class OnPaths(LogitsProcessor):
@@ -129,9 +130,12 @@ def beam_search(
 def write(model, states, mask, paths, width, constrained, candidates=None) -> torch.Tensor:
     """Sequences of the beams, ``[B * width, T]``; parameters as :func:`beam_search`.
 
-    The encoder has run once per user: ``generate`` widens its output to the beams, and keeps the
-    decoder's keys and values.
+    The encoder has run once per user, and so have the decoder's keys and values of its output
+    where :func:`~recbole_lite.model.generative.shared_keys.share_keys` has prepared the model.
     """
+    more = {}
+    if model.config._attn_implementation == NAME:
+        more["past_key_values"] = keys_of_users(model, states, mask)
     settings = GenerationConfig(
         num_beams=width,
         num_return_sequences=width,
@@ -149,4 +153,5 @@ def write(model, states, mask, paths, width, constrained, candidates=None) -> to
         attention_mask=mask,
         generation_config=settings,
         logits_processor=processors,
+        **more,
     )[:, 1:]  # without the start token

@@ -18,6 +18,7 @@ from recbole_lite.model.generative.beam import BeamCounts, beam_search, stranger
 from recbole_lite.model.generative.candidates import CandidatePrompts
 from recbole_lite.model.generative.paths import ItemPaths
 from recbole_lite.model.generative.prompts import Prompts
+from recbole_lite.model.generative.shared_keys import share_keys
 from recbole_lite.model.repeated import distinct_rows
 from recbole_lite.model.softmax_loss import cross_entropy
 from recbole_lite.text.hf_model import load_seq2seq
@@ -92,6 +93,7 @@ class GenerativeRecommender(SequentialRecommender):
         llm = _language_model(config, words.vocabulary)
         d = llm.config.d_model
         if self.has_decoder:
+            share_keys(llm)
             self.llm = llm
         else:
             self.encoder_only = llm.get_encoder()
