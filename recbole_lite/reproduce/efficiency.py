@@ -10,12 +10,13 @@ them. The sides take turns in one process, after a warm-up; medians, and the who
 "(engine)" is the same model on the path that serving takes (``recbole_lite/inference/engine.py``);
 all others run as they are evaluated.
 
-"plain loop" is what one writes with the tokenizer and ``generate`` alone: it shows that the
-rivals here are not slowed down.
+"plain loop" is what one writes with the tokenizer and ``generate`` alone, as P5's and POD's authors
+do: it shows that the rivals here are not slowed down.
 """
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -135,8 +136,13 @@ def take_turns(calls: dict[str, Callable[[int], None]], device, repeats: int) ->
     return {name: median(values) for name, values in times.items()}
 
 
-def time_of_batches(sides: dict[str, Side], size: int, repeats: int, length=None) -> dict:
-    """Time per batch of each side; making the batch itself is not part of it."""
+def time_of_batches(
+    sides: dict[str, Side], size: int, repeats: int, length=None, plain_too: bool = False
+) -> dict:
+    """Time per batch of each side; making the batch itself is not part of it.
+
+    With `plain_too` also that of the plain loops.
+    """
     any_side = next(iter(sides.values()))
     batches = {
         name: [side.batch(n, size, length) for n in range(repeats + 1)]
@@ -146,11 +152,17 @@ def time_of_batches(sides: dict[str, Side], size: int, repeats: int, length=None
         name: lambda n, side=side, name=name: side.recommend(batches[name][n])
         for name, side in sides.items()
     }
+    for name in [name for name in ("P5", "POD") if plain_too and name in sides]:
+        loop = plain_loop(sides[name])
+        calls[f"{name}, plain loop"] = lambda n, loop=loop, name=name: loop(batches[name][n])
     return take_turns(calls, any_side.config["device"], repeats)
 
 
 def plain_loop(side: Side) -> Callable:
     """Recommend with the tokenizer, ``generate`` and the tokenizer again, as text."""
+    llm = copy.deepcopy(side.model.llm)
+    llm.set_attn_implementation("sdpa")  # transformers' default; beams share nothing
+    template = side.config["prompt_templates"][0]
     tokenizer = AutoTokenizer.from_pretrained(side.config["tokenizer"])
     numbers = [0, *item_numbers(side.config, side.dataset.item_num)]
     settings = GenerationConfig(
@@ -161,11 +173,13 @@ def plain_loop(side: Side) -> Callable:
     def recommend(batch):
         users, histories = batch["user_id"].tolist(), batch[side.model.ITEM_SEQ].tolist()
         texts = [
-            f"user_{user} " + " ".join(f"item_{numbers[item]}" for item in items if item)
+            template.format(
+                user=f"user_{user}", items=" ".join(f"item_{numbers[item]}" for item in items if item)
+            )
             for user, items in zip(users, histories, strict=True)
         ]
         inputs = tokenizer(texts, padding=True, return_tensors="pt").to(side.config["device"])
-        sequences = side.model.llm.generate(**inputs, generation_config=settings)
+        sequences = llm.generate(**inputs, generation_config=settings)
         written = tokenizer.batch_decode(sequences, skip_special_tokens=True)
         return [int(text) if text.isdigit() else None for text in written]
 
@@ -290,10 +304,7 @@ def measure(
             "dtype": autocast or "float32",
             "batch": size,
             "repeats": repeats,
-            "times": {
-                **time_of_batches(sides, size, repeats),
-                **(against_plain_loop(sides["POD"], size, repeats) if "POD" in sides else {}),
-            },
+            "times": time_of_batches(sides, size, repeats, plain_too=True),
             "parameters": {name: side.parameters for name, side in sides.items()},
             "parts": {
                 name: parts(sides[name], size, repeats)
@@ -303,14 +314,3 @@ def measure(
             "input_lengths": input_lengths(sides, size),
             "sweeps": sweeps(sides, size, repeats) if with_sweeps and "POD" in sides else {},
         }
-
-
-def against_plain_loop(side: Side, size: int, repeats: int) -> dict[str, dict]:
-    """Time of the same batches through the model and through a plain loop."""
-    loop = plain_loop(side)
-    batches = [side.batch(n, size) for n in range(repeats + 1)]
-    calls = {
-        "POD again": lambda n: side.recommend(batches[n]),
-        "POD, plain loop": lambda n: loop(batches[n]),
-    }
-    return take_turns(calls, side.config["device"], repeats)

@@ -10,7 +10,6 @@ import torch
 from transformers import AttentionInterface, DynamicCache, EncoderDecoderCache, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
-from transformers.modeling_outputs import BaseModelOutput
 
 NAME = "sdpa_of_beams"
 
@@ -67,9 +66,7 @@ def share_keys(model: PreTrainedModel) -> bool:
     return True
 
 
-def keys_of_users(
-    model: PreTrainedModel, states: torch.Tensor, mask: torch.Tensor
-) -> KeysOfUsers:
+def keys_of_users(model: PreTrainedModel, states: torch.Tensor, mask: torch.Tensor) -> KeysOfUsers:
     """Work out the cross-attention's keys and values of a batch.
 
     Parameters
