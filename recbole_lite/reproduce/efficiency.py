@@ -174,14 +174,15 @@ def plain_loop(side: Side) -> Callable:
         users, histories = batch["user_id"].tolist(), batch[side.model.ITEM_SEQ].tolist()
         texts = [
             template.format(
-                user=f"user_{user}", items=" ".join(f"item_{numbers[item]}" for item in items if item)
+                user=f"user_{user}",
+                items=" ".join(f"item_{numbers[item]}" for item in items if item),
             )
             for user, items in zip(users, histories, strict=True)
         ]
         inputs = tokenizer(texts, padding=True, return_tensors="pt").to(side.config["device"])
         sequences = llm.generate(**inputs, generation_config=settings)
         written = tokenizer.batch_decode(sequences, skip_special_tokens=True)
-        return [int(text) if text.isdigit() else None for text in written]
+        return [int(text) if text.strip().isdigit() else None for text in written]
 
     return recommend
 

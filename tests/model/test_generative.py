@@ -86,18 +86,15 @@ def test_free_beams_are_those_of_a_loop_over_users(built, llm_folders):
         early_stopping=True, eos_token_id=1, pad_token_id=0, decoder_start_token_id=0,
     )  # fmt: skip
     item_of = {
-        tokenizer.decode([t for t in row if t >= 0], skip_special_tokens=True): item
+        tokenizer.decode([t for t in row if t >= 0], skip_special_tokens=True).strip(): item
         for item, row in enumerate(model.paths.labels.tolist())
     }
     beams = model.beams(batch)
     prompts, _, mask = model.tokens(batch)
     for tokens, there, ranked in zip(prompts, mask, beams, strict=True):
         out = model.llm.generate(input_ids=tokens[there][None], generation_config=config)
-        texts = [
-            tokenizer.decode(row[: row.index(1) + 1], skip_special_tokens=True) if 1 in row else ""
-            for row in out[:, 1:].tolist()
-        ]
-        assert [item_of.get(text, 0) for text in texts] == ranked.tolist()
+        texts = tokenizer.batch_decode(out, skip_special_tokens=True)
+        assert [item_of.get(text.strip(), 0) for text in texts] == ranked.tolist()
     assert (beams == 0).any()
 
 

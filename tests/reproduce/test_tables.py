@@ -125,7 +125,7 @@ def test_the_plain_loop_recommends_the_same(name, quick, llm_folders):
         beams = side.model.beams(batch).flatten().tolist()
     written = efficiency.plain_loop(side)(batch)
     assert [numbers[item] for item in beams] == [n if n in numbers else 0 for n in written]
-    assert len(set(beams)) > 10
+    assert len(set(beams)) > 5
 
 
 def test_histories_are_cut_to_their_last_items(quick):

@@ -10,7 +10,7 @@ from recbole_lite.model.generative.candidates import (
     CandidatePrompts,
     split_candidate_template,
 )
-from recbole_lite.model.generative.paths import ItemPaths
+from recbole_lite.model.generative.numerals import NumeralPaths
 from recbole_lite.model.generative.prompts import Prompts, TokenTable, split_template
 from recbole_lite.model.generative.recommender import Words
 from recbole_lite.text.hf_model import load_tokenizer
@@ -48,12 +48,20 @@ def numbered_words(config, dataset) -> Words:
     numbers = item_numbers(config, dataset.item_num)
     users = TokenTable([[], *spell([f"user_{n}" for n in range(1, dataset.user_num)])])
     items = TokenTable([[], *spell(_names(config, dataset, numbers))])
-    paths = ItemPaths([[], *spell([str(n) for n in numbers])], eos, name_of)
+    spelled = [[], *spell([str(n) for n in numbers])]
+    paths = NumeralPaths(spelled, eos, _pieces(tokenizer), name_of)
     templates = []
     for template in _templates(config["prompt_templates"]):
         before, between, behind = spell(list(split_template(template, "prompt_templates")))
         templates.append((before, between, [*behind, eos]))
     return Words(Prompts(templates, users, items), paths, candidates=_for_topn(config, spell, eos))
+
+
+def _pieces(tokenizer) -> list[str]:
+    """Text of each token; "" for those that decoding skips."""
+    skipped = set(tokenizer.all_special_ids)
+    pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    return ["" if n in skipped else piece for n, piece in enumerate(pieces)]
 
 
 def _for_topn(config, spell, eos: int) -> CandidatePrompts | None:
