@@ -8,7 +8,9 @@ import torch
 
 from recbole_lite import checkpoint
 from recbole_lite.inference.folder import Contents
+from recbole_lite.paths import PROPERTIES
 from recbole_lite.registry import get_model
+from recbole_lite.settings import read_yaml
 from recbole_lite.text import ItemVectors
 
 # What a trained LiteLLM4Rec need not know any more: where its parts once came from.
@@ -78,7 +80,7 @@ def build_model(contents: Contents, device: torch.device) -> torch.nn.Module:
     CheckpointError
         The weights do not fit the settings or the catalogue.
     """
-    settings = Settings(contents.settings)
+    settings = Settings({**_defaults(contents.model), **contents.settings})
     settings["device"] = device
     tensors = contents.tensors
     dataset = CatalogueDataset(len(contents.catalogue) + 1, item_vectors=_vectors(tensors))
@@ -92,6 +94,14 @@ def build_model(contents: Contents, device: torch.device) -> torch.nn.Module:
         raise ValueError(f"MAX_ITEM_LIST_LENGTH is {model.max_seq_length!r}")
     checkpoint.restore_model(model, tensors, f"the folder of {contents.model}")
     return model.to(device).eval().requires_grad_(False)
+
+
+def _defaults(model: str) -> dict[str, Any]:
+    """Values of the keys that a folder lacks, because it is older than they are."""
+    path = PROPERTIES / "model" / f"{model}.yaml"
+    if not path.is_file():  # one of RecBole's, whose keys do not change
+        return {}
+    return {key: setting.value for key, setting in read_yaml(path).items()}
 
 
 def _vectors(tensors) -> ItemVectors | None:

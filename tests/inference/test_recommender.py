@@ -263,6 +263,15 @@ def test_settings_that_describe_no_model(folder):
         Recommender.load(folder)
 
 
+def test_a_folder_from_before_a_setting_existed(folder, recommender):
+    path = folder / "config.json"
+    content = json.loads(path.read_text())
+    for key in ("item_adapter", "tie_head", "user_dropout"):  # at their defaults in the run
+        del content["settings"][key]
+    path.write_text(json.dumps(content))
+    assert Recommender.load(folder).recommend([["i3"]]) == recommender.recommend([["i3"]])
+
+
 def test_weights_that_are_no_numbers(folder):
     from safetensors.torch import load_file, save_file
 
