@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Callable
@@ -17,21 +16,13 @@ from recbole_lite import checkpoint, distributed
 from recbole_lite.data.loaders import FirstBatches
 from recbole_lite.errors import CheckpointError, ConfigError, TrainingError
 from recbole_lite.evaluation import LiteCollector, LiteEvaluator
-from recbole_lite.files import leftovers
 from recbole_lite.finite import Watch, check_scores, check_weights
 from recbole_lite.products import matrix_products, uses_onednn
+from recbole_lite.resuming import Resuming
 from recbole_lite.stages import read_stages
 
-# Settings that may differ between a run and its continuation.
-FREE_ON_RESUME = {
-    "resume", "epochs", "stopping_step", "checkpoint_dir", "checkpoint_every", "data_path",
-    "show_progress", "state", "worker", "gpu_id", "use_gpu", "baselines", "sample_users",
-    "log_wandb", "eval_batch_size", "item_embedding_cache_dir",
-    "local_files_only", "end_epoch",
-}  # fmt: skip
 
-
-class LiteMixin:
+class LiteMixin(Resuming):
     """Overrides for any of RecBole's trainers: metrics, checkpoints, resuming.
 
     Attributes
@@ -326,85 +317,6 @@ class LiteMixin:
         if self._run_dir is None or not (self._run_dir / checkpoint.BEST_FILE).exists():
             return "No weights were saved before"
         return f"The best weights before this are whole: {self._run_dir / checkpoint.BEST_FILE}"
-
-    # -- resuming ---------------------------------------------------------------------------
-
-    def _state(self, epoch) -> dict:
-        best = self.best_valid_result
-        return {
-            "epoch": epoch,
-            "stage": [self._stage, self._stage_begin],
-            "steps": self._steps,
-            "cur_step": self.cur_step,
-            "best_valid_score": float(self.best_valid_score),
-            "best_valid_result": best and {name: float(value) for name, value in best.items()},
-            "train_loss_dict": self.train_losses,
-            "history": self.history,
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self._schedule and self._schedule.state_dict(),
-            "random": checkpoint.random_state(self._generator),
-        }
-
-    def resume_checkpoint(self, resume_file):
-        """Continue an interrupted run from its last epoch.
-
-        A run that was killed in its first epoch starts again, in the same folder.
-
-        Parameters
-        ----------
-        resume_file : str or Path
-            Folder of the run.
-
-        Raises
-        ------
-        CheckpointError
-            Nothing to resume, damaged files, or settings that differ from the run's.
-        """
-        folder = Path(resume_file)
-        settings = checkpoint.load_config(folder)["settings"]
-        self._check_same_settings(folder, settings)
-        last = checkpoint.load_last(folder)
-        mine = distributed.is_first(self.config)
-        for stale in leftovers(folder) if mine else ():  # else it may be the first one's at work
-            stale.unlink(missing_ok=True)
-        if last is None:
-            if not settings.get("checkpoint_every"):
-                raise CheckpointError(f"{folder}: the run saved no epochs (checkpoint_every: 0)")
-            self._use(folder)
-            self.logger.warning(f"{folder}: no epoch was finished; starting from the beginning")
-            return
-        tensors, state = last
-        if state["best_valid_result"] or not self.config["eval_step"]:
-            checkpoint.load_weights(folder / checkpoint.BEST_FILE)  # a damage is better known now
-        checkpoint.restore_model(self.model, tensors, folder)
-        if len(self.stages) > 1:
-            self._enter(*state["stage"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        for name in ("cur_step", "best_valid_score", "best_valid_result", "train_loss_dict"):
-            setattr(self, name, state[name])
-        self.history = state["history"]
-        self._steps = state["steps"]
-        self._random_state = state["random"]
-        self._schedule_state = state["schedule"]
-        self.start_epoch = state["epoch"] + 1
-        if self.cur_step > self.stopping_step:
-            self.start_epoch = self.epochs  # the stage had stopped by itself
-        self._use(folder)
-        if mine:
-            checkpoint.save_yaml(folder, self.config)  # epochs, say, may be others than before
-        self.logger.info(f"Resuming {folder} after epoch {state['epoch']}")
-
-    def _check_same_settings(self, folder, saved):
-        now = json.loads(json.dumps(self.config.settings))  # as the saved ones were written
-        different = [
-            f"{key} was {saved.get(key)!r}, is {now.get(key)!r}"
-            for key in sorted({*saved, *now} - FREE_ON_RESUME)
-            if saved.get(key) != now.get(key)
-        ]
-        if different:
-            raise CheckpointError(
-                f"{folder}: cannot be resumed with other settings: {'; '.join(different[:5])}"
-            )
 
     # -- evaluation -------------------------------------------------------------------------
 
