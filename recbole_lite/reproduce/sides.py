@@ -35,7 +35,7 @@ def paper_models() -> list[Side]:
 
 def tuned() -> list[Side]:
     """RecBole's models with better settings than its defaults."""
-    sides = [Side(f"{name}, tuned", name, TUNED) for name in ("SASRec", "FDSA")]
+    sides = [Side(f"{name}, tuned", name, TUNED) for name in ("SASRec", "BERT4Rec", "FDSA")]
     return [*sides, Side("S3Rec, tuned", "S3Rec", TUNED, pretrain=0.5)]
 
 
