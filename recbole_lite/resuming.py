@@ -63,6 +63,8 @@ class Resuming:
             if not settings.get("checkpoint_every"):
                 raise CheckpointError(f"{folder}: the run saved no epochs (checkpoint_every: 0)")
             self._use(folder)
+            if mine:
+                checkpoint.save_yaml(folder, self.config)  # the kill may have come before it
             self.logger.warning(f"{folder}: no epoch was finished; starting from the beginning")
             return
         tensors, state = last

@@ -1,6 +1,7 @@
 """Checkpoints: what is written comes back. Runs killed for real: faults/test_processes.py."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,17 @@ def test_what_a_kill_left_half_written_goes_when_the_run_is_resumed(quick):
     half.write_bytes(b"half")
     run("SASRec", "tiny", config_dict=quick(epochs=2, resume=result["run_dir"]))
     assert not half.exists()
+
+
+def test_a_run_killed_between_its_first_two_files_starts_again(quick, workdir):
+    whole = run("SASRec", "tiny", config_dict=quick(epochs=2))
+    begun = workdir / "saved" / "SASRec-tiny-begun"
+    begun.mkdir()
+    shutil.copy(Path(whole["run_dir"], checkpoint.CONFIG_FILE), begun)  # and no config.yaml
+    again = run("SASRec", "tiny", config_dict=quick(epochs=2, resume=str(begun)))
+    assert again["run_dir"] == str(begun)
+    assert again["test_result"] == whole["test_result"]
+    assert (begun / "config.yaml").exists()
 
 
 def test_unsaved_runs_write_no_checkpoint(quick, workdir):

@@ -64,6 +64,8 @@ NOT_RUN = {
     "--lengths_from=amazon-games --threads=1 --repeats=6 --out=results/inference": MEASURES,
     "python benchmarks/inference.py --dataset=ml-1m --data_path=DIR --lengths_from=amazon-games "
     "--threads=1 --effort=0.4 --no_memory --out=results/inference": MEASURES,
+    "python benchmarks/recommend_file.py --model=RUN_FOLDER --users=20000,200000,1000000 "
+    "--out=results/recommend/prefix-ml-1m.json": MEASURES,
 }
 
 SHORT = ["--epochs=1", "--max_steps=2", "--train_batch_size=16", "--show_progress=False"]
