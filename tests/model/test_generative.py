@@ -7,6 +7,7 @@ from transformers import AutoTokenizer, GenerationConfig
 from recbole_lite import create_dataset, data_preparation, run
 from recbole_lite.errors import ConfigError, DataError, ModelFilesError
 from recbole_lite.evaluation import LiteCollector, LiteEvaluator
+from recbole_lite.model.generative import numbers
 from recbole_lite.model.generative.beam import BeamCounts, repeats
 from recbole_lite.model.generative.numbers import item_numbers
 from recbole_lite.model.generative.recommender import scores_of_beams
@@ -105,6 +106,16 @@ def test_constrained_beams_spell_items_only(built):
         items = model.beams(batch)
         assert (items > 0).all()
         assert not repeats(items).any()
+
+
+@torch.no_grad()
+def test_a_tokenizer_that_marks_spaces_otherwise_can_write_items(built, monkeypatch):
+    pieces = numbers._pieces
+    monkeypatch.setattr(
+        numbers, "_pieces", lambda tok: [p.replace("\u2581", "\u0120") for p in pieces(tok)]
+    )
+    model, batch = built("P5", num_beams=7, constrained_beams=True)
+    assert (model.beams(batch) > 0).all()
 
 
 def test_scores_of_beams_by_hand():

@@ -11,6 +11,7 @@ from recbole_lite.model.generative.candidates import (
     split_candidate_template,
 )
 from recbole_lite.model.generative.numerals import NumeralPaths
+from recbole_lite.model.generative.paths import ItemPaths
 from recbole_lite.model.generative.prompts import Prompts, TokenTable, split_template
 from recbole_lite.model.generative.recommender import Words
 from recbole_lite.text.hf_model import load_tokenizer
@@ -50,6 +51,8 @@ def numbered_words(config, dataset) -> Words:
     items = TokenTable([[], *spell(_names(config, dataset, numbers))])
     spelled = [[], *spell([str(n) for n in numbers])]
     paths = NumeralPaths(spelled, eos, _pieces(tokenizer), name_of)
+    if paths.numbers(paths.labels[1:]).tolist() != numbers:  # not SentencePiece: read tokens alone
+        paths = ItemPaths(spelled, eos, name_of)
     templates = []
     for template in _templates(config["prompt_templates"]):
         before, between, behind = spell(list(split_template(template, "prompt_templates")))
