@@ -21,6 +21,8 @@ INSTALL_REQUIRES = [
     "tqdm>=4.66",
     "tabulate>=0.9",
     "jinja2>=3.1",
+    "onnxruntime>=1.20",
+    "huggingface_hub>=1.0",
     "colorlog==4.7.2",  # RecBole
     "colorama==0.4.4",  # RecBole
     "scikit-learn>=1.4",  # RecBole
@@ -31,7 +33,7 @@ INSTALL_REQUIRES = [
     "psutil>=5.9",  # RecBole
 ]
 
-ONNX = ["onnx>=1.18", "onnxruntime>=1.20", "onnxscript>=0.5"]
+ONNX = ["onnx>=1.18", "onnxscript>=0.5"]  # making graphs; running them needs onnxruntime alone
 
 EXTRAS = {
     "tune": ["ray[tune]>=2.60"],

@@ -9,9 +9,7 @@ clock, and of the processor's time, which tells more where a machine is shared (
 two are the same on an idle one).
 
     plain            Hugging Face's encoder, mean, linear layer, mask, topk
-    engine           recbole_lite.inference.Engine, float32
-    engine bfloat16  the same with matrix products in bfloat16
-    onnx             the exported graph in onnxruntime, float32
+    onnx             the exported graph in onnxruntime, float32: what a Recommender takes on a CPU
     onnx int8        the same after dynamic quantisation
     SASRec           RecBole's full_sort_predict, mask, topk
 
@@ -51,18 +49,15 @@ from recbole_lite import (
     get_trainer,
     load_data_and_model,
 )
-from recbole_lite.inference.check import evaluate, of
-from recbole_lite.inference.dense import Dense, PackedDense
-from recbole_lite.inference.engine import Engine
+from recbole_lite.inference.check import evaluate
 from recbole_lite.inference.export import export_onnx
-from recbole_lite.inference.onnx_model import OnnxModel
 from recbole_lite.inference.quantize import quantize
+from recbole_lite.inference.runtime import OnnxRuntime
+from recbole_lite.products import matrix_products
 from recbole_lite.report.environment import environment
 
 TOP = 10
-PLAIN, ENGINE, BF16, ONNX, INT8, SASREC = (
-    "plain", "engine", "engine bfloat16", "onnx", "onnx int8", "SASRec",
-)  # fmt: skip
+PLAIN, ONNX, INT8, SASREC = "plain", "onnx", "onnx int8", "SASRec"
 EXPORT = "export"
 REPEATS = {1: 200, 32: 40, 256: 8}
 QUICK = {"show_progress": False, "state": "WARNING"}
@@ -164,13 +159,13 @@ def build(name: str, model, folder: Path, args) -> Callable:
         return plain(model, args.device)
     if name == SASREC:
         return sasrec(args)
-    if name in (ENGINE, BF16):
-        engine = Engine(model, "bfloat16" if name == BF16 else "float32")
-        engine.warm_up(max(map(int, args.batches.split(","))))
-        return lambda items, seen: engine.topk(items, TOP, seen)[1]
-    path = folder / ("model.int8.onnx" if name == INT8 else "model.onnx")
-    onnx = OnnxModel(path, args.threads)
-    return lambda items, seen: torch.from_numpy(onnx.topk(items.numpy(), TOP, seen.numpy())[1])
+    onnx = OnnxRuntime(path_of(name, folder), args.threads)
+    return lambda items, seen: torch.from_numpy(onnx.rank(items.numpy(), TOP, seen.numpy())[0])
+
+
+def path_of(name: str, folder: Path) -> Path:
+    """File of a side that :func:`export` wrote."""
+    return folder / ("model.int8.onnx" if name == INT8 else "model.onnx")
 
 
 def export(model, folder: Path) -> None:
@@ -182,7 +177,7 @@ def export(model, folder: Path) -> None:
 def names_of(args) -> list[str]:
     """Sides that run on the device."""
     on_cpu = [ONNX, INT8] if args.device == "cpu" else []
-    return [PLAIN, ENGINE, BF16, *on_cpu, SASREC]
+    return [PLAIN, *on_cpu, SASREC]
 
 
 def load(args):
@@ -276,20 +271,17 @@ def agreement(sides: dict, users: Users, kind: str, count: int, device: str) -> 
 def hardware(device: str) -> dict[str, float]:
     """Rate of matrix products and speed of reading memory: the best that was seen."""
     shapes = [(2048, 2048, 2048), (640, 512, 2048)] if device == "cpu" else [(8192, 8192, 8192)]
-    rates = {"float32": 0.0, "bfloat16": 0.0}
+    rate = 0.0
     for rows, inner, columns in shapes:
-        x = torch.randn(rows, inner, device=device)
-        affine = torch.randn(inner, columns, device=device), None
-        for name in rates:
-            kinds = (Dense, PackedDense) if device == "cpu" else (Dense,)
-            for layer in [kind(affine, getattr(torch, name)) for kind in kinds]:
-                took = least(lambda layer=layer, x=x: layer(x), device, 8)
-                rates[name] = max(rates[name], 2e-9 * rows * inner * columns / took)
+        x, matrix = torch.randn(rows, inner, device=device), torch.randn(inner, columns).to(device)
+        for kind in ("torch", "onednn"):
+            with matrix_products(kind, device):
+                took = least(lambda x=x, matrix=matrix: x @ matrix, device, 8)
+            rate = max(rate, 2e-9 * rows * inner * columns / took)
     memory = torch.ones(2**27, device=device)  # 512 MiB: no cache holds it
     read = least(memory.sum, device, 8)
     return {
-        "float32_gflops": rates["float32"],
-        "bfloat16_gflops": rates["bfloat16"],
+        "float32_gflops": rate,
         "read_gb_per_s": 4e-9 * memory.numel() / read,
     }
 
@@ -300,21 +292,20 @@ def least(call: Callable, device: str, repeats: int) -> float:
     return min(clock(call, device)[device == "cpu"] for _ in range(repeats))
 
 
-def floor(engine: Engine, users: Users, kind: str, size: int, speed: dict) -> dict[str, float]:
+def floor(model, users: Users, kind: str, size: int, speed: dict) -> dict[str, float]:
     """Least milliseconds for a batch: its operations, and its weights read once."""
-    layers = engine.encoder.layers
-    shapes = [part.shape for x in layers for part in (x.qkv, x.out, x.up, x.down)]
-    weights = sum(rows * columns for rows, columns in shapes)
-    width = layers[0].qkv.shape[1] // 3
+    encoder = model.reader.encoder
+    matrices = [p for p in encoder.parameters() if p.dim() == 2 and min(p.shape) >= 64]
+    weights, layers = sum(p.numel() for p in matrices), encoder.config.num_hidden_layers
+    head, width = model.head_weight(), model.reader.hidden_size
     operations = []
     for number in range(8):
         items, _ = users.batch(kind, number, size)
         counts = (items != 0).sum(1).double()
-        attention = 4 * width * len(layers) * float((counts**2).sum())
-        head = 2 * size * engine.head.shape[0] * engine.head.shape[1]
-        operations.append(2 * weights * float(counts.sum()) + attention + head)
+        attention = 4 * width * layers * float((counts**2).sum())
+        operations.append(2 * weights * float(counts.sum()) + attention + 2 * size * head.numel())
     gflop = 1e-9 * statistics.mean(operations)
-    megabytes = 4e-6 * (weights + engine.head.shape[0] * engine.head.shape[1])
+    megabytes = 4e-6 * (weights + head.numel())
     compute = 1000 * gflop / speed["float32_gflops"]
     memory = megabytes / speed["read_gb_per_s"]
     return {
@@ -457,9 +448,8 @@ def measure(args, folder: Path) -> dict:
     """All figures."""
     config, model, test = load(args)
     users = Users(model, test, lengths_of(args))
-    with torch.inference_mode(False):
-        engine = Engine(model)
-        if args.device == "cpu":
+    if args.device == "cpu":
+        with torch.inference_mode(False):
             export(model, folder)
     sides = {name: build(name, model, folder, args) for name in names_of(args)}
     speeds = [hardware(args.device)]
@@ -485,7 +475,7 @@ def measure(args, folder: Path) -> dict:
         "share_of_test_users_with_full_histories": len(users.kinds["full"][0]) / len(users.order),
         "times": times,
         "floor": {
-            kind: {size: floor(engine, users, kind, size, speed) for size in sizes}
+            kind: {size: floor(model, users, kind, size, speed) for size in sizes}
             for kind in users.kinds
         },
         "agreement": {
@@ -499,14 +489,12 @@ def measure(args, folder: Path) -> dict:
 
 def accuracy(config, model, test, folder: Path, args) -> dict[str, dict[str, float]]:
     """Metrics of the test split by each kind of numbers."""
-    scores = {ENGINE: Engine(model).scores, BF16: Engine(model, "bfloat16").scores}
-    if args.device == "cpu":
-        for name, file in ((ONNX, "model.onnx"), (INT8, "model.int8.onnx")):
-            scores[name] = of(OnnxModel(folder / file, args.threads))
+    sides = [ONNX, INT8] if args.device == "cpu" else []
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
     found = {"model": trainer.evaluate(test, load_best_model=False)}
-    for name, score in scores.items():
-        found[name] = evaluate(config, model, test, score)
+    for name in sides:
+        scores = OnnxRuntime(path_of(name, folder), args.threads).scores
+        found[name] = evaluate(config, model, test, scores)
     return {name: {k: float(v) for k, v in result.items()} for name, result in found.items()}
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from recbole_lite.config import LiteConfig
-from recbole_lite.errors import ConfigError, RecboleLiteError, TrainingError
+from recbole_lite.errors import ConfigError, RecboleLiteError, TrainingError, one_line
 from recbole_lite.evaluation import LiteEvaluator, ranked_by
 from recbole_lite.files import write_atomically
 from recbole_lite.paths import PROPERTIES
@@ -26,7 +26,6 @@ from recbole_lite.quick_start import run_one
 from recbole_lite.report.ablation import render, summarise
 from recbole_lite.report.environment import environment
 from recbole_lite.settings import nearest, parse_overrides, read_yaml
-from recbole_lite.text.llm_files import one_line
 
 ROWS = PROPERTIES / "ablation"
 DEFAULT_OUT = Path("results", "ablation")  # / name of the dataset

@@ -32,14 +32,15 @@ from safetensors.torch import save_file
 
 from recbole_lite.errors import CheckpointError
 from recbole_lite.files import file_sha256, write_atomically
+from recbole_lite.run_config import BEST_FILE as BEST_FILE
+from recbole_lite.run_config import CONFIG_FILE as CONFIG_FILE
+from recbole_lite.run_config import load_config as load_config
 from recbole_lite.settings import to_yaml
 
-CONFIG_FILE = "config.json"
 YAML_FILE = "config.yaml"
 HISTORY_FILE = "history.csv"
 # Without these keys show_progress follows the terminal, and CUDA_VISIBLE_DEVICES is heeded.
 OF_THE_MACHINE = {"show_progress", "gpu_id"}
-BEST_FILE = "best.safetensors"
 OTHER = "other_parameter/"  # RecBole's name for what a model keeps beside its state_dict
 KEPT_PAIRS = 2
 
@@ -212,29 +213,6 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
     writer.writerow(columns)
     writer.writerows(rows)
     _write(path, lambda name: name.write_bytes(text.getvalue().encode("utf-8")))
-
-
-def load_config(folder: Path) -> dict[str, Any]:
-    """Read what :func:`save_config` wrote: ``model``, ``dataset`` and ``settings``.
-
-    Raises
-    ------
-    CheckpointError
-        Missing or damaged.
-    """
-    path = folder / CONFIG_FILE
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder}: no checkpoint here ({CONFIG_FILE} is missing)") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from None
-    kinds = {"model": str, "dataset": str, "settings": dict}
-    if not isinstance(content, dict) or any(
-        not isinstance(content.get(name), kind) for name, kind in kinds.items()
-    ):
-        raise CheckpointError(f"{path}: not the settings of a run: it needs {', '.join(kinds)}")
-    return content
 
 
 def save_weights(path: Path, model: torch.nn.Module, **facts: Any) -> None:

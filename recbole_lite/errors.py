@@ -63,3 +63,10 @@ class DataError(RecboleLiteError):
         self.line = line
         place = "" if path is None else f"{path}: " if line is None else f"{path}, line {line}: "
         super().__init__(place + message)
+
+
+def one_line(error: Exception, limit: int = 200) -> str:
+    """Class and first sentence of an error, shortened, without control characters."""
+    line = next(iter(str(error).strip().splitlines()), "")
+    sentence = "".join(char for char in line.split(". ")[0] if char.isprintable()).rstrip(".")
+    return f"{type(error).__name__}: {sentence[:limit]}{'...' if len(sentence) > limit else ''}"

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from recbole_lite.inference.engine import Engine
-from recbole_lite.inference.onnx_model import OnnxModel
+from recbole_lite.inference.runtime import OnnxRuntime
+from recbole_lite.inference.torch_runtime import TorchRuntime
 
-Score = Callable[[torch.Tensor], torch.Tensor]
+Score = Callable[[np.ndarray], np.ndarray]
 TOP = 20
 TIE = 1e-4  # of the scores' spread: items nearer to each other may swap places
 
@@ -46,25 +46,25 @@ class Parity:
         return asdict(self)
 
 
-def compare(engine: Engine, exported: OnnxModel, histories: torch.Tensor) -> Parity:
+def compare(reference: TorchRuntime, exported: OnnxRuntime, histories: np.ndarray) -> Parity:
     """Compare scores over histories.
 
     Parameters
     ----------
-    engine : Engine
-    exported : OnnxModel
-    histories : torch.Tensor
+    reference : TorchRuntime
+    exported : OnnxRuntime
+    histories : numpy.ndarray
         ``[B, L]`` internal ids, 0 behind.
 
     Returns
     -------
     Parity
     """
-    ours, theirs = [], []
-    for part in histories.split(64):
-        ours.append(engine.scores(part)[:, 1:].cpu().numpy())
-        theirs.append(exported.scores(part.numpy())[:, 1:])
-    expected, found = np.concatenate(ours), np.concatenate(theirs)
+    parts = [histories[begin : begin + 64] for begin in range(0, len(histories), 64)]
+    expected, found = (
+        np.concatenate([runtime.scores(part)[:, 1:] for part in parts])
+        for runtime in (reference, exported)
+    )
     spread = float(expected.std())
     k = min(TOP, expected.shape[1])
     best = _best(expected, k), _best(found, k)
@@ -89,7 +89,7 @@ class _Scorer(nn.Module):
 
     def full_sort_predict(self, interaction) -> torch.Tensor:
         """Scores of all items, ``[B, n_items]``."""
-        return self.score(interaction[self.field].cpu()).cpu().clone()
+        return torch.from_numpy(self.score(interaction[self.field].cpu().numpy()))
 
 
 def evaluate(config, model, test_data, score: Score) -> dict[str, float]:
@@ -98,12 +98,11 @@ def evaluate(config, model, test_data, score: Score) -> dict[str, float]:
     Parameters
     ----------
     config : LiteConfig
-    model : LiteLLM4Rec
+    model : NextItemModel
         Where the scores come from in the end.
     test_data : DataLoader
     score : callable
-        Ids ``[B, L]``, 0 behind -> scores ``[B, n_items]``: ``Engine.scores``, or :func:`of`
-        an exported model.
+        Ids ``[B, L]``, 0 behind -> scores ``[B, n_items]``: ``scores`` of a runtime.
 
     Returns
     -------
@@ -116,8 +115,3 @@ def evaluate(config, model, test_data, score: Score) -> dict[str, float]:
     trainer.model, trainer.device = _Scorer(score, model.ITEM_SEQ), torch.device("cpu")
     result = trainer.evaluate(test_data, load_best_model=False)
     return {name: float(value) for name, value in result.items()}
-
-
-def of(exported: OnnxModel) -> Score:
-    """Scores of an exported model as tensors."""
-    return lambda items: torch.from_numpy(exported.scores(items.numpy()))

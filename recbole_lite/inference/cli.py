@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
+from pathlib import Path
 
 RECOMMEND_EPILOG = """\
 --history takes raw ids or titles (ids first; "The Matrix" finds "Matrix, The"), the earliest
@@ -52,12 +53,23 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     )
     one.add_argument("--separator", default=";", help="between ids (default: ;)")
     one.add_argument("--batch_size", type=int, default=256, help="histories scored together")
-    one.add_argument("--device", default="cpu", help="e.g. cuda (default: cpu)")
+    add_runtime(one)
     one.set_defaults(func=recommend)
 
     one = _parser(commands, "pack", "make a folder that recommends, with a model card", PACK_EPILOG)
     one.add_argument("--out", metavar="DIR", help="folder to write")
     one.set_defaults(func=pack)
+
+
+def add_runtime(parser: argparse.ArgumentParser) -> None:
+    """Add ``--device`` and ``--runtime``."""
+    parser.add_argument("--device", default="cpu", help="e.g. cuda (default: cpu)")
+    parser.add_argument(
+        "--runtime",
+        choices=("auto", "onnx", "torch"),
+        default="auto",
+        help="what computes scores; auto: onnxruntime where it can (default)",
+    )
 
 
 def _parser(commands, name: str, text: str, epilog: str) -> argparse.ArgumentParser:
@@ -85,7 +97,7 @@ def load(args: argparse.Namespace):
     from recbole_lite.errors import RequestError
 
     try:
-        return Recommender.load(args.model, args.device)
+        return Recommender.load(args.model, args.device, args.runtime)
     except (RuntimeError, AssertionError) as error:  # torch's, about the device
         raise RequestError(f"--device={args.device}: {str(error).splitlines()[0]}") from error
 
@@ -139,11 +151,12 @@ def pack(args: argparse.Namespace) -> int:
     if args.out:
         from recbole_lite import Recommender
 
-        recommender = Recommender.load(args.model)
+        recommender = Recommender.load(args.model, runtime="torch")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # huggingface_hub's, about cards without a licence
             recommender.save_pretrained(args.out)
         print(f"{args.out}: {recommender.name}, {len(recommender.catalogue):,} items")
+        _add_graph(args.out)
         return 0
     from recbole_lite.inference.folder import complete_run
 
@@ -151,6 +164,24 @@ def pack(args: argparse.Namespace) -> int:
         raise CheckpointError(f"{args.model}: a packed model already; it needs nothing more")
     print(f"{args.model}: complete")
     return 0
+
+
+def _add_graph(folder: str) -> None:
+    """Make the graph of a packed model now rather than at its first use."""
+    from recbole_lite.inference import graph_file
+    from recbole_lite.inference.folder import read
+    from recbole_lite.inference.rebuild import build_model
+
+    contents = read(folder)
+    if contents.model not in graph_file.EXPORTABLE:
+        return
+    missing = graph_file.missing_package()
+    if missing:
+        print(f"without a graph for onnxruntime: {missing} is not installed")
+        return
+    path = graph_file.make(contents, build_model(contents, "cpu"))
+    if isinstance(path, Path):
+        print(f"{path.name}: {path.stat().st_size / 2**20:.1f} MiB, for onnxruntime")
 
 
 def _split(names: str | None, separator: str) -> list[str] | None:

@@ -5,84 +5,122 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import nn
 
 from recbole_lite import __version__
 from recbole_lite.errors import ConfigError, MissingDependencyError
 from recbole_lite.files import write_atomically
-from recbole_lite.inference.dense import Dense
-from recbole_lite.inference.encoder import build_encoder
-from recbole_lite.model.lite_llm4rec import LiteLLM4Rec
+from recbole_lite.inference import graph_ends
+from recbole_lite.inference.packed_encoder import Packing, ScoringModule
+from recbole_lite.inference.runtime import FORMAT_VERSION
+from recbole_lite.model.next_item import NextItemModel
 
-FORMAT_VERSION = 1
-OPSET = 20
+OPSET = 20  # the first with Gelu
+OPSETS = range(18, 24)  # that torch's exporter writes, the checker knows and the tests have run
 LARGEST = 2**31 - 2**20  # what protobuf can hold, with some room
 MODEL_FILE, INT8_FILE = "model.onnx", "model.int8.onnx"
 ITEMS_FILE, ABOUT_FILE = "items.json", "export.json"
-ALL_SCORES = "all_scores"
 
 
-def export_onnx(model: LiteLLM4Rec, items: Sequence[tuple[str, str]], out: str | Path) -> Path:
+def export_onnx(
+    model: NextItemModel, items: Sequence[tuple[str, str]], out: str | Path, opset: int = OPSET
+) -> Path:
     """Write ``model.onnx``, ``items.json`` and ``export.json``.
-
-    The graph, its batch and lengths free:
-
-    =================  =======================  =============================================
-    input ``items``    int64 [batch, length]    internal ids, oldest first, 0 behind; at least
-                                                one item a row, at most ``max_length``
-    input ``exclude``  int64 [batch, excluded]  ids not to recommend, 0 for none; may be [batch, 0]
-    input ``k``        int64 [1]                how many
-    ``scores``         float32 [batch, k]       best first; -inf where no item is left
-    ``ids``            int64 [batch, k]         internal ids; 0 where no item is left
-    ``all_scores``     float32 [batch, items]   before exclusion; column 0 (padding) is -inf
-    =================  =======================  =============================================
 
     Parameters
     ----------
-    model : LiteLLM4Rec
-        Trained.
+    model : NextItemModel
+        Trained LiteLLM4Rec or ItemLM.
     items : sequence of (str, str)
         Raw id and title of the items with internal ids 1, 2, ...
     out : str or Path
         Folder; what is in it under the same names is replaced, a ``model.int8.onnx`` removed.
+    opset : int
+        Version of ONNX's operators, see `OPSETS`.
 
     Returns
     -------
     Path
-        Of ``model.onnx``.
+        Of ``model.onnx``, see :func:`build_graph`.
+
+    Raises
+    ------
+    ConfigError, MissingDependencyError
+        As :func:`build_graph`.
+    """
+    graph = build_graph(model, opset)
+    out = Path(out)
+    path = out / MODEL_FILE
+    (out / INT8_FILE).unlink(missing_ok=True)  # of another model
+    write_atomically(path, lambda name: name.write_bytes(graph))
+    listed = [{"id": None, "title": None}, *({"id": raw, "title": title} for raw, title in items)]
+    _write_json(out / ITEMS_FILE, listed)
+    about = {"format_version": FORMAT_VERSION, "recbole_lite": __version__, "opset": opset}
+    about.update(max_length=int(model.max_seq_length), n_items=int(model.n_items))
+    _write_json(out / ABOUT_FILE, about)
+    return path
+
+
+def build_graph(model: NextItemModel, opset: int = OPSET) -> bytes:
+    """Model as a serialised ONNX graph, its batch and lengths free.
+
+    =================  =======================  =============================================
+    input ``items``    int64 [batch, length]    internal ids, oldest first; 0 is padding, behind
+                                                or in front; of longer rows the last
+                                                ``max_length`` items are read
+    input ``exclude``  int64 [batch, excluded]  ids not to recommend, 0 for none; may be [batch, 0]
+    input ``k``        int64 [1]                how many
+    ``scores``         float32 [batch, k]       best first; -inf where no item is left
+    ``ids``            int64 [batch, k]         internal ids; 0 where no item is left
+    ``all_scores``     float32 [batch, n_items]  before exclusion; column 0 (padding) is -inf
+    =================  =======================  =============================================
+
+    A row without any item, padding between items and ids that are negative or too large make the
+    run fail, with an operator's name that says so. The graph's metadata hold ``n_items``,
+    ``max_length``, ``format_version`` and ``recbole_lite``.
 
     Raises
     ------
     ConfigError
-        The model is larger than 2 GiB.
+        The model has no graph or is larger than 2 GiB; `opset` is none of `OPSETS`.
     MissingDependencyError
-        onnx, onnxscript or onnxruntime is not installed.
+        onnx or onnxscript is not installed.
     """
     onnx = require_onnx()
-    out = Path(out)
-    graph = _with_top_items(onnx, _graph(model))
+    check_exportable(model)
+    if opset not in OPSETS:
+        raise ConfigError(f"opset must be from {OPSETS[0]} to {OPSETS[-1]}, found {opset!r}")
+    graph = _export(model, opset)
+    n_items, max_length = int(model.n_items), int(model.max_seq_length)
+    graph_ends.add(graph, n_items, max_length)
     if graph.ByteSize() > LARGEST:
         raise ConfigError(
             f"the model takes {graph.ByteSize() / 2**30:.1f} GiB; an ONNX file holds 2 GiB at most"
         )
     onnx.checker.check_model(graph)
-    path = out / MODEL_FILE
-    (out / INT8_FILE).unlink(missing_ok=True)  # of another model
-    write_atomically(path, lambda name: onnx.save_model(graph, str(name)))
-    listed = [{"id": None, "title": None}, *({"id": raw, "title": title} for raw, title in items)]
-    _write_json(out / ITEMS_FILE, listed)
-    about = {"format_version": FORMAT_VERSION, "recbole_lite": __version__, "opset": OPSET}
-    about.update(max_length=int(model.max_seq_length), n_items=int(model.n_items))
-    _write_json(out / ABOUT_FILE, about)
-    return path
+    facts = {"n_items": n_items, "max_length": max_length, "format_version": FORMAT_VERSION}
+    facts = {**facts, "recbole_lite": __version__}
+    onnx.helper.set_model_props(graph, {key: str(value) for key, value in facts.items()})
+    return graph.SerializeToString()
+
+
+def check_exportable(model: torch.nn.Module) -> None:
+    """Refuse a model that has no graph.
+
+    Raises
+    ------
+    ConfigError
+    """
+    if not isinstance(model, NextItemModel):
+        raise ConfigError(
+            f"LiteLLM4Rec and ItemLM can be exported, found {type(model).__name__}; use its "
+            "full_sort_predict"
+        )
 
 
 def require_onnx():
@@ -91,11 +129,10 @@ def require_onnx():
     Raises
     ------
     MissingDependencyError
-        It, onnxscript or onnxruntime is not installed.
+        It or onnxscript is not installed.
     """
     try:
         import onnx
-        import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError(
@@ -110,39 +147,23 @@ def add_facts(out: str | Path, **facts: Any) -> None:
     _write_json(path, {**json.loads(path.read_text(encoding="utf-8")), **facts})
 
 
-class _Scores(nn.Module):
-    """Ids ``[B, L]`` -> scores ``[B, n_items]``."""
-
-    def __init__(self, model: LiteLLM4Rec):
-        super().__init__()
-        self.encoder = build_encoder(model, kind=Dense)
-        self.register_buffer("head", model.head_weight().detach().T.contiguous())
-
-    def forward(self, items):
-        return F.pad(self.encoder(items, True) @ self.head, (1, 0), value=-torch.inf)
-
-
 @torch.no_grad()
-def _graph(model: LiteLLM4Rec):
-    """Graph of :class:`_Scores`."""
-    module = deepcopy(_Scores(model.eval())).cpu()
-    # Lengths that are neither 0 nor 1, which the exporter would take for constants.
-    example = torch.tensor([[1, 1, 1], [1, 1, 0]])
-    shapes = {
-        "items": {
-            0: torch.export.Dim("batch"),
-            1: torch.export.Dim("length", max=int(model.max_seq_length)),
-        }
-    }
+def _export(model: NextItemModel, opset: int):
+    """Graph of :class:`ScoringModule`."""
+    dim = torch.export.Dim
+    items, users = {0: dim("packed_items")}, dim("batch")
+    length = dim("longest", max=int(model.max_seq_length))
+    # Sizes that are neither 0 nor 1, which the exporter would take for constants.
+    packing = Packing.of(torch.tensor([[1, 1], [1, 0]]))
     with _quiet():
         program = torch.onnx.export(
-            module,
-            (example,),
+            ScoringModule(model),
+            tuple(vars(packing).values()),
             dynamo=True,
-            input_names=["items"],
-            output_names=[ALL_SCORES],
-            dynamic_shapes=shapes,
-            opset_version=OPSET,
+            input_names=graph_ends.PACKED,
+            output_names=[graph_ends.ALL_SCORES],
+            dynamic_shapes=(items, items, items, {0: users, 1: length}, {0: users}),
+            opset_version=opset,
             verbose=False,
         )
     return _without_remarks(program.model_proto)
@@ -159,47 +180,8 @@ def _without_remarks(model):
     return model
 
 
-def _with_top_items(onnx, model):
-    """Append exclusion and top-k, whose k is an input."""
-    helper, kinds = onnx.helper, onnx.TensorProto
-    graph = model.graph
-    graph.initializer.extend(
-        [
-            helper.make_tensor("minus_inf", kinds.FLOAT, [1], [float("-inf")]),
-            helper.make_tensor("no_item", kinds.INT64, [1], [0]),
-        ]
-    )
-    steps = [
-        ("Shape", ["exclude"], ["exclude_shape"], {}),
-        ("Expand", ["minus_inf", "exclude_shape"], ["exclude_scores"], {}),
-        ("ScatterElements", [ALL_SCORES, "exclude", "exclude_scores"], ["left"], {"axis": 1}),
-        ("TopK", ["left", "k"], ["scores", "best"], {"axis": 1}),
-        ("IsInf", ["scores"], ["none_left"], {"detect_positive": 0}),
-        ("Where", ["none_left", "no_item", "best"], ["ids"], {}),
-    ]
-    for kind, inputs, outputs, attributes in steps:
-        graph.node.append(
-            helper.make_node(kind, inputs, outputs, name=f"top_{kind.lower()}", **attributes)
-        )
-    batch = graph.input[0].type.tensor_type.shape.dim[0].dim_param
-    graph.input.extend(
-        [
-            helper.make_tensor_value_info("exclude", kinds.INT64, [batch, "excluded"]),
-            helper.make_tensor_value_info("k", kinds.INT64, [1]),
-        ]
-    )
-    outputs = [
-        helper.make_tensor_value_info("scores", kinds.FLOAT, [batch, "k"]),
-        helper.make_tensor_value_info("ids", kinds.INT64, [batch, "k"]),
-    ]
-    kept = list(graph.output)
-    del graph.output[:]
-    graph.output.extend([*outputs, *kept])
-    return model
-
-
 @contextmanager
-def _quiet():
+def _quiet() -> Iterator[None]:
     """Mute the exporter's remarks on packages that are not used here."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

@@ -33,8 +33,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         allow_abbrev=False,
     )
     parser.add_argument("--model", required=True, metavar="DIR", help="folder of the model")
-    parser.add_argument("--format", choices=["onnx"], default="onnx")
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER")
+    parser.add_argument(
+        "--opset", type=int, default=20, help="version of ONNX's operators, 18 to 23 (default: 20)"
+    )
     parser.add_argument(
         "--int8", action="store_true", help="also write model.int8.onnx, and measure what it costs"
     )
@@ -54,19 +56,19 @@ def run(args: argparse.Namespace) -> int:
         Exit status: 0; 2 if the exported model recommends something else than torch.
     """
     from recbole_lite.inference.check import TOP, compare
-    from recbole_lite.inference.engine import Engine
     from recbole_lite.inference.export import add_facts, export_onnx, require_onnx
     from recbole_lite.inference.folder import is_packed
-    from recbole_lite.inference.onnx_model import OnnxModel
     from recbole_lite.inference.quantize import quantize
+    from recbole_lite.inference.runtime import OnnxRuntime
+    from recbole_lite.inference.torch_runtime import TorchRuntime
 
     require_onnx()  # before minutes are spent
     _check_paths(args.model, args.out)
     packed = is_packed(args.model)
     source = (_of_packed if packed else _of_run)(args)
-    engine = Engine(source.model)
-    path = export_onnx(source.model, source.items, args.out)
-    parity = compare(engine, OnnxModel(path), source.histories)
+    reference = TorchRuntime(source.model)
+    path = export_onnx(source.model, source.items, args.out, args.opset)
+    parity = compare(reference, OnnxRuntime(path), source.histories)
     add_facts(args.out, model=source.name, dataset=source.dataset)
     add_facts(args.out, parity={**parity.as_dict(), "of": source.users})
     print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
@@ -79,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         small = quantize(path)
         print(f"{small}: {small.stat().st_size / 2**20:.1f} MiB")
         if packed:
-            rough = compare(engine, OnnxModel(small), source.histories)
+            rough = compare(reference, OnnxRuntime(small), source.histories)
             add_facts(args.out, int8={**rough.as_dict(), "of": source.users})
             print(
                 f"  against torch, {rough.users} {source.users}: largest difference of scores "
@@ -109,12 +111,12 @@ class _Source:
 
 def _of_run(args) -> _Source:
     from recbole_lite.data.loaders import HistoryMaskLoader
-    from recbole_lite.inference.engine import Engine
+    from recbole_lite.inference.export import check_exportable
     from recbole_lite.quick_start import load_data_and_model
     from recbole_lite.report.samples import item_titles
 
     config, model, dataset, _, _, test_data = load_data_and_model(args.model, args.data_path)
-    Engine.check(model)
+    check_exportable(model)
     raw = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
     titles = item_titles(dataset, config["title_field"])
     # A loader of its own: the run's may rank against sampled items only (eval_args, mode).
@@ -122,30 +124,29 @@ def _of_run(args) -> _Source:
     histories = loader.collate_fn(range(min(USERS, len(test_data._dataset))))[0][model.ITEM_SEQ]
     items = list(zip(raw[1:], titles[1:], strict=True))
     names = config["model"], config["dataset"]
-    return _Source(model, *names, items, histories.cpu(), "test users", config, loader)
+    return _Source(model, *names, items, histories.cpu().numpy(), "test users", config, loader)
 
 
 def _of_packed(args) -> _Source:
     """Its data set is not at hand: histories are drawn, any item as likely as any other."""
-    import torch
+    import numpy as np
 
     from recbole_lite import Recommender
     from recbole_lite.errors import RequestError
-    from recbole_lite.inference.engine import Engine
+    from recbole_lite.inference.export import check_exportable
 
     if args.data_path:
         raise RequestError(
             f"--data_path: {args.model} is a packed model, which is exported without its data set; "
             "leave it out"
         )
-    recommender = Recommender.load(args.model)
+    recommender = Recommender.load(args.model, runtime="torch")
     model, catalogue = recommender.model, recommender.catalogue
-    Engine.check(model)
-    generator = torch.Generator().manual_seed(SEED)
+    check_exportable(model)
+    draw = np.random.default_rng(SEED)
     shape = USERS, int(model.max_seq_length)
-    histories = torch.randint(1, len(catalogue) + 1, shape, generator=generator)
-    lengths = torch.randint(1, shape[1] + 1, (USERS, 1), generator=generator)
-    histories *= torch.arange(shape[1]) < lengths
+    histories = draw.integers(1, len(catalogue) + 1, shape)
+    histories *= np.arange(shape[1]) < draw.integers(1, shape[1] + 1, (USERS, 1))
     items = list(zip(catalogue.ids[1:], catalogue.titles[1:], strict=True))
     model_name, _, dataset = recommender.name.partition("-")
     return _Source(model, model_name, dataset, items, histories, "histories drawn at random")
@@ -153,12 +154,12 @@ def _of_packed(args) -> _Source:
 
 def _print_costs(out: Path, source: _Source, path: Path, small: Path) -> None:
     """Metrics of the test split by both files."""
-    from recbole_lite.inference.check import evaluate, of
+    from recbole_lite.inference.check import evaluate
     from recbole_lite.inference.export import add_facts
-    from recbole_lite.inference.onnx_model import OnnxModel
+    from recbole_lite.inference.runtime import OnnxRuntime
 
     costs = {
-        file.name: evaluate(source.config, source.model, source.loader, of(OnnxModel(file)))
+        file.name: evaluate(source.config, source.model, source.loader, OnnxRuntime(file).scores)
         for file in (path, small)
     }
     add_facts(out, test=costs)

@@ -7,8 +7,10 @@
     items.jsonl          raw ids, titles and texts of the items
     best.safetensors     the weights (model.safetensors in a packed folder, and where the
                          weights of training are not those of recommending)
+    model-*.onnx         a graph of the same model, made when it is first needed or by packing
+                         (recbole_lite.inference.graph_file)
 
-A finished run's folder is one, beside its checkpoints.
+A finished run's folder is one, beside its checkpoints. Reading needs torch only for the weights.
 """
 
 from __future__ import annotations
@@ -16,17 +18,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from logging import getLogger
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors.torch import save_file
-
-from recbole_lite import __version__, checkpoint
+from recbole_lite import __version__
 from recbole_lite.errors import CheckpointError, ConfigError, DataError
 from recbole_lite.files import write_atomically
 from recbole_lite.inference.catalogue import Catalogue
+from recbole_lite.run_config import BEST_FILE, CONFIG_FILE, load_config
+
+if TYPE_CHECKING:
+    import torch
 
 FORMAT_VERSION = 1
 SECTION = "recommender"
@@ -54,17 +58,33 @@ class Contents:
         Of the run; paths of the machine may be missing.
     about : dict
         Section "recommender" of ``config.json``.
-    tensors : dict of str to torch.Tensor
-        As :func:`recbole_lite.checkpoint.model_tensors` names them.
     catalogue : Catalogue
+    weights : Path
+        File of the weights.
     """
 
     model: str
     dataset: str
     settings: dict[str, Any]
     about: dict[str, Any]
-    tensors: dict[str, torch.Tensor]
     catalogue: Catalogue
+    weights: Path
+
+    @cached_property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The weights as ``checkpoint.model_tensors`` names them, read at first use.
+
+        Raises
+        ------
+        CheckpointError
+            Missing, damaged, of another epoch than the rest, or not finite.
+        """
+        from recbole_lite.checkpoint import load_weights
+
+        tensors, facts = load_weights(self.weights)
+        _check_tensors(self.weights, tensors)
+        _check_epoch(self.weights.parent, self.about, facts)
+        return tensors
 
     @property
     def added(self) -> int:
@@ -80,7 +100,7 @@ def is_supported(model: str) -> bool:
 def is_packed(folder: str | Path) -> bool:
     """Whether a folder is a packed one: weights to recommend with, no checkpoint of training."""
     folder = Path(folder)
-    return (folder / WEIGHTS_FILE).exists() and not (folder / checkpoint.BEST_FILE).exists()
+    return (folder / WEIGHTS_FILE).exists() and not (folder / BEST_FILE).exists()
 
 
 def complete(
@@ -107,12 +127,14 @@ def complete(
     results : mapping
         ``valid`` and ``test``, metrics by name or None.
     """
+    from recbole_lite.checkpoint import load_weights
+
     folder = Path(folder)
-    content = checkpoint.load_config(folder)
+    content = load_config(folder)
     model.eval()
-    tensors, facts = checkpoint.load_weights(folder / checkpoint.BEST_FILE)
+    tensors, facts = load_weights(folder / BEST_FILE)
     catalogue_of(dataset, config).save(folder / ITEMS_FILE)
-    weights = checkpoint.BEST_FILE
+    weights = BEST_FILE
     if any(name.startswith("item_tower.item_llm.") for name in tensors):
         weights = WEIGHTS_FILE
         _save_tensors(folder / weights, _with_fixed_vectors(model, tensors), facts)
@@ -141,17 +163,18 @@ def complete_run(folder: str | Path) -> bool:
     CheckpointError, DataError, ModelFilesError
         The checkpoint, the data set or a language model cannot be read.
     """
+    from recbole_lite.checkpoint import load_weights
     from recbole_lite.data import create_dataset
     from recbole_lite.quick_start import count_data, load_data_and_model
 
     folder = Path(folder)
-    content = checkpoint.load_config(folder)
+    content = load_config(folder)
     if is_packed(folder):
         return False
     if not is_supported(content["model"]):
         raise CheckpointError(_cannot(folder, content["model"]))
     config, model, dataset, *_ = load_data_and_model(folder)
-    _, facts = checkpoint.load_weights(folder / checkpoint.BEST_FILE)
+    _, facts = load_weights(folder / BEST_FILE)
     about = content.get(SECTION, {})
     results = about.get("results") if about.get("epoch") == facts.get("epoch") else None
     valid = {config["valid_metric"].lower(): facts["valid_score"]}
@@ -198,10 +221,10 @@ def read(folder: str | Path) -> Contents:
             f"{folder}: {'a file, not a folder' if folder.exists() else 'no such folder'}; give "
             "the folder of a finished run (saved/...) or of a packed model"
         )
-    content = checkpoint.load_config(folder)
+    content = load_config(folder)
     if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
         raise CheckpointError(
-            f"{folder}: not a model of recbole-lite ({checkpoint.CONFIG_FILE} has no settings)"
+            f"{folder}: not a model of recbole-lite ({CONFIG_FILE} has no settings)"
         )
     model, about = str(content.get("model")), content.get(SECTION)
     if not is_supported(model):
@@ -213,14 +236,13 @@ def read(folder: str | Path) -> Contents:
         )
     _check_version(folder, about)
     name = about.get("weights")
-    if name not in (checkpoint.BEST_FILE, WEIGHTS_FILE):
-        raise CheckpointError(f"{folder / checkpoint.CONFIG_FILE}: names no weights, but {name!r}")
-    tensors, facts = checkpoint.load_weights(folder / name)
-    _check_tensors(folder, name, tensors)
-    _check_epoch(folder, about, facts)
+    if name not in (BEST_FILE, WEIGHTS_FILE):
+        raise CheckpointError(f"{folder / CONFIG_FILE}: names no weights, but {name!r}")
+    if not (folder / name).is_file():
+        raise CheckpointError(f"{folder / name}: no such file; has the run saved anything?")
     catalogue = Catalogue.load(folder / ITEMS_FILE)
     dataset = str(content.get("dataset"))
-    return Contents(model, dataset, content["settings"], about, tensors, catalogue)
+    return Contents(model, dataset, content["settings"], about, catalogue, folder / name)
 
 
 def write(folder: str | Path, contents: Contents) -> None:
@@ -250,10 +272,10 @@ def _check_version(folder, about):
         )
 
 
-def _check_tensors(folder, name, tensors):
+def _check_tensors(path, tensors):
     bad = [key for key, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
     if bad:
-        raise CheckpointError(f"{folder / name}: {bad[0]} holds NaN or infinity; train anew")
+        raise CheckpointError(f"{path}: {bad[0]} holds NaN or infinity; train anew")
 
 
 def _check_epoch(folder, about, facts):
@@ -281,11 +303,13 @@ def _with_fixed_vectors(model, tensors) -> dict[str, torch.Tensor]:
 
 
 def _save_tensors(path, tensors, facts):
+    from safetensors.torch import save_file
+
     metadata = {"facts": json.dumps(facts)}
     write_atomically(path, lambda name: save_file(tensors, name, metadata=metadata))
 
 
 def _save_config(folder, content):
     text = json.dumps(content, indent=1, ensure_ascii=False)
-    path = folder / checkpoint.CONFIG_FILE
+    path = folder / CONFIG_FILE
     write_atomically(path, lambda name: name.write_text(text, encoding="utf-8"))

@@ -6,7 +6,8 @@ import logging
 from pathlib import Path
 
 from recbole_lite.files import write_atomically
-from recbole_lite.inference.export import ALL_SCORES, INT8_FILE, require_onnx
+from recbole_lite.inference.export import INT8_FILE, require_onnx
+from recbole_lite.inference.graph_ends import ALL_SCORES
 
 
 def quantize(path: str | Path, head: bool = False) -> Path:

@@ -1,89 +1,76 @@
-"""From histories of internal ids to the best items and their scores."""
+"""From histories of internal ids to padded arrays, from scores to the best items."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch.nn.utils.rnn import pad_sequence
+import numpy as np
+
+# Rows of internal ids, the earliest first; an array [B, L] has 0 in front of or behind them.
+Histories = Sequence[Sequence[int]] | np.ndarray
+Ranked = tuple[np.ndarray, np.ndarray]  # ids [B, K] and their scores, best first
 
 
-def windows(
-    histories: Sequence[Sequence[int]], max_length: int, full_length: bool, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Last items of each history, the earliest first, zeros behind.
+def lengths(histories: Histories) -> np.ndarray:
+    """Number of items of each history, ``[B]``."""
+    if isinstance(histories, np.ndarray):
+        return (histories != 0).sum(1)
+    return np.fromiter(map(len, histories), np.int64, len(histories))
+
+
+def padded(
+    histories: Histories, rows: np.ndarray | None = None, max_length: int | None = None
+) -> np.ndarray:
+    """Some of the histories as an array.
 
     Parameters
     ----------
-    histories : sequence of sequence of int
-        Internal ids, none empty.
-    max_length : int
-        Longest window.
-    full_length : bool
-        Pad to `max_length`, not only to the longest of these histories.
-    device : torch.device
+    histories : sequence of sequence of int, or numpy.ndarray
+    rows : numpy.ndarray, optional
+        Which; default: all.
+    max_length : int, optional
+        Of lists the last so many items are kept; an array is left as it is.
 
     Returns
     -------
-    (LongTensor [B, L], LongTensor [B])
-        Ids, and how many of each row are items.
+    numpy.ndarray
+        ``[b, L]`` int64, 0 behind the items of lists.
     """
-    rows = [torch.tensor(history[-max_length:]) for history in histories]
-    items = pad_sequence(rows, batch_first=True)
-    if full_length:
-        items = torch.nn.functional.pad(items, (0, max_length - items.shape[1]))
-    return items.to(device), torch.tensor([len(row) for row in rows], device=device)
+    if isinstance(histories, np.ndarray):
+        return (histories if rows is None else histories[rows]).astype(np.int64, copy=False)
+    chosen = histories if rows is None else [histories[row] for row in rows]
+    cut = slice(None if max_length is None else -max_length, None)
+    chosen = [row[cut] for row in chosen]
+    items = np.zeros((len(chosen), max(map(len, chosen), default=0)), np.int64)
+    for place, row in zip(items, chosen, strict=True):
+        place[: len(row)] = row
+    return items
 
 
-@torch.inference_mode()
-def score(model: torch.nn.Module, histories: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Scores of all items by the model's own ``full_sort_predict``.
-
-    Returns
-    -------
-    Tensor [B, n_items], float32
-        -inf for padding (id 0).
-    """
-    # LiteLLM4Rec gives padding no weight; RecBole's models may have positions for all of it.
-    full_length = not hasattr(model, "rec_llm")
-    device = next(model.parameters()).device
-    items, lengths = windows(histories, model.max_seq_length, full_length, device)
-    scores = model.full_sort_predict({model.ITEM_SEQ: items, model.ITEM_SEQ_LEN: lengths})
-    scores = scores.view(len(histories), model.n_items).float()
-    scores[:, 0] = -torch.inf
-    return scores
-
-
-@torch.inference_mode()
 def top(
-    scores: torch.Tensor,
+    scores: np.ndarray,
     k: int,
-    exclude: Sequence[Sequence[int]] | None = None,
-    among: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    exclude: Histories | None = None,
+    among: np.ndarray | None = None,
+) -> Ranked:
     """Best items of each row.
 
     Parameters
     ----------
-    scores : Tensor [B, n_items]
-        Changed in place.
-    k : int
-    exclude : sequence of sequence of int, optional
-        Internal ids that row b must not have.
-    among : LongTensor [C], optional
-        Internal ids to choose from; default: all.
-
-    Returns
-    -------
-    (LongTensor [B, K], Tensor [B, K]), on the CPU
-        Ids, best first, and their scores; K = min(k, number to choose from). -inf marks places
-        for which no item is left.
+    scores : numpy.ndarray
+        ``[B, n_items]``, -inf for padding (id 0); changed in place.
+    k, exclude, among
+        See :meth:`recbole_lite.inference.runtime.OnnxRuntime.rank`, also for what is returned.
     """
     if exclude is not None:
-        seen = pad_sequence([torch.tensor(row) for row in exclude], batch_first=True)
-        scores.scatter_(1, seen.to(scores.device), -torch.inf)  # padding has -inf already
+        np.put_along_axis(scores, padded(exclude), -np.inf, 1)  # padding has -inf already
     if among is not None:
         scores = scores[:, among]
-    values, places = scores.topk(min(k, scores.shape[1] - (among is None)), dim=1)
-    items = places if among is None else among[places]
-    return items.cpu(), values.cpu()
+    k = min(k, scores.shape[1] - (among is None))
+    places = np.argpartition(scores, -k, axis=1)[:, -k:]
+    places.sort(axis=1)  # of equal scores the lower id comes first
+    values = np.take_along_axis(scores, places, 1)
+    order = np.argsort(-values, axis=1, kind="stable")
+    places, values = (np.take_along_axis(part, order, 1) for part in (places, values))
+    ids = places if among is None else among[places]
+    return np.where(np.isneginf(values), 0, ids), values

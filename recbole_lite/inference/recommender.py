@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from logging import getLogger
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-import torch
+import numpy as np
 from huggingface_hub import ModelHubMixin, snapshot_download
 
-from recbole_lite.checkpoint import BEST_FILE
-from recbole_lite.errors import CheckpointError, RequestError
+from recbole_lite.errors import CheckpointError, MissingDependencyError, RequestError, one_line
 from recbole_lite.inference import folder as folders
-from recbole_lite.inference import ranking
-from recbole_lite.inference.card import model_card
+from recbole_lite.inference import graph_file
 from recbole_lite.inference.catalogue import Catalogue
-from recbole_lite.inference.dense import usual
-from recbole_lite.inference.engine import Engine
-from recbole_lite.inference.rebuild import build_model
-from recbole_lite.model.lite_llm4rec import LiteLLM4Rec
-from recbole_lite.text.llm_files import one_line
+from recbole_lite.inference.runtime import OnnxRuntime
+from recbole_lite.run_config import BEST_FILE, CONFIG_FILE
 
-_HUB_FILES = ["config.json", folders.ITEMS_FILE, folders.WEIGHTS_FILE, "README.md"]
+if TYPE_CHECKING:
+    import torch
+
+    from recbole_lite.inference.torch_runtime import TorchRuntime
+
+RUNTIMES = ("auto", "onnx", "torch")
+_HUB_FILES = [
+    "config.json", folders.ITEMS_FILE, folders.WEIGHTS_FILE, "model-*.onnx", "README.md",
+]  # fmt: skip
 
 
 class Recommendation(NamedTuple):
@@ -41,15 +44,16 @@ class UnknownItemWarning(UserWarning):
 class Recommender(ModelHubMixin):
     """A trained model that recommends for anyone with a history of items.
 
-    Made by :meth:`load` (a folder), :meth:`from_pretrained` (a folder or a repository of the
-    Hugging Face hub) or :meth:`from_contents`.
+    Made by :meth:`load` (a folder) or :meth:`from_pretrained` (a folder or a repository of the
+    Hugging Face hub). On a CPU a LiteLLM4Rec or an ItemLM runs in onnxruntime, on a graph that is
+    exported into the folder when it is first needed; everything else runs in torch.
 
     Parameters
     ----------
     contents : Contents
         What a model's folder holds.
-    model : torch.nn.Module
-        Built from it, in evaluation mode.
+    device, runtime
+        See :meth:`load`.
 
     Attributes
     ----------
@@ -62,14 +66,47 @@ class Recommender(ModelHubMixin):
     # Not None: otherwise huggingface_hub copies the arguments, all weights among them.
     _hub_mixin_config: ClassVar[dict] = {}
 
-    def __init__(self, contents: folders.Contents, model: torch.nn.Module):
-        self._contents, self.model = contents, model
+    def __init__(self, contents: folders.Contents, device="cpu", runtime: str = "auto"):
+        if runtime not in RUNTIMES:
+            raise RequestError(f"runtime must be one of {', '.join(RUNTIMES)}, found {runtime!r}")
+        self._contents, self._device = contents, device
+        self._asked, self._graph = runtime, None
+        self._by_torch = self._why_torch(runtime)
+        self._model = self._runtime = None
         self._new_items = None  # fitted at the first call of add_items
+        if self._by_torch or not self._graph.exists():
+            self._build()  # what cannot be built is an error of loading
+
+    def _why_torch(self, runtime: str) -> str | None:
+        """Reason for torch; None: onnxruntime it is.
+
+        Raises
+        ------
+        RequestError, MissingDependencyError
+            ``onnx`` is asked for and cannot be had.
+        """
+        if runtime == "torch":
+            return "asked for"
+        if self._contents.model not in graph_file.EXPORTABLE:
+            reason = f"{self._contents.model} has no graph"
+        elif str(self._device).partition(":")[0] != "cpu":
+            reason = f"onnxruntime runs on the CPU here, device is {self._device}"
+        else:
+            self._graph = graph_file.path_of(self._contents)
+            missing = None if self._graph.exists() else graph_file.missing_package()
+            if missing is None:
+                return None
+            reason = f"{missing} is not installed; type: pip install 'recbole-lite[onnx]'"
+            if runtime == "onnx":
+                raise MissingDependencyError(f"runtime: onnx: {reason}")
+        if runtime == "onnx":
+            raise RequestError(f"runtime: onnx: {reason}; set auto or torch")
+        return reason
 
     # -- loading and saving -----------------------------------------------------------------
 
     @classmethod
-    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> Recommender:
+    def load(cls, folder: str | Path, device="cpu", runtime: str = "auto") -> Recommender:
         """Load a finished run's folder, or a packed one.
 
         Parameters
@@ -77,21 +114,17 @@ class Recommender(ModelHubMixin):
         folder : str or Path
             ``saved/<run>``, or what :meth:`save_pretrained` wrote.
         device : str or torch.device
+        runtime : {"auto", "onnx", "torch"}
+            onnx: onnxruntime, on the CPU; torch: the model itself; auto: onnx where it can be had.
 
         Raises
         ------
         CheckpointError
             It is no model's folder, damaged, unfinished or of a newer format; with what to do.
+        RequestError, MissingDependencyError
+            There is no such runtime, or none for this model and device.
         """
-        contents = folders.read(folder)
-        try:
-            model = build_model(contents, torch.device(device))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            # Settings that were changed by hand or cut off; the weights' own errors say more.
-            raise CheckpointError(
-                f"{folder}: its settings do not describe a {contents.model} ({one_line(error)})"
-            ) from error
-        return cls(contents, model)
+        return cls(folders.read(folder), device, runtime)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs) -> Recommender:
@@ -103,10 +136,10 @@ class Recommender(ModelHubMixin):
             As :meth:`load`; or there is no such repository.
         """
         if Path(pretrained_model_name_or_path).is_dir():
-            return cls.load(pretrained_model_name_or_path, kwargs.get("device", "cpu"))
+            return cls.load(pretrained_model_name_or_path, **_chosen(kwargs))
         try:
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        except CheckpointError:
+        except (CheckpointError, RequestError, MissingDependencyError):
             raise
         except Exception as error:  # names, HTTP, file system: many classes
             raise CheckpointError(
@@ -127,12 +160,12 @@ class Recommender(ModelHubMixin):
             token=token,
             allow_patterns=_HUB_FILES,
         )
-        return cls.load(fetched, kwargs.get("device", "cpu"))
+        return cls.load(fetched, **_chosen(kwargs))
 
     def save_pretrained(self, save_directory: str | Path, **kwargs) -> str | None:
         """Write a folder to give away; see huggingface_hub's ModelHubMixin.
 
-        A model card that is there already stays as it is.
+        A model card that is there already stays as it is, unless it is another model's.
 
         Raises
         ------
@@ -141,13 +174,18 @@ class Recommender(ModelHubMixin):
         """
         if (Path(save_directory) / BEST_FILE).exists():
             raise RequestError(f"{save_directory}: the folder of a run; give another one")
+        self._config_before = _bytes_of(Path(save_directory, CONFIG_FILE))
         return super().save_pretrained(save_directory, **kwargs)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         folders.write(save_directory, self._contents)
+        if self._config_before not in (None, _bytes_of(save_directory / CONFIG_FILE)):
+            (save_directory / "README.md").unlink(missing_ok=True)  # another model's
 
     def generate_model_card(self, *args, **kwargs):
         """Model card with the data, the protocol and the measured metrics."""
+        from recbole_lite.inference.card import model_card
+
         return model_card(self._contents)
 
     # -- what it is -------------------------------------------------------------------------
@@ -166,6 +204,53 @@ class Recommender(ModelHubMixin):
     def name(self) -> str:
         """Model and data set, e.g. ``LiteLLM4Rec-ml-1m``."""
         return f"{self._contents.model}-{self._contents.dataset}"
+
+    @property
+    def model(self) -> torch.nn.Module:
+        """The model itself, in evaluation mode, built at first use."""
+        if self._model is None:
+            self._build()
+        return self._model
+
+    @property
+    def runtime(self) -> OnnxRuntime | TorchRuntime:
+        """What scores: ``runtime.name`` is ``onnx`` or ``torch``. Made at first use."""
+        if self._runtime is None and not self._by_torch:
+            self._runtime = self._open_graph()
+        if self._runtime is None:
+            from recbole_lite.inference.torch_runtime import TorchRuntime
+
+            self._runtime = TorchRuntime(self.model)
+        return self._runtime
+
+    def _build(self) -> None:
+        import torch
+
+        from recbole_lite.inference.rebuild import build_model
+
+        try:
+            self._model = build_model(self._contents, torch.device(self._device))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            # Settings that were changed by hand or cut off; the weights' own errors say more.
+            raise CheckpointError(
+                f"{self._contents.weights.parent}: its settings do not describe a "
+                f"{self._contents.model} ({one_line(error)})"
+            ) from error
+
+    def _open_graph(self) -> OnnxRuntime | None:
+        """The graph in onnxruntime, made if need be; None: it cannot be made."""
+        if self._graph.exists():
+            return OnnxRuntime(self._graph)
+        try:
+            graph = graph_file.make(self._contents, self.model)
+        except Exception as error:  # the exporter's, about operators that it does not know
+            if self._asked == "onnx":
+                raise CheckpointError(f"runtime: onnx: no graph: {one_line(error)}") from error
+            getLogger().warning(f"no graph for onnxruntime, torch runs it: {one_line(error)}")
+            self._by_torch = "no graph can be made"
+            return None
+        self._model = None  # what it takes is for others now
+        return OnnxRuntime(graph)
 
     # -- recommending -----------------------------------------------------------------------
 
@@ -230,7 +315,7 @@ class Recommender(ModelHubMixin):
         histories: Sequence[Sequence[int]],
         k: int,
         exclude_seen: bool = True,
-        among: torch.Tensor | None = None,
+        among: np.ndarray | None = None,
     ) -> Iterator[tuple[list[int], list[float]]]:
         """Best items of one batch of histories, all in internal ids (of the catalogue).
 
@@ -240,7 +325,7 @@ class Recommender(ModelHubMixin):
             None empty.
         k, exclude_seen
             See :meth:`recommend`.
-        among : LongTensor, optional
+        among : numpy.ndarray, optional
             As :meth:`among` gives it.
 
         Yields
@@ -248,17 +333,18 @@ class Recommender(ModelHubMixin):
         (list of int, list of float)
             Items of one history, best first, and their scores.
         """
-        scores = self.score(histories)
-        ranked = ranking.top(scores, k, histories if exclude_seen else None, among)
-        left = (~torch.isneginf(ranked[1])).sum(1).tolist()
-        for items, values, n in zip(*(part.tolist() for part in ranked), left, strict=True):
+        exclude = histories if exclude_seen else None
+        ids, scores = self.runtime.rank(histories, k, exclude, among)
+        left = (ids != 0).sum(1).tolist()
+        for items, values, n in zip(ids.tolist(), scores.tolist(), left, strict=True):
             yield items[:n], values[:n]
 
     def add_items(self, items: Sequence[str | Mapping[str, str]]) -> list[str]:
         """Add items that the model was not trained on, known by their text alone.
 
         What the model needs of them is predicted from the Item LLM's vectors; how well that
-        works is measured in docs/recommend.md. :meth:`save_pretrained` keeps them.
+        works is measured in docs/recommend.md. :meth:`save_pretrained` keeps them. From now on
+        torch scores; what is saved and loaded again has a graph of its own.
 
         Parameters
         ----------
@@ -283,32 +369,22 @@ class Recommender(ModelHubMixin):
         if self._new_items is None:
             self._new_items = NewItems(self._contents, self.model)
         ids = add_items(self._contents, self.model, self._new_items, items)
-        self.__dict__.pop("_engine", None)  # made of the model as it was
+        self._by_torch, self._runtime = "items were added", None  # the graph is of the model before
         return ids
 
-    def score(self, histories: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Scores of all items for one batch of histories of internal ids, none empty.
+    def score(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
+        """Scores of all items for histories of internal ids, none empty.
 
         Returns
         -------
-        Tensor [B, n_items], float32
+        numpy.ndarray [B, n_items], float32
             Those of the model's ``full_sort_predict`` but for rounding; -inf for padding (id 0).
         """
-        if self._engine is None:
-            return ranking.score(self.model, histories)
-        return self._engine.scores(histories)
+        return self.runtime.scores(histories)
 
     def warm_up(self, users: int = 32) -> None:
-        """Prepare for batches of up to `users`; see :meth:`Engine.warm_up`."""
-        if self._engine is not None:
-            self._engine.warm_up(users)
-
-    @cached_property
-    def _engine(self) -> Engine | None:
-        """The fast path, made when it is first needed; None: the model has none."""
-        if not isinstance(self.model, LiteLLM4Rec):
-            return None
-        return Engine(self.model, kind=usual(next(self.model.parameters()).device))
+        """Make the graph if need be, and answer batches of up to `users`."""
+        self.runtime.warm_up(users)
 
     def check_k(self, k: int) -> None:
         """Refuse a `k` that is no number of items of this catalogue.
@@ -349,7 +425,7 @@ class Recommender(ModelHubMixin):
             )
         return rows
 
-    def among(self, candidates: Sequence[str] | None) -> torch.Tensor | None:
+    def among(self, candidates: Sequence[str] | None) -> np.ndarray | None:
         """Internal ids of candidates, each once; None for None.
 
         Raises
@@ -366,7 +442,16 @@ class Recommender(ModelHubMixin):
             raise RequestError(f"candidates: {named_unknown(unknown)}")
         if not known:
             raise RequestError("candidates: the list is empty; leave it out to rank all items")
-        return torch.tensor(known, device=next(self.model.parameters()).device)
+        return np.array(known)
+
+
+def _bytes_of(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
+
+
+def _chosen(arguments: Mapping) -> dict:
+    """Arguments of :meth:`Recommender.load` among those of ``from_pretrained``."""
+    return {name: arguments[name] for name in ("device", "runtime") if name in arguments}
 
 
 def named_unknown(ids: Sequence[str]) -> str:

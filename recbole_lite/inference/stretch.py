@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import torch
 
-from recbole_lite.inference import ranking
+from recbole_lite.inference.ranking import padded
+from recbole_lite.inference.torch_runtime import TorchRuntime
 
 PLACES = 10  # of each list of recommendations
 USERS = 500
@@ -48,8 +49,8 @@ def find_stretch(model: torch.nn.Module, ids: torch.Tensor, twins: torch.Tensor)
     generator = torch.Generator().manual_seed(_SEED)
     device = model.head.weight.device
     histories = drawn_histories(model, ids.tolist(), generator)
-    items, lengths = ranking.windows(histories, model.max_seq_length, False, device)
-    users = model(items, lengths)  # [U, d]
+    items = torch.from_numpy(padded(histories, max_length=model.max_seq_length)).to(device)
+    users = model(items, (items != 0).sum(1))  # [U, d]
     kept = torch.randperm(len(ids), generator=generator)[:MOST_ITEMS]
     ids, twins = ids[kept].to(device), twins[kept].to(device)
     rows = model.head.weight[ids - 1]
@@ -85,9 +86,9 @@ def drawn_histories(model, ids: list[int], generator: torch.Generator) -> list[l
     """Histories of trained items: one at random, then one after another by the model's scores."""
     count = min(USERS, len(ids))
     first = torch.randperm(len(ids), generator=generator)[:count].tolist()
-    histories = [[ids[place]] for place in first]
+    histories, runtime = [[ids[place]] for place in first], TorchRuntime(model)
     for _ in range(min(STEPS, len(ids), model.max_seq_length) - 1):
-        scores = ranking.score(model, histories)
+        scores = runtime.score(histories)
         scores.scatter_(1, torch.tensor(histories, device=scores.device), -torch.inf)
         chances = torch.softmax(scores, 1).cpu()
         drawn = torch.multinomial(chances, 1, generator=generator)[:, 0].tolist()

@@ -77,7 +77,12 @@ class ItemLM(NextItemModel):
         self.head = None if tied else nn.Linear(d, self.n_items - 1, bias=False)
         self.read_loss(config)
 
-    def table(self) -> torch.Tensor:
+    @property
+    def reader(self) -> VectorReader:
+        """The causal language model."""
+        return self.lm
+
+    def item_table(self) -> torch.Tensor:
         """Vectors of all items, ``[n_items, d]``; row 0 is padding."""
         own = self.items.weight
         return own if self.item_tower is None else own + self.item_tower.table()
@@ -91,7 +96,7 @@ class ItemLM(NextItemModel):
 
     def head_weight(self) -> torch.Tensor:
         """``[n_items - 1, d]``: row i - 1 scores item i; the input table with ``tie_head``."""
-        return self.table()[1:] if self.head is None else self.head.weight
+        return self.item_table()[1:] if self.head is None else self.head.weight
 
 
 def _architecture(config, max_length: int) -> PretrainedConfig:

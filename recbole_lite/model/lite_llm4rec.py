@@ -89,6 +89,15 @@ class LiteLLM4Rec(NextItemModel):
             for module in modules:
                 module.requires_grad_(name not in stage.frozen_parts)
 
+    @property
+    def reader(self) -> RecommendationLLM:
+        """The Recommendation LLM."""
+        return self.rec_llm
+
+    def item_table(self) -> torch.Tensor:
+        """Vectors of all items behind the adapter, ``[n_items, d]``."""
+        return self.item_tower(torch.arange(self.n_items, device=self.item_tower.lacks_text.device))
+
     def head_weight(self) -> torch.Tensor:
         """``W_proj`` (equation 5), ``[n_items - 1, d]``; with ``tie_head`` the item vectors."""
         return self.item_tower.table()[1:] if self.head is None else self.head.weight

@@ -9,6 +9,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole_lite.data.prefixes import TARGETS
 from recbole_lite.data.windows import SEEN
 from recbole_lite.errors import ConfigError
+from recbole_lite.model.rec_llm import VectorReader
 from recbole_lite.model.repeated import distinct_rows
 from recbole_lite.model.seen import Seen
 from recbole_lite.model.softmax_loss import cross_entropy, sampled_cross_entropy
@@ -18,7 +19,7 @@ class NextItemModel(SequentialRecommender):
     """Sequence of items -> outputs -> h_u -> one score per item.
 
     A model of this kind sets ``pooling`` and ``user_dropout``, calls :meth:`read_loss`, and has
-    :meth:`encode` and :meth:`head_weight`.
+    :attr:`reader`, :meth:`item_table`, :meth:`encode` and :meth:`head_weight`.
 
     Attributes
     ----------
@@ -47,6 +48,18 @@ class NextItemModel(SequentialRecommender):
             )
         if self.loss_type == "SCE" and self.excludes_seen:
             raise ConfigError("loss_exclude_history works with loss_type: CE only")
+
+    @property
+    def reader(self) -> VectorReader:
+        """The language model over item vectors."""
+        raise NotImplementedError
+
+    def item_table(self) -> torch.Tensor:
+        """Vectors of all items as the language model reads them, ``[n_items, d]``; row 0: padding.
+
+        Without gradients through an Item LLM.
+        """
+        raise NotImplementedError
 
     def encode(self, item_seq: torch.Tensor) -> torch.Tensor:
         """Outputs of the language model, ``[B, L]`` ids -> ``[B, L, d]``."""

@@ -7,7 +7,7 @@ recommendations" (Section 5.3). All language models are of T5-small's size, but 
 cost the same as trained ones; only where a beam search may stop early does the time depend on
 them. The sides take turns in one process, after a warm-up; medians, and the whole range.
 
-"(engine)" is the same model on the path that serving takes (``recbole_lite/inference/engine.py``);
+"(onnx)" is the same model as it is served on a CPU (``recbole_lite/inference/runtime.py``);
 all others run as they are evaluated.
 
 "plain loop" is what one writes with the tokenizer and ``generate`` alone, as P5's and POD's authors
@@ -29,7 +29,6 @@ from transformers import AutoTokenizer, GenerationConfig
 from recbole_lite.config import LiteConfig
 from recbole_lite.data import create_dataset, data_preparation
 from recbole_lite.errors import ConfigError
-from recbole_lite.inference.engine import Engine
 from recbole_lite.model.generative.beam import write
 from recbole_lite.model.generative.numbers import item_numbers
 from recbole_lite.paths import PROPERTIES
@@ -40,7 +39,7 @@ TOP = 20
 NO_DECODER = {"decoder": False}
 TITLES = {**NO_DECODER, "item_in_prompt": "title"}
 PREFIX = {"config_files": [PROPERTIES / "prefix" / "ml-1m.yaml"]}
-ENGINE = {"engine": True}
+ONNX = {"runtime": "onnx"}
 SIDES = {
     "P5": ("P5", {}),
     "P5 w/o_d": ("P5", NO_DECODER),
@@ -54,9 +53,9 @@ SIDES = {
     "FDSA": ("FDSA", {}),
     "ItemLM": ("ItemLM", {}),
     "LiteLLM4Rec": ("LiteLLM4Rec", {}),
-    "LiteLLM4Rec (engine)": ("LiteLLM4Rec", ENGINE),
+    "LiteLLM4Rec (onnx)": ("LiteLLM4Rec", ONNX),
     "LiteLLM4Rec (prefix)": ("LiteLLM4Rec", PREFIX),
-    "LiteLLM4Rec (prefix + engine)": ("LiteLLM4Rec", {**PREFIX, **ENGINE}),
+    "LiteLLM4Rec (prefix + onnx)": ("LiteLLM4Rec", {**PREFIX, **ONNX}),
 }
 COMMON = {
     "llm_init": "scratch",
@@ -73,7 +72,7 @@ class Side:
     def __init__(self, name: str, dataset: str, settings: Mapping[str, Any], tokenizer=None):
         model, changes = SIDES[name]
         settings = {**COMMON, **settings, **changes}
-        files, engine = settings.pop("config_files", None), settings.pop("engine", False)
+        files, runtime = settings.pop("config_files", None), settings.pop("runtime", None)
         if model in ("P5", "POD"):
             settings["tokenizer"] = tokenizer
         self.config = LiteConfig(model, dataset, files, config_dict=settings)
@@ -85,7 +84,7 @@ class Side:
         torch.manual_seed(2020)
         self.model = self.config.model_class(self.config, train._dataset)
         self.model.to(self.config["device"]).eval()
-        self.engine = Engine(self.model) if engine else None
+        self.runtime = _onnx(self.model) if runtime else None
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self.rows = torch.arange(len(self.test._dataset.inter_feat))
 
@@ -105,9 +104,19 @@ class Side:
 
     def recommend(self, batch) -> torch.Tensor:
         """Top items, ``[B, TOP]``."""
-        if self.engine is not None:
-            return self.engine.topk(batch[self.model.ITEM_SEQ], TOP)[1]
+        if self.runtime is not None:
+            return torch.from_numpy(self.runtime.rank(batch[self.model.ITEM_SEQ].numpy(), TOP)[0])
         return self.model.full_sort_predict(batch).topk(TOP, dim=1).indices
+
+
+def _onnx(model):
+    """The model's graph in onnxruntime, with torch's number of threads."""
+    from recbole_lite.inference.export import build_graph
+    from recbole_lite.inference.runtime import OnnxRuntime
+
+    if next(model.parameters()).device.type != "cpu":
+        raise ConfigError("sides with onnx run on the CPU; leave them out on a GPU")
+    return OnnxRuntime(build_graph(model), torch.get_num_threads())
 
 
 def seconds(call: Callable, device) -> float:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recbole_lite.errors import ConfigError, RecboleLiteError
+from recbole_lite.errors import ConfigError, RecboleLiteError, one_line
 from recbole_lite.reproduce.budget import Side, measure, measured, reusable
-from recbole_lite.text.llm_files import one_line
 
 
 @dataclass(frozen=True)

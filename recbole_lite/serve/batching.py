@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 
 from recbole_lite.inference import ranking
 from recbole_lite.inference.recommender import Recommender
@@ -26,7 +26,7 @@ class Question:
     history: Sequence[int]
     k: int
     exclude_seen: bool
-    among: torch.Tensor | None
+    among: np.ndarray | None
 
 
 class Batcher:
@@ -106,11 +106,23 @@ class Batcher:
 
     def _answer(self, questions: list[Question]) -> list[Ranked]:
         self.batches += 1
-        scores = self.recommender.score([question.history for question in questions])
-        answers = []
-        for row, question in zip(scores.split(1), questions, strict=True):
-            seen = [question.history] if question.exclude_seen else None
-            items, values = ranking.top(row, question.k, seen, question.among)
-            left = int((~values.isneginf()).sum())
-            answers.append((items[0, :left].tolist(), values[0, :left].tolist()))
-        return answers
+        histories = [question.history for question in questions]
+        if any(question.among is not None for question in questions):
+            scores = self.recommender.score(histories)
+            return [_best(row, question) for row, question in zip(scores, questions, strict=True)]
+        most = max(question.k for question in questions)
+        exclude = [question.history if question.exclude_seen else [] for question in questions]
+        ranked = zip(*self.recommender.runtime.rank(histories, most, exclude), strict=True)
+        return [_left(*row, question.k) for row, question in zip(ranked, questions, strict=True)]
+
+
+def _best(scores: np.ndarray, question: Question) -> Ranked:
+    seen = [question.history] if question.exclude_seen else None
+    ids, values = ranking.top(scores[None], question.k, seen, question.among)
+    return _left(ids[0], values[0], question.k)
+
+
+def _left(ids: np.ndarray, scores: np.ndarray, k: int) -> Ranked:
+    """The first k, without places that no item is left for."""
+    n = int((ids[:k] != 0).sum())
+    return ids[:n].tolist(), scores[:n].tolist()

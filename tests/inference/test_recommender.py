@@ -9,8 +9,8 @@ import torch
 
 from recbole_lite import Recommender, load_data_and_model
 from recbole_lite.errors import CheckpointError, RequestError
-from recbole_lite.inference import ranking
 from recbole_lite.inference.recommender import UnknownItemWarning
+from recbole_lite.inference.torch_runtime import TorchRuntime
 
 # GPT-2 with learned decay over trained vectors, as in properties/prefix/ml-1m.yaml.
 PREFIX = {
@@ -104,25 +104,16 @@ def test_scores_are_those_of_full_sort_predict(name, folder_of):
             torch.testing.assert_close(scored, wanted[torch.tensor(ids) - 1], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name, fast", [("paper", True), ("prefix", True), ("SASRec", False)])
-def test_the_engine_scores_where_there_is_one(name, fast, folder_of, monkeypatch):
+@pytest.mark.parametrize("name, runtime", [("prefix", "onnx"), ("SASRec", "torch")])
+def test_the_runtime_is_chosen_by_the_model(name, runtime, folder_of):
     recommender = Recommender.load(folder_of(name))
     recommender.warm_up(2)
-    calls = []
-    plain = type(recommender.model).full_sort_predict
-
-    def watch(self, interaction):
-        calls.append(len(interaction[self.ITEM_SEQ]))
-        return plain(self, interaction)
-
-    monkeypatch.setattr(type(recommender.model), "full_sort_predict", watch)
+    assert recommender.runtime.name == runtime
     histories = [[3], [5, 1, 2], list(range(1, 20))]
     found = recommender.score(histories)
-    assert calls == ([] if fast else [3])
-    expected = ranking.score(recommender.model, histories)
-    assert calls[-1] == 3
-    assert found[:, 0].isneginf().all()
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert np.isneginf(found[:, 0]).all()
+    expected = TorchRuntime(recommender.model).scores(histories)
+    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_the_folder_needs_neither_data_nor_language_models(folder, monkeypatch):
@@ -318,6 +309,15 @@ def test_save_pretrained_and_back(name, folder_of, tmp_path):
     second.save_pretrained(tmp_path / "again")
     for file in names:
         assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "packed" / file).read_bytes()
+
+
+def test_another_model_brings_its_own_card(folder_of, tmp_path):
+    card = tmp_path / "README.md"
+    for name, edited in (("SASRec", False), ("SASRec", True), ("GRU4Rec", False)):
+        Recommender.load(folder_of(name)).save_pretrained(tmp_path)
+        assert ("edited by hand" in card.read_text()) == edited
+        assert f"# {name}-tiny" in card.read_text()
+        card.write_text(card.read_text() + "edited by hand")
 
 
 def test_a_run_is_not_overwritten(recommender, folder):

@@ -78,7 +78,7 @@ def test_scores_are_inner_products_with_the_table(init, item_lm):
     items = torch.tensor([[5, 2, 9]])
     hidden = model.encode(items)[0, -1]
     scores = alone(model, [5, 2, 9])
-    torch.testing.assert_close(scores[1:], model.table()[1:] @ hidden)
+    torch.testing.assert_close(scores[1:], model.item_table()[1:] @ hidden)
     assert scores[0] == -torch.inf
 
 
@@ -107,7 +107,7 @@ def test_text_and_id_are_added(item_lm):
     model, _ = item_lm(item_init="text+id")
     ids = torch.arange(model.n_items)
     expected = model.items.weight + model.item_tower.adapter(model.item_tower.vectors)
-    torch.testing.assert_close(model.table(), expected)
+    torch.testing.assert_close(model.item_table(), expected)
     assert not model.item_tower.vectors.requires_grad
     assert model.items(ids).shape == expected.shape
 

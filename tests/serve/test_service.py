@@ -163,8 +163,8 @@ def test_requests_under_load_are_answered_together(recommender):
 
 def test_too_many_waiting_requests_are_refused(recommender, monkeypatch):
     go_on = threading.Event()
-    score = recommender.score
-    monkeypatch.setattr(recommender, "score", lambda rows: go_on.wait(60) and score(rows))
+    rank = recommender.runtime.rank
+    monkeypatch.setattr(recommender.runtime, "rank", lambda *a: go_on.wait(60) and rank(*a))
     batcher = Batcher(recommender, max_batch=1, max_waiting=2)
     questions = asking(recommender, 4)
 
@@ -193,14 +193,14 @@ def test_overload_is_status_503(recommender, monkeypatch):
 
 
 def test_a_failure_is_told_and_does_not_end_the_worker(recommender, monkeypatch):
-    score, failures = recommender.score, iter([True, False])
+    rank, failures = recommender.runtime.rank, iter([True, False])
 
-    def sometimes(rows):
+    def sometimes(*arguments):
         if next(failures):
             raise RuntimeError("out of memory")
-        return score(rows)
+        return rank(*arguments)
 
-    monkeypatch.setattr(recommender, "score", sometimes)
+    monkeypatch.setattr(recommender.runtime, "rank", sometimes)
     with TestClient(create_app(recommender), raise_server_exceptions=False) as client:
         statuses = [client.post("/recommend", json={"history": ["i3"]}).status_code for _ in "ab"]
     assert statuses == [500, 200]

@@ -1,0 +1,173 @@
+"""A trained model's graph in onnxruntime; needs neither torch nor RecBole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from recbole_lite.errors import CheckpointError, MissingDependencyError, RequestError
+from recbole_lite.inference import ranking
+from recbole_lite.inference.ranking import Histories, Ranked
+
+FORMAT_VERSION = 2  # of exported graphs
+# How names of operators begin that refuse an input: onnxruntime's message holds them.
+REFUSED = "refused: "
+# Attention is laid out by the longest history of a call, so that larger batches are faster in parts
+# of similar length (docs/inference.md).
+USERS_AT_ONCE = 64
+
+
+class OnnxRuntime:
+    """A trained model's graph in onnxruntime, on the CPU.
+
+    Parameters
+    ----------
+    graph : str, Path or bytes
+        ``model.onnx`` or ``model.int8.onnx`` of an export, the graph in a model's folder, or its
+        content.
+    threads : int, optional
+        Default: ``OMP_NUM_THREADS`` where it is set, else onnxruntime's, all cores.
+
+    Attributes
+    ----------
+    n_items : int
+        Ids go from 1 to ``n_items - 1``.
+    max_length : int
+        Items of a history that the model reads: the last ones.
+
+    Raises
+    ------
+    CheckpointError
+        Missing, damaged, or of another format.
+    MissingDependencyError
+        onnxruntime is not installed.
+    """
+
+    name = "onnx"
+
+    def __init__(self, graph: str | Path | bytes, threads: int | None = None):
+        try:
+            import onnxruntime
+        except ImportError:
+            raise MissingDependencyError(
+                "onnxruntime is not installed; type: pip install onnxruntime"
+            ) from None
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or int(os.environ.get("OMP_NUM_THREADS") or 0)
+        options.log_severity_level = 4  # what fails is raised, too
+        place = "the graph" if isinstance(graph, bytes) else graph
+        if place is graph and not Path(graph).is_file():
+            raise CheckpointError(
+                f"{graph}: no such file; type: recbole-lite export --model=RUN_FOLDER --out=FOLDER"
+            )
+        try:
+            self.session = onnxruntime.InferenceSession(
+                graph if isinstance(graph, bytes) else str(graph),
+                options,
+                providers=["CPUExecutionProvider"],
+            )
+        except Exception as error:  # onnxruntime's have no common class
+            raise CheckpointError(f"{place}: onnxruntime cannot read it: {error}") from None
+        facts = self.session.get_modelmeta().custom_metadata_map
+        _check_format(place, facts)
+        self.n_items, self.max_length = int(facts["n_items"]), int(facts["max_length"])
+
+    def scores(self, histories: Histories) -> np.ndarray:
+        """Scores of all items, ``[B, n_items]`` float32, -inf for padding (id 0).
+
+        Parameters
+        ----------
+        histories : sequence of sequence of int, or numpy.ndarray
+            Internal ids, the earliest first; an array ``[B, L]`` has 0 in front of or behind them.
+
+        Raises
+        ------
+        RequestError
+            An empty history, padding between items, an id outside the catalogue.
+        """
+        found = np.empty((len(histories), self.n_items), np.float32)
+        for rows, items, exclude in self._parts(histories, None):
+            found[rows] = self._run(["all_scores"], items, exclude, 1)[0]
+        return found
+
+    def rank(
+        self,
+        histories: Histories,
+        k: int,
+        exclude: Histories | None = None,
+        among: np.ndarray | None = None,
+    ) -> Ranked:
+        """Best items of each history.
+
+        Parameters
+        ----------
+        histories
+            See :meth:`scores`.
+        k : int
+        exclude : like `histories`, optional
+            Internal ids that row b must not have; rows may be empty.
+        among : numpy.ndarray, optional
+            ``[C]`` internal ids to choose from; default: all.
+
+        Returns
+        -------
+        (numpy.ndarray [B, K] int64, numpy.ndarray [B, K] float32)
+            Ids, best first, and their scores; K = min(k, number to choose from). -inf and id 0
+            mark places for which no item is left.
+
+        Raises
+        ------
+        RequestError
+            As :meth:`scores`; ids in `exclude` outside the catalogue.
+        """
+        if among is not None:
+            return ranking.top(self.scores(histories), k, exclude, among)
+        k = min(k, self.n_items - 1)
+        ids = np.empty((len(histories), k), np.int64)
+        scores = np.empty((len(histories), k), np.float32)
+        for rows, items, seen in self._parts(histories, exclude):
+            scores[rows], ids[rows] = self._run(["scores", "ids"], items, seen, k)
+        return ids, scores
+
+    def warm_up(self, users: int = 32) -> None:
+        """Answer batches of several sizes, so that no request waits for memory to be laid out."""
+        for count in {1, min(users, USERS_AT_ONCE)}:
+            self.rank([[1] * self.max_length] * count, 1, [[1]] * count)
+
+    def _parts(self, histories, exclude) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Which rows, their items ``[b, L]`` and what they exclude ``[b, S]``."""
+        order = np.arange(len(histories))
+        if len(order) > USERS_AT_ONCE:
+            order = np.argsort(ranking.lengths(histories), kind="stable")
+        for begin in range(0, len(order), USERS_AT_ONCE):
+            rows = order[begin : begin + USERS_AT_ONCE]
+            seen = np.zeros((len(rows), 0), np.int64)
+            if exclude is not None:
+                seen = ranking.padded(exclude, rows)
+            yield rows, ranking.padded(histories, rows, self.max_length), seen
+
+    def _run(self, outputs: list[str], items, exclude, k: int) -> list[np.ndarray]:
+        inputs = {"items": items, "exclude": exclude, "k": np.array([k], np.int64)}
+        try:
+            return self.session.run(outputs, inputs)
+        except Exception as error:  # onnxruntime's have no common class
+            _, refused, why = str(error).partition(f"Name:'{REFUSED}")
+            if not refused:
+                raise
+            raise RequestError(why.partition("'")[0]) from None
+
+
+def _check_format(place, facts) -> None:
+    version = facts.get("format_version")
+    if version is None or int(version) < FORMAT_VERSION:
+        raise CheckpointError(
+            f"{place}: not a graph of this version of recbole-lite; export the model again"
+        )
+    if int(version) > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{place}: format version {version}, written by recbole-lite "
+            f"{facts.get('recbole_lite')}; this one reads {FORMAT_VERSION}: upgrade"
+        )
