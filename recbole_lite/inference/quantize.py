@@ -16,6 +16,10 @@ def quantize(path: str | Path, head: bool = False) -> Path:
     Weights have one scale per output, activations one per call, found while it runs. The item
     vectors, attention and, unless asked for, the head stay in float32.
 
+    Weights take 7 bits (-64 to 64). Processors without int8 dot products (VNNI) add two products of
+    an unsigned activation and a weight in 16 bits, where larger ones overflow: 2 * 255 * 64 fits,
+    2 * 255 * 127 does not. Unsigned weights would be right as well, but slower than float32.
+
     Parameters
     ----------
     path : str or Path
@@ -51,6 +55,7 @@ def quantize(path: str | Path, head: bool = False) -> Path:
                 str(name),
                 weight_type=QuantType.QInt8,
                 per_channel=True,
+                reduce_range=True,
                 op_types_to_quantize=["MatMul"],
                 nodes_to_quantize=[name for name in weighted if name not in spared],
             ),
