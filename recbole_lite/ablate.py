@@ -20,7 +20,7 @@ import numpy as np
 from recbole_lite.config import LiteConfig
 from recbole_lite.errors import ConfigError, RecboleLiteError, TrainingError
 from recbole_lite.evaluation import LiteEvaluator, ranked_by
-from recbole_lite.files import write_atomically
+from recbole_lite.files import to_json, write_atomically
 from recbole_lite.paths import PROPERTIES
 from recbole_lite.quick_start import run_one
 from recbole_lite.report.ablation import render, summarise
@@ -256,7 +256,7 @@ def _check_row(row: Row, config: LiteConfig) -> None:
 
 def comparable(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings as they come back from JSON, without those of presentation."""
-    plain = json.loads(json.dumps(settings))
+    plain = json.loads(to_json(settings))
     return {key: value for key, value in plain.items() if key not in PRESENTATION}
 
 
@@ -326,12 +326,12 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     content = dict(content)
     # Thousands of users on one line, an epoch on another.
     ranks, history = content.pop("ranks", None), content.pop("history", None)
-    text = json.dumps(content, indent=1, ensure_ascii=False)
+    text = to_json(content, indent=1)
     if history is not None:
-        epochs = ",\n".join(f"  {json.dumps(epoch)}" for epoch in history)
+        epochs = ",\n".join(f"  {to_json(epoch)}" for epoch in history)
         text = f'{text[:-2]},\n "history": [\n{epochs}\n ]\n}}'
     if ranks is not None:
-        text = f'{text[:-2]},\n "ranks": {json.dumps(ranks, ensure_ascii=False)}\n}}'
+        text = f'{text[:-2]},\n "ranks": {to_json(ranks)}\n}}'
     write_atomically(path, lambda name: name.write_text(text + "\n", encoding="utf-8"))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from recbole_lite.files import write_atomically
+from recbole_lite.files import to_json, write_atomically
 
 TABLE, RECORDS, PLOTS = "trials.md", "trials.json", "plots.html"
 
@@ -46,7 +46,7 @@ def records_json(result: dict[str, Any]) -> str:
 
     def strip(record):
         mark = f"@history {len(histories)}@"
-        lines = ",\n    ".join(json.dumps(entry) for entry in record["history"])
+        lines = ",\n    ".join(to_json(entry) for entry in record["history"])
         histories[json.dumps(mark)] = f"[\n    {lines}\n   ]" if lines else "[]"
         return {**below(record), "history": mark}
 
@@ -58,7 +58,7 @@ def records_json(result: dict[str, Any]) -> str:
     if plain["best"]:
         best = below(plain["best"])
         plain["best"] = {key: value for key, value in best.items() if key != "history"}
-    text = json.dumps(plain, indent=1, ensure_ascii=False)
+    text = to_json(plain, indent=1)
     for mark, lines in histories.items():
         text = text.replace(mark, lines)
     return text + "\n"

@@ -21,7 +21,7 @@ from recbole.utils import ModelType
 
 from recbole_lite.config import LiteConfig
 from recbole_lite.data import create_dataset, data_preparation
-from recbole_lite.files import write_atomically
+from recbole_lite.files import to_plain, write_json
 from recbole_lite.paths import PROPERTIES
 from recbole_lite.products import matrix_products
 from recbole_lite.quick_start import run
@@ -230,7 +230,8 @@ def reusable(
         for key, value in settings.items()
         if key in used and key not in _PLACES | _PLANNED | side.settings.keys()
     }
-    same = found.get("minutes") == minutes and {**shared, **side.settings}.items() <= used.items()
+    wanted = to_plain({**shared, **side.settings})  # as the file has them
+    same = found.get("minutes") == minutes and wanted.items() <= used.items()
     return found if same else None
 
 
@@ -258,7 +259,5 @@ def measured(
     if found is not None:
         return found, False
     found = by(side, dataset, settings, minutes, command)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(found, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda name: name.write_text(text, encoding="utf-8"))
+    write_json(path, found, indent=None)
     return found, True

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_lite.errors import ConfigError
-from recbole_lite.files import write_atomically
+from recbole_lite.files import write_atomically, write_json
 from recbole_lite.reproduce import paper
 from recbole_lite.reproduce.budget import Side
 from recbole_lite.reproduce.markdown import budget, figure, grid, short
@@ -52,7 +52,7 @@ def table5(request: Request) -> str:
             repeats=5,
             command=request.command,
         )
-        _write(path, result)
+        write_json(path, result)
     else:
         request.say(f"reused from {path}")
     return render(result)
@@ -155,8 +155,3 @@ def _read(path: Path) -> dict | None:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-
-
-def _write(path: Path, content: dict) -> None:
-    text = json.dumps(content, indent=1) + "\n"
-    write_atomically(path, lambda name: name.write_text(text, encoding="utf-8"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,7 @@ from recbole.utils import get_local_time
 
 from recbole_lite.config import LiteConfig
 from recbole_lite.errors import ConfigError
-from recbole_lite.files import write_atomically
+from recbole_lite.files import write_json
 from recbole_lite.report.environment import environment
 from recbole_lite.tune import cluster, items
 from recbole_lite.tune.cli import SWEEP_FILE
@@ -101,7 +100,7 @@ def sweep(
         )
         items.prepare(made.space, plan.configure_preparing)
         if resume is None:
-            _write_json(folder / SWEEP_FILE, {**made.plain(), "command": command})
+            write_json(folder / SWEEP_FILE, {**made.plain(), "command": command}, finite=False)
         records = read_records(
             _search(made, config, plan, resources, resume is not None),
             plan,
@@ -205,8 +204,3 @@ def _finish(made, config, plan, records, seconds, command, resources) -> dict[st
         write_best(best, made, plan, result)
     result["files"] = write_report(result, Path(plan.folder))
     return result
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    text = json.dumps(content, indent=1, ensure_ascii=False)
-    write_atomically(path, lambda name: name.write_text(text + "\n", encoding="utf-8"))

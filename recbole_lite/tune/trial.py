@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_lite.errors import CheckpointError, ConfigError
-from recbole_lite.files import write_atomically
+from recbole_lite.files import write_json
 from recbole_lite.tune.space import Space
 
 HISTORY_FILE = "history.json"
@@ -137,7 +137,8 @@ def train(plan: Plan, params: dict[str, Any], folder: Path, report: Reporter) ->
     report.epochs = sum(stage.epochs for stage in read_stages(config))
     if (folder / ENDED_FILE).exists():  # Ray's own records are older than the trial's end
         for entry in json.loads((folder / HISTORY_FILE).read_text(encoding="utf-8")):
-            report(entry)
+            score = entry["valid_score"]
+            report({**entry, "valid_score": math.nan if score is None else score})
         return
     begun = last_run(folder)
     try:
@@ -201,8 +202,7 @@ class Reporter:
     def __call__(self, entry: Mapping[str, Any]) -> None:
         """Report an entry of the trainer's ``history``."""
         self._history.append(dict(entry))
-        text = json.dumps(self._history)
-        write_atomically(self._folder / HISTORY_FILE, lambda path: path.write_text(text))
+        write_json(self._folder / HISTORY_FILE, self._history, indent=None)
         best = best_entry(self._history, self.bigger)
         self._last = {
             "epoch": entry["epoch"] + 1,
@@ -229,7 +229,7 @@ def best_entry(history: list[dict[str, Any]], bigger: bool) -> dict[str, Any]:
 
     def rank(entry):
         score = entry["valid_score"]
-        if math.isnan(score):
+        if score is None or math.isnan(score):  # files have null for NaN
             return -math.inf
         return score if bigger else -score
 
