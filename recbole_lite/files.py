@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from datetime import date
 from decimal import Decimal
 from numbers import Real
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,18 @@ def file_sha256(path: str | Path) -> str:
 # -- JSON -------------------------------------------------------------------------------------
 
 
+# Types, before those that they are kinds of -> how they become plain; members of enumerations and
+# NumPy's strings are instances of these that YAML does not know.
+_SCALARS: dict[type, Callable[[Any], Any]] = {
+    type(None): lambda value: None,
+    bool: bool,
+    int: int,
+    str: str.__str__,
+    date: methodcaller("isoformat"),
+    os.PathLike: os.fspath,
+}
+
+
 def to_plain(value: Any, finite: bool = True, unknown: Callable[[Any], Any] = str) -> Any:
     """Turn a value that a metric, a user or a library brings into what JSON has.
 
@@ -83,12 +96,9 @@ def to_plain(value: Any, finite: bool = True, unknown: Callable[[Any], Any] = st
     """
     if isinstance(value, float):  # also NumPy's float64
         return float(value) if math.isfinite(value) or not finite else None
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, int):  # an enumeration's, say
-        return int(value)
-    if isinstance(value, str):
-        return str.__str__(value)
+    for kind, convert in _SCALARS.items():
+        if isinstance(value, kind):
+            return convert(value)
     if isinstance(value, Mapping):
         return {
             key if isinstance(key, (str, int)) else str(key): to_plain(entry, finite, unknown)
@@ -100,11 +110,8 @@ def to_plain(value: Any, finite: bool = True, unknown: Callable[[Any], Any] = st
         return to_plain(sorted(value, key=str), finite, unknown)
     if hasattr(value, "tolist"):  # NumPy, torch, pandas
         return to_plain(value.tolist(), finite, unknown)
-    if isinstance(value, (Real, Decimal)):
-        return to_plain(float(value), finite, unknown)
-    if isinstance(value, date):
-        return value.isoformat()
-    return str(value) if isinstance(value, os.PathLike) else unknown(value)
+    is_number = isinstance(value, (Real, Decimal))
+    return to_plain(float(value), finite, unknown) if is_number else unknown(value)
 
 
 def to_json(content: Any, indent: int | None = None, finite: bool = True) -> str:
@@ -115,9 +122,7 @@ def to_json(content: Any, indent: int | None = None, finite: bool = True) -> str
     return json.dumps(to_plain(content, finite), indent=indent, ensure_ascii=False)
 
 
-def write_json(
-    path: str | Path, content: Any, indent: int | None = 1, finite: bool = True
-) -> None:
+def write_json(path: str | Path, content: Any, indent: int | None = 1, finite: bool = True) -> None:
     """Write a JSON file (:func:`to_json`), which a person can read unless `indent` is None."""
     text = to_json(content, indent, finite) + "\n"
     write_atomically(path, lambda name: name.write_text(text, encoding="utf-8"))

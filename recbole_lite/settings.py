@@ -299,8 +299,8 @@ def checked(key: str, setting: Setting, default: Any) -> Any:
 
 def _unsavable(key: str, setting: Setting, part: Any):
     raise ConfigError(
-        f"{setting.origin}: {key}: a value of type {type(part).__name__} cannot be saved with the run; "
-        "give numbers, strings, lists or mappings"
+        f"{setting.origin}: {key}: a value of type {type(part).__name__} cannot be saved with "
+        "the run; give numbers, strings, lists or mappings"
     )
 
 

@@ -68,7 +68,8 @@ def _summarise_row(row, base) -> dict[str, Any]:
         for name in runs[0]["test"]
     }
     described["valid"] = {
-        name: _spread([_number(run["valid"].get(name)) for run in runs]) for name in runs[0]["valid"]
+        name: _spread([_number(run["valid"].get(name)) for run in runs])
+        for name in runs[0]["valid"]
     }
     described["epochs"] = fmean(run["epochs"] for run in runs)
     described["minutes"] = fmean(sum(run["seconds"].values()) / 60 for run in runs)

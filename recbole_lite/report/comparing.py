@@ -54,7 +54,7 @@ def _difference(a: Side, b: Side) -> str | None:
             f"{silent[0].run.folder} does not say how it ranked, as an older version wrote it; "
             "make it anew"
         )
-    both_known = a.run.metrics["test_set"] and b.run.metrics["test_set"]
+    both_known = a.run.metrics.get("test_set") and b.run.metrics.get("test_set")
     if both_known:
         return difference(a.run, b.run)
     # An older result does not say what its test set was; its users and the data's size do.

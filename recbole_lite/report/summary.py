@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from tabulate import tabulate
+
+NOT_TESTED = (
+    "Nothing was measured on a test set: eval_args leave nothing for it. The model can be used."
+)
 
 
 def render(result: dict[str, Any]) -> str:
@@ -15,6 +20,8 @@ def render(result: dict[str, Any]) -> str:
     """
     runs = [result, *result["baselines"].values()]
     parts = [_headline(result), _metrics_table(runs), _seconds_table(runs)]
+    if not result["parts"]["test"]:
+        parts[1] = NOT_TESTED + (f"\n\n{parts[1]}" if result["best_valid_result"] else "")
     if result["run_dir"]:
         parts.append(f"Checkpoint: {result['run_dir']}\nLog:        {result['log_file']}")
         if result.get("report"):
@@ -42,7 +49,7 @@ def _metrics_table(runs) -> str:
     rows = []
     for run in runs:
         figures = [
-            None if part is None else float(part[name])
+            None if part is None else part.get(name)
             for part in (run["best_valid_result"], run["test_result"])
             for name in names
         ]
@@ -58,7 +65,7 @@ def _metrics_table(runs) -> str:
 
 
 def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+    return "-" if value is None or math.isnan(value) else f"{value:.4f}"
 
 
 def _ratio(a: float | None, b: float | None) -> str:
