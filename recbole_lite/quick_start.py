@@ -325,7 +325,7 @@ def _tell_empty(parts: dict[str, int]) -> None:
             "valid_metric and stopping_step have no effect"
         )
     if not parts["test"]:
-        warn("eval_args leave nothing for a test: the model will not be measured on one")
+        warn("eval_args leave nothing for a test: the model is trained and not measured")
 
 
 def load_data_and_model(model_file: str | Path, data_path: str | Path | None = None):
