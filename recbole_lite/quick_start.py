@@ -328,7 +328,11 @@ def _tell_empty(parts: dict[str, int]) -> None:
         warn("eval_args leave nothing for a test: the model is trained and not measured")
 
 
-def load_data_and_model(model_file: str | Path, data_path: str | Path | None = None):
+def load_data_and_model(
+    model_file: str | Path,
+    data_path: str | Path | None = None,
+    changes: Mapping[str, Any] | None = None,
+):
     """Rebuild what a run has made from its folder.
 
     Parameters
@@ -337,6 +341,8 @@ def load_data_and_model(model_file: str | Path, data_path: str | Path | None = N
         ``run_dir`` of a result, or a file in it.
     data_path : str or Path, optional
         Where the data set is now; default: where it was.
+    changes : dict, optional
+        Other settings that are the machine's, e.g. ``item_embedding_cache_dir``.
 
     Returns
     -------
@@ -352,7 +358,7 @@ def load_data_and_model(model_file: str | Path, data_path: str | Path | None = N
     folder = Path(model_file)
     folder = folder if folder.is_dir() else folder.parent
     content = checkpoint.load_config(folder)
-    settings = content["settings"]
+    settings = {**content["settings"], **(changes or {})}
     if data_path is not None:
         settings["data_path"] = str(data_path)
     config = LiteConfig(content["model"], content["dataset"], config_dict=settings, typed=True)

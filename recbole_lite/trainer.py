@@ -303,11 +303,12 @@ class LiteMixin(Resuming):
         shared = not self.config["single_spec"]
         if shared:
             terms = getattr(self.model, "loss_terms", len)  # what the loss is a mean over
-            own = distributed.JointLoss(own, train_data, terms)
+            own = distributed.JointLoss(own, train_data, terms, self.model)
         # RecBole's loop hands the batch to the loss alone; a message about the loss wants its ids.
         self._watch = Watch(own, train_data, epoch_idx)
         loss = super()._train_epoch(train_data, epoch_idx, self._watch, *arguments[1:], **others)
         if shared:
+            distributed.join_batch_norms(self.model)
             loss = distributed.mean_over_processes(loss, self.device)
         self._steps += len(train_data)
         return loss

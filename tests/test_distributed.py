@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from recbole.model.general_recommender import BPR
 
 from recbole_lite import (
     LiteConfig,
@@ -37,17 +38,35 @@ PLAIN = {
 }
 
 
+class CountingBPR(BPR):
+    """Counts the users and the steps that it is trained on."""
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.register_buffer("user_count", torch.zeros(self.n_users))
+        self.steps = 0
+
+    def calculate_loss(self, interaction):
+        self.user_count.index_add_(0, interaction[self.USER_ID], torch.ones(len(interaction)))
+        self.steps += 1
+        return super().calculate_loss(interaction)
+
+
 def several(config_dict, runs):
     """Several runs in the same processes; starting those is what takes the time.
 
-    The last one goes on with the first.
+    The last one goes on with the first. CountingBPR is told by what becomes of it.
     """
+    try:
+        counted = run(CountingBPR, "tiny", config_dict={**config_dict, "epochs": 1})["epochs"]
+    except ConfigError as error:
+        counted = str(error)
     results = [
         run(model, "tiny", config_dict={**config_dict, **own}, per_user=True)
         for model, own in runs.items()
     ]
     longer = {**config_dict, **runs["GRU4Rec"], "epochs": 5, "resume": results[0]["run_dir"]}
-    return [*results, run("GRU4Rec", "tiny", config_dict=longer, per_user=True)]
+    return [*results, run("GRU4Rec", "tiny", config_dict=longer, per_user=True)], counted
 
 
 def figures(result):
@@ -66,10 +85,19 @@ def test_two_processes_are_one_with_the_joint_batch(quick, workdir, llm_folders)
     }
     # 29 of 30 users: the second process has none of the last batch.
     runs = {**PLAIN, "P5": writer, "GRU4Rec": {**PLAIN["GRU4Rec"], "eval_batch_size": 29}}
+    runs["Pop"] = {"train_batch_size": 50}
     values = quick(epochs=3, metrics=["Recall", "NDCG", "ItemCoverage"])
-    alone = several(values, runs)
+    alone, counted = several(values, runs)
+    assert counted == 1
     config = LiteConfig("GRU4Rec", "tiny", config_dict=values, overrides=["--nproc=2"])
-    together = launch(several, config, {"config_dict": values, "runs": runs})
+    boards = set(Path("log_tensorboard").iterdir())
+    together, counted = launch(several, config, {"config_dict": values, "runs": runs})
+    assert counted == (
+        "nproc: CountingBPR changes user_count in its loss without a gradient, from the rows of "
+        "one process alone; train it by one process"
+    )
+    records = set(Path("log_tensorboard").iterdir()) - boards
+    assert len(records) == len(together) + 1  # the first process's
     for one, two in zip(alone, together, strict=True):
         assert figures(two) == pytest.approx(figures(one), rel=2e-5)
         assert two["best_valid_result"] == pytest.approx(one["best_valid_result"], abs=1e-3)
@@ -78,7 +106,7 @@ def test_two_processes_are_one_with_the_joint_batch(quick, workdir, llm_folders)
         assert two["per_user"]["users"] == one["per_user"]["users"]
         assert np.array_equal(two["per_user"]["ranks"], one["per_user"]["ranks"])
         # One folder for both processes; it reloads in one process, to the same weights.
-        assert len(list((workdir / "saved").iterdir())) == 6  # three alone, three together
+        assert len(list((workdir / "saved").iterdir())) == 10  # five alone, five together
         settings = json.loads((workdir / two["run_dir"] / "config.json").read_text())["settings"]
         assert "local_rank" not in settings
         weights = [load_data_and_model(result["run_dir"])[1].state_dict() for result in (one, two)]

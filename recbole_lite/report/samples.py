@@ -10,7 +10,8 @@ import torch
 
 from recbole_lite.data.atomic import read_header
 from recbole_lite.data.loaders import HistoryMaskLoader
-from recbole_lite.errors import ConfigError
+from recbole_lite.data.windows import Windows
+from recbole_lite.errors import ConfigError, ReportError
 from recbole_lite.settings import nearest
 
 TEXT = ("token", "token_seq")  # types of fields
@@ -51,6 +52,8 @@ def sample_users(
         can have one title).
     """
     asked = test_data._dataset
+    if not isinstance(asked.inter_feat, Windows):
+        raise ReportError("eval_args give a user several test items; a sample shows one")
     # A loader of its own: the run's may rank against sampled items only (eval_args, mode).
     loader = HistoryMaskLoader(config, asked, None)
     count = min(config["sample_users"] if count is None else count, len(asked))

@@ -20,7 +20,7 @@ def render(result: dict[str, Any]) -> str:
     """
     runs = [result, *result["baselines"].values()]
     parts = [_headline(result), _metrics_table(runs), _seconds_table(runs)]
-    if not result["parts"]["test"]:
+    if not result.get("parts", {}).get("test", True):
         parts[1] = NOT_TESTED + (f"\n\n{parts[1]}" if result["best_valid_result"] else "")
     if result["run_dir"]:
         parts.append(f"Checkpoint: {result['run_dir']}\nLog:        {result['log_file']}")

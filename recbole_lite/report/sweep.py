@@ -113,10 +113,10 @@ def table(result: dict[str, Any], style: str) -> str:
     return tabulate(rows, head, tablefmt=style, colalign=align, disable_numparse=True)
 
 
-def _value(value: Any) -> str:
+def _value(value: Any, how: str = ".4g") -> str:
     if value is None:
         return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return format(value, how) if isinstance(value, float) else str(value)
 
 
 def _headline(result) -> str:
@@ -134,12 +134,16 @@ def _best_lines(result) -> str:
     figures = [("valid", best["valid"]), ("test", best["test_result"])]
     names = list(best["valid"])
     rows = [
-        [part, *(f"{figure[name]:.4f}" for name in names)] for part, figure in figures if figure
+        [part, *(_value(figure[name], ".4f") for name in names)]
+        for part, figure in figures
+        if figure
     ]
     lines = tabulate(rows, [best["trial"], *names], disable_numparse=True)
     note = "The test split was looked at once, by this trial's best weights."
     if best["test_result"] is None:
         note = "The test split has not been looked at."
+        if not result["interrupted"]:
+            note = "Nothing was measured on a test set: eval_args leave nothing for it."
     return f"{lines}\n{note}"
 
 

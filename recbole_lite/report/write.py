@@ -181,8 +181,9 @@ def _test_again(record: RunRecord) -> None:
     from recbole_lite.registry import get_trainer
 
     folder = record.folder
-    config, model, dataset, train_data, valid_data, test_data = load_data_and_model(folder)
-    config["log_wandb"] = False
+    here = {"checkpoint_dir": str(folder.parent), "log_wandb": False}  # a run may be moved
+    loaded = load_data_and_model(folder, changes=here)
+    config, model, dataset, train_data, valid_data, test_data = loaded
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
     trainer.keep_no_record()
     trainer.eval_collector.data_collect(train_data)  # counts that some metrics need

@@ -27,9 +27,7 @@ from recbole_lite.tune.made import (
 )
 from recbole_lite.tune.records import Record, read_records
 from recbole_lite.tune.space import read_space
-from recbole_lite.tune.trial import Plan, run_trial
-
-RAY_FOLDER = "ray"
+from recbole_lite.tune.trial import RAY_FOLDER, Plan, run_trial
 
 
 def sweep(
@@ -147,6 +145,7 @@ def _search(made: Sweep, config: LiteConfig, plan: Plan, resources, resume: bool
     trainable = tune.with_resources(
         tune.with_parameters(run_trial, plan=plan), {"cpu": resources.cpus, "gpu": resources.gpus}
     )
+    Announcer.plan = plan
     state = Path(plan.folder, RAY_FOLDER)
     if resume and tune.Tuner.can_restore(str(state)):
         return tune.Tuner.restore(str(state), trainable=trainable).fit()
@@ -165,7 +164,7 @@ def _search(made: Sweep, config: LiteConfig, plan: Plan, resources, resume: bool
             name=RAY_FOLDER,
             storage_path=plan.folder,
             failure_config=tune.FailureConfig(max_failures=int(made.settings.max_retries)),
-            callbacks=[Announcer(plan, config["valid_metric"], made.trials)],
+            callbacks=[Announcer(config["valid_metric"], made.trials)],
             verbose=0,
         ),
     )

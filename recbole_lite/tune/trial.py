@@ -20,6 +20,7 @@ from recbole_lite.errors import CheckpointError, ConfigError
 from recbole_lite.files import write_json
 from recbole_lite.tune.space import Space
 
+RAY_FOLDER = "ray"  # in the sweep's: Ray's state and results
 HISTORY_FILE = "history.json"
 ENDED_FILE = "ended"  # nothing is left to do: the scheduler has stopped the trial, or it is through
 ERROR_FILE = "error.txt"
@@ -60,6 +61,10 @@ class Plan:
     def trial_folder(self, trial_id: str) -> Path:
         """Where a trial keeps its checkpoints, log and history."""
         return Path(self.folder, "trials", trial_id)
+
+    def ray_folder(self, trial_id: str) -> Path:
+        """Where Ray keeps a trial's results; its own paths are those of before a move."""
+        return Path(self.folder, RAY_FOLDER, trial_id)
 
     def configure(self, params: Mapping[str, Any], **changes: Any):
         """Configuration of a trial; `params` as :meth:`Space.decode` gives them."""
