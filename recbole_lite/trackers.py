@@ -97,7 +97,7 @@ def tensorboard_folder(config) -> Iterator[Path]:
     logger = getLogger()
     logs = [handler.baseFilename for handler in logger.handlers if hasattr(handler, "baseFilename")]
     default = f"{config['model']}-{config['dataset']}-{get_local_time()}"
-    name = (Path(logs[0]).stem if logs else default).replace(".", "_")
+    name = (Path(logs[-1]).stem if logs else default).replace(".", "_")
     folder, n = Path("log_tensorboard", name), 1
     while True:
         try:

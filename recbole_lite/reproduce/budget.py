@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from recbole.utils import ModelType
 
-from recbole_lite.config import LiteConfig
+from recbole_lite.config import LiteConfig, explained
 from recbole_lite.data import create_dataset, data_preparation
 from recbole_lite.files import to_plain, write_json
 from recbole_lite.paths import PROPERTIES
@@ -96,13 +96,17 @@ def plan(side: Side, dataset: str, settings: Mapping[str, Any], seconds: float) 
     """
     settings = {"checkpoint_every": 0, "show_progress": False, **settings, **side.settings}
     config = LiteConfig(side.model, dataset, side.files, config_dict=settings)
-    train_data, *_ = data_preparation(config, create_dataset(config))
+    with explained(f"{side.model} cannot be built", config):
+        train_data, *_ = data_preparation(config, create_dataset(config))
     if config["MODEL_TYPE"] == ModelType.TRADITIONAL:  # counts once; there is nothing to repeat
         steps = len(train_data)
         settings |= {"epochs": 1}
         return {"step_seconds": 0.0, "steps": steps, "steps_per_epoch": steps, "settings": settings}
-    model = config.model_class(config, train_data._dataset).to(config["device"]).train()
-    optimizer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model).optimizer
+    with explained(f"{side.model} cannot be built", config):
+        model = config.model_class(config, train_data._dataset).to(config["device"]).train()
+        trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    trainer.keep_no_record()
+    optimizer = trainer.optimizer
     batches = itertools.chain.from_iterable(itertools.repeat(train_data))
     times = []
     with matrix_products(config["matrix_products"], config["device"]):  # as in training

@@ -44,7 +44,7 @@ def table5(request: Request) -> str:
 
     path = request.out / request.dataset / "efficiency.json"
     result = _read(path)
-    if result is None:
+    if result is None or result.get("problems"):
         result = measure(
             request.dataset,
             request.settings,
