@@ -270,11 +270,11 @@ def _end(result, trainer, dataset, loaders, saved: bool, per_user: bool, samples
         keep_metrics(trainer, result)
     with optional("what is known of the test"):
         _describe(result, trainer, dataset, (valid_data, test_data))
-    users = dict(NO_USERS)
+    users = None
     with optional("the test users' ranks"):
         users = per_user_of(trainer.evaluator, test_data, dataset)
     if per_user:
-        result["per_user"] = users
+        result["per_user"] = users or dict(NO_USERS)
     if samples and config["sample_users"] and result["parts"]["test"]:
         with optional("sample_users"):
             result["samples"] = sample_users(trainer, test_data, dataset, config)

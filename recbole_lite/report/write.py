@@ -71,7 +71,7 @@ def keep_metrics(trainer, result: dict[str, Any]) -> None:
 
 
 def keep_run(
-    trainer, result: dict[str, Any], dataset, valid_data, test_data, per_user: dict[str, Any]
+    trainer, result: dict[str, Any], dataset, valid_data, test_data, per_user: dict[str, Any] | None
 ) -> str | None:
     """Write what describes a run whose metrics are written, and its report.
 
@@ -83,8 +83,8 @@ def keep_run(
         As :func:`recbole_lite.quick_start.run_one` returns it; gets ``test_set``, its SHA-256.
     dataset, valid_data, test_data
         What the run was made with.
-    per_user : dict
-        ``users`` and ``ranks``, see :func:`recbole_lite.quick_start.run`.
+    per_user : dict or None
+        ``users`` and ``ranks``, see :func:`recbole_lite.quick_start.run`; None: to be found later.
 
     Returns
     -------
@@ -98,10 +98,11 @@ def keep_run(
     with optional(str(folder / ENVIRONMENT_FILE), remedy):
         write_json(folder / ENVIRONMENT_FILE, environment())
     test_set = None
-    with optional(str(folder / USERS_FILE), remedy):
-        test_set = _test_set(dataset, valid_data, test_data, per_user)
-        result["test_set"] = test_set and test_set.sha256
-        _keep_users(folder, test_set, per_user)
+    if per_user is not None:
+        with optional(str(folder / USERS_FILE), remedy):
+            test_set = _test_set(dataset, valid_data, test_data, per_user)
+            result["test_set"] = test_set and test_set.sha256
+            _keep_users(folder, test_set, per_user)
     with optional(str(folder / SAMPLES_FILE), remedy):
         _keep_samples(trainer, folder, dataset, test_data, test_set)
     with optional(str(folder / REPORT_FILE), remedy):
