@@ -31,7 +31,7 @@ import torch
 from safetensors.torch import save_file
 
 from recbole_lite.errors import CheckpointError
-from recbole_lite.files import file_sha256, write_atomically
+from recbole_lite.files import file_sha256, to_json, write_atomically
 from recbole_lite.settings import to_yaml
 
 CONFIG_FILE = "config.json"
@@ -240,7 +240,7 @@ def load_config(folder: Path) -> dict[str, Any]:
 def save_weights(path: Path, model: torch.nn.Module, **facts: Any) -> None:
     """Write a model's tensors; `facts` (plain data) go into the header."""
     tensors = model_tensors(model)
-    metadata = {"facts": json.dumps(facts), "sha256": _sha256(tensors)}
+    metadata = {"facts": to_json(facts), "sha256": _sha256(tensors)}
     _write(path, lambda name: save_file(tensors, name, metadata=metadata))
 
 

@@ -167,3 +167,54 @@ def test_only_the_first_process_writes_when_a_run_is_resumed(first, config_for, 
     get_trainer(config["MODEL_TYPE"], "SASRec")(config, model).resume_checkpoint(folder)
     assert stale.exists() is not first
     assert ((folder / "config.yaml").read_text() != before) is first
+
+
+class Stateful(torch.nn.Module):
+    """Everything that a model can keep beside its parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(2))
+        self.norm = torch.nn.BatchNorm1d(2)
+        self.inner = torch.nn.Module()
+        self.inner.register_buffer("count", torch.zeros(3, dtype=torch.long))
+        self.mean = torch.zeros(2)
+        self.seen = np.zeros(2)
+        self.total, self.steps = 0.0, 0
+
+
+CHANGES = {
+    "weight": lambda model: model.weight.data.add_(1),
+    "norm": lambda model: model.norm.running_mean.add_(1),
+    "inner.count": lambda model: model.inner.count.add_(1),
+    "mean": lambda model: model.mean.mul_(0.5).add_(1),
+    "seen": lambda model: model.seen.__iadd__(1),
+    "total": lambda model: setattr(model, "total", 2.5),
+}
+
+
+@pytest.mark.parametrize("place", CHANGES)
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_own_state_that_differs_between_processes_is_refused(place, everywhere, monkeypatch):
+    def gather(parts, own):
+        parts[:] = [own, own if everywhere else {}]
+
+    monkeypatch.setattr(distributed.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(distributed.dist, "all_gather_object", gather)
+    model = Stateful()
+    before = distributed._own_state(model)
+    CHANGES[place](model)
+    if everywhere or place in ("weight", "norm"):
+        distributed._check_own_state(model, before)
+        return
+    with pytest.raises(ConfigError, match=f"nproc: Stateful changes {place} in its loss"):
+        distributed._check_own_state(model, before)
+
+
+def test_batch_norms_have_the_mean_of_all_processes(monkeypatch):
+    monkeypatch.setattr(distributed.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(distributed.dist, "all_reduce", lambda tensor: tensor.add_(3.0))
+    model = Stateful()  # its running mean is 0, its variance 1; the other process has 3
+    distributed.join_batch_norms(model)
+    assert model.norm.running_mean.tolist() == [1.5, 1.5]
+    assert model.norm.running_var.tolist() == [2.0, 2.0]

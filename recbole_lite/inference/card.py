@@ -38,6 +38,7 @@ def model_card(contents: Contents) -> ModelCard:
                 metric_value=round(float(value), 6),
             )
             for metric, value in test.items()
+            if value is not None
         ]
         or None,
     )
@@ -121,7 +122,11 @@ def _protocol(settings, results) -> str:
 
 
 def _results(about) -> str:
-    results = {name: values for name, values in about.get("results", {}).items() if values}
+    results = {
+        name: {metric: value for metric, value in (values or {}).items() if value is not None}
+        for name, values in about.get("results", {}).items()
+    }
+    results = {name: values for name, values in results.items() if values}
     if not results:
         measured = "results" in about
         return "Nothing was measured: it was trained on all data." if measured else "Not recorded."
