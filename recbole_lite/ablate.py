@@ -25,12 +25,14 @@ from recbole_lite.paths import PROPERTIES
 from recbole_lite.quick_start import run_one
 from recbole_lite.report.ablation import render, summarise
 from recbole_lite.report.environment import environment
+from recbole_lite.report.write import optional
 from recbole_lite.settings import nearest, parse_overrides, read_yaml
 from recbole_lite.text.llm_files import one_line
 
 ROWS = PROPERTIES / "ablation"
 DEFAULT_OUT = Path("results", "ablation")  # / name of the dataset
 SPLIT = {"LS": "valid_and_test"}
+AGAIN = "the same command makes it from the results"
 NOT_A_ROWS = {"model", "dataset", "seed"}  # keys that tell rows and their runs apart
 # Settings that change what is shown or kept, and no figure.
 PRESENTATION = {
@@ -142,9 +144,10 @@ def ablate(
             if not row.given_up and row.same_as is None:
                 _fill(row, seed, out, command, say)
     summary = _summary(table, seeds, config, command)
-    _write_json(out / "ablation.json", summary)
-    text = render(summary)
-    write_atomically(out / "ablation.md", lambda path: path.write_text(text, encoding="utf-8"))
+    with optional(str(out), AGAIN):
+        _write_json(out / "ablation.json", summary)
+        text = render(summary)
+        write_atomically(out / "ablation.md", lambda path: path.write_text(text, encoding="utf-8"))
     return summary
 
 
@@ -280,8 +283,9 @@ def _fill(row: Row, seed: int, out: Path, command: str, say: Callable[[str], Non
             say(f"{label}: not run: {row.problem}")
             return
         record = _record(row, seed, result, command)
-        _write_json(path, record)
-        say(f"{label}: written to {path}")
+        with optional(str(path), "the row is in the table, but will be trained again"):
+            _write_json(path, record)
+            say(f"{label}: written to {path}")
     row.records[seed] = record
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -171,6 +172,8 @@ def run_one(
     logger.info(config, extra=FILE_ONLY)
     _check_stage(config)
     check_trackers(config)
+    if saved:
+        _check_writable(config["checkpoint_dir"])
 
     with clock("data"), explained(f"{config['dataset']} cannot be read", config):
         dataset = create_dataset(config)
@@ -396,6 +399,15 @@ def _check_stage(config):
             f"pre_model_path: no file {config['pre_model_path']!r}. Run --train_stage=pretrain "
             "first; it prints the path"
         )
+
+
+def _check_writable(folder: str) -> None:
+    """What a run saves first comes after its first epoch."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ConfigError(f"checkpoint_dir: {folder}: {error.strerror}") from None
 
 
 def count_data(dataset) -> dict[str, int]:

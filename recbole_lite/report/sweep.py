@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
 from recbole_lite.files import to_json, write_atomically
+from recbole_lite.report.write import optional
 
 TABLE, RECORDS, PLOTS = "trials.md", "trials.json", "plots.html"
 
@@ -26,15 +28,19 @@ def write_report(result: dict[str, Any], folder: Path) -> dict[str, str]:
     Returns
     -------
     dict
-        What a file is -> its path: ``table``, ``records``, ``plots`` (None without Plotly),
-        ``best`` (None without a result), ``ray``.
+        What a file is -> its path, or None where it was not written, ``plots`` without Plotly
+        say: ``table``, ``records``, ``plots``, ``best``, ``ray``.
     """
-    files: dict[str, Any] = {"table": str(folder / TABLE), "records": str(folder / RECORDS)}
-    files["plots"] = str(folder / PLOTS) if _write_plots(result, folder / PLOTS) else None
-    files["best"] = str(folder / "best.yaml") if result["best"] else None
+    made = {"records": (RECORDS, records_json), "table": (TABLE, _page)}
+    if find_spec("plotly"):  # among RecBole's requirements, but nothing else here depends on it
+        made["plots"] = (PLOTS, _plots)
+    files: dict[str, Any] = dict.fromkeys(("table", "records", "plots"))
+    for what, (name, text_of) in made.items():
+        with optional(str(folder / name), f"--resume={folder} makes it again"):
+            _write(folder / name, text_of(result))
+            files[what] = str(folder / name)
+    files["best"] = str(folder / "best.yaml") if (folder / "best.yaml").exists() else None
     files["ray"] = str(folder / "ray")
-    _write(folder / TABLE, _page(result))
-    _write(folder / RECORDS, records_json(result))
     return files
 
 
@@ -143,7 +149,7 @@ def _best_lines(result) -> str:
     if best["test_result"] is None:
         note = "The test split has not been looked at."
         if not result["interrupted"]:
-            note = "Nothing was measured on a test set: eval_args leave nothing for it."
+            note = "Nothing was measured on a test set: eval_args leave none, or the test failed."
     return f"{lines}\n{note}"
 
 
@@ -169,10 +175,7 @@ def _write(path: Path, text: str) -> None:
     write_atomically(path, lambda name: name.write_text(text, encoding="utf-8"))
 
 
-def _write_plots(result, path: Path) -> bool:
-    try:
-        from recbole_lite.report.sweep_plots import plots_html
-    except ImportError:  # Plotly is among RecBole's requirements, but nothing here depends on it
-        return False
-    _write(path, plots_html(result))
-    return True
+def _plots(result) -> str:
+    from recbole_lite.report.sweep_plots import plots_html
+
+    return plots_html(result)

@@ -28,7 +28,7 @@ from recbole_lite.quick_start import run
 from recbole_lite.registry import get_trainer
 from recbole_lite.report.environment import environment
 from recbole_lite.report.run_folder import PROTOCOL
-from recbole_lite.report.write import plain
+from recbole_lite.report.write import optional, plain
 
 FIRST_STAGE = 0.6  # share of the steps with frozen vectors, with `two_stages`
 SECOND_RATE = 5e-4  # learning rate of the second stage
@@ -263,5 +263,6 @@ def measured(
     if found is not None:
         return found, False
     found = by(side, dataset, settings, minutes, command)
-    write_json(path, found, indent=None)
+    with optional(str(path), "the row is in the table, but will be trained again"):
+        write_json(path, found, indent=None)
     return found, True

@@ -9,6 +9,7 @@ from typing import Any
 
 from recbole_lite.errors import ConfigError
 from recbole_lite.files import write_atomically, write_json
+from recbole_lite.report.write import optional
 from recbole_lite.reproduce import paper
 from recbole_lite.reproduce.budget import Side
 from recbole_lite.reproduce.markdown import budget, figure, grid, short
@@ -120,7 +121,8 @@ def reproduce(target: str, request: Request) -> str:
     )
     text += f"\n\n`{request.command}`\n"
     path = request.out / request.dataset / f"{target}.md"
-    write_atomically(path, lambda name: name.write_text(text, encoding="utf-8"))
+    with optional(str(path), "the same command makes it from the results"):
+        write_atomically(path, lambda name: name.write_text(text, encoding="utf-8"))
     return text
 
 
