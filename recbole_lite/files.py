@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
 from datetime import date
 from decimal import Decimal
 from numbers import Real
@@ -104,9 +104,9 @@ def to_plain(value: Any, finite: bool = True, unknown: Callable[[Any], Any] = st
             key if isinstance(key, (str, int)) else str(key): to_plain(entry, finite, unknown)
             for key, entry in value.items()
         }
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray, memoryview)):
         return [to_plain(entry, finite, unknown) for entry in value]
-    if isinstance(value, (set, frozenset)):
+    if isinstance(value, Set):
         return to_plain(sorted(value, key=str), finite, unknown)
     if hasattr(value, "tolist"):  # NumPy, torch, pandas
         return to_plain(value.tolist(), finite, unknown)

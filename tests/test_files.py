@@ -4,7 +4,7 @@ import datetime
 import decimal
 import enum
 import json
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,7 @@ VALUES = [
     ((1, (2.5, None)), [1, [2.5, None]]), ({"b", "a"}, ["a", "b"]), (frozenset([3]), [3]),
     (datetime.date(2026, 1, 2), "2026-01-02"), (pd.Timestamp("2026-01-02 03:04"),
     "2026-01-02T03:04:00"), (np.datetime64("2026-01-02"), "2026-01-02"),
+    (range(2), [0, 1]), ({"a": 1}.keys(), ["a"]), (deque([1]), [1]), (b"a", "b'a'"),
     (Path("a/b"), "a/b"), (decimal.Decimal("0.5"), 0.5), (Size.SMALL, 3), (Name.A, "a"),
     (OrderedDict(b=np.float32(1), a=True), {"b": 1.0, "a": True}), ({np.int64(3): 1}, {"3": 1}),
     (torch.device("cpu"), "cpu"), (torch.float32, "torch.float32"),

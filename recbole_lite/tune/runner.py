@@ -97,7 +97,7 @@ def sweep(
             f"time, each with {resources.cpus:g} CPU and {resources.gpus:g} GPU; folder: {folder}"
         )
         items.prepare(made.space, plan.configure_preparing)
-        if resume is None:
+        if space is not None:  # of one that goes on: its files may be elsewhere
             write_json(folder / SWEEP_FILE, {**made.plain(), "command": command}, finite=False)
         records = read_records(
             _search(made, config, plan, resources, resume is not None),
