@@ -20,16 +20,18 @@ import numpy as np
 from recbole_lite.config import LiteConfig
 from recbole_lite.errors import ConfigError, RecboleLiteError, TrainingError, one_line
 from recbole_lite.evaluation import LiteEvaluator, ranked_by
-from recbole_lite.files import write_atomically
+from recbole_lite.files import to_json, write_atomically
 from recbole_lite.paths import PROPERTIES
 from recbole_lite.quick_start import run_one
 from recbole_lite.report.ablation import render, summarise
 from recbole_lite.report.environment import environment
+from recbole_lite.report.write import optional
 from recbole_lite.settings import nearest, parse_overrides, read_yaml
 
 ROWS = PROPERTIES / "ablation"
 DEFAULT_OUT = Path("results", "ablation")  # / name of the dataset
 SPLIT = {"LS": "valid_and_test"}
+AGAIN = "the same command makes it from the results"
 NOT_A_ROWS = {"model", "dataset", "seed"}  # keys that tell rows and their runs apart
 # Settings that change what is shown or kept, and no figure.
 PRESENTATION = {
@@ -141,9 +143,10 @@ def ablate(
             if not row.given_up and row.same_as is None:
                 _fill(row, seed, out, command, say)
     summary = _summary(table, seeds, config, command)
-    _write_json(out / "ablation.json", summary)
-    text = render(summary)
-    write_atomically(out / "ablation.md", lambda path: path.write_text(text, encoding="utf-8"))
+    with optional(str(out), AGAIN):
+        _write_json(out / "ablation.json", summary)
+        text = render(summary)
+        write_atomically(out / "ablation.md", lambda path: path.write_text(text, encoding="utf-8"))
     return summary
 
 
@@ -255,7 +258,7 @@ def _check_row(row: Row, config: LiteConfig) -> None:
 
 def comparable(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings as they come back from JSON, without those of presentation."""
-    plain = json.loads(json.dumps(settings))
+    plain = json.loads(to_json(settings))
     return {key: value for key, value in plain.items() if key not in PRESENTATION}
 
 
@@ -279,8 +282,9 @@ def _fill(row: Row, seed: int, out: Path, command: str, say: Callable[[str], Non
             say(f"{label}: not run: {row.problem}")
             return
         record = _record(row, seed, result, command)
-        _write_json(path, record)
-        say(f"{label}: written to {path}")
+        with optional(str(path), "the row is in the table, but will be trained again"):
+            _write_json(path, record)
+            say(f"{label}: written to {path}")
     row.records[seed] = record
 
 
@@ -325,12 +329,12 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     content = dict(content)
     # Thousands of users on one line, an epoch on another.
     ranks, history = content.pop("ranks", None), content.pop("history", None)
-    text = json.dumps(content, indent=1, ensure_ascii=False)
+    text = to_json(content, indent=1)
     if history is not None:
-        epochs = ",\n".join(f"  {json.dumps(epoch)}" for epoch in history)
+        epochs = ",\n".join(f"  {to_json(epoch)}" for epoch in history)
         text = f'{text[:-2]},\n "history": [\n{epochs}\n ]\n}}'
     if ranks is not None:
-        text = f'{text[:-2]},\n "ranks": {json.dumps(ranks, ensure_ascii=False)}\n}}'
+        text = f'{text[:-2]},\n "ranks": {to_json(ranks)}\n}}'
     write_atomically(path, lambda name: name.write_text(text + "\n", encoding="utf-8"))
 
 

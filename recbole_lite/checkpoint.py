@@ -31,7 +31,7 @@ import torch
 from safetensors.torch import save_file
 
 from recbole_lite.errors import CheckpointError
-from recbole_lite.files import file_sha256, write_atomically
+from recbole_lite.files import file_sha256, to_json, write_atomically
 from recbole_lite.run_config import BEST_FILE as BEST_FILE
 from recbole_lite.run_config import CONFIG_FILE as CONFIG_FILE
 from recbole_lite.run_config import load_config as load_config
@@ -218,7 +218,7 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
 def save_weights(path: Path, model: torch.nn.Module, **facts: Any) -> None:
     """Write a model's tensors; `facts` (plain data) go into the header."""
     tensors = model_tensors(model)
-    metadata = {"facts": json.dumps(facts), "sha256": _sha256(tensors)}
+    metadata = {"facts": to_json(facts), "sha256": _sha256(tensors)}
     _write(path, lambda name: save_file(tensors, name, metadata=metadata))
 
 

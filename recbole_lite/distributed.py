@@ -8,6 +8,7 @@ does not follow a number of windows that changes from epoch to epoch.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import sys
@@ -20,6 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from recbole.utils import ModelType
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from recbole_lite.errors import ConfigError, RecboleLiteError, TrainingError
 
@@ -188,11 +191,17 @@ def alone(config) -> Iterator[None]:
 
 
 def share_loaders(config, loaders: tuple) -> tuple:
-    """Give this process its share of every batch (training, validation, test)."""
+    """Give this process its share of every batch (training, validation, test).
+
+    A model that counts rather than learns (Pop) is trained on whole batches in every process: what
+    it counts has no gradient that would be added up.
+    """
     if config["single_spec"]:
         return loaders
-    for loader, keeps_step in zip(loaders, (True, False, False), strict=True):
-        loader.collate_fn = _Share(loader.collate_fn, keeps_step)
+    counts = config["MODEL_TYPE"] == ModelType.TRADITIONAL
+    for loader, trains in zip(loaders, (True, False, False), strict=True):
+        if not (trains and counts):
+            loader.collate_fn = _Share(loader.collate_fn, keeps_step=trains)
         loader.shuffle = False  # RecBole would look for its DistributedSampler
     return loaders
 
@@ -241,25 +250,83 @@ class JointLoss:
         Whose batches are shared; one call is one batch.
     count : callable
         Interaction -> number of terms that the loss is a mean over.
+    model : torch.nn.Module
+        Whose loss it is.
     """
 
-    def __init__(self, loss: Callable, loader, count: Callable[[Any], int]):
-        self._loss, self._loader, self._count = loss, loader, count
+    def __init__(self, loss: Callable, loader, count: Callable[[Any], int], model: torch.nn.Module):
+        self._loss, self._loader, self._count, self._model = loss, loader, count, model
         self._batch = 0
 
     def __call__(self, interaction):
-        """Weighted loss; the gradient of the mean over processes is the joint one."""
+        """Weighted loss; the gradient of the mean over processes is the joint one.
+
+        Raises
+        ------
+        ConfigError
+            The first batch has changed the model's own state, in each process otherwise.
+        """
         size = self._loader.batch_size
         rows = min(size, len(self._loader.sampler) - self._batch * size)
         self._batch += 1
         has_rows = dist.get_rank() < rows
+        before = _own_state(self._model) if self._batch == 1 else None
         loss = self._loss(interaction)
+        if before is not None:
+            _check_own_state(self._model, before)
         first = loss[0] if isinstance(loss, tuple) else loss
         own = torch.tensor(float(self._count(interaction) if has_rows else 0), device=first.device)
         total = own.clone()
         dist.all_reduce(total)
         weight = own * dist.get_world_size() / total
         return tuple(part * weight for part in loss) if isinstance(loss, tuple) else loss * weight
+
+
+def _own_state(model: torch.nn.Module) -> dict[str, Any]:
+    """What a model keeps beside its parameters: place -> digest of tensors, arrays and numbers."""
+    found = {}
+    for place, module in model.named_modules():
+        if isinstance(module, _BatchNorm):  # see `join_batch_norms`
+            continue
+        own = {**vars(module), **module._buffers}
+        for name, value in own.items():
+            if isinstance(value, torch.Tensor) and not isinstance(value, torch.nn.Parameter):
+                value = (id(value), value._version) if value.is_sparse else value.detach().cpu()
+            if isinstance(value, torch.Tensor):
+                value = value.contiguous().flatten().view(torch.uint8).numpy()
+            if isinstance(value, np.ndarray) and value.dtype != object:
+                value = hashlib.sha256(np.ascontiguousarray(value)).hexdigest()
+            if isinstance(value, (int, float, str, tuple)) and name != "training":
+                found[f"{place}.{name}".strip(".")] = value
+    return found
+
+
+def _check_own_state(model: torch.nn.Module, before: dict[str, Any]) -> None:
+    """Refuse a model whose training changes more than parameters by the rows that it sees.
+
+    Gradients are added up; what such a change means, and how those of several processes could be
+    joined, is known to the model alone. What changes everywhere alike (a count of steps) is fine.
+    """
+    now = _own_state(model)
+    changed = {name: now[name] for name in now if name in before and now[name] != before[name]}
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, changed)
+    names = {name for part in parts for name in part}
+    different = sorted(n for n in names if len({repr(part.get(n)) for part in parts}) > 1)
+    if different:
+        raise ConfigError(
+            f"nproc: {type(model).__name__} changes {', '.join(different)} in its loss without a "
+            "gradient, from the rows of one process alone; train it by one process"
+        )
+
+
+def join_batch_norms(model: torch.nn.Module) -> None:
+    """Give all processes the mean of their running means and variances."""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and module.track_running_stats:
+            for statistics in (module.running_mean, module.running_var):
+                dist.all_reduce(statistics)
+                statistics /= dist.get_world_size()
 
 
 def mean_over_processes(loss, device: torch.device):

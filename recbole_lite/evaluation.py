@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from copy import copy
 from functools import partial
 from typing import ClassVar
@@ -152,7 +153,9 @@ class LiteEvaluator(Evaluator):
     def evaluate(self, dataobject):
         """Compute all metrics; what they rank by is kept for :meth:`per_user`."""
         self.ranked = dataobject.get("rec.topk") if "rec.topk" in dataobject else None
-        return super().evaluate(dataobject)
+        found = super().evaluate(dataobject)
+        # Some of RecBole's metrics give NumPy's numbers, which JSON and others do not take.
+        return OrderedDict((name, float(value)) for name, value in found.items())
 
     def per_user(self, ranked: torch.Tensor | None) -> dict[str, np.ndarray]:
         """Values of the top-k metrics before they are averaged.

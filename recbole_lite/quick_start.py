@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -17,16 +18,26 @@ from recbole_lite import checkpoint, distributed
 from recbole_lite.config import LiteConfig, explained
 from recbole_lite.data import create_dataset, data_preparation
 from recbole_lite.data.candidates import write_candidates
-from recbole_lite.errors import ConfigError
+from recbole_lite.errors import ConfigError, RecboleLiteError
 from recbole_lite.evaluation import first_ranks
 from recbole_lite.fine_tuning import begin_with
 from recbole_lite.log import FILE_ONLY, init_logger
 from recbole_lite.products import uses_onednn
 from recbole_lite.registry import can_train_prefixes, get_model, get_trainer
 from recbole_lite.report.random_guess import random_guess
-from recbole_lite.report.samples import sample_users
+from recbole_lite.report.samples import item_titles, sample_users
 from recbole_lite.report.usage import memory
-from recbole_lite.report.write import keep_run, write_report
+from recbole_lite.report.write import (
+    keep_metrics,
+    keep_run,
+    later,
+    optional,
+    plain,
+    write_report,
+)
+from recbole_lite.trackers import check_trackers
+
+NO_USERS = {"users": [], "metrics": {}, "ranks": np.zeros(0, int)}
 
 
 def run(
@@ -55,7 +66,9 @@ def run(
         RecBole's ``best_valid_score``, ``valid_score_bigger``, ``best_valid_result`` and
         ``test_result``, and:
 
-        - ``model``, ``dataset``; ``data``: counts of users, items, interactions
+        - ``model``, ``dataset``; ``data``: counts of users, items, interactions; ``parts``: rows
+          of ``train``, ``valid`` and ``test``. Without a validation part the weights of the last
+          epoch are kept and ``best_valid_score`` is None; without a test part ``test_result`` is
         - ``run_dir`` (None unless saved), ``report`` (likewise), ``log_file``: what was written
         - ``parameters``: number of trainable ones (where there are stages: in the first)
         - ``epochs``: number trained; ``history``: one dict per epoch
@@ -66,7 +79,7 @@ def run(
           else None
         - ``seconds``: wall time of each step; ``memory``: after each step, see
           :func:`~recbole_lite.report.usage.memory`
-        - ``baselines``: such a dict for each; ``samples``: see
+        - ``baselines``: such a dict for each that could be run; ``samples``: see
           :func:`~recbole_lite.report.samples.sample_users`
         - with `per_user`, ``per_user``: ``users`` (raw ids, in the order of the test loader),
           ``metrics`` (name -> one value per user; their mean is the ``test_result``) and
@@ -75,7 +88,8 @@ def run(
     Raises
     ------
     RecboleLiteError
-        Anything that the user can mend; the message says how.
+        Anything that the user can mend; the message says how. What only describes a run, and a
+        baseline, fail with a warning once the model has been trained.
     """
     sources = {
         "dataset": dataset,
@@ -94,15 +108,27 @@ def run(
         for name in ([names] if isinstance(names, str) else names)
     ]
     result = run_one(config, saved, per_user=per_user)
-    result["baselines"] = {
-        baseline["model"]: run_one(
-            baseline, saved, resume=False, samples=False, per_user=per_user, init_from=False
-        )
-        for baseline in baselines
-    }
+    result["baselines"] = {}
+    for baseline in baselines:
+        with _costing_no_result(baseline):
+            result["baselines"][baseline["model"]] = run_one(
+                baseline, saved, resume=False, samples=False, per_user=per_user, init_from=False
+            )
     if result["report"] and baselines:
-        write_report(result["run_dir"])  # anew: now the baselines stand beside it
+        with optional(result["report"], later(result["run_dir"])):
+            write_report(result["run_dir"])  # anew: now the baselines stand beside it
     return result
+
+
+@contextmanager
+def _costing_no_result(baseline):
+    """Let a baseline fail with a warning; processes that wait for each other fail together."""
+    try:
+        yield
+    except (RecboleLiteError, OSError) as error:
+        if not baseline["single_spec"]:
+            raise
+        getLogger().warning(f"baseline {baseline['model']} is left out: {error}")
 
 
 def run_one(
@@ -145,6 +171,9 @@ def run_one(
     logger.info(f"{config['model']} on {config['dataset']}; log: {log_file}")
     logger.info(config, extra=FILE_ONLY)
     _check_stage(config)
+    check_trackers(config)
+    if saved:
+        _check_writable(config["checkpoint_dir"])
 
     with clock("data"), explained(f"{config['dataset']} cannot be read", config):
         dataset = create_dataset(config)
@@ -152,7 +181,11 @@ def run_one(
         logger.info(dataset, extra=FILE_ONLY)
         size = ", ".join(f"{count:,} {name}" for name, count in counts.items())
         logger.info(f"{config['dataset']}: {size}")
-        train_data, valid_data, test_data = data_preparation(config, dataset)
+        if saved or (samples and config["sample_users"]):
+            item_titles(dataset, config["title_field"])  # what is wrong is to be known now
+        loaders = train_data, valid_data, test_data = data_preparation(config, dataset)
+        parts = count_parts(loaders)
+        _tell_empty(parts)
 
     with clock("item vectors and model"), explained(f"{config['model']} cannot be built", config):
         init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
@@ -168,65 +201,95 @@ def run_one(
 
     with explained(f"{config['model']} cannot be trained", config):
         trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
-    if resumes:
-        trainer.resume_checkpoint(config["resume"])
-        for entry in trainer.history if on_epoch else []:
-            on_epoch(entry)
-    callback = (lambda *_: on_epoch(trainer.history[-1])) if on_epoch else None
-    with clock("training"), explained(f"{config['model']} cannot be trained", config):
-        score, valid_result = trainer.fit(
-            train_data,
-            valid_data,
-            saved=saved,
-            show_progress=config["show_progress"],
-            callback_fn=callback,
-        )
-    result = {
-        "model": config["model"],
-        "dataset": config["dataset"],
-        "data": counts,
-        "best_valid_score": score,
-        "valid_score_bigger": config["valid_metric_bigger"],
-        "best_valid_result": valid_result,
-        "test_result": None,
-        "run_dir": trainer.saved_model_file,
-        "report": None,
-        "log_file": str(log_file),
-        "parameters": parameters,
-        "epochs": len(trainer.train_loss_dict),
-        "history": trainer.history,
-        "beams": None,
-        "candidates": None,
-        "random_guess": None,
-        "seconds": clock.seconds,
-        "memory": clock.memory,
-        "samples": [],
-    }
-    if config["train_stage"] == "pretrain":
-        logger.info(f"Next: --train_stage=finetune --pre_model_path={trainer.saved_model_file}")
-        return result
-    if test:
-        with clock("test"), explained(f"{config['model']} cannot be tested", config):
-            result["test_result"] = trainer.evaluate(
-                test_data, load_best_model=saved, show_progress=config["show_progress"]
+    try:
+        if resumes:
+            trainer.resume_checkpoint(config["resume"])
+            for entry in trainer.history if on_epoch else []:
+                on_epoch(entry)
+        callback = (lambda *_: on_epoch(trainer.history[-1])) if on_epoch else None
+        with clock("training"), explained(f"{config['model']} cannot be trained", config):
+            score, valid_result = trainer.fit(
+                train_data,
+                valid_data,
+                saved=saved,
+                show_progress=config["show_progress"],
+                callback_fn=callback,
             )
-        _describe(result, trainer, dataset, (valid_data, test_data), config)
+        result = {
+            "model": config["model"],
+            "dataset": config["dataset"],
+            "data": counts,
+            "parts": parts,
+            "best_valid_score": score if valid_result else None,
+            "valid_score_bigger": config["valid_metric_bigger"],
+            "best_valid_result": valid_result,
+            "test_result": None,
+            "run_dir": trainer.saved_model_file,
+            "report": None,
+            "log_file": str(log_file),
+            "parameters": parameters,
+            "epochs": len(trainer.train_loss_dict),
+            "history": trainer.history,
+            "beams": None,
+            "candidates": None,
+            "random_guess": None,
+            "seconds": clock.seconds,
+            "memory": clock.memory,
+            "samples": [],
+        }
+        if config["train_stage"] == "pretrain":
+            folder = trainer.saved_model_file
+            logger.info(f"Next: --train_stage=finetune --pre_model_path={folder}")
+        elif test:
+            with clock("test"), _tested(config, result["run_dir"]):
+                result["test_result"] = trainer.evaluate(
+                    test_data, load_best_model=saved, show_progress=config["show_progress"]
+                )
+            counts = getattr(model, "beam_counts", None)
+            result["beams"] = asdict(counts) if counts is not None else None
+            _end(result, trainer, dataset, loaders, saved, per_user, samples)
+        return result
+    finally:
+        trainer.wandblogger.finish()
+
+
+@contextmanager
+def _tested(config, folder: str | None):
+    """Say of a test that fails where the trained weights are."""
+    try:
+        with explained(f"{config['model']} cannot be tested", config):
+            yield
+    except ConfigError as error:
+        whole = f" The trained weights are whole: {folder}" if folder else ""
+        raise ConfigError(f"{error}.{whole}") from error
+
+
+def _end(result, trainer, dataset, loaders, saved: bool, per_user: bool, samples: bool) -> None:
+    """Write the metrics, then describe the run; a description that fails costs nothing else."""
+    config = trainer.config
+    _, valid_data, test_data = loaders
+    writes = saved and distributed.is_first(config)
+    if writes:
+        keep_metrics(trainer, result)
+    with optional("what is known of the test"):
+        _describe(result, trainer, dataset, (valid_data, test_data))
+    users = None
+    with optional("the test users' ranks"):
         users = per_user_of(trainer.evaluator, test_data, dataset)
-        if per_user:
-            result["per_user"] = users
-        if samples and config["sample_users"]:
+    if per_user:
+        result["per_user"] = users or dict(NO_USERS)
+    if samples and config["sample_users"] and result["parts"]["test"]:
+        with optional("sample_users"):
             result["samples"] = sample_users(trainer, test_data, dataset, config)
-        if saved and distributed.is_first(config):
-            _complete(result, model, dataset, config)
-            result["report"] = keep_run(trainer, result, dataset, valid_data, test_data, users)
-    return result
+    if writes:
+        with optional(f"{trainer.run_dir}: what recommending needs", later(trainer.run_dir)):
+            _complete(result, trainer.model, dataset, config)
+        result["report"] = keep_run(trainer, result, dataset, valid_data, test_data, users)
 
 
-def _describe(result, trainer, dataset, loaders, config):
+def _describe(result, trainer, dataset, loaders):
     """Add what there is to say of a test beside its figures, and log them."""
-    logger = getLogger()
-    counts = getattr(trainer.model, "beam_counts", None)
-    result["beams"] = asdict(counts) if counts is not None else None
+    logger, config = getLogger(), trainer.config
     logger.info(f"best valid: {_plain(result['best_valid_result'])}")
     logger.info(f"test: {_plain(result['test_result'])}")
     if config["task"] != "topn":
@@ -244,10 +307,35 @@ def _complete(result, model, dataset, config):
 
     if folder.is_supported(config["model"]):
         measured = {"valid": result["best_valid_result"], "test": result["test_result"]}
+        measured = {name: plain(values) for name, values in measured.items()}
         folder.complete(result["run_dir"], model, dataset, config, result["data"], measured)
 
 
-def load_data_and_model(model_file: str | Path, data_path: str | Path | None = None):
+def count_parts(loaders) -> dict[str, int]:
+    """Rows of the parts that loaders of training, validation and test go over."""
+    return {
+        name: len(loader._dataset)
+        for name, loader in zip(("train", "valid", "test"), loaders, strict=True)
+    }
+
+
+def _tell_empty(parts: dict[str, int]) -> None:
+    """Say before the training what a split without a part means."""
+    warn = getLogger().warning
+    if not parts["valid"]:
+        warn(
+            "eval_args leave nothing for validation: the weights of the last epoch are kept, "
+            "valid_metric and stopping_step have no effect"
+        )
+    if not parts["test"]:
+        warn("eval_args leave nothing for a test: the model is trained and not measured")
+
+
+def load_data_and_model(
+    model_file: str | Path,
+    data_path: str | Path | None = None,
+    changes: Mapping[str, Any] | None = None,
+):
     """Rebuild what a run has made from its folder.
 
     Parameters
@@ -256,6 +344,8 @@ def load_data_and_model(model_file: str | Path, data_path: str | Path | None = N
         ``run_dir`` of a result, or a file in it.
     data_path : str or Path, optional
         Where the data set is now; default: where it was.
+    changes : dict, optional
+        Other settings that are the machine's, e.g. ``item_embedding_cache_dir``.
 
     Returns
     -------
@@ -271,7 +361,7 @@ def load_data_and_model(model_file: str | Path, data_path: str | Path | None = N
     folder = Path(model_file)
     folder = folder if folder.is_dir() else folder.parent
     content = checkpoint.load_config(folder)
-    settings = content["settings"]
+    settings = {**content["settings"], **(changes or {})}
     if data_path is not None:
         settings["data_path"] = str(data_path)
     config = LiteConfig(content["model"], content["dataset"], config_dict=settings, typed=True)
@@ -311,6 +401,15 @@ def _check_stage(config):
         )
 
 
+def _check_writable(folder: str) -> None:
+    """What a run saves first comes after its first epoch."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ConfigError(f"checkpoint_dir: {folder}: {error.strerror}") from None
+
+
 def count_data(dataset) -> dict[str, int]:
     """Number of users, items and interactions of a data set that is not split yet."""
     return {
@@ -335,7 +434,7 @@ def _trainable(model) -> int:
 def per_user_of(evaluator, loader, dataset) -> dict[str, Any]:
     """What the evaluation that was last found for each user; empty where no metric ranks."""
     if evaluator.ranked is None:
-        return {"users": [], "metrics": {}, "ranks": np.zeros(0, int)}
+        return dict(NO_USERS)
     ids = getattr(loader, "uid_list", None)  # a loader of RecBole's that groups rows by user
     if ids is None:
         ids = loader._dataset.inter_feat[dataset.uid_field]

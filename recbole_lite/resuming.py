@@ -18,6 +18,10 @@ FREE_ON_RESUME = {
 }  # fmt: skip
 
 
+# Weights that a run began with: what is saved has taken their place.
+BEGAN_WITH = {"init_from", "pre_model_path"}
+
+
 class Resuming:
     """What a trainer keeps of its state, and how it goes on from there."""
 
@@ -89,10 +93,11 @@ class Resuming:
         self.logger.info(f"Resuming {folder} after epoch {state['epoch']}")
 
     def _check_same_settings(self, folder, saved):
+        free = FREE_ON_RESUME | (BEGAN_WITH if checkpoint.has_last(folder) else set())
         now = json.loads(json.dumps(self.config.settings))  # as the saved ones were written
         different = [
             f"{key} was {saved.get(key)!r}, is {now.get(key)!r}"
-            for key in sorted({*saved, *now} - FREE_ON_RESUME)
+            for key in sorted({*saved, *now} - free)
             if saved.get(key) != now.get(key)
         ]
         if different:

@@ -14,13 +14,14 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from recbole_lite.errors import ConfigError
+from recbole_lite.files import to_plain
 from recbole_lite.paths import PROPERTIES
 
 
@@ -279,18 +280,28 @@ def checked(key: str, setting: Setting, default: Any) -> Any:
     Returns
     -------
     object
-        The value; a count like ``2.0`` as an int.
+        The value as plain data (:func:`recbole_lite.files.to_plain`), so that it can be saved with
+        the run; a count like ``2.0`` as an int.
 
     Raises
     ------
     ConfigError
         With the key, the value and where it was set.
     """
+    value = to_plain(setting.value, finite=False, unknown=partial(_unsavable, key, setting))
+    setting = Setting(value, setting.origin)
     wanted = _by_name(key, setting.value) or _by_default(key, setting.value, default)
     if wanted:
         raise ConfigError(f"{setting.origin}: {key} must be {wanted}, found {setting.value!r}")
     is_count = key in _COUNTS and setting.value is not None
     return int(setting.value) if is_count else setting.value
+
+
+def _unsavable(key: str, setting: Setting, part: Any):
+    raise ConfigError(
+        f"{setting.origin}: {key}: a value of type {type(part).__name__} cannot be saved with "
+        "the run; give numbers, strings, lists or mappings"
+    )
 
 
 def _is_number(value) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,12 @@ from recbole_lite.finite import Watch, check_scores, check_weights
 from recbole_lite.products import matrix_products, uses_onednn
 from recbole_lite.resuming import Resuming
 from recbole_lite.stages import read_stages
+from recbole_lite.trackers import (
+    Guarded,
+    start_wandb,
+    tensorboard_folder,
+    without_wandb,
+)
 
 
 class LiteMixin(Resuming):
@@ -41,8 +48,13 @@ class LiteMixin(Resuming):
         self._stage = self._stage_begin = 0  # number of the present stage; its first epoch
         self._steps = 0  # of the optimiser, in the present stage
         self.distributed_model = None
-        with distributed.alone(config):
+        with distributed.alone(config), without_wandb(config), tensorboard_folder(config) as folder:
             super().__init__(config, model)
+        self.tensorboard = Guarded(self.tensorboard, "TensorBoard")
+        self._tensorboard_folder = folder
+        if not distributed.is_first(config):
+            self.keep_no_record()
+        self.wandblogger = start_wandb(config)
         if len(self.stages) > 1:
             self._enter(0)
         else:
@@ -57,6 +69,12 @@ class LiteMixin(Resuming):
         self._validates, self._saves = True, False
         self._watch = self._evaluated = None
         self.saved_model_file = None
+
+    def keep_no_record(self):
+        """Leave nothing for TensorBoard: this trainer only evaluates, or another one keeps it."""
+        self.tensorboard.close()
+        self.tensorboard = Guarded(None, "TensorBoard")
+        shutil.rmtree(self._tensorboard_folder, ignore_errors=True)
 
     # -- where ------------------------------------------------------------------------------
 
@@ -285,11 +303,12 @@ class LiteMixin(Resuming):
         shared = not self.config["single_spec"]
         if shared:
             terms = getattr(self.model, "loss_terms", len)  # what the loss is a mean over
-            own = distributed.JointLoss(own, train_data, terms)
+            own = distributed.JointLoss(own, train_data, terms, self.model)
         # RecBole's loop hands the batch to the loss alone; a message about the loss wants its ids.
         self._watch = Watch(own, train_data, epoch_idx)
         loss = super()._train_epoch(train_data, epoch_idx, self._watch, *arguments[1:], **others)
         if shared:
+            distributed.join_batch_norms(self.model)
             loss = distributed.mean_over_processes(loss, self.device)
         self._steps += len(train_data)
         return loss
@@ -301,8 +320,13 @@ class LiteMixin(Resuming):
             self._save_last(epoch_idx)
 
     def _valid_epoch(self, valid_data, show_progress=False):
-        score, result = super()._valid_epoch(valid_data, show_progress)
-        self._last_valid_result = {name: float(value) for name, value in result.items()}
+        # RecBole puts every evaluation into the tracker's summary, which is the test's place.
+        tracker, self.wandblogger = self.wandblogger, Guarded(None, "")
+        try:
+            score, result = super()._valid_epoch(valid_data, show_progress)
+        finally:
+            self.wandblogger = tracker
+        self._last_valid_result = dict(result)
         return score, result
 
     def _check_nan(self, loss):
@@ -321,11 +345,14 @@ class LiteMixin(Resuming):
     # -- evaluation -------------------------------------------------------------------------
 
     def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
-        """RecBole's evaluate over this project's checkpoints."""
-        if eval_data and load_best_model:
+        """RecBole's evaluate over this project's checkpoints.
+
+        A split without this part gives None; the best weights are loaded all the same.
+        """
+        if load_best_model:
             path = Path(model_file or self.saved_model_file)
             self._load_best(path)
-        self._evaluated = eval_data
+        self._evaluated, self.evaluator.ranked = eval_data, None
         counts = getattr(self.model, "beam_counts", None)
         if counts is not None:
             counts.clear()

@@ -55,6 +55,14 @@ def test_other_settings_cannot_be_resumed(quick):
         run("SASRec", "tiny", config_dict=quick(learning_rate=0.5, resume=first["run_dir"]))
 
 
+def test_the_weights_that_a_resumed_run_began_with_may_have_moved(quick, workdir):
+    first = run("SASRec", "tiny", config_dict=quick(epochs=1))["run_dir"]
+    second = run("SASRec", "tiny", config_dict=quick(epochs=1, init_from=first))["run_dir"]
+    (workdir / first).rename(workdir / "moved")
+    settings = quick(epochs=2, init_from="moved", resume=second)
+    assert run("SASRec", "tiny", config_dict=settings)["epochs"] == 2
+
+
 def test_the_pair_before_stays_until_the_new_one_is_whole(quick, monkeypatch):
     result = run("SASRec", "tiny", config_dict=quick(epochs=1))
     folder = Path(result["run_dir"])

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from recbole.model.general_recommender import BPR
 
 from recbole_lite import (
     LiteConfig,
@@ -37,17 +38,35 @@ PLAIN = {
 }
 
 
+class CountingBPR(BPR):
+    """Counts the users and the steps that it is trained on."""
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.register_buffer("user_count", torch.zeros(self.n_users))
+        self.steps = 0
+
+    def calculate_loss(self, interaction):
+        self.user_count.index_add_(0, interaction[self.USER_ID], torch.ones(len(interaction)))
+        self.steps += 1
+        return super().calculate_loss(interaction)
+
+
 def several(config_dict, runs):
     """Several runs in the same processes; starting those is what takes the time.
 
-    The last one goes on with the first.
+    The last one goes on with the first. CountingBPR is told by what becomes of it.
     """
+    try:
+        counted = run(CountingBPR, "tiny", config_dict={**config_dict, "epochs": 1})["epochs"]
+    except ConfigError as error:
+        counted = str(error)
     results = [
         run(model, "tiny", config_dict={**config_dict, **own}, per_user=True)
         for model, own in runs.items()
     ]
     longer = {**config_dict, **runs["GRU4Rec"], "epochs": 5, "resume": results[0]["run_dir"]}
-    return [*results, run("GRU4Rec", "tiny", config_dict=longer, per_user=True)]
+    return [*results, run("GRU4Rec", "tiny", config_dict=longer, per_user=True)], counted
 
 
 def figures(result):
@@ -66,10 +85,19 @@ def test_two_processes_are_one_with_the_joint_batch(quick, workdir, llm_folders)
     }
     # 29 of 30 users: the second process has none of the last batch.
     runs = {**PLAIN, "P5": writer, "GRU4Rec": {**PLAIN["GRU4Rec"], "eval_batch_size": 29}}
+    runs["Pop"] = {"train_batch_size": 50}
     values = quick(epochs=3, metrics=["Recall", "NDCG", "ItemCoverage"])
-    alone = several(values, runs)
+    alone, counted = several(values, runs)
+    assert counted == 1
     config = LiteConfig("GRU4Rec", "tiny", config_dict=values, overrides=["--nproc=2"])
-    together = launch(several, config, {"config_dict": values, "runs": runs})
+    boards = set(Path("log_tensorboard").iterdir())
+    together, counted = launch(several, config, {"config_dict": values, "runs": runs})
+    assert counted == (
+        "nproc: CountingBPR changes user_count in its loss without a gradient, from the rows of "
+        "one process alone; train it by one process"
+    )
+    records = set(Path("log_tensorboard").iterdir()) - boards
+    assert len(records) == len(together) + 1  # the first process's
     for one, two in zip(alone, together, strict=True):
         assert figures(two) == pytest.approx(figures(one), rel=2e-5)
         assert two["best_valid_result"] == pytest.approx(one["best_valid_result"], abs=1e-3)
@@ -78,7 +106,7 @@ def test_two_processes_are_one_with_the_joint_batch(quick, workdir, llm_folders)
         assert two["per_user"]["users"] == one["per_user"]["users"]
         assert np.array_equal(two["per_user"]["ranks"], one["per_user"]["ranks"])
         # One folder for both processes; it reloads in one process, to the same weights.
-        assert len(list((workdir / "saved").iterdir())) == 6  # three alone, three together
+        assert len(list((workdir / "saved").iterdir())) == 10  # five alone, five together
         settings = json.loads((workdir / two["run_dir"] / "config.json").read_text())["settings"]
         assert "local_rank" not in settings
         weights = [load_data_and_model(result["run_dir"])[1].state_dict() for result in (one, two)]
@@ -139,3 +167,54 @@ def test_only_the_first_process_writes_when_a_run_is_resumed(first, config_for, 
     get_trainer(config["MODEL_TYPE"], "SASRec")(config, model).resume_checkpoint(folder)
     assert stale.exists() is not first
     assert ((folder / "config.yaml").read_text() != before) is first
+
+
+class Stateful(torch.nn.Module):
+    """Everything that a model can keep beside its parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(2))
+        self.norm = torch.nn.BatchNorm1d(2)
+        self.inner = torch.nn.Module()
+        self.inner.register_buffer("count", torch.zeros(3, dtype=torch.long))
+        self.mean = torch.zeros(2)
+        self.seen = np.zeros(2)
+        self.total, self.steps = 0.0, 0
+
+
+CHANGES = {
+    "weight": lambda model: model.weight.data.add_(1),
+    "norm": lambda model: model.norm.running_mean.add_(1),
+    "inner.count": lambda model: model.inner.count.add_(1),
+    "mean": lambda model: model.mean.mul_(0.5).add_(1),
+    "seen": lambda model: model.seen.__iadd__(1),
+    "total": lambda model: setattr(model, "total", 2.5),
+}
+
+
+@pytest.mark.parametrize("place", CHANGES)
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_own_state_that_differs_between_processes_is_refused(place, everywhere, monkeypatch):
+    def gather(parts, own):
+        parts[:] = [own, own if everywhere else {}]
+
+    monkeypatch.setattr(distributed.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(distributed.dist, "all_gather_object", gather)
+    model = Stateful()
+    before = distributed._own_state(model)
+    CHANGES[place](model)
+    if everywhere or place in ("weight", "norm"):
+        distributed._check_own_state(model, before)
+        return
+    with pytest.raises(ConfigError, match=f"nproc: Stateful changes {place} in its loss"):
+        distributed._check_own_state(model, before)
+
+
+def test_batch_norms_have_the_mean_of_all_processes(monkeypatch):
+    monkeypatch.setattr(distributed.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(distributed.dist, "all_reduce", lambda tensor: tensor.add_(3.0))
+    model = Stateful()  # its running mean is 0, its variance 1; the other process has 3
+    distributed.join_batch_norms(model)
+    assert model.norm.running_mean.tolist() == [1.5, 1.5]
+    assert model.norm.running_var.tolist() == [2.0, 2.0]

@@ -114,7 +114,7 @@ class ReadingMixin:
         Parameters
         ----------
         fields : list of str, optional
-            Fields of ``.item``; default: all but the item id.
+            Fields of ``.item``; default: all but the item id and vectors.
 
         Returns
         -------
@@ -131,7 +131,8 @@ class ReadingMixin:
         if not path.is_file():
             raise DataError("the Item LLM needs the items' text, and this file is missing", path)
         header = read_header(path, **self._format)
-        fields = list(fields or [field for field in header if field != self.iid_field])
+        text = [name for name, kind in header.items() if kind != "float_seq"]
+        fields = list(fields or [field for field in text if field != self.iid_field])
         absent = [field for field in fields if field not in header]
         if absent:
             raise DataError(

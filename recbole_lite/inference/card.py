@@ -38,6 +38,7 @@ def model_card(contents: Contents) -> ModelCard:
                 metric_value=round(float(value), 6),
             )
             for metric, value in test.items()
+            if value is not None
         ]
         or None,
     )
@@ -49,7 +50,7 @@ def model_card(contents: Contents) -> ModelCard:
         "## Data",
         _data(contents),
         "## Protocol",
-        _protocol(contents.settings),
+        _protocol(contents.settings, contents.about.get("results", {})),
         "## Results",
         _results(contents.about),
         "## Limits",
@@ -99,7 +100,7 @@ def _epoch(about) -> str:
     return "unknown" if epoch is None else str(epoch + 1)
 
 
-def _protocol(settings) -> str:
+def _protocol(settings, results) -> str:
     split = (settings.get("eval_args") or {}).get("split")
     left_out = "without those that the user has had"
     if split == {"LS": "valid_and_test"}:
@@ -109,18 +110,26 @@ def _protocol(settings) -> str:
     mode = (settings.get("eval_args") or {}).get("mode")
     ranked = "all items" if mode == "full" else f"sampled items (`{mode}`)"
     seen = left_out if settings.get("eval_exclude_history") else "those already had included"
+    chosen = f"best validation {settings.get('valid_metric')}"
+    if "valid" in results and not results["valid"]:
+        chosen = "last epoch"
     return (
         f"{how} Ranking over {ranked}, {seen}. Input: the last "
         f"{settings.get('MAX_ITEM_LIST_LENGTH')} items. Training examples: "
         f"`train_strategy: {settings.get('train_strategy')}`. Seed {settings.get('seed')}; "
-        f"weights of the best validation {settings.get('valid_metric')}."
+        f"weights of the {chosen}."
     )
 
 
 def _results(about) -> str:
-    results = {name: values for name, values in about.get("results", {}).items() if values}
+    results = {
+        name: {metric: value for metric, value in (values or {}).items() if value is not None}
+        for name, values in about.get("results", {}).items()
+    }
+    results = {name: values for name, values in results.items() if values}
     if not results:
-        return "Not recorded."
+        measured = "results" in about
+        return "Nothing was measured: it was trained on all data." if measured else "Not recorded."
     metrics = list(next(iter(results.values())))
     lines = ["| | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
     for name, values in results.items():

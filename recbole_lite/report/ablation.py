@@ -68,7 +68,8 @@ def _summarise_row(row, base) -> dict[str, Any]:
         for name in runs[0]["test"]
     }
     described["valid"] = {
-        name: _spread([run["valid"][name] for run in runs]) for name in runs[0]["valid"]
+        name: _spread([_number(run["valid"].get(name)) for run in runs])
+        for name in runs[0]["valid"]
     }
     described["epochs"] = fmean(run["epochs"] for run in runs)
     described["minutes"] = fmean(sum(run["seconds"].values()) / 60 for run in runs)
@@ -83,7 +84,12 @@ def _spread(figures: list[float]) -> dict[str, float | None]:
 def _test_figure(run, name: str) -> float:
     """Mean over the users; RecBole's, which is rounded, where a metric has no users' values."""
     values = run["per_user"].get(name)
-    return run["test"][name] if values is None else float(values.mean())
+    return _number(run["test"].get(name)) if values is None else float(values.mean())
+
+
+def _number(value: float | None) -> float:
+    """NaN where a file has null: JSON has no NaN."""
+    return float("nan") if value is None else value
 
 
 def _intervals(runs, base_runs) -> dict[str, dict[str, Any]]:
@@ -205,7 +211,7 @@ def _provenance(summary) -> str:
 
 
 def _figure(value: float | None, how: str = ".4f") -> str:
-    return "-" if value is None else format(value, how)
+    return "-" if value is None or np.isnan(value) else format(value, how)
 
 
 def _interval(ends: Iterable[float] | None, how: str = ".4f") -> str:

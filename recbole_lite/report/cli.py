@@ -42,7 +42,8 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "report",
         help="write report.html of runs anew",
-        description="Writes report.html of finished runs anew, beside the runs that are there now.",
+        description="Writes report.html of finished runs anew, beside the runs that are there now, "
+        "and first what a run's folder lacks because it could not be written.",
         allow_abbrev=False,
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs")
@@ -60,8 +61,8 @@ def _compare(args) -> int:
 
 
 def _report(args) -> int:
-    from recbole_lite.report.write import write_report
+    from recbole_lite.report.write import complete_report
 
     for folder in args.runs:
-        print(write_report(folder))
+        print(complete_report(folder))
     return 0

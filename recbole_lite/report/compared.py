@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,13 @@ def read_side(path: str | Path) -> Side:
     run = read_metrics(path)
     ranks = {user: row["rank"] for user, row in read_users(path).items()}
     if not ranks:
+        why = "the split gives a user several test items, or no metric ranks"
+        if not run.metrics["test"]:
+            why = "the run was not tested: its split leaves nothing for a test"
+        elif "test_set" not in run.metrics:
+            why = f"users.csv is missing: recbole-lite report {shlex.quote(str(path))} makes it"
         raise ReportError(
-            f"{path}: no ranks of single users (the split gives a user several test items, or no "
-            "metric ranks); such runs cannot be compared user by user"
+            f"{path}: no ranks of single users ({why}); such runs cannot be compared user by user"
         )
     return Side(run.name, run, ranks)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from recbole_lite.errors import ReportError
-from recbole_lite.files import write_atomically
+from recbole_lite.files import write_atomically, write_json
 from recbole_lite.report.compared import Side, read_side
 from recbole_lite.report.comparison_text import plot, render
 from recbole_lite.report.intervals import CONFIDENCE, RESAMPLES, mean_intervals
@@ -55,7 +54,7 @@ def _difference(a: Side, b: Side) -> str | None:
             f"{silent[0].run.folder} does not say how it ranked, as an older version wrote it; "
             "make it anew"
         )
-    both_known = a.run.metrics["test_set"] and b.run.metrics["test_set"]
+    both_known = a.run.metrics.get("test_set") and b.run.metrics.get("test_set")
     if both_known:
         return difference(a.run, b.run)
     # An older result does not say what its test set was; its users and the data's size do.
@@ -115,7 +114,7 @@ def compare(
     out = Path(out or DEFAULT_OUT / summary["dataset"])
     names = {kind: out / f"compare.{kind}" for kind in ("md", "json", "svg")}
     summary["files"] = {kind: str(path) for kind, path in names.items()}
-    _write(names["json"], json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+    write_json(names["json"], summary)
     _write(names["md"], render(summary, "github"))
     _write(names["svg"], plot(summary))
     return summary

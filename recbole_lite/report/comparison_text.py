@@ -59,7 +59,7 @@ def _verdict(row, summary) -> str:
 
 
 def _figure(value: float | None, how: str = ".4f") -> str:
-    return "-" if value is None else format(value, how)
+    return "-" if value is None or value != value else format(value, how)
 
 
 def _interval(ends, how: str = ".4f") -> str:

@@ -49,7 +49,8 @@ def render(record: RunRecord, others: Sequence[RunRecord]) -> str:
         "environment": [(k, "-" if v is None else v) for k, v in record.environment.items()],
         "settings": sorted(record.settings.items()),
     }
-    names = {"test": "Test", "runs": "Other runs", "learning": "Learning curves"}
+    names = {"test": "Test"} | ({"runs": "Other runs"} if content["table"] else {})
+    names |= {"learning": "Learning curves"}
     names |= {"groups": "Groups of users"} if content["groups"] else {}
     names |= {"users": "Ten users"} if content["samples"] else {}
     names |= {"cost": "Time and memory", "made": "How it was made"}
@@ -77,12 +78,16 @@ def _head(record: RunRecord) -> dict[str, Any]:
 def _tiles(record: RunRecord) -> list[dict[str, str]]:
     ranks = np.array([row["rank"] for row in record.users.values()])
     tiles = []
-    for name, value in record.metrics["test"].items():
+    for name, value in (record.metrics["test"] or {}).items():
         half = ""
         if len(ranks) > 1 and is_of_ranks(name):
             half = f"{half_interval(metric_values(name, ranks)):.4f}"
-        tiles.append({"name": show(name), "value": f"{value:.4f}", "half": half})
+        tiles.append({"name": show(name), "value": _figure(value), "half": half})
     return tiles
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def _how(record: RunRecord) -> str:
@@ -93,10 +98,12 @@ def _how(record: RunRecord) -> str:
     if protocol.get("task") == "topn":
         against = f"{protocol['topn_negatives']} negatives"
     seen = " except those the user had before" if protocol.get("eval_exclude_history") else ""
-    users = record.metrics["test_set"]
+    users = record.metrics.get("test_set")
     split = (protocol.get("eval_args") or {}).get("split")
     split = "leave-one-out" if split == {"LS": "valid_and_test"} else f"split {split}"
     said = [f"{split.capitalize()}; ranked against {against}{seen}."]
+    if not record.metrics["test"]:
+        said = [f"Nothing was measured: the {split} leaves nothing for a test."]
     if users:
         said.append(
             f"± is half of the 95% interval over {users['users']:,} users, by the standard error; "
@@ -108,18 +115,20 @@ def _how(record: RunRecord) -> str:
 # -- other runs -------------------------------------------------------------------------------
 
 
-def _table(record: RunRecord, others: Sequence[RunRecord]) -> dict[str, Any]:
-    metrics = list(record.metrics["test"])
+def _table(record: RunRecord, others: Sequence[RunRecord]) -> dict[str, Any] | None:
+    metrics = list(record.metrics["test"] or {})
+    if not metrics:
+        return None
     first = metrics[0]
     runs = [record, *others[:MOST_ROWS]]
-    runs.sort(key=lambda run: run.metrics["test"].get(first, -1.0), reverse=True)
+    runs.sort(key=lambda run: _or_least(run.metrics["test"].get(first)), reverse=True)
     best = {name: _best(name, runs) for name in metrics}
     rows = []
     for run in runs:
         figures = [run.metrics["test"].get(name) for name in metrics]
         cells = [
             {
-                "text": "-" if value is None else f"{value:.4f}",
+                "text": _figure(value),
                 "best": len(runs) > 1 and value is not None and value == best[name],
             }
             for name, value in zip(metrics, figures, strict=True)
@@ -131,7 +140,7 @@ def _table(record: RunRecord, others: Sequence[RunRecord]) -> dict[str, Any]:
                 "name": run.name,
                 "this": run is record,
                 "cells": cells,
-                "valid": "-" if valid is None else f"{valid:.4f}",
+                "valid": _figure(valid),
                 "epochs": run.metrics["epochs"],
                 "minutes": _minutes(run.metrics),
                 "parameters": f"{run.metrics['parameters']:,}",
@@ -148,9 +157,14 @@ def _table(record: RunRecord, others: Sequence[RunRecord]) -> dict[str, Any]:
 
 
 def _best(name: str, runs: Sequence[RunRecord]) -> float | None:
-    values = [run.metrics["test"][name] for run in runs if name in run.metrics["test"]]
+    values = [run.metrics["test"].get(name) for run in runs]
+    values = [value for value in values if value is not None]
     choose = min if name.startswith(LOWER_IS_BETTER) else max
     return choose(values, default=None)
+
+
+def _or_least(value: float | None) -> float:
+    return -1.0 if value is None else value
 
 
 def _minutes(metrics) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,33 +22,30 @@ def show(metric: str) -> str:
 
 
 def learning_curves(record: RunRecord) -> dict[str, Any]:
-    """Charts of validation and training loss; none where no epoch was validated."""
+    """Charts of validation, if any epoch was validated, and of training loss."""
     history = record.history
     valid = list(dict.fromkeys(n for row in history for n in row if n.startswith("valid_")))
     valid = [name for name in valid if name != "valid_score"]
-    if not valid:
-        return {"curves": []}
     best = record.metrics["best_epoch"]
     mark = None if best is None else (best, f"best: epoch {best}")
-    lines = [
-        charts.Series(
-            show(name.removeprefix("valid_")),
-            [(row["epoch"], row[name]) for row in history if name in row],
-        )
-        for name in valid[:6]
-    ]
-    losses = [(row["epoch"], row["train_loss"]) for row in history if "train_loss" in row]
-    loss = charts.Series("training loss", losses)
+    lines = [_series(history, name, show(name.removeprefix("valid_"))) for name in valid[:6]]
+    lines = [line for line in lines if line.points]
+    loss = _series(history, "train_loss", "training loss")
     loss_title = "Training loss (sum over an epoch's batches)"
+    curves = [("Validation", "Validation by epoch", lines, True)] if lines else []
+    curves += [(loss_title, loss_title, [loss], False)] if loss.points else []
     return {
         "curves": [
-            {
-                "title": "Validation",
-                "chart": charts.line_chart("Validation by epoch", lines, "epoch", mark, True),
-            },
-            {"title": loss_title, "chart": charts.line_chart(loss_title, [loss], "epoch", mark)},
+            {"title": title, "chart": charts.line_chart(text, series, "epoch", mark, from_zero)}
+            for title, text, series, from_zero in curves
         ]
     }
+
+
+def _series(history: Sequence[dict[str, float]], column: str, name: str) -> charts.Series:
+    """A column of ``history.csv``, without the epochs that have no number there."""
+    points = [(row["epoch"], row.get(column, math.nan)) for row in history]
+    return charts.Series(name, [(x, y) for x, y in points if math.isfinite(y)])
 
 
 def group_charts(record: RunRecord, others: Sequence[RunRecord]) -> dict[str, Any]:
@@ -97,11 +95,15 @@ def _best_of_other_models(record, others, k: int) -> list[RunRecord]:
         usable = (run.folder / USERS_FILE).is_file() and run.metrics["largest_k"] >= k
         if model == record.metrics["model"] or not usable:
             continue
-        score = (run.metrics["valid"] or {}).get(metric, -1.0)
         held = best.get(model)
-        if held is None or score > (held.metrics["valid"] or {}).get(metric, -1.0):
+        if held is None or _score(run, metric) > _score(held, metric):
             best[model] = run
     return list(best.values())[: MOST_BARS - 1]
+
+
+def _score(run: RunRecord, metric: str) -> float:
+    score = (run.metrics["valid"] or {}).get(metric)
+    return -1.0 if score is None else score
 
 
 def _mean_and_error(value: tuple[float, float]) -> str:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,7 +77,7 @@ class RunRecord:
 
 
 def read_run(folder: str | Path) -> RunRecord:
-    """Read a run's folder.
+    """Read a run's folder; files that only describe it may be missing.
 
     Raises
     ------
@@ -85,13 +86,15 @@ def read_run(folder: str | Path) -> RunRecord:
     """
     folder = Path(folder)
     record = read_metrics(folder)
+    path = folder / checkpoint.HISTORY_FILE
     record.history = [
         {name: float(cell) for name, cell in row.items() if cell not in ("", None)}
-        for row in _read_csv(folder / checkpoint.HISTORY_FILE)
+        for row in (_read_csv(path) if path.is_file() else [])
     ]
     record.users = read_users(folder)
-    record.samples = _read_json(folder / SAMPLES_FILE)
-    record.environment = _read_json(folder / ENVIRONMENT_FILE)
+    for name, path in (("samples", SAMPLES_FILE), ("environment", ENVIRONMENT_FILE)):
+        if (folder / path).is_file():
+            setattr(record, name, _read_json(folder / path))
     return record
 
 
@@ -101,7 +104,7 @@ def read_metrics(folder: str | Path) -> RunRecord:
     if not folder.is_dir():
         raise ReportError(f"{folder}: no such folder; give the folder of a run")
     if not (folder / METRICS_FILE).is_file():
-        what = "the run has not ended, or an older version wrote it"
+        what = f"the run has not ended: --resume={shlex.quote(str(folder))} goes on with it"
         if not (folder / checkpoint.YAML_FILE).is_file():
             what = "it is not the folder of a run"
         raise ReportError(f"{folder}: no {METRICS_FILE} ({what})")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from tabulate import tabulate
+
+NOT_TESTED = (
+    "Nothing was measured on a test set: eval_args leave nothing for it. The model can be used."
+)
 
 
 def render(result: dict[str, Any]) -> str:
@@ -15,6 +20,8 @@ def render(result: dict[str, Any]) -> str:
     """
     runs = [result, *result["baselines"].values()]
     parts = [_headline(result), _metrics_table(runs), _seconds_table(runs)]
+    if not result.get("parts", {}).get("test", True):
+        parts[1] = NOT_TESTED + (f"\n\n{parts[1]}" if result["best_valid_result"] else "")
     if result["run_dir"]:
         parts.append(f"Checkpoint: {result['run_dir']}\nLog:        {result['log_file']}")
         if result.get("report"):
@@ -32,33 +39,26 @@ def _headline(result) -> str:
 
 
 def _metrics_table(runs) -> str:
-    results = [run[part] for run in runs for part in ("best_valid_result", "test_result")]
-    names = list(next(filter(None, results), {}))
-    head = [
-        "model",
-        *(f"valid\n{_short(n)}" for n in names),
-        *(f"test\n{_short(n)}" for n in names),
+    parts = {"valid": "best_valid_result", "test": "test_result"}
+    parts = {part: key for part, key in parts.items() if any(run[key] for run in runs)}
+    names = list(next((run[key] for key in parts.values() for run in runs if run[key]), {}))
+    head = ["model", *(f"{part}\n{_short(name)}" for part in parts for name in names)]
+    rows = [
+        [run["model"], *((run[key] or {}).get(name) for key in parts.values() for name in names)]
+        for run in runs
     ]
-    rows = []
-    for run in runs:
-        figures = [
-            None if part is None else float(part[name])
-            for part in (run["best_valid_result"], run["test_result"])
-            for name in names
-        ]
-        rows.append([run["model"], *figures])
     ratios = [[f"{rows[0][0]} / {row[0]}", *map(_ratio, rows[0][1:], row[1:])] for row in rows[1:]]
     shown = [[name, *map(_figure, figures)] for name, *figures in rows]
     align = ("left", *("right" for _ in head[1:]))
     guess = runs[0].get("random_guess")
     if guess:
         figures = [_figure(guess.get(name)) for name in names]
-        ratios.insert(0, ["random guessing", *figures, *figures])
+        ratios.insert(0, ["random guessing", *figures * len(parts)])
     return tabulate([*shown, *ratios], head, colalign=align, disable_numparse=True)
 
 
 def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+    return "-" if value is None or math.isnan(value) else f"{value:.4f}"
 
 
 def _ratio(a: float | None, b: float | None) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
-from recbole_lite.files import write_atomically
+from recbole_lite.files import to_json, write_atomically
+from recbole_lite.report.write import optional
 
 TABLE, RECORDS, PLOTS = "trials.md", "trials.json", "plots.html"
 
@@ -26,15 +28,19 @@ def write_report(result: dict[str, Any], folder: Path) -> dict[str, str]:
     Returns
     -------
     dict
-        What a file is -> its path: ``table``, ``records``, ``plots`` (None without Plotly),
-        ``best`` (None without a result), ``ray``.
+        What a file is -> its path, or None where it was not written, ``plots`` without Plotly
+        say: ``table``, ``records``, ``plots``, ``best``, ``ray``.
     """
-    files: dict[str, Any] = {"table": str(folder / TABLE), "records": str(folder / RECORDS)}
-    files["plots"] = str(folder / PLOTS) if _write_plots(result, folder / PLOTS) else None
-    files["best"] = str(folder / "best.yaml") if result["best"] else None
+    made = {"records": (RECORDS, records_json), "table": (TABLE, _page)}
+    if find_spec("plotly"):  # among RecBole's requirements, but nothing else here depends on it
+        made["plots"] = (PLOTS, _plots)
+    files: dict[str, Any] = dict.fromkeys(("table", "records", "plots"))
+    for what, (name, text_of) in made.items():
+        with optional(str(folder / name), f"--resume={folder} makes it again"):
+            _write(folder / name, text_of(result))
+            files[what] = str(folder / name)
+    files["best"] = str(folder / "best.yaml") if (folder / "best.yaml").exists() else None
     files["ray"] = str(folder / "ray")
-    _write(folder / TABLE, _page(result))
-    _write(folder / RECORDS, records_json(result))
     return files
 
 
@@ -46,7 +52,7 @@ def records_json(result: dict[str, Any]) -> str:
 
     def strip(record):
         mark = f"@history {len(histories)}@"
-        lines = ",\n    ".join(json.dumps(entry) for entry in record["history"])
+        lines = ",\n    ".join(to_json(entry) for entry in record["history"])
         histories[json.dumps(mark)] = f"[\n    {lines}\n   ]" if lines else "[]"
         return {**below(record), "history": mark}
 
@@ -58,7 +64,7 @@ def records_json(result: dict[str, Any]) -> str:
     if plain["best"]:
         best = below(plain["best"])
         plain["best"] = {key: value for key, value in best.items() if key != "history"}
-    text = json.dumps(plain, indent=1, ensure_ascii=False)
+    text = to_json(plain, indent=1)
     for mark, lines in histories.items():
         text = text.replace(mark, lines)
     return text + "\n"
@@ -113,10 +119,10 @@ def table(result: dict[str, Any], style: str) -> str:
     return tabulate(rows, head, tablefmt=style, colalign=align, disable_numparse=True)
 
 
-def _value(value: Any) -> str:
+def _value(value: Any, how: str = ".4g") -> str:
     if value is None:
         return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return format(value, how) if isinstance(value, float) else str(value)
 
 
 def _headline(result) -> str:
@@ -134,12 +140,16 @@ def _best_lines(result) -> str:
     figures = [("valid", best["valid"]), ("test", best["test_result"])]
     names = list(best["valid"])
     rows = [
-        [part, *(f"{figure[name]:.4f}" for name in names)] for part, figure in figures if figure
+        [part, *(_value(figure[name], ".4f") for name in names)]
+        for part, figure in figures
+        if figure
     ]
     lines = tabulate(rows, [best["trial"], *names], disable_numparse=True)
     note = "The test split was looked at once, by this trial's best weights."
     if best["test_result"] is None:
         note = "The test split has not been looked at."
+        if not result["interrupted"]:
+            note = "Nothing was measured on a test set: eval_args leave none, or the test failed."
     return f"{lines}\n{note}"
 
 
@@ -165,10 +175,7 @@ def _write(path: Path, text: str) -> None:
     write_atomically(path, lambda name: name.write_text(text, encoding="utf-8"))
 
 
-def _write_plots(result, path: Path) -> bool:
-    try:
-        from recbole_lite.report.sweep_plots import plots_html
-    except ImportError:  # Plotly is among RecBole's requirements, but nothing here depends on it
-        return False
-    _write(path, plots_html(result))
-    return True
+def _plots(result) -> str:
+    from recbole_lite.report.sweep_plots import plots_html
+
+    return plots_html(result)

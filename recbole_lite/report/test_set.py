@@ -66,14 +66,14 @@ def read_test_set(dataset, valid_data, test_data) -> TestSet | None:
     Returns
     -------
     TestSet or None
-        None where a user has several test items (splits other than leave-one-out), or where the
-        model has a dataset of its own.
+        None where there is no test user, where a user has several test items (splits other than
+        leave-one-out), or where the model has a dataset of its own.
     """
     windows = test_data._dataset.inter_feat
     if not isinstance(windows, Windows):
         return None
     users = windows[dataset.uid_field].numpy()
-    if len(np.unique(users)) < len(users):
+    if not len(users) or len(np.unique(users)) < len(users):
         return None
     targets = windows[dataset.iid_field].numpy()
     items = windows.store.columns[dataset.iid_field].numpy()

@@ -19,16 +19,16 @@ from typing import Any
 import torch
 from recbole.utils import ModelType
 
-from recbole_lite.config import LiteConfig
+from recbole_lite.config import LiteConfig, explained
 from recbole_lite.data import create_dataset, data_preparation
-from recbole_lite.files import write_atomically
+from recbole_lite.files import to_plain, write_json
 from recbole_lite.paths import PROPERTIES
 from recbole_lite.products import matrix_products
 from recbole_lite.quick_start import run
 from recbole_lite.registry import get_trainer
 from recbole_lite.report.environment import environment
 from recbole_lite.report.run_folder import PROTOCOL
-from recbole_lite.report.write import plain
+from recbole_lite.report.write import optional, plain
 
 FIRST_STAGE = 0.6  # share of the steps with frozen vectors, with `two_stages`
 SECOND_RATE = 5e-4  # learning rate of the second stage
@@ -96,13 +96,17 @@ def plan(side: Side, dataset: str, settings: Mapping[str, Any], seconds: float) 
     """
     settings = {"checkpoint_every": 0, "show_progress": False, **settings, **side.settings}
     config = LiteConfig(side.model, dataset, side.files, config_dict=settings)
-    train_data, *_ = data_preparation(config, create_dataset(config))
+    with explained(f"{side.model} cannot be built", config):
+        train_data, *_ = data_preparation(config, create_dataset(config))
     if config["MODEL_TYPE"] == ModelType.TRADITIONAL:  # counts once; there is nothing to repeat
         steps = len(train_data)
         settings |= {"epochs": 1}
         return {"step_seconds": 0.0, "steps": steps, "steps_per_epoch": steps, "settings": settings}
-    model = config.model_class(config, train_data._dataset).to(config["device"]).train()
-    optimizer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model).optimizer
+    with explained(f"{side.model} cannot be built", config):
+        model = config.model_class(config, train_data._dataset).to(config["device"]).train()
+        trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    trainer.keep_no_record()
+    optimizer = trainer.optimizer
     batches = itertools.chain.from_iterable(itertools.repeat(train_data))
     times = []
     with matrix_products(config["matrix_products"], config["device"]):  # as in training
@@ -230,7 +234,8 @@ def reusable(
         for key, value in settings.items()
         if key in used and key not in _PLACES | _PLANNED | side.settings.keys()
     }
-    same = found.get("minutes") == minutes and {**shared, **side.settings}.items() <= used.items()
+    wanted = to_plain({**shared, **side.settings})  # as the file has them
+    same = found.get("minutes") == minutes and wanted.items() <= used.items()
     return found if same else None
 
 
@@ -258,7 +263,6 @@ def measured(
     if found is not None:
         return found, False
     found = by(side, dataset, settings, minutes, command)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(found, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda name: name.write_text(text, encoding="utf-8"))
+    with optional(str(path), "the row is in the table, but will be trained again"):
+        write_json(path, found, indent=None)
     return found, True

@@ -26,14 +26,15 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, GenerationConfig
 
-from recbole_lite.config import LiteConfig
+from recbole_lite.config import OVER_VALUES, LiteConfig
 from recbole_lite.data import create_dataset, data_preparation
-from recbole_lite.errors import ConfigError
+from recbole_lite.errors import ConfigError, RecboleLiteError
 from recbole_lite.model.generative.beam import write
 from recbole_lite.model.generative.numbers import item_numbers
 from recbole_lite.paths import PROPERTIES
 from recbole_lite.products import matrix_products
 from recbole_lite.report.environment import environment
+from recbole_lite.text.llm_files import one_line
 
 TOP = 20
 NO_DECODER = {"decoder": False}
@@ -258,6 +259,19 @@ def sweeps(sides: dict[str, Side], size: int, repeats: int) -> dict[str, dict]:
     return found
 
 
+def _build(names, dataset, settings, tokenizer) -> tuple[dict[str, Side], dict[str, str]]:
+    """Sides by name, and why others cannot be built; without LiteLLM4Rec there is no table."""
+    sides, problems = {}, {}
+    for name in names:
+        try:
+            sides[name] = Side(name, dataset, settings, tokenizer)
+        except (RecboleLiteError, *OVER_VALUES) as error:
+            problems[name] = one_line(error, limit=110)
+    if "LiteLLM4Rec" not in sides:
+        raise ConfigError(f"LiteLLM4Rec cannot be built: {problems['LiteLLM4Rec']}")
+    return sides, problems
+
+
 @torch.no_grad()
 def measure(
     dataset: str,
@@ -293,7 +307,8 @@ def measure(
     Raises
     ------
     ConfigError
-        An unknown side; no tokenizer.
+        An unknown side; no tokenizer; LiteLLM4Rec cannot be built. Other sides that cannot are
+        listed with their reasons in ``problems``.
     """
     names = list(dict.fromkeys([*names, "LiteLLM4Rec"]))
     unknown = [name for name in names if name not in SIDES]
@@ -302,7 +317,7 @@ def measure(
     if tokenizer is None and any(SIDES[name][0] in ("P5", "POD") for name in names):
         raise ConfigError("P5 and POD need T5's tokenizer: --tokenizer=FOLDER, or a hub name")
     settings = {"eval_batch_size": size, **settings}
-    sides = {name: Side(name, dataset, settings, tokenizer) for name in names}
+    sides, problems = _build(names, dataset, settings, tokenizer)
     config = sides["LiteLLM4Rec"].config
     device = config["device"]
     fewer_bits = torch.autocast(device.type, getattr(torch, autocast)) if autocast else None
@@ -322,5 +337,6 @@ def measure(
                 if name in sides
             },
             "input_lengths": input_lengths(sides, size),
+            "problems": problems,
             "sweeps": sweeps(sides, size, repeats) if with_sweeps and "POD" in sides else {},
         }

@@ -14,7 +14,9 @@ def render(result: dict[str, Any]) -> str:
     text = [times(result)]
     text += [_shares(name, shares) for name, shares in result["parts"].items()]
     text += [_sweep(name, points) for name, points in result["sweeps"].items()]
-    return "\n\n".join(text)
+    problems = result.get("problems", {}).items()
+    text.append("\n".join(f"- {name}: not run: {why}" for name, why in problems))
+    return "\n\n".join(filter(None, text))
 
 
 def times(result: dict[str, Any]) -> str:

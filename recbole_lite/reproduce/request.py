@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recbole_lite.config import OVER_VALUES
 from recbole_lite.errors import ConfigError, RecboleLiteError, one_line
 from recbole_lite.reproduce.budget import Side, measure, measured, reusable
 
@@ -113,7 +114,7 @@ class Rows:
                 command=request.command,
                 by=by,
             )
-        except RecboleLiteError as error:
+        except (RecboleLiteError, *OVER_VALUES) as error:  # that of a row costs no other
             self.fail(side, one_line(error, limit=110))
             return None
         self.results[side.name] = result

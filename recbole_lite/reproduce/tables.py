@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from recbole_lite.errors import ConfigError
-from recbole_lite.files import write_atomically
+from recbole_lite.files import write_atomically, write_json
+from recbole_lite.report.write import optional
 from recbole_lite.reproduce import paper
 from recbole_lite.reproduce.budget import Side
 from recbole_lite.reproduce.markdown import budget, figure, grid, short
@@ -44,7 +45,7 @@ def table5(request: Request) -> str:
 
     path = request.out / request.dataset / "efficiency.json"
     result = _read(path)
-    if result is None:
+    if result is None or result.get("problems"):
         result = measure(
             request.dataset,
             request.settings,
@@ -52,7 +53,7 @@ def table5(request: Request) -> str:
             repeats=5,
             command=request.command,
         )
-        _write(path, result)
+        write_json(path, result)
     else:
         request.say(f"reused from {path}")
     return render(result)
@@ -120,7 +121,8 @@ def reproduce(target: str, request: Request) -> str:
     )
     text += f"\n\n`{request.command}`\n"
     path = request.out / request.dataset / f"{target}.md"
-    write_atomically(path, lambda name: name.write_text(text, encoding="utf-8"))
+    with optional(str(path), "the same command makes it from the results"):
+        write_atomically(path, lambda name: name.write_text(text, encoding="utf-8"))
     return text
 
 
@@ -155,8 +157,3 @@ def _read(path: Path) -> dict | None:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-
-
-def _write(path: Path, content: dict) -> None:
-    text = json.dumps(content, indent=1) + "\n"
-    write_atomically(path, lambda name: name.write_text(text, encoding="utf-8"))

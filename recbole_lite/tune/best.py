@@ -15,21 +15,28 @@ from recbole_lite.tune.trial import Plan
 BEST_FILE = "best.yaml"
 
 
-def evaluate_best(record: Record, plan: Plan) -> dict[str, float]:
-    """Test figures of a trial's best weights; the only look of a sweep at the test split."""
+def evaluate_best(record: Record, plan: Plan) -> dict[str, float] | None:
+    """Test figures of a trial's best weights; the only look of a sweep at the test split.
+
+    None where the split leaves nothing for a test.
+    """
     from recbole_lite.quick_start import load_data_and_model
     from recbole_lite.registry import get_trainer
 
     threads = torch.get_num_threads()
     torch.set_num_threads(plan.threads)  # sums in the order of the trial's
     try:
-        config, model, _, train_data, _, test_data = load_data_and_model(record.run_dir)
+        # The trial's own settings name the folder that the sweep was in before a move.
+        changes = {"checkpoint_dir": str(Path(record.run_dir).parent)}
+        changes |= {"item_embedding_cache_dir": plan.cache_dir} if plan.cache_dir else {}
+        loaded = load_data_and_model(record.run_dir, changes=changes)
+        config, model, _, train_data, _, test_data = loaded
         trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+        trainer.keep_no_record()
         trainer.eval_collector.data_collect(train_data)  # counts that some metrics need
-        result = trainer.evaluate(test_data, load_best_model=False, show_progress=False)
+        return trainer.evaluate(test_data, load_best_model=False, show_progress=False)
     finally:
         torch.set_num_threads(threads)
-    return {name: float(value) for name, value in result.items()}
 
 
 def best_values(record: Record, made, plan: Plan) -> dict[str, Any]:
@@ -72,4 +79,4 @@ def write_best(record: Record, made, plan: Plan, result: dict[str, Any]) -> Path
 
 
 def _figures(figures: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
+    return ", ".join(f"{name} {value:.4f}" for name, value in figures.items() if value is not None)

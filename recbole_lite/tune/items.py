@@ -7,8 +7,9 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any
 
+from recbole_lite.config import explained
 from recbole_lite.data import create_dataset
-from recbole_lite.errors import RecboleLiteError
+from recbole_lite.errors import ConfigError, RecboleLiteError
 from recbole_lite.text import item_vectors
 from recbole_lite.tune.space import Space
 
@@ -45,7 +46,7 @@ def prepare(space: Space, configure: Callable[[dict[str, Any]], Any]) -> None:
     ------
     RecboleLiteError
         The data or the vectors cannot be had by any trial. What concerns some of them only is
-        left to fail there, and logged.
+        left to fail there, and logged. The data leave nothing for validation.
     """
     combinations = space.combinations(KEYS, AT_MOST)
     dataset, failures = None, []
@@ -61,6 +62,13 @@ def prepare(space: Space, configure: Callable[[dict[str, Any]], Any]) -> None:
             getLogger().warning(f"{params}: {error}")
     if len(failures) == len(combinations):
         raise failures[0]
+    with explained(f"{config['dataset']} cannot be split", config):
+        validation = dataset.build()[1]
+    if not len(validation):
+        raise ConfigError(
+            f"eval_args: a sweep chooses by validation, and {config['eval_args']['split']} leaves "
+            "nothing for it; choose with another split, then train on everything with best.yaml"
+        )
 
 
 def _reads_vectors(config) -> bool:

@@ -21,6 +21,10 @@ from recbole_lite.tune.space import Parameter, Space
 NOT_PARAMETERS = {"model", "dataset", "resume", "end_epoch", "checkpoint_dir", "checkpoint_every"}
 
 
+# Keys that say where files are; a sweep that goes on elsewhere may find them elsewhere.
+PLACES = {"data_path", "checkpoint_dir", "item_embedding_cache_dir"}
+
+
 @dataclass(frozen=True)
 class Sweep:
     """All that a sweep is made of; a sweep that goes on must be made of the same.
@@ -149,6 +153,7 @@ def check_same(now: Sweep, before: Sweep) -> None:
     new, old = (json.loads(json.dumps(made.plain())) for made in (now, before))
     for part in (new, old):
         part.pop("space_file")
+        part["values"] = {k: v for k, v in part["values"].items() if k not in PLACES}
         part["settings"] = {k: v for k, v in part["settings"].items() if k not in FREE_ON_RESUME}
     different = [f"{key} was {old[key]}, is {new[key]}" for key in new if new[key] != old[key]]
     if different:

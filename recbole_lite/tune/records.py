@@ -92,7 +92,7 @@ def _badness(record: Record, bigger: bool) -> tuple:
 
 def _record(result, plan: Plan) -> Record:
     trial_id = Path(result.path).name
-    rows = _rows(Path(result.path) / "result.json")
+    rows = _rows(plan.ray_folder(trial_id) / "result.json")
     # A trial that went on after its process died reports the epochs before again.
     epochs = {row["epoch"]: row for row in rows if "valid" in row}
     names = ("epoch", "valid_score", "train_loss", "valid")
@@ -110,7 +110,7 @@ def _record(result, plan: Plan) -> Record:
     run = best_run(plan.trial_folder(trial_id))
     return Record(
         trial=trial_id,
-        params=_params(result, plan),
+        params=_params(result, plan.ray_folder(trial_id), plan),
         status=status,
         history=[{name: epochs[n][name] for name in names} for n in sorted(epochs)],
         seconds=_running_time(rows),
@@ -119,12 +119,12 @@ def _record(result, plan: Plan) -> Record:
     )
 
 
-def _params(result, plan: Plan) -> dict[str, Any]:
+def _params(result, folder: Path, plan: Plan) -> dict[str, Any]:
     """Values that a trial drew; Ray's result has them from the first report on only."""
     drawn = result.config
     if drawn is None:
         try:
-            drawn = json.loads((Path(result.path) / "params.json").read_text(encoding="utf-8"))
+            drawn = json.loads((folder / "params.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):  # never started
             return dict.fromkeys(plan.space.keys)
     return plan.space.decode(drawn)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,7 @@ from recbole.utils import get_local_time
 
 from recbole_lite.config import LiteConfig
 from recbole_lite.errors import ConfigError
-from recbole_lite.files import write_atomically
+from recbole_lite.files import write_json
 from recbole_lite.report.environment import environment
 from recbole_lite.tune import cluster, items
 from recbole_lite.tune.cli import SWEEP_FILE
@@ -28,9 +27,7 @@ from recbole_lite.tune.made import (
 )
 from recbole_lite.tune.records import Record, read_records
 from recbole_lite.tune.space import read_space
-from recbole_lite.tune.trial import Plan, run_trial
-
-RAY_FOLDER = "ray"
+from recbole_lite.tune.trial import RAY_FOLDER, Plan, run_trial
 
 
 def sweep(
@@ -100,8 +97,8 @@ def sweep(
             f"time, each with {resources.cpus:g} CPU and {resources.gpus:g} GPU; folder: {folder}"
         )
         items.prepare(made.space, plan.configure_preparing)
-        if resume is None:
-            _write_json(folder / SWEEP_FILE, {**made.plain(), "command": command})
+        if space is not None:  # of one that goes on: its files may be elsewhere
+            write_json(folder / SWEEP_FILE, {**made.plain(), "command": command}, finite=False)
         records = read_records(
             _search(made, config, plan, resources, resume is not None),
             plan,
@@ -148,6 +145,7 @@ def _search(made: Sweep, config: LiteConfig, plan: Plan, resources, resume: bool
     trainable = tune.with_resources(
         tune.with_parameters(run_trial, plan=plan), {"cpu": resources.cpus, "gpu": resources.gpus}
     )
+    Announcer.plan = plan
     state = Path(plan.folder, RAY_FOLDER)
     if resume and tune.Tuner.can_restore(str(state)):
         return tune.Tuner.restore(str(state), trainable=trainable).fit()
@@ -166,7 +164,7 @@ def _search(made: Sweep, config: LiteConfig, plan: Plan, resources, resume: bool
             name=RAY_FOLDER,
             storage_path=plan.folder,
             failure_config=tune.FailureConfig(max_failures=int(made.settings.max_retries)),
-            callbacks=[Announcer(plan, config["valid_metric"], made.trials)],
+            callbacks=[Announcer(config["valid_metric"], made.trials)],
             verbose=0,
         ),
     )
@@ -178,7 +176,8 @@ def _search(made: Sweep, config: LiteConfig, plan: Plan, resources, resume: bool
 
 def _finish(made, config, plan, records, seconds, command, resources) -> dict[str, Any]:
     from recbole_lite.report.sweep import write_report
-    from recbole_lite.tune.best import evaluate_best, write_best
+    from recbole_lite.report.write import optional
+    from recbole_lite.tune.best import BEST_FILE, evaluate_best, write_best
 
     bigger = config["valid_metric_bigger"]
     interrupted = len(records) < made.trials or any(r.status == "unfinished" for r in records)
@@ -200,13 +199,11 @@ def _finish(made, config, plan, records, seconds, command, resources) -> dict[st
         "best": None,
     }
     if best is not None:
-        result["best"] = best.plain(bigger)
-        result["best"]["test_result"] = None if interrupted else evaluate_best(best, plan)
-        write_best(best, made, plan, result)
+        result["best"] = {**best.plain(bigger), "test_result": None}
+        if not interrupted:
+            with optional(f"test of {best.run_dir}", f"--resume={plan.folder} tests again"):
+                result["best"]["test_result"] = evaluate_best(best, plan)
+        with optional(BEST_FILE, f"--resume={plan.folder} makes it again"):
+            write_best(best, made, plan, result)
     result["files"] = write_report(result, Path(plan.folder))
     return result
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    text = json.dumps(content, indent=1, ensure_ascii=False)
-    write_atomically(path, lambda name: name.write_text(text + "\n", encoding="utf-8"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
@@ -71,15 +71,17 @@ class Announcer(tune.Callback):
 
     Parameters
     ----------
-    plan : Plan
     metric : str
         Name of the validation metric.
     total : int
         Number of trials.
     """
 
-    def __init__(self, plan: Plan, metric: str, total: int):
-        self.plan, self.metric, self.total = plan, metric, total
+    # Set by who runs the sweep: what is pickled knows its folder of before a move only.
+    plan: ClassVar[Plan]
+
+    def __init__(self, metric: str, total: int):
+        self.metric, self.total = metric, total
         self.ended: set[str] = set()
 
     def on_trial_start(self, iteration, trials, trial, **info):

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from recbole_lite.errors import CheckpointError, ConfigError
-from recbole_lite.files import write_atomically
+from recbole_lite.files import write_json
 from recbole_lite.tune.space import Space
 
+RAY_FOLDER = "ray"  # in the sweep's: Ray's state and results
 HISTORY_FILE = "history.json"
 ENDED_FILE = "ended"  # nothing is left to do: the scheduler has stopped the trial, or it is through
 ERROR_FILE = "error.txt"
@@ -60,6 +61,10 @@ class Plan:
     def trial_folder(self, trial_id: str) -> Path:
         """Where a trial keeps its checkpoints, log and history."""
         return Path(self.folder, "trials", trial_id)
+
+    def ray_folder(self, trial_id: str) -> Path:
+        """Where Ray keeps a trial's results; its own paths are those of before a move."""
+        return Path(self.folder, RAY_FOLDER, trial_id)
 
     def configure(self, params: Mapping[str, Any], **changes: Any):
         """Configuration of a trial; `params` as :meth:`Space.decode` gives them."""
@@ -137,7 +142,8 @@ def train(plan: Plan, params: dict[str, Any], folder: Path, report: Reporter) ->
     report.epochs = sum(stage.epochs for stage in read_stages(config))
     if (folder / ENDED_FILE).exists():  # Ray's own records are older than the trial's end
         for entry in json.loads((folder / HISTORY_FILE).read_text(encoding="utf-8")):
-            report(entry)
+            score = entry["valid_score"]
+            report({**entry, "valid_score": math.nan if score is None else score})
         return
     begun = last_run(folder)
     try:
@@ -201,8 +207,7 @@ class Reporter:
     def __call__(self, entry: Mapping[str, Any]) -> None:
         """Report an entry of the trainer's ``history``."""
         self._history.append(dict(entry))
-        text = json.dumps(self._history)
-        write_atomically(self._folder / HISTORY_FILE, lambda path: path.write_text(text))
+        write_json(self._folder / HISTORY_FILE, self._history, indent=None)
         best = best_entry(self._history, self.bigger)
         self._last = {
             "epoch": entry["epoch"] + 1,
@@ -229,7 +234,7 @@ def best_entry(history: list[dict[str, Any]], bigger: bool) -> dict[str, Any]:
 
     def rank(entry):
         score = entry["valid_score"]
-        if math.isnan(score):
+        if score is None or math.isnan(score):  # files have null for NaN
             return -math.inf
         return score if bigger else -score
 

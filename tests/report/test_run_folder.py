@@ -136,17 +136,6 @@ def test_the_report_changes_no_figure(quick, monkeypatch):
         assert [e["valid_score"] for e in a["history"]] == [e["valid_score"] for e in b["history"]]
 
 
-def test_a_full_disk_costs_the_report_and_not_the_result(quick, monkeypatch, caplog):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("recbole_lite.report.write.write_run", full)
-    result = run("SASRec", "tiny", config_dict=quick(epochs=1, baselines=["Pop"]))
-    assert result["test_result"]
-    assert result["report"] is None
-    assert "the report could not be written" in caplog.text
-
-
 # -- the test set -----------------------------------------------------------------------------
 
 

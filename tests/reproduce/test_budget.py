@@ -98,6 +98,16 @@ def test_a_result_is_made_once(common, tmp_path):
     assert measured(path, other, 0.01, **arguments)[1]  # other settings: made anew
 
 
+def test_a_result_that_cannot_be_written_is_not_lost(tmp_path, monkeypatch, caplog):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(budget, "write_json", full)
+    arguments = (tmp_path / "a.json", budget.Side("a", "Pop"), 1.0, "tiny", {}, "")
+    assert budget.measured(*arguments, by=lambda *_: {"test": {}}) == ({"test": {}}, True)
+    assert "a.json: cannot be made: OSError: [Errno 28]" in caplog.text
+
+
 def test_files_of_the_project_are_named_without_the_machine():
     assert budget.portable(sides.PREFIX[0]) == "properties/prefix/ml-1m.yaml"
     assert budget.portable("mine/a.yaml") == "mine/a.yaml"

@@ -19,8 +19,9 @@ SMALL = {"hidden_size": 16, "inner_size": 16, "n_layers": 1, "MAX_ITEM_LIST_LENG
 
 @pytest.fixture
 def two_sides(monkeypatch):
-    """Table 4 of SASRec and a model whose settings are wrong."""
+    """Table 4 of SASRec, a model whose settings are wrong, and one without what it reads."""
     sides = [Side("SASRec", "SASRec", SMALL), Side("FDSA", "FDSA", {"n_layer": 1})]
+    sides.append(Side("no class", "FDSA", {"selected_features": ["class"]}))
     monkeypatch.setattr(tables, "rivals", lambda: sides)
     monkeypatch.setattr(tables, "paper_models", list)
     monkeypatch.setattr(tables, "strategies", lambda: [Side("again", "SASRec", SMALL)])
@@ -42,6 +43,7 @@ def test_table_4(two_sides, request_for, monkeypatch):
     assert cells == ["SASRec", *expected]
     assert "FDSA: not run: " in text
     assert "unknown key 'n_layer'" in text
+    assert "- no class: not run: ConfigError: FDSA cannot be built (KeyError: 'class')" in text
     assert "scratch weights" in text
     assert paper.DEVIATIONS in text
     reproduce("table4", request)

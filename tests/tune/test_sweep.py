@@ -209,7 +209,9 @@ def test_an_interrupted_sweep_says_what_it_knows_and_goes_on(
     assert LiteConfig(config_file_list=[workdir / "cut" / "best.yaml"])["epochs"] == best["epochs"]
 
     heard = len(watcher.results)
-    whole = sweep(resume="cut")
+    (workdir / "cut").rename(workdir / "moved here")
+    whole = sweep(resume="moved here")
+    assert not (workdir / "cut").exists()
     assert not whole["interrupted"]
     assert [t["status"] for t in whole["trials"]] == ["finished"] * 3
     assert whole["best"]["test_result"]
@@ -228,10 +230,12 @@ def test_an_interrupted_sweep_says_what_it_knows_and_goes_on(
             "GRU4Rec",
             "tiny",
             **{**arguments, "config_dict": {**values, "epochs": 9}},
-            resume="cut",
+            resume="moved here",
         )
     with pytest.raises(ConfigError, match="a sweep is there already; --resume="):
-        sweep("GRU4Rec", "tiny", **arguments)
+        sweep(
+            "GRU4Rec", "tiny", **{**arguments, "settings": {**settings, "sweep_dir": "moved here"}}
+        )
 
 
 def test_four_concurrent_trials_encode_the_items_once(space, quick, monkeypatch, tmp_path, workdir):

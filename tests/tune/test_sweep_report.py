@@ -65,8 +65,9 @@ def records(tmp_path):
         drawn = {"learning_rate": 10.0 ** -(number / 2 + 2), "user_pooling": "mean"}
         (folder / "params.json").write_text(json.dumps(drawn))
         known = {"metrics": {"done": done}, "config": drawn} if rows else dict.fromkeys(UNKNOWN)
-        results.append(SimpleNamespace(path=str(folder), error=error, **known))
-    nowhere = str(tmp_path / "ray" / "f")  # queued when the sweep was interrupted
+        # Ray's path is that of before the sweep's folder was moved.
+        results.append(SimpleNamespace(path=f"moved/ray/{name}", error=error, **known))
+    nowhere = "moved/ray/f"  # queued when the sweep was interrupted
     results.append(SimpleNamespace(path=nowhere, error=None, **dict.fromkeys(UNKNOWN)))
     return read_records(results, plan, bigger=True)
 
@@ -127,6 +128,22 @@ def test_the_table_has_every_trial_and_error(result, tmp_path):
     assert f"--resume={tmp_path} goes on" in render(interrupted)
     result["best"] = None
     assert "No trial has validated." in render(result)
+
+
+def test_a_part_of_the_report_that_fails_costs_no_other(result, tmp_path, monkeypatch, caplog):
+    def fail(_):
+        raise RuntimeError("no")
+
+    monkeypatch.setattr("recbole_lite.report.sweep_plots.plots_html", fail)
+    result["trials"][1]["valid_score"] = float("nan")
+    result["files"] = write_report(result, tmp_path)
+    assert result["files"]["plots"] is None
+    assert "plots.html: cannot be made: RuntimeError: no" in caplog.text
+    assert json.loads((tmp_path / "trials.json").read_text())["trials"][1]["valid_score"] is None
+    assert "plots:" not in render(result)
+    assert "table:" in render(result)
+    result["best"]["test_result"] = None
+    assert "Nothing was measured on a test set" in render(result)
 
 
 def test_records_are_json_an_epoch_on_a_line(result):

@@ -9,7 +9,9 @@ import pytest
 from recbole_lite.cli import run_main
 from recbole_lite.errors import ConfigError
 from recbole_lite.tune.cluster import plan_resources
+from recbole_lite.tune.made import Sweep, check_same
 from recbole_lite.tune.settings import read_settings
+from recbole_lite.tune.space import Parameter, Space
 
 
 @pytest.fixture
@@ -47,6 +49,8 @@ LR = "learning_rate: {choice: [0.1]}\n"
         (LR, ["--valid_metric=Hit@10"], "valid_metric 'Hit@10' is not measured: metrics are"),
         (LR, ["--nproc=2"], "nproc: a trial is one process"),
         (LR, ["--eval_step=0"], "a sweep compares validations"),
+        (LR, ["--eval_args={split: {LS: test_only}}"], "eval_args: a sweep chooses by validation"),
+        (LR, ["--eval_args={split: {RS: [1, 0, 0]}}"], "and {'RS': .* leaves nothing for it"),
         (LR, ["--ray-address=127.0.0.1:9"], "no Ray cluster answers at '127.0.0.1:9'"),
         (LR, ["--ray-address=here"], "'here' is neither auto nor HOST:PORT"),
         (LR, ["--ray_address=ray://h:1"], "start the sweep on a machine of the cluster"),
@@ -113,3 +117,12 @@ def test_resources_are_detected():
 def test_more_than_there_is_is_refused(given, message):
     with pytest.raises(ConfigError, match=message):
         plan([{"CPU": 2}, {"CPU": 2}], **given)
+
+
+def test_a_sweep_goes_on_where_its_files_have_moved_and_not_with_other_values():
+    space = Space((Parameter("learning_rate", "choice", (0.1,), "s"),), "s")
+    settings = read_settings({})
+    before = Sweep("M", "d", {"data_path": "/gone", "epochs": 3}, space, settings)
+    check_same(Sweep("M", "d", {"data_path": "/here", "epochs": 3}, space, settings), before)
+    with pytest.raises(ConfigError, match=r"values was .*'epochs': 3.*, is .*'epochs': 4"):
+        check_same(Sweep("M", "d", {"epochs": 4}, space, settings), before)
