@@ -17,9 +17,10 @@ from recbole_lite import checkpoint, distributed
 from recbole_lite.config import LiteConfig, explained
 from recbole_lite.data import create_dataset, data_preparation
 from recbole_lite.data.candidates import write_candidates
+from recbole_lite.data.vocabulary import Vocabulary
 from recbole_lite.errors import ConfigError
 from recbole_lite.evaluation import first_ranks
-from recbole_lite.fine_tuning import begin_with
+from recbole_lite.fine_tuning import begin_with, check_begun
 from recbole_lite.log import FILE_ONLY, init_logger
 from recbole_lite.products import uses_onednn
 from recbole_lite.registry import can_train_prefixes, get_model, get_trainer
@@ -27,6 +28,7 @@ from recbole_lite.report.random_guess import random_guess
 from recbole_lite.report.samples import sample_users
 from recbole_lite.report.usage import memory
 from recbole_lite.report.write import keep_run, write_report
+from recbole_lite.resuming import check_same_run
 
 
 def run(
@@ -144,10 +146,18 @@ def run_one(
     logger = getLogger()
     logger.info(f"{config['model']} on {config['dataset']}; log: {log_file}")
     logger.info(config, extra=FILE_ONLY)
-    _check_stage(config)
+    resumes = config["resume"] if resume else None
+    begins = config["init_from"] if init_from else None
+    if resumes and checkpoint.has_last(resumes):
+        begins = None  # else it was killed in its first epoch, and begins again
+    if resumes:
+        check_same_run(Path(resumes), config)
+    if begins:
+        check_begun(config)
+    trained = _vocabulary_of_start(config, resumes, begins)
 
     with clock("data"), explained(f"{config['dataset']} cannot be read", config):
-        dataset = create_dataset(config)
+        dataset = create_dataset(config, trained)
         counts = count_data(dataset)
         logger.info(dataset, extra=FILE_ONLY)
         size = ", ".join(f"{count:,} {name}" for name, count in counts.items())
@@ -158,10 +168,8 @@ def run_one(
         init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
         model = _build_model(config, train_data._dataset)
         logger.info(model, extra=FILE_ONLY)
-        resumes = resume and config["resume"]
-        # A run that was killed in its first epoch begins again, with these weights.
-        if init_from and config["init_from"] and not (resumes and checkpoint.has_last(resumes)):
-            begin_with(config, model)
+        if begins:
+            _check_rows(begin_with(config, model), Path(begins), trained, dataset)
         parameters = _trainable(model)
         how = ", products by oneDNN" * uses_onednn(config["matrix_products"], config["device"])
         logger.info(f"{parameters:,} trainable parameters on {config['device']}{how}")
@@ -270,18 +278,58 @@ def load_data_and_model(model_file: str | Path, data_path: str | Path | None = N
     """
     folder = Path(model_file)
     folder = folder if folder.is_dir() else folder.parent
+    path = folder / checkpoint.BEST_FILE
     content = checkpoint.load_config(folder)
     settings = content["settings"]
     if data_path is not None:
         settings["data_path"] = str(data_path)
     config = LiteConfig(content["model"], content["dataset"], config_dict=settings, typed=True)
     init_seed(config["seed"], config["reproducibility"])
-    dataset = create_dataset(config)
+    trained = _vocabulary_of(folder)
+    dataset = create_dataset(config, trained)
     loaders = data_preparation(config, dataset)
     model = _build_model(config, loaders[0]._dataset)
-    tensors, _ = checkpoint.load_weights(folder / checkpoint.BEST_FILE)
-    checkpoint.restore_model(model, tensors, folder / checkpoint.BEST_FILE)
+    tensors, facts = checkpoint.load_weights(path)
+    _check_rows(facts, folder, trained, dataset)
+    checkpoint.restore_model(model, tensors, path)
     return config, model, dataset, *loaders
+
+
+def _vocabulary_of(folder: Path) -> Vocabulary | None:
+    """Raw ids of a run's rows; an older run that has ended knows those of its items."""
+    from recbole_lite.inference.catalogue import Catalogue
+    from recbole_lite.inference.folder import ITEMS_FILE
+
+    vocabulary = checkpoint.load_vocabulary(folder)
+    path = folder / ITEMS_FILE
+    if vocabulary is None and path.exists():
+        vocabulary = Vocabulary(source=str(path))
+        field = checkpoint.load_config(folder)["settings"]["ITEM_ID_FIELD"]
+        vocabulary.add([field], Catalogue.load(path).ids[1:])
+    return vocabulary
+
+
+def _vocabulary_of_start(config, resumes, begins) -> Vocabulary | None:
+    """Raw ids of the weights that a run starts with; None: it starts from nothing."""
+    if begins:
+        vocabulary = _vocabulary_of(Path(begins))
+        if vocabulary is not None:  # others of the same users and items are what one tunes on
+            vocabulary.interactions = None
+        return vocabulary
+    if resumes:
+        return _vocabulary_of(Path(resumes)) if checkpoint.has_last(resumes) else None
+    if config["train_stage"] == "finetune":
+        return checkpoint.load_pretrained_vocabulary(Path(config["pre_model_path"]))
+    return None
+
+
+def _check_rows(facts, folder: Path, trained: Vocabulary | None, dataset):
+    """Check weights against the vocabulary that the data were numbered by, or the data's own."""
+    named, source = facts.get("vocabulary"), folder / checkpoint.BEST_FILE
+    if named is None and trained is None:
+        checkpoint.warn_of_rows(source)
+    if trained is None or named != trained.sha256:
+        checkpoint.check_vocabulary(named, dataset.vocabulary, source)
 
 
 def _baseline(name, config, overrides, sources) -> LiteConfig:

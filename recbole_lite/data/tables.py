@@ -118,10 +118,16 @@ class TablesMixin:
 
     # -- ids and missing values ---------------------------------------------------------------
 
+    def _remap_ID_all(self):
+        super()._remap_ID_all()
+        if self._numbering is not None:
+            self._numbering.check()
+
     def _remap(self, remap_list):
         """Map tokens to ids from 1 by first appearance over all columns given, 0 for none.
 
-        The same ids as RecBole's; token columns are categories, so only codes are touched.
+        The same ids as RecBole's, unless a checkpoint's vocabulary says which; token columns are
+        categories, so only codes are touched.
         """
         if not remap_list:
             return
@@ -131,9 +137,14 @@ class TablesMixin:
         flat = np.concatenate(codes)
         known = flat >= 0
         order, appeared = pd.factorize(flat[known])
+        raw, fields = tokens[appeared], list(dict.fromkeys(field for _, field, _ in remap_list))
+        if self._numbering is not None:
+            raw, place = self._numbering.arrange(fields, raw)
+            order = place[order]
+        self.vocabulary.add(fields, raw)
         ids = np.zeros(len(flat), dtype=np.int64)
         ids[known] = order + 1
-        id_token = np.array(["[PAD]", *tokens[appeared]], dtype=object)
+        id_token = np.array(["[PAD]", *raw], dtype=object)
         token_id = {token: i for i, token in enumerate(id_token)}
 
         splits = np.cumsum([len(piece) for piece in codes])[:-1]
