@@ -35,7 +35,7 @@ import torch
 from safetensors.torch import save_file
 
 from recbole_lite.data.vocabulary import Vocabulary
-from recbole_lite.errors import CheckpointError
+from recbole_lite.errors import CheckpointError, OtherIdsError
 from recbole_lite.files import file_sha256, write_atomically
 from recbole_lite.settings import to_yaml
 
@@ -275,7 +275,7 @@ def load_vocabulary(folder: Path) -> Vocabulary | None:
 
 
 def load_pretrained_vocabulary(path: Path) -> Vocabulary | None:
-    """Raw ids of S3Rec's pre-trained weights; None, after a warning, of those that have none."""
+    """Raw ids of the pre-trained weights of S3Rec or RaCT; None, after a warning: it has none."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)["vocabulary"]
     except KeyError:
@@ -300,12 +300,12 @@ def check_vocabulary(named: str | None, vocabulary: Vocabulary | None, source) -
 
     Raises
     ------
-    CheckpointError
-        They belong to other ids.
+    OtherIdsError
+        They do not.
     """
     if named is None or vocabulary is None or named == vocabulary.sha256:
         return
-    raise CheckpointError(
+    raise OtherIdsError(
         f"{source}: its rows belong to other raw ids, or to the same in another order, than the "
         f"data (or {VOCABULARY_FILE}) have. Copy the whole folder of the run, and load it by "
         "load_data_and_model, --resume or --init_from"

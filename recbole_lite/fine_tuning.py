@@ -9,6 +9,7 @@ import torch
 
 from recbole_lite import checkpoint
 from recbole_lite.errors import CheckpointError
+
 # Settings that decide which item has which internal id, where a run has no vocabulary that says it.
 _DECIDE_IDS = (
     "filter_inter_by_user_or_item", "user_inter_num_interval", "item_inter_num_interval",

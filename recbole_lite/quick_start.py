@@ -146,15 +146,8 @@ def run_one(
     logger = getLogger()
     logger.info(f"{config['model']} on {config['dataset']}; log: {log_file}")
     logger.info(config, extra=FILE_ONLY)
-    resumes = config["resume"] if resume else None
-    begins = config["init_from"] if init_from else None
-    if resumes and checkpoint.has_last(resumes):
-        begins = None  # else it was killed in its first epoch, and begins again
-    if resumes:
-        check_same_run(Path(resumes), config)
-    if begins:
-        check_begun(config)
-    trained = _vocabulary_of_start(config, resumes, begins)
+    _check_stage(config)
+    resumes, begins, trained = _start(config, resume, init_from)
 
     with clock("data"), explained(f"{config['dataset']} cannot be read", config):
         dataset = create_dataset(config, trained)
@@ -309,18 +302,31 @@ def _vocabulary_of(folder: Path) -> Vocabulary | None:
     return vocabulary
 
 
-def _vocabulary_of_start(config, resumes, begins) -> Vocabulary | None:
-    """Raw ids of the weights that a run starts with; None: it starts from nothing."""
-    if begins:
-        vocabulary = _vocabulary_of(Path(begins))
-        if vocabulary is not None:  # others of the same users and items are what one tunes on
-            vocabulary.interactions = None
-        return vocabulary
+def _start(config, resume: bool, init_from: bool) -> tuple:
+    """Folders of the run to continue and of the run to begin with, and the raw ids of its rows.
+
+    Each is None where there is none. What does not fit is refused before the data are read.
+    """
+    resumes = config["resume"] if resume else None
+    begins = config["init_from"] if init_from else None
     if resumes:
-        return _vocabulary_of(Path(resumes)) if checkpoint.has_last(resumes) else None
-    if config["train_stage"] == "finetune":
-        return checkpoint.load_pretrained_vocabulary(Path(config["pre_model_path"]))
-    return None
+        check_same_run(Path(resumes), config)
+        if checkpoint.has_last(resumes):  # else it was killed in its first epoch, and begins again
+            return resumes, None, _vocabulary_of(Path(resumes))
+    if begins:
+        check_begun(config)
+        trained = _vocabulary_of(Path(begins))
+    else:
+        trained = _vocabulary_of_pretraining(config)
+    if trained is not None:
+        trained.interactions = None  # others of the same users and items are welcome
+    return resumes, begins, trained
+
+
+def _vocabulary_of_pretraining(config) -> Vocabulary | None:
+    if not config["pre_model_path"] or config["train_stage"] in ("pretrain", "actor_pretrain"):
+        return None
+    return checkpoint.load_pretrained_vocabulary(Path(config["pre_model_path"]))
 
 
 def _check_rows(facts, folder: Path, trained: Vocabulary | None, dataset):

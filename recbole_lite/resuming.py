@@ -70,9 +70,7 @@ class Resuming:
         tensors, state = last
         if state["best_valid_result"] or not self.config["eval_step"]:
             checkpoint.load_weights(folder / checkpoint.BEST_FILE)  # a damage is better known now
-        self._resumed = folder, state.get("vocabulary")  # to be compared with the data's
-        if state.get("vocabulary") is None:
-            checkpoint.warn_of_rows(folder)
+        self._resumed = folder, state.get("vocabulary")  # compared when the data are known
         checkpoint.restore_model(self.model, tensors, folder)
         if len(self.stages) > 1:
             self._enter(*state["stage"])

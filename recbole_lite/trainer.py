@@ -97,10 +97,12 @@ class LiteMixin(Resuming):
             self._keeps_vocabulary_in = self.run_dir
 
     def _meet(self, loader):
-        """Take the vocabulary of a loader's data; the weights of a resumed run must belong to it."""
+        """Take the vocabulary of the data, which the weights of a resumed run must belong to."""
         self._vocabulary = getattr(loader._dataset, "vocabulary", None)
         if self._resumed is not None:
             (folder, named), self._resumed = self._resumed, None
+            if named is None:
+                checkpoint.warn_of_rows(folder)
             checkpoint.check_vocabulary(named, self._vocabulary, folder)
 
     def _products(self):

@@ -29,7 +29,7 @@ def create_dataset(config: LiteConfig, trained: Vocabulary | None = None) -> Dat
     ------
     DataError, ConfigError
         A file is missing or malformed (with its line), or the filters leave nothing.
-    CheckpointError
+    OtherIdsError
         The data have other users, items or values of features than `trained`.
     """
     from recbole.data import dataset as recbole_datasets

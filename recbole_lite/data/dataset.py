@@ -13,7 +13,7 @@ from recbole_lite.data.reading import ReadingMixin
 from recbole_lite.data.tables import TablesMixin
 from recbole_lite.data.vocabulary import Numbering, Vocabulary, interactions_sha256
 from recbole_lite.data.windows import SequenceStore, Windows
-from recbole_lite.errors import CheckpointError, ConfigError, DataError
+from recbole_lite.errors import ConfigError, DataError, OtherIdsError
 
 
 class SequencesMixin(ReadingMixin, TablesMixin):
@@ -43,7 +43,7 @@ class SequencesMixin(ReadingMixin, TablesMixin):
         if trained is None or trained.interactions in (None, found):
             return
         if shuffled:
-            raise CheckpointError(
+            raise OtherIdsError(
                 f"{trained.source}: the lines of {self.dataset_name}.inter are others than in "
                 "training, or stand in another order, which decides a random split (eval_args, "
                 "order RO): what was trained on would be tested. Give the file of the training"

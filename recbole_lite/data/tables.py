@@ -118,7 +118,7 @@ class TablesMixin:
 
     # -- ids and missing values ---------------------------------------------------------------
 
-    def _remap_ID_all(self):
+    def _remap_ID_all(self):  # noqa: N802
         super()._remap_ID_all()
         if self._numbering is not None:
             self._numbering.check()

@@ -17,7 +17,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from recbole_lite.errors import CheckpointError
+from recbole_lite.errors import CheckpointError, OtherIdsError
 
 FORMAT_VERSION = 1
 SHOWN = 3  # ids that a message gives as examples
@@ -149,9 +149,9 @@ class Numbering:
         return None
 
     def check(self) -> None:
-        """Raise a CheckpointError where the data have other ids than the vocabulary."""
+        """Raise an OtherIdsError where the data have other ids than the vocabulary."""
         if self._differences:
-            raise CheckpointError(
+            raise OtherIdsError(
                 f"{self.vocabulary.source}: its weights belong to other ids than the data hold: "
                 f"{'; '.join(self._differences)}. Give the data of the training (data_path and "
                 "filters), or train anew"

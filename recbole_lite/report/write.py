@@ -150,6 +150,7 @@ def _metrics(config, result, test_set: TestSet | None) -> dict[str, Any]:
         "beams": result["beams"],
         "largest_k": max(config["topk"]),
         "protocol": {key: config.settings.get(key) for key in PROTOCOL},
+        "candidates": result["candidates"] and result["candidates"]["test"]["sha256"],
         "test_set": test_set
         and {
             "users": len(test_set.users),

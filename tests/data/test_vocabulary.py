@@ -1,20 +1,28 @@
 """A checkpoint's rows belong to raw ids, in whatever order the data files mention these."""
 
 import json
-import logging
 import random
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from recbole_lite import LiteConfig, checkpoint, create_dataset, get_trainer
-from recbole_lite import data_preparation, load_data_and_model, run
+from recbole_lite import (
+    LiteConfig,
+    checkpoint,
+    create_dataset,
+    data_preparation,
+    get_trainer,
+    load_data_and_model,
+    run,
+)
 from recbole_lite.cli import main
 from recbole_lite.data.vocabulary import Vocabulary
 from recbole_lite.errors import CheckpointError
 from recbole_lite.inference import folder as packed
+from recbole_lite.settings import to_yaml
 
 OURS = ["LiteLLM4Rec", "ItemLM"]
 MODELS = [*OURS, "SASRec", "BERT4Rec", "BPR", "FDSA"]
@@ -154,9 +162,153 @@ def test_pretraining_then_finetuning_on_permuted_data(quick, permuted):
 def test_other_ids_are_refused(way, more, without, message, trained, settings, data_path, tmp_path):
     folder = trained("SASRec", epochs=3, end_epoch=2)
     other = _permuted(data_path, tmp_path / "other", more, without)
+    values = settings(folder, data_path=str(other), end_epoch=None, **{way: str(folder)})
+    values.pop("load", None)
     with pytest.raises(CheckpointError, match=message):
-        if way == "load":
-            load_data_and_model(folder, other)
-        else:
-            values = settings(folder, data_path=str(other), end_epoch=None, **{way: str(folder)})
-            run("SASRec", "tiny", config_dict=values)
+        load_data_and_model(folder, other) if way == "load" else _run("SASRec", values)
+
+
+def _run(model, values):
+    return run(model, "tiny", config_dict=values)
+
+
+def test_the_command_line_refuses_in_one_line(trained, settings, data_path, tmp_path, capsys):
+    folder = trained("SASRec")
+    other = _permuted(data_path, tmp_path / "other", without=("i7",))
+    given = to_yaml(settings(folder, data_path=str(other), init_from=str(folder)))
+    (tmp_path / "run.yaml").write_text(given)
+    arguments = ["--model=SASRec", "--dataset=tiny", f"--config_files={tmp_path / 'run.yaml'}"]
+    assert main(["run", *arguments]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "24 item_id in training, 23 here, 1 missing (i7)" in line
+
+
+def test_weights_of_another_order_are_not_taken_by_a_trainer(trained, permuted):
+    """RecBole's own way: a data set, a model and a trainer, then evaluate(model_file=...)."""
+    folder = trained("SASRec")
+    settings = {**checkpoint.load_config(folder)["settings"], "data_path": str(permuted)}
+    config = LiteConfig("SASRec", "tiny", config_dict=settings)
+    for vocabulary in (None, checkpoint.load_vocabulary(folder)):
+        _, _, test = data_preparation(config, create_dataset(config, vocabulary))
+        model = config.model_class(config, test._dataset)
+        trainer = get_trainer(config["MODEL_TYPE"], "SASRec")(config, model)
+        if vocabulary is not None:
+            result = trainer.evaluate(test, model_file=folder)
+            assert result == pytest.approx(_measured(folder), abs=1e-9)
+            continue
+        with pytest.raises(CheckpointError, match="its rows belong to other raw ids"):
+            trainer.evaluate(test, model_file=folder)
+        trainer.resume_checkpoint(folder)
+        with pytest.raises(CheckpointError, match="its rows belong to other raw ids"):
+            trainer.fit(test)
+
+
+# -- files --------------------------------------------------------------------------------------
+
+
+def _older(folder, target):
+    """Copy of a run as a version without vocabularies left it."""
+    shutil.copytree(folder, target)
+    (target / checkpoint.VOCABULARY_FILE).unlink()
+    tensors, facts = checkpoint.load_weights(target / checkpoint.BEST_FILE)
+    del facts["vocabulary"]
+    save_file(tensors, target / checkpoint.BEST_FILE, metadata={"facts": json.dumps(facts)})
+    return target
+
+
+def test_an_older_run_loads_with_a_warning(trained, tmp_path, caplog):
+    folder = _older(trained("BPR"), tmp_path / "old")
+    assert _test_metrics(folder, None) == pytest.approx(_measured(folder), abs=1e-9)
+    warnings = [r.getMessage() for r in caplog.records if "could not be verified" in r.getMessage()]
+    assert len(warnings) == 1
+    assert str(folder / checkpoint.BEST_FILE) in warnings[0]
+
+
+def test_an_older_run_that_has_ended_knows_its_items(trained, permuted, tmp_path, caplog):
+    folder = _older(trained("SASRec"), tmp_path / "old")
+    assert _test_metrics(folder, permuted) == pytest.approx(_measured(folder), abs=1e-9)
+    assert "could not be verified" not in caplog.text
+
+
+def test_a_lost_vocabulary_is_missed_only_where_it_is_needed(trained, permuted, tmp_path):
+    folder = shutil.copytree(trained("BPR"), tmp_path / "run")
+    (folder / checkpoint.VOCABULARY_FILE).unlink()
+    assert _test_metrics(folder, None) == pytest.approx(_measured(folder), abs=1e-9)
+    with pytest.raises(CheckpointError, match="its rows belong to other raw ids"):
+        load_data_and_model(folder, permuted)
+
+
+def test_the_vocabulary_of_another_run_is_not_taken(trained, permuted, settings, tmp_path):
+    folder = shutil.copytree(trained("SASRec"), tmp_path / "run")
+    values = settings(folder, data_path=str(permuted))
+    other = Path(_run("SASRec", values)["run_dir"])
+    shutil.copy(other / checkpoint.VOCABULARY_FILE, folder)
+    with pytest.raises(CheckpointError, match="its rows belong to other raw ids"):
+        load_data_and_model(folder)
+
+
+def test_a_damaged_vocabulary_is_named(trained, tmp_path):
+    folder = shutil.copytree(trained("SASRec"), tmp_path / "run")
+    path = folder / checkpoint.VOCABULARY_FILE
+    whole = path.read_bytes()
+    for content in (whole.replace(b'"i7"', b'"i8"'), whole[:-30], b"", b"[]", b"1\n2"):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"vocabulary\.jsonl: cannot be read, it is dam"):
+            load_data_and_model(folder)
+    path.write_bytes(whole.replace(b'"format_version":1', b'"format_version":2'))
+    with pytest.raises(CheckpointError, match="format version 2"):
+        load_data_and_model(folder)
+
+
+def test_the_vocabulary_is_there_before_the_first_weights(quick, monkeypatch):
+    def killed(path, *_, **__):
+        raise KeyboardInterrupt(sorted(file.name for file in path.parent.iterdir()))
+
+    monkeypatch.setattr(checkpoint, "save_weights", killed)
+    with pytest.raises(KeyboardInterrupt) as found:
+        run("SASRec", "tiny", config_dict=quick())
+    assert checkpoint.VOCABULARY_FILE in found.value.args[0]
+
+
+def test_any_raw_id_comes_back():
+    vocabulary = Vocabulary(interactions="0f")
+    strange = ["1", "01", "nan", "a b", 'q"', "back\\slash", "ä\u2028ö", "[PAD]", "🎬", ""]
+    vocabulary.add(["item_id", "target_id"], strange)
+    vocabulary.add(["user_id"], [])
+    again = Vocabulary.from_bytes(vocabulary.to_bytes(), "file")
+    assert again.tables == [(["item_id", "target_id"], strange), (["user_id"], [])]
+    assert (again.sha256, again.interactions) == (vocabulary.sha256, "0f")
+
+
+# -- the order of the lines itself ----------------------------------------------------------------
+
+
+def _tied(source, target):
+    """``tiny`` with one time for all interactions of a user: sequences follow the lines."""
+    path = target / "tiny" / "tiny.inter"
+    shutil.copytree(source / "tiny", path.parent)
+    head, *lines = path.read_text().splitlines()
+    rows = [line.rsplit("\t", 1)[0] + "\t7" for line in lines]
+    path.write_text("\n".join([head, *rows]) + "\n")
+    return target
+
+
+def test_another_order_at_equal_times_is_told(quick, data_path, tmp_path, caplog):
+    tied = _tied(data_path, tmp_path / "tied")
+    result = run("SASRec", "tiny", config_dict=quick(data_path=str(tied), epochs=1))
+    load_data_and_model(result["run_dir"])
+    assert "another order at equal times" not in caplog.text
+    load_data_and_model(result["run_dir"], _permuted(tied, tmp_path / "other"))
+    assert "another order at equal times" in caplog.text
+
+
+def test_a_random_split_by_the_order_of_lines_is_not_repeated_on_others(quick, permuted):
+    split = {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "RO", "group_by": "user", "mode": "full"}
+    result = run(
+        "BPR",
+        "tiny",
+        config_dict=quick(epochs=1, eval_args=split, metrics=["Recall"], valid_metric="Recall@5"),
+    )
+    load_data_and_model(result["run_dir"])
+    with pytest.raises(CheckpointError, match="what was trained on would be tested"):
+        load_data_and_model(result["run_dir"], permuted)
