@@ -141,10 +141,10 @@ class TablesMixin:
         if self._numbering is not None:
             raw, place = self._numbering.arrange(fields, raw)
             order = place[order]
-        self.vocabulary.add(fields, raw)
         ids = np.zeros(len(flat), dtype=np.int64)
         ids[known] = order + 1
         id_token = np.array(["[PAD]", *raw], dtype=object)
+        self.vocabulary.add(fields, id_token[1:])
         token_id = {token: i for i, token in enumerate(id_token)}
 
         splits = np.cumsum([len(piece) for piece in codes])[:-1]

@@ -24,8 +24,8 @@ from recbole_lite.errors import CheckpointError
 from recbole_lite.inference import folder as packed
 from recbole_lite.settings import to_yaml
 
-OURS = ["LiteLLM4Rec", "ItemLM"]
-MODELS = [*OURS, "SASRec", "BERT4Rec", "BPR", "FDSA"]
+MODELS = ["LiteLLM4Rec", "ItemLM", "P5", "LightLM", "SASRec", "BERT4Rec", "BPR", "FDSA"]
+T5 = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_decoder_layers": 1}
 
 
 @pytest.fixture
@@ -58,7 +58,17 @@ def _measured(folder):
 
 
 @pytest.fixture
-def settings(trained):
+def trained(trained, llm_folders):
+    """As the session's, with a small language model for those that write item ids."""
+    beams = {"llm_init": "scratch", "num_beams": 5, "lightlm_clusters": 3}
+    small = {"llm": "t5-small", "llm_config": {**T5, "num_heads": 2}}
+    writer = {"llm": str(llm_folders["writer"]), "llm_init": "pretrained"}
+    own = {"P5": {**beams, **writer}, "LightLM": {**beams, **small}}
+    return lambda model, **changes: trained(model, **own.get(model, {}), **changes)
+
+
+@pytest.fixture
+def settings():
     """Settings of a run in this folder from the data that ``trained`` uses, or others."""
 
     def build(folder, **changes):
