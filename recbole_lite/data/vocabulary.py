@@ -88,7 +88,8 @@ class Vocabulary:
             if head["sha256"] != hashlib.sha256(lines).hexdigest():
                 raise ValueError("its checksum differs")
             tables = [json.loads(line) for line in lines.splitlines()]
-            read = cls([(t["fields"], t["ids"]) for t in tables], head["interactions"], source)
+            tables = [(_strings(table["fields"]), _strings(table["ids"])) for table in tables]
+            read = cls(tables, head["interactions"], source)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise CheckpointError(f"{source}: cannot be read, it is damaged: {error}") from None
         read.__dict__["_lines"] = lines, head["sha256"]
@@ -164,6 +165,12 @@ def interactions_sha256(users: np.ndarray, items: np.ndarray) -> str:
     for ids in (users, items):
         digest.update(np.ascontiguousarray(ids, dtype="<i8"))
     return digest.hexdigest()
+
+
+def _strings(found) -> list[str]:
+    if not isinstance(found, list) or not all(type(entry) is str for entry in found):
+        raise ValueError("not a list of ids")
+    return found
 
 
 def _json(content) -> str:

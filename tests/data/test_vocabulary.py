@@ -20,8 +20,9 @@ from recbole_lite import (
 )
 from recbole_lite.cli import main
 from recbole_lite.data.vocabulary import Vocabulary
-from recbole_lite.errors import CheckpointError
+from recbole_lite.errors import CheckpointError, ReportError
 from recbole_lite.inference import folder as packed
+from recbole_lite.report.comparing import compare
 from recbole_lite.settings import to_yaml
 
 MODELS = ["LiteLLM4Rec", "ItemLM", "P5", "LightLM", "SASRec", "BERT4Rec", "BPR", "FDSA"]
@@ -322,3 +323,13 @@ def test_a_random_split_by_the_order_of_lines_is_not_repeated_on_others(quick, p
     load_data_and_model(result["run_dir"])
     with pytest.raises(CheckpointError, match="what was trained on would be tested"):
         load_data_and_model(result["run_dir"], permuted)
+
+
+def test_runs_that_were_asked_among_other_candidates_are_not_compared(quick, data_path, permuted):
+    """Candidates are drawn by internal id; each run has numbered its users and items by itself."""
+    topn = {"task": "topn", "topn_negatives": 6, "metrics": ["NDCG"], "valid_metric": "NDCG@5"}
+    paths = (data_path, data_path, permuted)
+    folders = [_run("Pop", quick(data_path=str(p), **topn))["run_dir"] for p in paths]
+    assert compare(folders[:2], metric="ndcg@5")["rows"][1]["difference"] == 0
+    with pytest.raises(ReportError, match="the candidates differ"):
+        compare(folders[1:], metric="ndcg@5")
