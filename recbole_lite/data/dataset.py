@@ -11,30 +11,13 @@ from recbole.data.interaction import Interaction
 
 from recbole_lite.data.reading import ReadingMixin
 from recbole_lite.data.tables import TablesMixin
-from recbole_lite.data.vocabulary import Numbering, Vocabulary, interactions_sha256
+from recbole_lite.data.vocabulary import interactions_sha256
 from recbole_lite.data.windows import SequenceStore, Windows
 from recbole_lite.errors import ConfigError, DataError, OtherIdsError
 
 
 class SequencesMixin(ReadingMixin, TablesMixin):
-    """Sequences in exact order, kept once; windows over them.
-
-    Parameters
-    ----------
-    config : LiteConfig
-    trained : Vocabulary, optional
-        Of the checkpoint that the data are read for: decides the internal ids.
-
-    Attributes
-    ----------
-    vocabulary : Vocabulary
-        Raw ids by internal id.
-    """
-
-    def __init__(self, config, trained: Vocabulary | None = None):
-        self.vocabulary = Vocabulary()
-        self._numbering = None if trained is None else Numbering(trained)
-        super().__init__(config)
+    """Sequences in exact order, kept once; windows over them."""
 
     def _note_interactions(self, users: np.ndarray, items: np.ndarray, shuffled: bool = False):
         """Compare the interactions, in the order in which they are used, with the training's."""

@@ -10,11 +10,29 @@ import torch
 from recbole.data.interaction import Interaction
 from recbole.utils import FeatureType
 
+from recbole_lite.data.vocabulary import Numbering, Vocabulary
 from recbole_lite.errors import ConfigError, DataError
 
 
 class TablesMixin:
-    """Overrides of RecBole's Dataset between files and tensors; why: docs/recbole.md."""
+    """Overrides of RecBole's Dataset between files and tensors; why: docs/recbole.md.
+
+    Parameters
+    ----------
+    config : LiteConfig
+    trained : Vocabulary, optional
+        Of the checkpoint that the data are read for: decides the internal ids.
+
+    Attributes
+    ----------
+    vocabulary : Vocabulary
+        Raw ids by internal id.
+    """
+
+    def __init__(self, config, trained: Vocabulary | None = None):
+        self.vocabulary = Vocabulary()
+        self._numbering = None if trained is None else Numbering(trained)
+        super().__init__(config)
 
     # -- filtering ----------------------------------------------------------------------------
 
