@@ -3,11 +3,15 @@
 A run's folder holds::
 
     config.json                 settings that build the same model and data again
+    vocabulary.jsonl            raw ids of users, items and features by internal id
     best.safetensors            weights of the best validation so far, its result in the header
     last-000012.pt              optimiser, random states, counters (torch.load, weights_only)
     last-000012.safetensors     weights after epoch 12; the header knows the other's checksum
     config.yaml                 the same settings for people, and for --config_files
     history.csv                 a line per epoch so far
+
+Weights name the vocabulary that their rows belong to by its SHA-256; it does not change within a
+run, and is written before the first weights.
 
 ``last`` is a pair of files, of which the weights come second and make it valid. The pair before is
 kept; it serves where the newest turns out to be damaged.
@@ -30,7 +34,8 @@ import safetensors
 import torch
 from safetensors.torch import save_file
 
-from recbole_lite.errors import CheckpointError
+from recbole_lite.data.vocabulary import Vocabulary
+from recbole_lite.errors import CheckpointError, OtherIdsError
 from recbole_lite.files import file_sha256, to_json, write_atomically
 from recbole_lite.run_config import BEST_FILE as BEST_FILE
 from recbole_lite.run_config import CONFIG_FILE as CONFIG_FILE
@@ -41,6 +46,7 @@ YAML_FILE = "config.yaml"
 HISTORY_FILE = "history.csv"
 # Without these keys show_progress follows the terminal, and CUDA_VISIBLE_DEVICES is heeded.
 OF_THE_MACHINE = {"show_progress", "gpu_id"}
+VOCABULARY_FILE = "vocabulary.jsonl"
 OTHER = "other_parameter/"  # RecBole's name for what a model keeps beside its state_dict
 KEPT_PAIRS = 2
 
@@ -213,6 +219,83 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
     writer.writerow(columns)
     writer.writerows(rows)
     _write(path, lambda name: name.write_bytes(text.getvalue().encode("utf-8")))
+
+
+# -- raw ids ----------------------------------------------------------------------------------
+
+
+def save_vocabulary(folder: Path, vocabulary: Vocabulary) -> None:
+    """Write the raw ids behind the rows of a run's weights, unless they are there already."""
+    path = folder / VOCABULARY_FILE
+    try:
+        if load_vocabulary(folder).sha256 == vocabulary.sha256:
+            return
+    except (CheckpointError, AttributeError):  # damaged, or there is none
+        pass
+    _write(path, lambda name: name.write_bytes(vocabulary.to_bytes()))
+
+
+def load_vocabulary(folder: Path) -> Vocabulary | None:
+    """Read what :func:`save_vocabulary` wrote; None where there is none.
+
+    Raises
+    ------
+    CheckpointError
+        Damaged.
+    """
+    path = folder / VOCABULARY_FILE
+    try:
+        return Vocabulary.from_bytes(path.read_bytes(), str(path))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from None
+
+
+def load_pretrained_vocabulary(path: Path) -> Vocabulary | None:
+    """Raw ids of the pre-trained weights of S3Rec or RaCT; None, after a warning: it has none."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)["vocabulary"]
+    except KeyError:
+        warn_of_rows(path)
+        return None
+    except Exception:  # no file of weights: the model's own reading of it says more
+        return None
+    return Vocabulary.from_bytes(str(content).encode(), str(path))
+
+
+def check_vocabulary(named: str | None, vocabulary: Vocabulary | None, source) -> None:
+    """Check that the rows of weights belong to the ids of a vocabulary.
+
+    Parameters
+    ----------
+    named : str or None
+        SHA-256 of the vocabulary that the weights name; None: an older version saved them.
+    vocabulary : Vocabulary or None
+        None: of data that :func:`~recbole_lite.data.create_dataset` has not read.
+    source : str or Path
+        Of the weights, for the message.
+
+    Raises
+    ------
+    OtherIdsError
+        They do not.
+    """
+    if named is None or vocabulary is None or named == vocabulary.sha256:
+        return
+    raise OtherIdsError(
+        f"{source}: its rows belong to other raw ids, or to the same in another order, than the "
+        f"data (or {VOCABULARY_FILE}) have. Copy the whole folder of the run, and load it by "
+        "load_data_and_model, --resume or --init_from"
+    )
+
+
+def warn_of_rows(source) -> None:
+    """Say that weights name no vocabulary."""
+    getLogger().warning(
+        f"{source}: saved by an older version, without the raw ids that its rows belong to; they "
+        "are taken to be those of the data in their order, which could not be verified"
+    )
 
 
 def save_weights(path: Path, model: torch.nn.Module, **facts: Any) -> None:

@@ -29,6 +29,10 @@ class CheckpointError(RecboleLiteError):
     """A checkpoint is missing, damaged, or does not fit the model."""
 
 
+class OtherIdsError(CheckpointError):
+    """The rows of a checkpoint belong to other users, items or features than the data have."""
+
+
 class ReportError(RecboleLiteError):
     """What a run has written cannot be read, or runs cannot be compared."""
 

@@ -18,9 +18,10 @@ from recbole_lite import checkpoint, distributed
 from recbole_lite.config import LiteConfig, explained
 from recbole_lite.data import create_dataset, data_preparation
 from recbole_lite.data.candidates import write_candidates
+from recbole_lite.data.vocabulary import Vocabulary
 from recbole_lite.errors import ConfigError, RecboleLiteError
 from recbole_lite.evaluation import first_ranks
-from recbole_lite.fine_tuning import begin_with
+from recbole_lite.fine_tuning import begin_with, check_begun
 from recbole_lite.log import FILE_ONLY, init_logger
 from recbole_lite.products import uses_onednn
 from recbole_lite.registry import can_train_prefixes, get_model, get_trainer
@@ -35,6 +36,7 @@ from recbole_lite.report.write import (
     plain,
     write_report,
 )
+from recbole_lite.resuming import check_same_run
 from recbole_lite.trackers import check_trackers
 
 NO_USERS = {"users": [], "metrics": {}, "ranks": np.zeros(0, int)}
@@ -174,9 +176,10 @@ def run_one(
     check_trackers(config)
     if saved:
         _check_writable(config["checkpoint_dir"])
+    resumes, begins, trained = _start(config, resume, init_from)
 
     with clock("data"), explained(f"{config['dataset']} cannot be read", config):
-        dataset = create_dataset(config)
+        dataset = create_dataset(config, trained)
         counts = count_data(dataset)
         logger.info(dataset, extra=FILE_ONLY)
         size = ", ".join(f"{count:,} {name}" for name, count in counts.items())
@@ -191,10 +194,8 @@ def run_one(
         init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
         model = _build_model(config, train_data._dataset)
         logger.info(model, extra=FILE_ONLY)
-        resumes = resume and config["resume"]
-        # A run that was killed in its first epoch begins again, with these weights.
-        if init_from and config["init_from"] and not (resumes and checkpoint.has_last(resumes)):
-            begin_with(config, model)
+        if begins:
+            _check_rows(begin_with(config, model), Path(begins), trained, dataset)
         parameters = _trainable(model)
         how = ", products by oneDNN" * uses_onednn(config["matrix_products"], config["device"])
         logger.info(f"{parameters:,} trainable parameters on {config['device']}{how}")
@@ -360,18 +361,71 @@ def load_data_and_model(
     """
     folder = Path(model_file)
     folder = folder if folder.is_dir() else folder.parent
+    path = folder / checkpoint.BEST_FILE
     content = checkpoint.load_config(folder)
     settings = {**content["settings"], **(changes or {})}
     if data_path is not None:
         settings["data_path"] = str(data_path)
     config = LiteConfig(content["model"], content["dataset"], config_dict=settings, typed=True)
     init_seed(config["seed"], config["reproducibility"])
-    dataset = create_dataset(config)
+    trained = _vocabulary_of(folder)
+    dataset = create_dataset(config, trained)
     loaders = data_preparation(config, dataset)
     model = _build_model(config, loaders[0]._dataset)
-    tensors, _ = checkpoint.load_weights(folder / checkpoint.BEST_FILE)
-    checkpoint.restore_model(model, tensors, folder / checkpoint.BEST_FILE)
+    tensors, facts = checkpoint.load_weights(path)
+    _check_rows(facts, folder, trained, dataset)
+    checkpoint.restore_model(model, tensors, path)
     return config, model, dataset, *loaders
+
+
+def _vocabulary_of(folder: Path) -> Vocabulary | None:
+    """Raw ids of a run's rows; an older run that has ended knows those of its items."""
+    from recbole_lite.inference.catalogue import Catalogue
+    from recbole_lite.inference.folder import ITEMS_FILE
+
+    vocabulary = checkpoint.load_vocabulary(folder)
+    path = folder / ITEMS_FILE
+    if vocabulary is None and path.exists():
+        vocabulary = Vocabulary(source=str(path))
+        field = checkpoint.load_config(folder)["settings"]["ITEM_ID_FIELD"]
+        vocabulary.add([field], Catalogue.load(path).ids[1:])
+    return vocabulary
+
+
+def _start(config, resume: bool, init_from: bool) -> tuple:
+    """Folders of the run to continue and of the run to begin with, and the raw ids of its rows.
+
+    Each is None where there is none. What does not fit is refused before the data are read.
+    """
+    resumes = config["resume"] if resume else None
+    begins = config["init_from"] if init_from else None
+    if resumes:
+        check_same_run(Path(resumes), config)
+        if checkpoint.has_last(resumes):  # else it was killed in its first epoch, and begins again
+            return resumes, None, _vocabulary_of(Path(resumes))
+    if begins:
+        check_begun(config)
+        trained = _vocabulary_of(Path(begins))
+    else:
+        trained = _vocabulary_of_pretraining(config)
+    if trained is not None:
+        trained.interactions = None  # others of the same users and items are welcome
+    return resumes, begins, trained
+
+
+def _vocabulary_of_pretraining(config) -> Vocabulary | None:
+    if not config["pre_model_path"] or config["train_stage"] in ("pretrain", "actor_pretrain"):
+        return None
+    return checkpoint.load_pretrained_vocabulary(Path(config["pre_model_path"]))
+
+
+def _check_rows(facts, folder: Path, trained: Vocabulary | None, dataset):
+    """Check weights against the vocabulary that the data were numbered by, or the data's own."""
+    named, source = facts.get("vocabulary"), folder / checkpoint.BEST_FILE
+    if named is None and trained is None:
+        checkpoint.warn_of_rows(source)
+    if trained is None or named != trained.sha256:
+        checkpoint.check_vocabulary(named, dataset.vocabulary, source)
 
 
 def _baseline(name, config, overrides, sources) -> LiteConfig:

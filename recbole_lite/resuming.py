@@ -39,6 +39,7 @@ class Resuming:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self._schedule and self._schedule.state_dict(),
             "random": checkpoint.random_state(self._generator),
+            "vocabulary": self._vocabulary and self._vocabulary.sha256,
         }
 
     def resume_checkpoint(self, resume_file):
@@ -57,8 +58,7 @@ class Resuming:
             Nothing to resume, damaged files, or settings that differ from the run's.
         """
         folder = Path(resume_file)
-        settings = checkpoint.load_config(folder)["settings"]
-        self._check_same_settings(folder, settings)
+        settings = check_same_run(folder, self.config)
         last = checkpoint.load_last(folder)
         mine = distributed.is_first(self.config)
         for stale in leftovers(folder) if mine else ():  # else it may be the first one's at work
@@ -74,6 +74,7 @@ class Resuming:
         tensors, state = last
         if state["best_valid_result"] or not self.config["eval_step"]:
             checkpoint.load_weights(folder / checkpoint.BEST_FILE)  # a damage is better known now
+        self._resumed = folder, state.get("vocabulary")  # compared when the data are known
         checkpoint.restore_model(self.model, tensors, folder)
         if len(self.stages) > 1:
             self._enter(*state["stage"])
@@ -92,15 +93,32 @@ class Resuming:
             checkpoint.save_yaml(folder, self.config)  # epochs, say, may be others than before
         self.logger.info(f"Resuming {folder} after epoch {state['epoch']}")
 
-    def _check_same_settings(self, folder, saved):
-        free = FREE_ON_RESUME | (BEGAN_WITH if checkpoint.has_last(folder) else set())
-        now = json.loads(json.dumps(self.config.settings))  # as the saved ones were written
-        different = [
-            f"{key} was {saved.get(key)!r}, is {now.get(key)!r}"
-            for key in sorted({*saved, *now} - free)
-            if saved.get(key) != now.get(key)
-        ]
-        if different:
-            raise CheckpointError(
-                f"{folder}: cannot be resumed with other settings: {'; '.join(different[:5])}"
-            )
+
+def check_same_run(folder: Path, config) -> dict:
+    """Check that a run can be continued with a configuration.
+
+    Returns
+    -------
+    dict
+        The run's settings.
+
+    Raises
+    ------
+    CheckpointError
+        No run, or one with other settings.
+    """
+    saved = checkpoint.load_config(folder)
+    free = FREE_ON_RESUME | (BEGAN_WITH if checkpoint.has_last(folder) else set())
+    now = json.loads(json.dumps(config.settings))  # as the saved ones were written
+    now |= {name: config[name] for name in ("model", "dataset")}
+    before = {**saved["settings"], "model": saved["model"], "dataset": saved["dataset"]}
+    different = [
+        f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+        for key in sorted({*before, *now} - free)
+        if before.get(key) != now.get(key)
+    ]
+    if different:
+        raise CheckpointError(
+            f"{folder}: cannot be resumed with other settings: {'; '.join(different[:5])}"
+        )
+    return saved["settings"]

@@ -15,6 +15,7 @@ from recbole.utils import get_local_time
 
 from recbole_lite import checkpoint, distributed
 from recbole_lite.data.loaders import FirstBatches
+from recbole_lite.data.vocabulary import Vocabulary
 from recbole_lite.errors import CheckpointError, ConfigError, TrainingError
 from recbole_lite.evaluation import LiteCollector, LiteEvaluator
 from recbole_lite.finite import Watch, check_scores, check_weights
@@ -69,6 +70,9 @@ class LiteMixin(Resuming):
         self._validates, self._saves = True, False
         self._watch = self._evaluated = None
         self.saved_model_file = None
+        self._vocabulary: Vocabulary | None = None  # of the data; known with the first loader
+        self._keeps_vocabulary_in: Path | None = None
+        self._resumed: tuple[Path, str | None] | None = None  # from where, and its vocabulary
 
     def keep_no_record(self):
         """Leave nothing for TensorBoard: this trainer only evaluates, or another one keeps it."""
@@ -104,6 +108,21 @@ class LiteMixin(Resuming):
         """Training loss by epoch, summed over the epoch's batches (RecBole's figure)."""
         return {epoch: float(loss) for epoch, loss in self.train_loss_dict.items()}
 
+    def _keep_vocabulary(self):
+        """Write the raw ids before the first weights: a kill must not leave weights without."""
+        if self._vocabulary is not None and self._keeps_vocabulary_in != self.run_dir:
+            checkpoint.save_vocabulary(self.run_dir, self._vocabulary)
+            self._keeps_vocabulary_in = self.run_dir
+
+    def _meet(self, loader):
+        """Take the vocabulary of the data, which the weights of a resumed run must belong to."""
+        self._vocabulary = getattr(loader._dataset, "vocabulary", None)
+        if self._resumed is not None:
+            (folder, named), self._resumed = self._resumed, None
+            if named is None:
+                checkpoint.warn_of_rows(folder)
+            checkpoint.check_vocabulary(named, self._vocabulary, folder)
+
     def _products(self):
         return matrix_products(self.config["matrix_products"], self.device)
 
@@ -117,7 +136,9 @@ class LiteMixin(Resuming):
         best = self.run_dir / checkpoint.BEST_FILE
         if epoch < 0 and best.exists():
             return  # RecBole saves when there is nothing left to train; the best stands already
+        self._keep_vocabulary()
         facts = {"epoch": epoch, "valid_score": float(self.best_valid_score)}
+        facts["vocabulary"] = self._vocabulary and self._vocabulary.sha256
         checkpoint.save_weights(best, self.model, **facts)
         if not self._validates:
             self._save_last(epoch)
@@ -128,16 +149,20 @@ class LiteMixin(Resuming):
         every = self.config["checkpoint_every"] if distributed.is_first(self.config) else 0
         if every and (epoch + 1) % every == 0:
             check_weights(self.model, epoch, self._last_good())
+            self._keep_vocabulary()
             checkpoint.save_last(self.run_dir, epoch, self.model, self._state(epoch))
 
     def save_pretrained_model(self, epoch, saved_model_file):
         """Save after pre-training (S3Rec), in a form that the model's own torch.load takes."""
         state = {"epoch": epoch, "state_dict": self.model.state_dict()}
+        if self._vocabulary is not None:
+            state["vocabulary"] = self._vocabulary.to_bytes().decode()
         checkpoint.write_atomically(saved_model_file, lambda path: torch.save(state, path))
         self.saved_model_file = str(saved_model_file)
 
     def pretrain(self, train_data, verbose=True, show_progress=False):
         """Pre-train; the last epoch is saved also where ``save_step`` does not meet it."""
+        self._meet(train_data)
         with self._products():
             result = super().pretrain(train_data, verbose, show_progress)
         if self.pretrain_epochs % self.save_step:
@@ -220,6 +245,7 @@ class LiteMixin(Resuming):
         """
         started = time()
         self._saves = saved
+        self._meet(train_data)
         self._generator = getattr(train_data, "generator", None)
         self._validates = bool(valid_data) and self.eval_step > 0
         # Once, before the first draw of windows: a resumed run must plan for as many steps.
@@ -271,6 +297,7 @@ class LiteMixin(Resuming):
             if saved and first and self.config["checkpoint_every"] and mine:
                 # A run killed later in this stage must not look for the best of the last one:
                 # by then it may have been replaced.
+                self._keep_vocabulary()
                 checkpoint.save_last(self.run_dir, first - 1, self.model, self._state(first - 1))
             result = self._fit_stage(*arguments)
         return result
@@ -349,6 +376,8 @@ class LiteMixin(Resuming):
 
         A split without this part gives None; the best weights are loaded all the same.
         """
+        if eval_data:
+            self._meet(eval_data)
         if load_best_model:
             path = Path(model_file or self.saved_model_file)
             self._load_best(path)
@@ -390,6 +419,7 @@ class LiteMixin(Resuming):
                 f"{path}: of epoch {facts['epoch']}, but the stage after it begins with epoch "
                 f"{before}: the run had gone further than it can be resumed. Start it anew"
             )
+        checkpoint.check_vocabulary(facts.get("vocabulary"), self._vocabulary, path)
         checkpoint.restore_model(self.model, tensors, path)
         self.logger.info(f"Loaded the best weights: {path}")
 

@@ -114,7 +114,7 @@ def test_no_temporary_files_stay(quick):
     pairs = [f"last-00000{n}{suffix}" for n in (1, 2) for suffix in (".pt", ".safetensors")]
     record = ["environment.json", "history.csv", "metrics.json", "report.html", "samples.json"]
     files = ["best.safetensors", "config.json", "config.yaml", "items.jsonl", "users.csv"]
-    expected = sorted([*files, *record, *pairs])
+    expected = sorted([*files, *record, *pairs, "vocabulary.jsonl"])
     assert names == expected
 
 

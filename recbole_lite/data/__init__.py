@@ -13,15 +13,24 @@ if TYPE_CHECKING:
     from recbole.data.dataset import Dataset
 
     from recbole_lite.config import LiteConfig
+    from recbole_lite.data.vocabulary import Vocabulary
 
 
-def create_dataset(config: LiteConfig) -> Dataset:
+def create_dataset(config: LiteConfig, trained: Vocabulary | None = None) -> Dataset:
     """Read and filter the dataset that `config` names.
+
+    Parameters
+    ----------
+    config : LiteConfig
+    trained : Vocabulary, optional
+        Of a checkpoint: the internal ids will be those that it was trained with.
 
     Raises
     ------
     DataError, ConfigError
         A file is missing or malformed (with its line), or the filters leave nothing.
+    OtherIdsError
+        The data have other users, items or values of features than `trained`.
     """
     from recbole.data import dataset as recbole_datasets
     from recbole.utils import ModelType
@@ -30,11 +39,11 @@ def create_dataset(config: LiteConfig) -> Dataset:
 
     own = getattr(recbole_datasets, f"{config['model']}Dataset", None)
     if own is not None:  # RecBole lays the samples of a few models, e.g. DIEN, in its own way
-        return type(f"Lite{own.__name__}", (SequencesMixin, own), {})(config)
+        return type(f"Lite{own.__name__}", (SequencesMixin, own), {})(config, trained)
     if config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
-        return LiteSequentialDataset(config)
+        return LiteSequentialDataset(config, trained)
     if config["MODEL_TYPE"] in (ModelType.GENERAL, ModelType.TRADITIONAL):
-        return LiteGeneralDataset(config)
+        return LiteGeneralDataset(config, trained)
     from recbole_lite.errors import ConfigError
 
     raise ConfigError(

@@ -11,12 +11,30 @@ from recbole.data.interaction import Interaction
 
 from recbole_lite.data.reading import ReadingMixin
 from recbole_lite.data.tables import TablesMixin
+from recbole_lite.data.vocabulary import interactions_sha256
 from recbole_lite.data.windows import SequenceStore, Windows
-from recbole_lite.errors import ConfigError, DataError
+from recbole_lite.errors import ConfigError, DataError, OtherIdsError
 
 
 class SequencesMixin(ReadingMixin, TablesMixin):
     """Sequences in exact order, kept once; windows over them."""
+
+    def _note_interactions(self, users: np.ndarray, items: np.ndarray, shuffled: bool = False):
+        """Compare the interactions, in the order in which they are used, with the training's."""
+        found = self.vocabulary.interactions = interactions_sha256(users, items)
+        trained = self._numbering and self._numbering.vocabulary
+        if trained is None or trained.interactions in (None, found):
+            return
+        if shuffled:
+            raise OtherIdsError(
+                f"{trained.source}: the lines of {self.dataset_name}.inter are others than in "
+                "training, or stand in another order, which decides a random split (eval_args, "
+                "order RO): what was trained on would be tested. Give the file of the training"
+            )
+        self.logger.warning(
+            f"{trained.source}: the interactions of {self.dataset_name} are others than in "
+            "training, or stand in another order at equal times; figures can differ"
+        )
 
     def _sequence_store(self) -> SequenceStore:
         """Sort interactions by user, exact time and file order (call before conversion)."""
@@ -24,6 +42,7 @@ class SequencesMixin(ReadingMixin, TablesMixin):
         keys = (users,) if self._time is None else (self._time, users)
         order = np.lexsort(keys)
         columns = self._dataframe_to_interaction(self.inter_feat.iloc[order]).interaction
+        self._note_interactions(columns[self.uid_field].numpy(), columns[self.iid_field].numpy())
         time = None if self._time is None else self._time[order]
         return SequenceStore(columns, time, self.uid_field, self.iid_field, self.user_num)
 
@@ -136,6 +155,7 @@ class LiteGeneralDataset(SequencesMixin, Dataset):
         """Split; other ways than leave-one-out are left to RecBole."""
         split = self.config["eval_args"]["split"]
         if self._time is None or split != {"LS": "valid_and_test"}:
+            self._note_lines()
             return super().build()
         self._convert_side_features()
         store = self._sequence_store()
@@ -149,6 +169,14 @@ class LiteGeneralDataset(SequencesMixin, Dataset):
         rows = torch.from_numpy(np.flatnonzero(in_training))
         train = Interaction({field: column[rows] for field, column in store.columns.items()})
         return [self.copy(part) for part in (train, valid, test)]
+
+    def _note_lines(self):
+        users, items = (self.inter_feat[f].to_numpy() for f in (self.uid_field, self.iid_field))
+        if self.config["eval_args"]["order"] == "TO" and self._time is not None:
+            order = np.lexsort((self._time, users))
+            self._note_interactions(users[order], items[order])
+        else:
+            self._note_interactions(users, items, shuffled=True)
 
 
 def split_last(windows: Windows, n: int) -> list[Windows]:

@@ -10,11 +10,29 @@ import torch
 from recbole.data.interaction import Interaction
 from recbole.utils import FeatureType
 
+from recbole_lite.data.vocabulary import Numbering, Vocabulary
 from recbole_lite.errors import ConfigError, DataError
 
 
 class TablesMixin:
-    """Overrides of RecBole's Dataset between files and tensors; why: docs/recbole.md."""
+    """Overrides of RecBole's Dataset between files and tensors; why: docs/recbole.md.
+
+    Parameters
+    ----------
+    config : LiteConfig
+    trained : Vocabulary, optional
+        Of the checkpoint that the data are read for: decides the internal ids.
+
+    Attributes
+    ----------
+    vocabulary : Vocabulary
+        Raw ids by internal id.
+    """
+
+    def __init__(self, config, trained: Vocabulary | None = None):
+        self.vocabulary = Vocabulary()
+        self._numbering = None if trained is None else Numbering(trained)
+        super().__init__(config)
 
     # -- filtering ----------------------------------------------------------------------------
 
@@ -118,10 +136,16 @@ class TablesMixin:
 
     # -- ids and missing values ---------------------------------------------------------------
 
+    def _remap_ID_all(self):  # noqa: N802
+        super()._remap_ID_all()
+        if self._numbering is not None:
+            self._numbering.check()
+
     def _remap(self, remap_list):
         """Map tokens to ids from 1 by first appearance over all columns given, 0 for none.
 
-        The same ids as RecBole's; token columns are categories, so only codes are touched.
+        The same ids as RecBole's, unless a checkpoint's vocabulary says which; token columns are
+        categories, so only codes are touched.
         """
         if not remap_list:
             return
@@ -131,9 +155,14 @@ class TablesMixin:
         flat = np.concatenate(codes)
         known = flat >= 0
         order, appeared = pd.factorize(flat[known])
+        raw, fields = tokens[appeared], list(dict.fromkeys(field for _, field, _ in remap_list))
+        if self._numbering is not None:
+            raw, place = self._numbering.arrange(fields, raw)
+            order = place[order]
         ids = np.zeros(len(flat), dtype=np.int64)
         ids[known] = order + 1
-        id_token = np.array(["[PAD]", *tokens[appeared]], dtype=object)
+        id_token = np.array(["[PAD]", *raw], dtype=object)
+        self.vocabulary.add(fields, id_token[1:])
         token_id = {token: i for i, token in enumerate(id_token)}
 
         splits = np.cumsum([len(piece) for piece in codes])[:-1]

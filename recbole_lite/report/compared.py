@@ -12,6 +12,7 @@ from recbole_lite.errors import ReportError
 from recbole_lite.report.run_folder import PROTOCOL, RunRecord, read_metrics, read_users
 
 _EVERY_RESULT = ("ranks", "data", "test")  # keys
+_SHARED = ("data", "test", "valid", "epochs", "parameters", "candidates")  # with metrics.json
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def _read_result(path: Path) -> Side:
     sha256 = content.get("test_set")
     metrics = {
         **asked,
-        **{key: content.get(key) for key in ("data", "test", "valid", "epochs", "parameters")},
+        **{key: content.get(key) for key in _SHARED},
         "seconds": content.get("seconds", {}),
         "test_set": sha256 and {"users": len(content["ranks"]), "sha256": sha256},
     }

@@ -166,6 +166,9 @@ def difference(a: RunRecord, b: RunRecord) -> str | None:
     mine, its = (run.metrics.get("test_set") or {} for run in (a, b))
     if mine.get("sha256") != its.get("sha256"):
         return "the test sets have other users, items or training data"
+    mine, its = (run.metrics.get("candidates") for run in (a, b))
+    if mine and its and mine != its:
+        return "the candidates differ (topn_seed draws them in the order of the data's lines)"
     return None
 
 

@@ -239,6 +239,7 @@ def _metrics(config, result) -> dict[str, Any]:
         "beams": result["beams"],
         "largest_k": max(config["topk"]),
         "protocol": {key: config.settings.get(key) for key in PROTOCOL},
+        "candidates": (result["candidates"] or {}).get("test", {}).get("sha256"),
     }
 
 

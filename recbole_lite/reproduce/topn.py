@@ -186,8 +186,9 @@ def rank_candidates(folder: str | Path, config: LiteConfig) -> dict[str, Any]:
         ``test``, ``ranks``, ``random_guess``, ``candidates`` (their SHA-256), and ``largest_k``
         and ``protocol`` of `config`.
     """
-    model = load_data_and_model(folder)[1].eval()
-    dataset = create_dataset(config)
+    _, model, trained, *_ = load_data_and_model(folder)
+    model.eval()
+    dataset = create_dataset(config, trained.vocabulary)  # the internal ids of the model
     test = data_preparation(config, dataset)[2]
     collector, evaluator = LiteCollector(config), LiteEvaluator(config)
     for batch, hidden, users, targets in test:

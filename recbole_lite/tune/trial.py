@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recbole_lite.errors import CheckpointError, ConfigError
+from recbole_lite.errors import CheckpointError, ConfigError, OtherIdsError
 from recbole_lite.files import write_json
 from recbole_lite.tune.space import Space
 
@@ -148,8 +148,8 @@ def train(plan: Plan, params: dict[str, Any], folder: Path, report: Reporter) ->
     begun = last_run(folder)
     try:
         start(begun)
-    except CheckpointError:
-        if begun is None:
+    except CheckpointError as error:
+        if begun is None or isinstance(error, OtherIdsError):
             raise
         shutil.rmtree(begun)  # damaged by the death of its process
         start(None)

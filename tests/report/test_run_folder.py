@@ -18,7 +18,7 @@ from recbole_lite.settings import read_yaml, to_yaml
 
 FILES = {
     "best.safetensors", "config.json", "config.yaml", "environment.json", "history.csv",
-    "items.jsonl", "metrics.json", "report.html", "samples.json", "users.csv",
+    "items.jsonl", "metrics.json", "report.html", "samples.json", "users.csv", "vocabulary.jsonl",
 }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from recbole_lite import run
-from recbole_lite.errors import ConfigError
+from recbole_lite.errors import ConfigError, OtherIdsError
 from recbole_lite.trainer import LiteMixin
 from recbole_lite.tune.space import Parameter, Space
 from recbole_lite.tune.trial import (
@@ -166,6 +166,18 @@ def test_a_damaged_checkpoint_starts_the_trial_anew(plan_for):
     for path in folder.glob("*/last-*"):
         path.write_bytes(b"cut")
     assert trial(plan, "t") == whole
+
+
+def test_a_trial_does_not_start_anew_on_other_data(plan_for, data_path):
+    """Its checkpoints are whole, and the other trials have had the data of before."""
+    plan = plan_for()
+    trial(plan, "t")
+    folder = plan.trial_folder("t")
+    path = data_path / "tiny" / "tiny.inter"
+    path.write_text(path.read_text() + "u0\tnew\t3\t1\nu1\tnew\t3\t1\n")
+    with pytest.raises(OtherIdsError, match=r"25 here, 1 of them new \(new\)"):
+        trial(plan, "t")
+    assert list(folder.glob("*/last-*"))
 
 
 def test_an_ended_trial_only_tells_what_it_was(plan_for, monkeypatch):
