@@ -240,10 +240,10 @@ class JointLoss:
     loader : DataLoader
         Whose batches are shared; one call is one batch.
     count : callable
-        Interaction -> number of terms that the loss is a mean over.
+        Interaction -> number of terms that the loss is a mean over, as a number or tensor.
     """
 
-    def __init__(self, loss: Callable, loader, count: Callable[[Any], int]):
+    def __init__(self, loss: Callable, loader, count: Callable[[Any], int | torch.Tensor]):
         self._loss, self._loader, self._count = loss, loader, count
         self._batch = 0
 
@@ -255,7 +255,9 @@ class JointLoss:
         has_rows = dist.get_rank() < rows
         loss = self._loss(interaction)
         first = loss[0] if isinstance(loss, tuple) else loss
-        own = torch.tensor(float(self._count(interaction) if has_rows else 0), device=first.device)
+        own = torch.zeros((), device=first.device)
+        if has_rows:
+            own += self._count(interaction)
         total = own.clone()
         dist.all_reduce(total)
         weight = own * dist.get_world_size() / total
