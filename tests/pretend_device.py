@@ -12,8 +12,9 @@ Random numbers come from torch's CPU generator, so that results can be compared 
 Autocast casts as on CUDA (:data:`_HALF`, :data:`_FULL`); kernels, streams and the memory of a
 device are not imitated.
 
-torch takes a backend once in a process, and before the process's first backward pass: tests on
-the device run in a process of their own (``python -m pytest -m device``).
+torch takes a backend once in a process, before the process's first backward pass, and keeps it:
+tests on the device run in a process of their own (``python -m pytest -m device``), so that no other
+test meets it. Sparse tensors are not supported.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ class PretendTensor(torch.Tensor):
 
     @staticmethod
     def __new__(cls, held: torch.Tensor):
-        """Wrap a CPU tensor."""
+        """Wrap a CPU tensor; sparse ones are not supported."""
+        if held.layout != torch.strided:
+            raise NotImplementedError(f"{NAME} has no tensors of layout {held.layout}")
         return torch.Tensor._make_wrapper_subclass(
             cls,
             held.shape,
@@ -75,6 +78,11 @@ class PretendTensor(torch.Tensor):
     def __repr__(self, **_):
         return f"{self.held!r} on {NAME}:0"
 
+    def __deepcopy__(self, memo):
+        twin = PretendTensor(self.held.clone()).requires_grad_(self.requires_grad)
+        twin._is_param = getattr(self, "_is_param", False)
+        return memo.setdefault(id(self), twin)
+
     def __reduce_ex__(self, protocol):
         return self.detach().cpu().__reduce_ex__(protocol)
 
@@ -107,7 +115,9 @@ _INDEXED = {  # CPU indices are allowed; position of the values to be put
     aten.index_put_.default: 2,
     aten._index_put_impl_.default: 2,
 }
-# Operations whose lengths have to be on the CPU.
+# Not marked as pointwise, but take a number from the CPU all the same.
+_FILLS = {aten.masked_fill, aten.masked_fill_, aten.index_fill, aten.index_fill_, aten.fill_}
+# Operations whose lengths have to be on the CPU, and stay there.
 _PACKED = {aten._pack_padded_sequence.default, aten._pad_packed_sequence.default}
 
 
@@ -127,6 +137,8 @@ def _run(operation, *args, **kwargs):
     result = operation(*inner_args, **inner_kwargs)
     if operation._schema.is_mutable:
         return _mutated(operation, args, kwargs, given)
+    if operation in _PACKED:
+        return PretendTensor(result[0]), result[1]
     return _wrapped(operation, given, result) if to_device else result
 
 
@@ -161,6 +173,7 @@ def _check_devices(operation, args, kwargs, given) -> None:
     takes_numbers = (
         torch.Tag.pointwise in operation.tags
         or operation in _INDEXED
+        or operation.overloadpacket in _FILLS
         or operation.name().startswith("aten::_foreach_")
     )
     changed = _written(operation, args, kwargs)
@@ -186,7 +199,7 @@ def _mutated(operation, args, kwargs, given):
     """What an operation in place returns: the very tensors that it changed."""
     for tensor in given:
         if isinstance(tensor, PretendTensor) and tensor.shape != tensor.held.shape:
-            raise NotImplementedError(f"{operation} changes a tensor's shape in place on {NAME}")
+            tensor.data = PretendTensor(tensor.held)  # squeeze_, resize_ ...
     returns = operation._schema.returns
     if not returns:
         return None
@@ -197,14 +210,21 @@ def _mutated(operation, args, kwargs, given):
 # -- autocast -----------------------------------------------------------------------------------
 
 # torch's lists for CUDA, without what no recommender uses.
-_HALF = """conv1d conv2d convolution addmm addmv addr matmul einsum mm mv linear addbmm baddbmm bmm
-    linalg_vecdot chain_matmul scaled_dot_product_attention gru_cell lstm_cell""".split()
-_FULL = """exp expm1 log log2 log10 log1p reciprocal rsqrt pow softplus layer_norm
-    native_layer_norm group_norm norm linalg_vector_norm cosine_similarity nll_loss
-    nll_loss_nd kl_div l1_loss smooth_l1_loss mse_loss margin_ranking_loss
-    binary_cross_entropy_with_logits cross_entropy_loss cdist logsumexp prod softmax log_softmax
-    cumprod cumsum sum""".split()
-_WIDEST = "addcdiv addcmul dot vdot index_put tensordot scatter_add".split()
+_HALF = [
+    "conv1d", "conv2d", "convolution", "addmm", "addmv", "addr", "matmul", "einsum", "mm", "mv",
+    "linear", "addbmm", "baddbmm", "bmm", "linalg_vecdot", "chain_matmul",
+    "scaled_dot_product_attention", "gru_cell", "lstm_cell",
+]  # fmt: skip
+_FULL = [
+    "exp", "expm1", "log", "log2", "log10", "log1p", "reciprocal", "rsqrt", "pow", "softplus",
+    "layer_norm", "native_layer_norm", "group_norm", "norm", "linalg_vector_norm",
+    "cosine_similarity", "nll_loss", "nll_loss_nd", "kl_div", "l1_loss", "smooth_l1_loss",
+    "mse_loss", "margin_ranking_loss", "binary_cross_entropy_with_logits", "cross_entropy_loss",
+    "cdist", "logsumexp", "prod", "softmax", "log_softmax", "cumprod", "cumsum", "sum",
+]  # fmt: skip
+_WIDEST = [
+    "addcdiv", "addcmul", "dot", "vdot", "index_put", "tensordot", "scatter_add",
+]  # fmt: skip
 
 
 def _cast(values, dtype):

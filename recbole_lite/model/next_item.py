@@ -81,7 +81,9 @@ class NextItemModel(SequentialRecommender):
             targets, length = interaction[TARGETS], item_seq.shape[1]  # [B, L]
             # Their number decides shapes, so the host finds them.
             asked = on_host(targets).flatten().nonzero().squeeze(1)  # [N] places in [B * L]
-            rows, steps, asked = (moved(x, targets.device) for x in (asked // length, asked % length, asked))
+            rows, steps, asked = (
+                moved(x, targets.device) for x in (asked // length, asked % length, asked)
+            )
             targets = targets.flatten()[asked]
             pooled = self.pooling.prefixes(self.encode(item_seq))  # [B, L, d]
             users = self.user_dropout(pooled.flatten(0, 1)[asked])  # [N, d]

@@ -1,20 +1,22 @@
-"""Runs on the pretend device, each compared with the same run on the CPU."""
+"""The pretend device for whole runs, and what their training steps wait for."""
 
+from collections import Counter
 from contextlib import contextmanager
 
-import pretend_device
 import pytest
-import torch
-from recbole_lite import LiteConfig, run
-from recbole_lite.checkpoint import BEST_FILE, load_weights
+from pretend_device import MISSING, pretend_device, synchronisations
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from recbole_lite import LiteConfig
+from recbole_lite.training_loop import TrainingLoop
 
 
 @pytest.fixture(scope="session")
 def device():
     """The pretend device, for the whole process: ``pytest -m device`` runs nothing else."""
-    if pretend_device.MISSING:
-        pytest.skip(pretend_device.MISSING)
-    with pretend_device.pretend_device() as found:
+    if MISSING:
+        pytest.skip(MISSING)
+    with pretend_device() as found:
         yield found
 
 
@@ -37,9 +39,24 @@ def on_device(device):
     return chosen
 
 
-# What draws random numbers while a model is trained draws others on a GPU: left out.
-STILL = {
-    "user_dropout": 0.0, "item_dropout": 0.0, "rec_llm_dropout": 0.0, "lm_dropout": 0.0,
-    "llm_dropout": 0.0, "hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "dropout_prob": 0.0,
-    "item_embedding_cache_dir": None,
-}  # fmt: skip
+@pytest.fixture
+def waits(monkeypatch):
+    """What the host waits for in a training step, ``"item at model/x.py"`` -> times a step."""
+    found = Counter()
+    epoch_of = TrainingLoop._train_epoch
+
+    def watched(self, *arguments, **others):
+        seen = []
+        with synchronisations() as counter:
+            hook = register_optimizer_step_post_hook(lambda *_: seen.append(Counter(counter)))
+            try:
+                losses = epoch_of(self, *arguments, **others)
+            finally:
+                hook.remove()
+        assert len(seen) > 1, "the epoch has too few steps to count between them"
+        for place, times in (seen[-1] - seen[0]).items():
+            found[place.rsplit(":", 1)[0]] = times / (len(seen) - 1)
+        return losses
+
+    monkeypatch.setattr(TrainingLoop, "_train_epoch", watched)
+    return found
