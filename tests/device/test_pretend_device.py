@@ -117,9 +117,8 @@ class Net(nn.Module):
 def trained(device):
     net = Net().to(device)
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.1)
-    ids, targets = (
-        torch.randint(9, (5, 6), generator=torch.Generator().manual_seed(n)) for n in (0, 1)
-    )
+    generator = torch.Generator().manual_seed(0)
+    ids, targets = torch.randint(9, (2, 5, 6), generator=generator)
     losses, gradients = [], []
     for _ in range(4):
         optimizer.zero_grad()
