@@ -62,7 +62,7 @@ MIXED = ["T5", "GPT-2", "prefix, embeddings, without history", "full", "topn, hi
 @pytest.mark.parametrize("name", MIXED)
 def test_mixed_precision_gives_nearly_the_same(name, settings_of, on_device):
     """Half precision as on CUDA: another loss than in full, and not far from it."""
-    model, settings = settings_of(name, epochs=1, train_batch_size=64)
+    model, settings = settings_of(name, epochs=1)
     here = run(model, "tiny", config_dict=settings, saved=False)
     with on_device():
         amp = {**settings, "enable_amp": True}
