@@ -249,12 +249,18 @@ class JointLoss:
     loader : DataLoader
         Whose batches are shared; one call is one batch.
     count : callable
-        Interaction -> number of terms that the loss is a mean over.
+        Interaction -> number of terms that the loss is a mean over, as a number or tensor.
     model : torch.nn.Module
         Whose loss it is.
     """
 
-    def __init__(self, loss: Callable, loader, count: Callable[[Any], int], model: torch.nn.Module):
+    def __init__(
+        self,
+        loss: Callable,
+        loader,
+        count: Callable[[Any], int | torch.Tensor],
+        model: torch.nn.Module,
+    ):
         self._loss, self._loader, self._count, self._model = loss, loader, count, model
         self._batch = 0
 
@@ -275,7 +281,9 @@ class JointLoss:
         if before is not None:
             _check_own_state(self._model, before)
         first = loss[0] if isinstance(loss, tuple) else loss
-        own = torch.tensor(float(self._count(interaction) if has_rows else 0), device=first.device)
+        own = torch.zeros((), device=first.device)
+        if has_rows:
+            own += self._count(interaction)
         total = own.clone()
         dist.all_reduce(total)
         weight = own * dist.get_world_size() / total

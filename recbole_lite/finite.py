@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections import deque
 from logging import getLogger
 
 import torch
 
+from recbole_lite.data.transfer import on_host
 from recbole_lite.errors import TrainingError
 from recbole_lite.log import FILE_ONLY
 
 SHOWN = 5  # ids in the message; the log file has all of them
+_ID_FIELDS = ("uid_field", "iid_field")
 
 
 class Watch:
-    """Remembers the batch that is being trained on.
+    """Remembers the batches that are being trained on.
 
     Parameters
     ----------
@@ -22,20 +25,25 @@ class Watch:
     loader : iterable
         Where the batches come from; its dataset knows the ids of the data files.
     epoch : int
+    remembered : int
+        Number of batches after which a loss has been looked at.
     """
 
-    def __init__(self, loss_func, loader, epoch: int):
+    def __init__(self, loss_func, loader, epoch: int, remembered: int):
         self.loss_func, self.dataset, self.epoch = loss_func, _dataset(loader), epoch
-        self.number, self.batch = -1, None
+        self.number, self._batches = -1, deque(maxlen=remembered)
 
     def __call__(self, batch):
         """Loss of a batch."""
-        self.number, self.batch = self.number + 1, batch
+        self.number += 1
+        names = [getattr(self.dataset, name, None) for name in _ID_FIELDS]
+        self._batches.append({name: on_host(batch[name]) for name in names if name in batch})
         return self.loss_func(batch)
 
-    def where(self) -> str:
-        """Epoch, batch, and the ids in it."""
-        return f"epoch {self.epoch}, batch {self.number}{ids_of(self.batch, self.dataset)}"
+    def where(self, steps_ago: int = 0) -> str:
+        """Epoch, batch, and the ids in it; of the last batch or one before it."""
+        ids = ids_of(self._batches[-1 - steps_ago], self.dataset)
+        return f"epoch {self.epoch}, batch {self.number - steps_ago}{ids}"
 
 
 def check_weights(model: torch.nn.Module, epoch: int, advice: str) -> None:
@@ -46,12 +54,13 @@ def check_weights(model: torch.nn.Module, epoch: int, advice: str) -> None:
     TrainingError
         With the first such parameter; `advice` ends the message.
     """
-    for name, parameter in model.named_parameters():
-        if not parameter.isfinite().all():
-            raise TrainingError(
-                f"the weights of {name} are NaN or infinite after epoch {epoch}. Try a smaller "
-                f"learning_rate or set clip_grad_norm={{'max_norm': 1.0}}. {advice}"
-            )
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    finite = torch.stack([parameter.isfinite().all() for parameter in parameters]).tolist()
+    if not all(finite):
+        raise TrainingError(
+            f"the weights of {names[finite.index(False)]} are NaN or infinite after epoch {epoch}. "
+            f"Try a smaller learning_rate or set clip_grad_norm={{'max_norm': 1.0}}. {advice}"
+        )
 
 
 def check_scores(scores: torch.Tensor, batch, loader, advice: str, owner=None) -> None:
@@ -97,11 +106,11 @@ def ids_of(batch, dataset, rows: torch.Tensor | None = None) -> str:
     All of them go to the log file.
     """
     parts = []
-    for name in ("uid_field", "iid_field") if rows is None else ("uid_field",):
+    for name in _ID_FIELDS if rows is None else _ID_FIELDS[:1]:
         field = getattr(dataset, name, None)
         if field is None or batch is None or field not in batch:
             continue
-        ids = batch[field].flatten().cpu()
+        ids = on_host(batch[field]).flatten()
         ids = ids if rows is None else ids[rows]
         tokens = list(map(str, dataset.id2token(field, ids.numpy())))
         getLogger().error(f"{field} of the batch: {', '.join(tokens)}", extra=FILE_ONLY)

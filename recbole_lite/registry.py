@@ -102,11 +102,12 @@ def get_trainer(model_type, model_name: str) -> type:
     from recbole.utils import get_trainer as get_recbole_trainer
 
     from recbole_lite.trainer import LiteMixin, LiteTrainer
+    from recbole_lite.training_loop import TrainingLoop
 
     base = get_recbole_trainer(model_type, model_name)
     if base is Trainer:
         return LiteTrainer
-    return type(f"Lite{base.__name__}", (LiteMixin, base), {})
+    return type(f"Lite{base.__name__}", (LiteMixin, base, TrainingLoop), {})
 
 
 def reads_candidates(model_class: type) -> bool:

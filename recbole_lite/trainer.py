@@ -10,11 +10,11 @@ from pathlib import Path
 from time import time
 
 import torch
-from recbole.trainer import Trainer
 from recbole.utils import get_local_time
 
 from recbole_lite import checkpoint, distributed
 from recbole_lite.data.loaders import FirstBatches
+from recbole_lite.data.transfer import to_device
 from recbole_lite.data.vocabulary import Vocabulary
 from recbole_lite.errors import CheckpointError, ConfigError, TrainingError
 from recbole_lite.evaluation import LiteCollector, LiteEvaluator
@@ -28,6 +28,7 @@ from recbole_lite.trackers import (
     tensorboard_folder,
     without_wandb,
 )
+from recbole_lite.training_loop import LOOKED_AT_TOGETHER, TrainingLoop
 
 
 class LiteMixin(Resuming):
@@ -332,7 +333,7 @@ class LiteMixin(Resuming):
             terms = getattr(self.model, "loss_terms", len)  # what the loss is a mean over
             own = distributed.JointLoss(own, train_data, terms, self.model)
         # RecBole's loop hands the batch to the loss alone; a message about the loss wants its ids.
-        self._watch = Watch(own, train_data, epoch_idx)
+        self._watch = Watch(own, train_data, epoch_idx, LOOKED_AT_TOGETHER)
         loss = super()._train_epoch(train_data, epoch_idx, self._watch, *arguments[1:], **others)
         if shared:
             distributed.join_batch_norms(self.model)
@@ -357,11 +358,15 @@ class LiteMixin(Resuming):
         return score, result
 
     def _check_nan(self, loss):
+        """Refuse a loss that is not finite; of RecBole's trainers with a loop of their own."""
         if not torch.isfinite(loss):
-            raise TrainingError(
-                f"the training loss is {loss.item()} in {self._watch.where()}. Try a smaller "
-                "learning_rate or set clip_grad_norm={'max_norm': 1.0}. " + self._last_good()
-            )
+            self._refuse_loss(loss.item(), 0)
+
+    def _refuse_loss(self, value, steps_ago):
+        raise TrainingError(
+            f"the training loss is {value} in {self._watch.where(steps_ago)}. Try a smaller "
+            "learning_rate or set clip_grad_norm={'max_norm': 1.0}. " + self._last_good()
+        )
 
     def _last_good(self) -> str:
         """What a training that went wrong leaves behind."""
@@ -400,6 +405,7 @@ class LiteMixin(Resuming):
         return result
 
     def _full_sort_batch_eval(self, batched_data):
+        batched_data = (to_device(batched_data[0], self.device), *batched_data[1:])
         evaluated = batch, scores, *_ = super()._full_sort_batch_eval(batched_data)
         check_scores(scores, batch, self._evaluated, self._last_good())
         return evaluated
@@ -424,7 +430,7 @@ class LiteMixin(Resuming):
         self.logger.info(f"Loaded the best weights: {path}")
 
 
-class LiteTrainer(LiteMixin, Trainer):
+class LiteTrainer(LiteMixin, TrainingLoop):
     """Trainer of every model that RecBole has no trainer of its own for."""
 
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from recbole.model.abstract_recommender import SequentialRecommender
 
 from recbole_lite.data.prefixes import TARGETS
+from recbole_lite.data.transfer import moved, on_host
 from recbole_lite.data.windows import SEEN
 from recbole_lite.errors import ConfigError
 from recbole_lite.model.rec_llm import VectorReader
@@ -90,14 +91,18 @@ class NextItemModel(SequentialRecommender):
         """Cross entropy over all items (equation 6), mean over the targets of the batch."""
         item_seq = interaction[self.ITEM_SEQ]
         if TARGETS in interaction:  # one target for each prefix
-            asked = interaction[TARGETS] > 0  # [B, L]
-            rows, steps = asked.nonzero(as_tuple=True)
-            targets = interaction[TARGETS][asked]  # [N]
+            targets, length = interaction[TARGETS], item_seq.shape[1]  # [B, L]
+            # Their number decides shapes, so the host finds them.
+            asked = on_host(targets).flatten().nonzero().squeeze(1)  # [N] places in [B * L]
+            rows, steps, asked = (
+                moved(x, targets.device) for x in (asked // length, asked % length, asked)
+            )
+            targets = targets.flatten()[asked]
             pooled = self.pooling.prefixes(self.encode(item_seq))  # [B, L, d]
-            users = self.user_dropout(pooled[asked])  # [N, d]
+            users = self.user_dropout(pooled.flatten(0, 1)[asked])  # [N, d]
         else:
             targets = interaction[self.POS_ITEM_ID]
-            rows = torch.arange(len(targets), device=targets.device)
+            rows = moved(torch.arange(len(targets)), targets.device)
             steps = interaction[self.ITEM_SEQ_LEN] - 1
             users = self.forward(item_seq, interaction[self.ITEM_SEQ_LEN])
         if self.loss_type == "SCE":
@@ -110,7 +115,7 @@ class NextItemModel(SequentialRecommender):
     def loss_terms(self, interaction) -> int:
         """Number of targets that a batch's loss is the mean over."""
         if TARGETS in interaction:
-            return int((interaction[TARGETS] > 0).sum())
+            return int((on_host(interaction[TARGETS]) > 0).sum())
         return len(interaction)
 
     def predict(self, interaction):

@@ -12,6 +12,7 @@ from recbole_lite.errors import ConfigError
 from recbole_lite.model.architecture import change_architecture, check_init, read_architecture
 from recbole_lite.model.dropout import use_cheap_dropout
 from recbole_lite.model.one_place import OnePlace, check_no_order
+from recbole_lite.text.attention import does_not_look
 from recbole_lite.text.hf_model import load_encoder, position_limit, random_encoder
 
 
@@ -30,7 +31,7 @@ class VectorReader(nn.Module):
 
     def __init__(self, encoder: nn.Module, causal: bool, reads_sets: bool = False):
         super().__init__()
-        self.encoder = _without_words(encoder)
+        self.encoder = does_not_look(_without_words(encoder))
         use_cheap_dropout(self.encoder)
         self.encoder.config.use_cache = False  # keys and values are for generation
         self.causal = causal

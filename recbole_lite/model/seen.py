@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from recbole_lite.data.transfer import on_host
+
 
 class Seen:
     """Items that the users of a batch had before each of its targets.
@@ -26,18 +28,20 @@ class Seen:
     def __init__(self, before, inputs, rows, steps, targets):
         self.before, self.inputs = before, inputs
         self.rows, self.steps, self.targets = rows, steps, targets
+        self._rows = on_host(rows)
 
     def exclude(self, scores: torch.Tensor, part: slice) -> None:
         """Set the scores ``[n, n_items]`` of `part` of the targets to -inf in place.
 
         Column i - 1 belongs to item i.
         """
-        rows, place = torch.unique_consecutive(self.rows[part], return_inverse=True)
+        first, last = self._rows[part][[0, -1]].tolist()
+        rows = self.rows[part]
         # Column 0 takes the padding; only as many rows as the chunk touches.
         had = torch.zeros(
-            len(rows), scores.shape[1] + 1, dtype=torch.bool, device=scores.device
-        ).scatter_(1, self.before[rows], True)[place]
-        inputs = self.inputs[self.rows[part]]  # [n, L]
+            last + 1 - first, scores.shape[1] + 1, dtype=torch.bool, device=scores.device
+        ).scatter_(1, self.before[first : last + 1], True)[rows - first]
+        inputs = self.inputs[rows]  # [n, L]
         steps = torch.arange(inputs.shape[1], device=scores.device)
         had.scatter_(1, inputs.masked_fill(steps > self.steps[part][:, None], 0), True)
         had.scatter_(1, self.targets[part][:, None], False)

@@ -12,7 +12,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from recbole_lite.data.transfer import moved, on_host
 from recbole_lite.errors import ConfigError
+from recbole_lite.text.attention import does_not_look
 from recbole_lite.text.encoder import ItemEncoder, pooled_states
 from recbole_lite.text.llm_files import resolve_llm
 from recbole_lite.text.settings import ConfigLike, TextSettings
@@ -76,7 +78,7 @@ class TrainableItemLLM(nn.Module):
                 dtype="float32",
                 device="cpu",  # moves with the module
             )
-        self.encoder = _without_unused(source.model, settings.pooling).train()
+        self.encoder = does_not_look(_without_unused(source.model, settings.pooling)).train()
         self.hidden_size: int = source.model.config.hidden_size
         self.n_items = len(texts)
         self._pooling = settings.pooling
@@ -110,8 +112,10 @@ class TrainableItemLLM(nn.Module):
         """
         if not self.training and not torch.is_grad_enabled():
             return F.embedding(item_ids, self.vectors())
-        distinct, inverse = torch.unique(item_ids, return_inverse=True)  # [n], [...]
-        return F.embedding(inverse, self._encode(distinct))  # [n, d] -> [..., d]
+        # On the host: how many there are decides shapes.
+        distinct, inverse = torch.unique(on_host(item_ids), return_inverse=True)  # [n], [...]
+        # [n, d] -> [..., d]
+        return F.embedding(moved(inverse, item_ids.device), self._encode(distinct))
 
     def encode_all(self) -> torch.Tensor:
         """Encode all items without dropout and without gradients; the mode stays as it was.
@@ -123,7 +127,7 @@ class TrainableItemLLM(nn.Module):
         """
         # A caller's inference mode is left: later gradients may need the result.
         with _without_dropout(self.encoder), torch.inference_mode(False), torch.no_grad():
-            return self._encode(torch.arange(self.n_items, device=self._tokens.device))
+            return self._encode(torch.arange(self.n_items))
 
     def vectors(self) -> torch.Tensor:
         """Give the result of `encode_all`, kept for as long as it holds.
@@ -151,35 +155,39 @@ class TrainableItemLLM(nn.Module):
         return super().train(mode)
 
     def _keep_tokens(self, texts: list[str], source: ItemEncoder) -> None:
-        """Keep all tokens in one row, n_items x [L_i] -> [sum L_i]: padded they take more room."""
+        """Keep all tokens in one row, n_items x [L_i] -> [sum L_i]: padded they take more room.
+
+        They stay on the host, which puts the batches of texts together.
+        """
         tokens = source.tokenize([text for text in texts if text])
         lengths = torch.zeros(len(texts), dtype=torch.long)  # [n_items]
         lengths[[bool(text) for text in texts]] = torch.tensor([len(ids) for ids in tokens])
-        self.register_buffer("_tokens", torch.cat(tokens), persistent=False)
-        self.register_buffer("_lengths", lengths, persistent=False)
-        self.register_buffer("_starts", lengths.cumsum(0) - lengths, persistent=False)
+        self._tokens, self._lengths = torch.cat(tokens), lengths
+        self._starts = lengths.cumsum(0) - lengths
 
     def _encode(self, items: torch.Tensor) -> torch.Tensor:
-        """Encode each of these items: [n] ids -> [n, d], zeros where there is no token."""
+        """Encode each of these items: [n] ids on the CPU -> [n, d], zeros where no token is."""
         # The longest first: a chunk holds texts of like length, those without text come last.
         lengths, order = self._lengths[items].sort(descending=True, stable=True)
         order = order[: int((lengths > 0).sum())]
-        vectors = torch.zeros(len(items), self.hidden_size, device=items.device)
+        device = self.has_text.device
+        vectors = torch.zeros(len(items), self.hidden_size, device=device)
         if len(order) == 0:
             return vectors
         chunks = items[order].split(self._chunk_size)
         recompute = len(chunks) > 1 and torch.is_grad_enabled()
         encoded = torch.cat([self._encode_chunk(chunk, recompute) for chunk in chunks])
-        return vectors.index_copy(0, order, encoded)
+        return vectors.index_copy(0, moved(order, device), encoded)
 
     def _encode_chunk(self, items: torch.Tensor, recompute: bool) -> torch.Tensor:
-        """Encode items that all have tokens, the first the most: [B] ids -> [B, d]."""
+        """Encode items that all have tokens, the first the most: [B] ids on the CPU -> [B, d]."""
         lengths = self._lengths[items].unsqueeze(1)  # [B, 1]
-        position = torch.arange(int(lengths[0]), device=items.device)  # [L]
+        position = torch.arange(int(lengths[0]))  # [L]
         mask = position < lengths  # [B, L]
         place = (self._starts[items].unsqueeze(1) + position).clamp(max=len(self._tokens) - 1)
         ids = self._tokens[place].masked_fill(~mask, self._pad_id)  # [B, L]
-        arguments = (self.encoder, ids, mask.long(), self._pooling, self._folder)
+        ids, mask = (moved(part, self.has_text.device) for part in (ids, mask.long()))
+        arguments = (self.encoder, ids, mask, self._pooling, self._folder)
         if recompute:
             return checkpoint(pooled_states, *arguments, use_reentrant=False)
         return pooled_states(*arguments)

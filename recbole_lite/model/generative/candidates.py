@@ -9,13 +9,13 @@ from torch import nn
 
 from recbole_lite.errors import ConfigError
 from recbole_lite.model.generative.paths import ItemPaths
-from recbole_lite.model.generative.prompts import Prompts, TokenTable, joined
+from recbole_lite.model.generative.prompts import HostBuffers, Prompts, TokenTable, joined
 
 KEY = "topn_templates"
 _SLOTS = ("{user}", "{items}", "{candidates}")
 
 
-class CandidatePrompts(nn.Module):
+class CandidatePrompts(HostBuffers):
     """Token ids of prompts such as ``user_12 item_34 item_56``, the items being candidates.
 
     Parameters
@@ -58,8 +58,9 @@ class CandidatePrompts(nn.Module):
             Token ids ``[B, T]``, whole words (2 ... L + 1 for the history, L + 2 ... for the
             candidates), mask.
         """
-        history = item_seq * self.shows_history[template][:, None]
-        if not self.shows_history.any():
+        shown = self.on_host("shows_history")
+        history = item_seq * shown[template][:, None]
+        if not shown.any():
             history = history[:, :0]
         return joined(
             [

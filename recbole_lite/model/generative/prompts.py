@@ -10,7 +10,30 @@ from torch import nn
 from recbole_lite.errors import ConfigError
 
 
-class TokenTable(nn.Module):
+class HostBuffers(nn.Module):
+    """Module whose buffers are read on the host, wherever the model has taken them.
+
+    A batch's prompts are put together on the host. The buffers are part of the model's state all
+    the same, and go where it goes.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._read: dict[str, tuple] = {}  # name -> buffer, its version, its values on the CPU
+
+    def on_host(self, name: str) -> torch.Tensor:
+        """Values of a buffer on the CPU, copied when it has changed."""
+        buffer = self.get_buffer(name)
+        if buffer.device.type == "cpu":
+            return buffer
+        known, version, values = self._read.get(name, (None, None, None))
+        if known is not buffer or version != buffer._version:
+            values = buffer.cpu()
+            self._read[name] = buffer, buffer._version, values
+        return values
+
+
+class TokenTable(HostBuffers):
     """Tokens of numbered things: users, items.
 
     Parameters
@@ -30,12 +53,12 @@ class TokenTable(nn.Module):
 
     def forward(self, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens ``[..., K]`` of ``[...]`` numbers, and whether there is one at a place."""
-        places = torch.arange(self.table.shape[1], device=numbers.device)
-        return self.table[numbers], places < self.lengths[numbers][..., None]
+        table, lengths = self.on_host("table"), self.on_host("lengths")
+        return table[numbers], torch.arange(table.shape[1]) < lengths[numbers][..., None]
 
 
 class Prompts(nn.Module):
-    """Token ids of prompts such as ``user_12 item_34 item_56``.
+    """Token ids of prompts such as ``user_12 item_34 item_56``, on the CPU.
 
     Parameters
     ----------
@@ -86,7 +109,7 @@ class Prompts(nn.Module):
         """Tokens, mask and whole words (from `first_word`) of items, ``[B, L]`` ids."""
         tokens, mask = self.items(items)  # [B, L, K]
         mask = mask & (items > 0)[..., None]
-        words = torch.arange(first_word, first_word + items.shape[1], device=items.device)
+        words = torch.arange(first_word, first_word + items.shape[1])
         words = words.repeat_interleave(tokens.shape[2]).expand(len(items), -1)
         return tokens.flatten(1), mask.flatten(1), words
 
@@ -111,12 +134,12 @@ def _to_the_left(mask, tokens, word):
     # Places of the tokens that are there, in order; the rest goes to a last column, cut off.
     places = torch.where(mask, mask.cumsum(1) - 1, longest)
     moved = [
-        torch.zeros(len(mask), longest + 1, dtype=values.dtype, device=mask.device).scatter_(
-            1, places, values
-        )[:, :longest]
+        torch.zeros(len(mask), longest + 1, dtype=values.dtype).scatter_(1, places, values)[
+            :, :longest
+        ]
         for values in (tokens, word)
     ]
-    kept = torch.arange(longest, device=mask.device) < lengths[:, None]
+    kept = torch.arange(longest) < lengths[:, None]
     return *moved, kept
 
 

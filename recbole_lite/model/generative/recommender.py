@@ -10,6 +10,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
 
+from recbole_lite.data.transfer import moved, on_host
 from recbole_lite.data.windows import CANDIDATES
 from recbole_lite.errors import ConfigError, DataError
 from recbole_lite.model.architecture import change_architecture, check_init, read_architecture
@@ -21,6 +22,7 @@ from recbole_lite.model.generative.prompts import Prompts
 from recbole_lite.model.generative.shared_keys import share_keys
 from recbole_lite.model.repeated import distinct_rows
 from recbole_lite.model.softmax_loss import cross_entropy
+from recbole_lite.text.attention import does_not_look
 from recbole_lite.text.hf_model import load_seq2seq
 from recbole_lite.text.pooling import masked_mean
 
@@ -96,7 +98,7 @@ class GenerativeRecommender(SequentialRecommender):
             share_keys(llm)
             self.llm = llm
         else:
-            self.encoder_only = llm.get_encoder()
+            self.encoder_only = does_not_look(llm.get_encoder())
             self.head = nn.Linear(d, self.n_items - 1, bias=False)  # row i - 1 scores item i
         # Pieces of one number share a vector ("whole-word embedding", P5, Section 3.3).
         self.whole_words = (
@@ -127,9 +129,11 @@ class GenerativeRecommender(SequentialRecommender):
         ----------
         interaction : Interaction
         template : torch.Tensor, optional
-            ``[B]`` numbers of templates; None: the first.
+            ``[B]`` numbers of templates, on the CPU; None: the first.
         """
-        users, item_seq = interaction[self.USER_ID], interaction[self.ITEM_SEQ]
+        device = interaction[self.USER_ID].device
+        # Made on the host: the longest prompt decides their shape.
+        users, item_seq = on_host(interaction[self.USER_ID]), on_host(interaction[self.ITEM_SEQ])
         if item_seq.numel() and int(item_seq.max()) >= self.n_items:
             raise DataError(
                 f"the history holds item {int(item_seq.max())}; there are {self.n_items - 1} items"
@@ -137,10 +141,11 @@ class GenerativeRecommender(SequentialRecommender):
         if template is None:
             template = torch.zeros_like(users)
         if self.candidate_prompts is not None:
-            return self.candidate_prompts(
-                self.prompts, users, item_seq, interaction[CANDIDATES], template
-            )
-        return self.prompts(users, item_seq, template)
+            candidates = on_host(interaction[CANDIDATES])
+            made = self.candidate_prompts(self.prompts, users, item_seq, candidates, template)
+        else:
+            made = self.prompts(users, item_seq, template)
+        return tuple(moved(part, device) for part in made)
 
     def encode(self, tokens, words, mask) -> tuple[torch.Tensor, torch.Tensor]:
         """Outputs of the encoder ``[B, T', d]`` and their mask; T' counts the prompt vectors."""
@@ -173,7 +178,7 @@ class GenerativeRecommender(SequentialRecommender):
         """
         users, targets = interaction[self.USER_ID], interaction[self.POS_ITEM_ID]
         n_templates = (self.candidate_prompts or self.prompts).n_templates
-        template = torch.randint(n_templates, users.shape, device=users.device)
+        template = torch.randint(n_templates, users.shape)
         states, mask = self.encode(*self.tokens(interaction, template))
         if not self.has_decoder:
             h_u = masked_mean(states, mask.bool())
@@ -188,12 +193,12 @@ class GenerativeRecommender(SequentialRecommender):
             labels=self.paths.labels[targets],
         ).loss
 
-    def loss_terms(self, interaction) -> int:
+    def loss_terms(self, interaction) -> int | torch.Tensor:
         """Number of tokens, or of rows, that a batch's loss is the mean over."""
         targets = interaction[self.POS_ITEM_ID]
         if not self.has_decoder:
             return len(targets)
-        return int((self.paths.labels[targets] != -100).sum())
+        return (self.paths.labels[targets] != -100).sum()
 
     def beams(self, interaction) -> torch.Tensor:
         """Items of the beams, ``[B, num_beams]`` internal ids, best first; 0: no item."""

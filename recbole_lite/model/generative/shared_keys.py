@@ -9,7 +9,9 @@ from __future__ import annotations
 import torch
 from transformers import AttentionInterface, DynamicCache, EncoderDecoderCache, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.masking_utils import AttentionMaskInterface
+
+from recbole_lite.text.attention import mask_without_looking
 
 NAME = "sdpa_of_beams"
 
@@ -55,7 +57,7 @@ def attention_of_beams(
 
 # Public extension points of transformers; nothing changes for models that do not ask for NAME.
 AttentionInterface.register(NAME, attention_of_beams)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+AttentionMaskInterface.register(NAME, mask_without_looking)
 
 
 def share_keys(model: PreTrainedModel) -> bool:
