@@ -36,6 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         help="source file or folder that you have; default: download",
     )
     _add_data_path(one)
+    one.set_defaults(interrupted="interrupted; the same command goes on with what was downloaded")
 
     one = commands.add_parser("check", help="count a data set and compare it with what is known")
     one.add_argument("name", help="of its folder and files")

@@ -53,11 +53,16 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     one.add_argument("--separator", default=";", help="between ids (default: ;)")
     one.add_argument("--batch_size", type=int, default=256, help="histories scored together")
     one.add_argument("--device", default="cpu", help="e.g. cuda (default: cpu)")
-    one.set_defaults(func=recommend)
+    one.set_defaults(
+        func=recommend,
+        interrupted="interrupted; a file of recommendations appears only when it is complete",
+    )
 
     one = _parser(commands, "pack", "make a folder that recommends, with a model card", PACK_EPILOG)
     one.add_argument("--out", metavar="DIR", help="folder to write")
-    one.set_defaults(func=pack)
+    one.set_defaults(
+        func=pack, interrupted="interrupted; the folder may lack files: run the command again"
+    )
 
 
 def _parser(commands, name: str, text: str, epilog: str) -> argparse.ArgumentParser:

@@ -41,7 +41,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument(
         "--data_path", metavar="DIR", help="of a run: folder of the data sets (default: the run's)"
     )
-    parser.set_defaults(func=run)
+    parser.set_defaults(
+        func=run, interrupted="interrupted; the folder may lack files: run the command again"
+    )
     return parser
 
 

@@ -38,7 +38,7 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--out", metavar="DIR", help="table and plot (default: results/compare/DATASET)"
     )
-    parser.set_defaults(func=_compare)
+    parser.set_defaults(func=_compare, interrupted="interrupted; no run was changed")
     parser = commands.add_parser(
         "report",
         help="write report.html of runs anew",
@@ -46,7 +46,9 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs")
-    parser.set_defaults(func=_report)
+    parser.set_defaults(
+        func=_report, interrupted="interrupted; the same command writes all reports anew"
+    )
 
 
 def _compare(args) -> int:

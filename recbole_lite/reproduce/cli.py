@@ -42,7 +42,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument("--tokenizer", help="T5's: folder or hub name (P5 and POD)")
     parser.add_argument("--seed", type=int, default=2020)
     parser.add_argument("--out", type=Path, default=Path("results", "reproduce"), metavar="DIR")
-    parser.set_defaults(func=run)
+    parser.set_defaults(
+        func=run, interrupted="interrupted; the same command goes on after the last row"
+    )
     return parser
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from recbole_lite.errors import ConfigError, MissingDependencyError
+from recbole_lite.process import termination_interrupts
 from recbole_lite.tune.settings import TuneSettings
 
 INSTALL = 'pip install "ray[tune]"'
@@ -84,7 +85,8 @@ def session(address: str | None, use_gpu: bool) -> Iterator[Any]:
         if not joined:
             _start(ray, address, use_gpu)
         try:
-            yield ray
+            with termination_interrupts():  # Ray's own answer to SIGTERM is a dump of its stack
+                yield ray
         finally:
             if not joined:
                 ray.shutdown()

@@ -1,0 +1,163 @@
+"""The process of a command: its standard streams, closed pipes, signals.
+
+The command line alone changes them; a program that imports the package keeps its own.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import select
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+COLOURS = re.compile(r"\x1B\[[0-9;]*m")
+_STANDARD = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
+_received: list[int] = []  # signals that ask for an end
+
+
+def prepare() -> None:
+    """Make this process one that a shell can steer.
+
+    Closed standard streams become the null device. What cannot be written to standard error is
+    lost without an error. SIGTERM and SIGHUP interrupt as Ctrl-C does.
+    """
+    _open_closed_streams()
+    sys.stdout.reconfigure(errors="backslashreplace")  # titles are not always in the locale's code
+    sys.stderr = _Console(
+        sys.stderr.buffer, sys.stderr.encoding, "backslashreplace", line_buffering=True
+    )
+    _catch()
+
+
+def finish() -> None:
+    """Flush the standard streams: at the interpreter's end, a failure would be shown."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            _silence(stream)
+    if _received:  # the work is over: another signal may end the process at once
+        for number in _numbers():
+            signal.signal(number, signal.SIG_DFL)
+
+
+def uses_colours() -> bool:
+    """Whether standard error shows colours: a terminal, and no ``NO_COLOR`` (no-color.org)."""
+    return sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+
+
+def flush_output() -> None:
+    """Flush standard output; an error names it."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        error.filename = "standard output"
+        raise
+
+
+def is_output_closed() -> bool:
+    """Whether standard output is a pipe that nobody reads any more."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return bool(poll.poll(0))
+    except (AttributeError, OSError, ValueError):  # Windows; no file
+        return False
+
+
+def was_interrupted() -> bool:
+    """Whether a signal has asked this process to end."""
+    return bool(_received)
+
+
+def interrupted_status() -> int:
+    """Exit status after a signal, as shells count: 130 for Ctrl-C, 143 for SIGTERM."""
+    return 128 + (_received[-1] if _received else signal.SIGINT)
+
+
+@contextmanager
+def termination_interrupts() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP do in the block what Ctrl-C does, whatever handles that."""
+    before = {number: signal.getsignal(number) for number in _numbers()}
+    _catch()
+    try:
+        yield
+    finally:
+        if _in_main_thread():
+            for number, handler in before.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _catch() -> None:
+    if not _in_main_thread():
+        return
+    for number in _numbers():
+        # Ignored signals stay so (nohup, jobs in the background); a library has its own Ctrl-C.
+        ours = signal.SIGINT != number or signal.getsignal(number) is signal.default_int_handler
+        if ours and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _stop)
+
+
+_owner = os.getpid()
+
+
+def _stop(number: int, frame) -> None:
+    if number != signal.SIGINT and os.getpid() != _owner:  # a forked child has nothing to say
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+        return
+    _received.append(number)
+    handler = signal.getsignal(signal.SIGINT)
+    if callable(handler) and handler is not _stop:
+        handler(signal.SIGINT, frame)
+    else:
+        raise KeyboardInterrupt
+
+
+def _numbers() -> list[int]:
+    names = ("SIGINT", "SIGTERM", "SIGHUP")
+    return [getattr(signal, name) for name in names if hasattr(signal, name)]
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+class _Console(io.TextIOWrapper):
+    """Standard error: a lost message must not end the work; no colours with ``NO_COLOR``."""
+
+    def write(self, text: str) -> int:
+        try:
+            super().write(COLOURS.sub("", text) if os.environ.get("NO_COLOR") else text)
+        except OSError:
+            _silence(self)
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError:
+            _silence(self)
+
+
+def _open_closed_streams() -> None:
+    for number, (name, mode) in enumerate(_STANDARD):
+        if getattr(sys, name) is None:
+            try:
+                os.fstat(number)
+            except OSError:  # free: the next file that is opened would be taken for the stream
+                os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
+
+
+def _silence(stream) -> None:
+    """Send what a stream still holds, and all that follows, to the null device."""
+    with suppress(OSError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
