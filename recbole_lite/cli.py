@@ -60,7 +60,7 @@ CLOSED_PIPE = 141  # what a shell says of a program that SIGPIPE has ended
 OF_THE_SYSTEM = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
     errno.EMFILE, errno.ENFILE, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
-    errno.ENOENT, errno.ENXIO, errno.ELOOP, errno.ESPIPE, errno.EPIPE,
+    errno.EBADF, errno.ENOENT, errno.ENXIO, errno.ELOOP, errno.ESPIPE, errno.EPIPE,
 }  # fmt: skip
 
 
@@ -120,6 +120,7 @@ def _main(args: argparse.Namespace, argv: Sequence[str]) -> int:
 
     report_cli.add_parsers(commands)
     _, rest = parser.parse_known_args(argv, args)
+    _check_not_empty(args)
     typed = shlex.join(["recbole-lite", *argv])
     if args.command in ("run", "ablate"):
         with _config_files(args):
@@ -140,8 +141,16 @@ def _run_main(args: argparse.Namespace, argv: Sequence[str]) -> int:
     _add_version(parser)
     _add_run_arguments(parser)
     _, rest = parser.parse_known_args(argv, args)
+    _check_not_empty(args)
     with _config_files(args):
         return _run_or_sweep(args, rest, shlex.join(["python", "run_recbole_lite.py", *argv]))
+
+
+def _check_not_empty(args: argparse.Namespace) -> None:
+    """Refuse ``--out=$UNSET``, which would do something else than what was meant."""
+    for name, value in vars(args).items():
+        if value == "" or (isinstance(value, list) and "" in value):
+            raise ConfigError(f"{'RUN' if name == 'runs' else '--' + name} must not be empty")
 
 
 def _add_run_arguments(parser):
@@ -169,8 +178,6 @@ def _config_files(args: argparse.Namespace) -> Iterator[None]:
 
 def _paths(given: str) -> list[str]:
     """A path, or RecBole's form, paths with spaces between."""
-    if not given.strip():
-        raise ConfigError("--config_files: empty; name a file, or leave it out")
     parts = given.split()
     if given == STANDARD or len(parts) == 1 or Path(given).exists():
         return [given]

@@ -154,11 +154,10 @@ def check_folder(path: str | Path, name: str) -> None:
     Raises
     ------
     ConfigError
-        It is empty, ``-``, a file, a device or a pipe; `name` is the flag.
+        It is ``-``, a file, a device or a pipe; `name` is the flag.
     """
-    if not str(path) or str(path) == STANDARD or (Path(path).exists() and not Path(path).is_dir()):
-        found = "is no folder" if str(path) else "is empty"
-        raise ConfigError(f"{name}={path}: {found}; name a folder")
+    if str(path) == STANDARD or (Path(path).exists() and not Path(path).is_dir()):
+        raise ConfigError(f"{name}: {path} is a file; name a folder")
 
 
 def leftovers(path: str | Path) -> list[Path]:

@@ -152,7 +152,9 @@ def _open_closed_streams() -> None:
                 os.fstat(number)
             except OSError:  # free: the next file that is opened would be taken for the stream
                 os.open(os.devnull, os.O_RDWR)
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
+            stream = open(os.devnull, mode, encoding="utf-8")
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)  # also keeps it open when another takes its place
 
 
 def _silence(stream) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -203,7 +204,8 @@ def run_one(
         "samples": [],
     }
     if config["train_stage"] == "pretrain":
-        logger.info(f"Next: --train_stage=finetune --pre_model_path={trainer.saved_model_file}")
+        weights = shlex.quote(str(trainer.saved_model_file))
+        logger.info(f"Next: --train_stage=finetune --pre_model_path={weights}")
         return result
     if test:
         with clock("test"), explained(f"{config['model']} cannot be tested", config):

@@ -34,7 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     )
     parser.add_argument("--model", required=True, metavar="DIR", help="folder of the model")
     parser.add_argument("--format", choices=["onnx"], default="onnx")
-    parser.add_argument("--out", required=True, type=Path, metavar="FOLDER")
+    parser.add_argument("--out", required=True, metavar="FOLDER")
     parser.add_argument(
         "--int8", action="store_true", help="also write model.int8.onnx, and measure what it costs"
     )
@@ -64,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
 
     require_onnx()  # before minutes are spent
     _check_paths(args.model, args.out)
+    args.out = Path(args.out)
     packed = is_packed(args.model)
     source = (_of_packed if packed else _of_run)(args)
     engine = Engine(source.model)
@@ -168,10 +169,10 @@ def _print_costs(out: Path, source: _Source, path: Path, small: Path) -> None:
         print(f"  test {name}: float32 {exact:.4f}, int8 {costs[small.name][name]:.4f}")
 
 
-def _check_paths(model: str, out: Path) -> None:
-    from recbole_lite.errors import CheckpointError, ConfigError
+def _check_paths(model: str, out: str) -> None:
+    from recbole_lite.errors import CheckpointError
+    from recbole_lite.files import check_folder
 
     if not Path(model).exists():
         raise CheckpointError(f"{model}: no such folder; give a run's or a packed one")
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out: {out} is a file; name a folder")
+    check_folder(out, "--out")

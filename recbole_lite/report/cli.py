@@ -52,8 +52,11 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
 
 
 def _compare(args) -> int:
+    from recbole_lite.files import check_folder
     from recbole_lite.report.comparing import compare, render
 
+    if args.out is not None:
+        check_folder(args.out, "--out")
     summary = compare(args.runs, args.metric, args.out)
     files = summary["files"]
     print(render(summary))

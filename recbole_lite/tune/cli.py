@@ -19,7 +19,7 @@ def is_sweep(overrides: Sequence[str]) -> bool:
     """Whether the arguments ask for a sweep, or for an interrupted one to go on."""
     folders = [text.partition("=")[2] for text in overrides if text.startswith("--resume=")]
     return any(text.split("=")[0] == "--tune" for text in overrides) or any(
-        (Path(folder) / SWEEP_FILE).is_file() for folder in folders
+        folder and Path(folder, SWEEP_FILE).is_file() for folder in folders
     )
 
 
