@@ -172,7 +172,7 @@ def _config_files(args: argparse.Namespace) -> Iterator[None]:
     """Let `args.config_files` list paths that can be read again: streams are copied."""
     with ExitStack() as stack:
         paths = [path for given in args.config_files for path in _paths(given)]
-        args.config_files = [str(stack.enter_context(spooled(path))) for path in paths]
+        args.config_files = [str(stack.enter_context(spooled(path, ".yaml"))) for path in paths]
         yield
 
 
@@ -289,10 +289,10 @@ def _guarded(args: argparse.Namespace, action: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         return _interrupted(args)
     except Exception as error:
-        if process.was_interrupted():  # the signal has torn something apart, a process group say
-            return _interrupted(args)
         if isinstance(error, BrokenPipeError) and (error.filename or process.is_output_closed()):
             return CLOSED_PIPE
+        if process.was_interrupted():  # the signal has torn something apart, a process group say
+            return _interrupted(args)
         message = _message(error)
         if message is None or getattr(args, "traceback", False):
             raise

@@ -128,20 +128,23 @@ def open_stream(path: str | Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def spooled(path: str | Path) -> Iterator[Path]:
+def spooled(path: str | Path, suffix: str = "") -> Iterator[Path]:
     """A file that can be read several times: the path itself, or a copy of a stream.
 
     Parameters
     ----------
     path : str or Path
         ``-`` is standard input.
+    suffix : str
+        Of a copy's name, for readers that go by it.
     """
     path = Path(path)
     if not is_stream(path):
         yield path
         return
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder, "standard input" if str(path) == STANDARD else path.name)
+        name = "standard input" if str(path) == STANDARD else path.name
+        copy = Path(folder, name + suffix)
         source = sys.stdin.buffer if str(path) == STANDARD else path.open("rb")
         with source, copy.open("wb") as file:
             shutil.copyfileobj(source, file)

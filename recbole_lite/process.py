@@ -17,7 +17,15 @@ from contextlib import contextmanager, suppress
 
 COLOURS = re.compile(r"\x1B\[[0-9;]*m")
 _STANDARD = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
-_received: list[int] = []  # signals that ask for an end
+_TERMINATION = {getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)}
+_SIGNALS = (signal.SIGINT, *_TERMINATION)
+_received: list[int] = []  # those of _SIGNALS that have come
+_owner = 0  # process that catches them
+_apart = False  # whether children are to leave the process group
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal. Python itself ends by SIGINT if the plain one passed through an ``exec``."""
 
 
 def prepare() -> None:
@@ -35,15 +43,19 @@ def prepare() -> None:
 
 
 def finish() -> None:
-    """Flush the standard streams: at the interpreter's end, a failure would be shown."""
+    """Flush the standard streams, and let signals end the process at once.
+
+    At the interpreter's end, what fails or is raised would be shown.
+    """
+    for number in _SIGNALS:
+        if signal.getsignal(number) is _stop:
+            signal.signal(number, signal.SIG_DFL)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except OSError:
             _silence(stream)
-    if _received:  # the work is over: another signal may end the process at once
-        for number in _numbers():
-            signal.signal(number, signal.SIG_DFL)
+    _received.clear()
 
 
 def uses_colours() -> bool:
@@ -83,7 +95,7 @@ def interrupted_status() -> int:
 @contextmanager
 def termination_interrupts() -> Iterator[None]:
     """Let SIGTERM and SIGHUP do in the block what Ctrl-C does, whatever handles that."""
-    before = {number: signal.getsignal(number) for number in _numbers()}
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
     _catch()
     try:
         yield
@@ -93,17 +105,49 @@ def termination_interrupts() -> Iterator[None]:
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
+@contextmanager
+def children_apart() -> Iterator[None]:
+    """Start in the block what has child processes and signal handlers of its own, as Ray does.
+
+    The children get a process group of their own: a signal to this one's (``timeout``, a batch
+    system) does not reach them, so that this process can end what they do. SIGTERM and SIGHUP wait
+    for the end of the block and then interrupt. Use it within :func:`termination_interrupts`.
+    """
+    global _apart
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINATION)
+    _apart = True
+    try:
+        yield
+    finally:
+        _apart = False
+        _catch()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _leave_group() -> None:
+    if _apart:
+        os.setpgid(0, 0)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _TERMINATION)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_group)
+
+
 def _catch() -> None:
+    global _owner
     if not _in_main_thread():
         return
-    for number in _numbers():
+    _owner = os.getpid()
+    for number in _SIGNALS:
         # Ignored signals stay so (nohup, jobs in the background); a library has its own Ctrl-C.
-        ours = signal.SIGINT != number or signal.getsignal(number) is signal.default_int_handler
-        if ours and signal.getsignal(number) is not signal.SIG_IGN:
+        handler = signal.getsignal(number)
+        ours = number != signal.SIGINT or handler is signal.default_int_handler
+        if ours and handler is not signal.SIG_IGN:
             signal.signal(number, _stop)
-
-
-_owner = os.getpid()
 
 
 def _stop(number: int, frame) -> None:
@@ -116,12 +160,7 @@ def _stop(number: int, frame) -> None:
     if callable(handler) and handler is not _stop:
         handler(signal.SIGINT, frame)
     else:
-        raise KeyboardInterrupt
-
-
-def _numbers() -> list[int]:
-    names = ("SIGINT", "SIGTERM", "SIGHUP")
-    return [getattr(signal, name) for name in names if hasattr(signal, name)]
+        raise Interrupted
 
 
 def _in_main_thread() -> bool:
@@ -152,7 +191,7 @@ def _open_closed_streams() -> None:
                 os.fstat(number)
             except OSError:  # free: the next file that is opened would be taken for the stream
                 os.open(os.devnull, os.O_RDWR)
-            stream = open(os.devnull, mode, encoding="utf-8")
+            stream = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115
             setattr(sys, name, stream)
             setattr(sys, f"__{name}__", stream)  # also keeps it open when another takes its place
 

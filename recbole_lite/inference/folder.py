@@ -210,7 +210,8 @@ def read(folder: str | Path) -> Contents:
     if not isinstance(about, dict):
         raise CheckpointError(
             f"{folder}: lacks what recommending needs beside the checkpoint (the run has not "
-            f"ended, or an older version wrote it); type: recbole-lite pack --model={quote(str(folder))}"
+            "ended, or an older version wrote it); type: recbole-lite pack "
+            f"--model={quote(str(folder))}"
         )
     _check_version(folder, about)
     name = about.get("weights")

@@ -43,7 +43,7 @@ def run_sweep(args, overrides: list[str], typed: str) -> int:
             f"resume: {resume[-1]} is a sweep, which has its own model and settings: give --resume "
             "alone (and --ray-address), or the whole command with --tune"
         )
-    with nullcontext() if space is None else spooled(space) as path:
+    with nullcontext() if space is None else spooled(space, ".yaml") as path:
         result = sweep(
             model=args.model,
             dataset=args.dataset,
