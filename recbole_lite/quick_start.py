@@ -20,6 +20,7 @@ from recbole_lite.data import create_dataset, data_preparation
 from recbole_lite.data.candidates import write_candidates
 from recbole_lite.errors import ConfigError
 from recbole_lite.evaluation import first_ranks
+from recbole_lite.files import check_folder
 from recbole_lite.fine_tuning import begin_with
 from recbole_lite.log import FILE_ONLY, init_logger
 from recbole_lite.products import uses_onednn
@@ -146,6 +147,8 @@ def run_one(
     logger.info(f"{config['model']} on {config['dataset']}; log: {log_file}")
     logger.info(config, extra=FILE_ONLY)
     _check_stage(config)
+    if saved:
+        check_folder(config["checkpoint_dir"], "checkpoint_dir")
 
     with clock("data"), explained(f"{config['dataset']} cannot be read", config):
         dataset = create_dataset(config)
