@@ -26,7 +26,7 @@ WAIT = "print('ready', flush=True); time.sleep(60)"
 
 
 def start(work, **options):
-    streams = {name: subprocess.PIPE for name in ("stdout", "stderr")} | options
+    streams = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE) | options
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **streams.pop("env", {})}
     command = [sys.executable, "-c", PROGRAM.format(work)]
     return subprocess.Popen(command, text=True, env=environment, **streams)
@@ -75,7 +75,7 @@ def test_a_forked_child_dies_of_the_signal_without_a_word():
 
 
 def test_children_started_apart_do_not_get_the_groups_signals():
-    """What Ray starts: here a child that says what it is, and a handler that would be in the way."""
+    """As Ray does: a child, and a handler that would be in the way."""
     work = """
     say = "import os, signal; print(os.getpgrp(), signal.pthread_sigmask(signal.SIG_BLOCK, []))"
     with process.termination_interrupts():
