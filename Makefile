@@ -16,7 +16,15 @@ help:
 demo: $(VENV)/.demo
 	$(BIN)/python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-100k --config_files=properties/demo.yaml
 
+# torch and oneDNN choose kernels by the processor. These tests train and recommend with those of
+# processors that have less, then all tests run with the machine's own.
+KERNELS := tests/test_products.py tests/test_trainer.py tests/test_evaluation.py \
+	tests/model/test_item_lm.py tests/inference/test_recommender.py
+
 test: lint
+	ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest -q $(KERNELS)
+	! grep -qs avx2 /proc/cpuinfo || \
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -q $(KERNELS)
 	$(BIN)/python -m pytest
 
 faults: $(VENV)/.dev

@@ -15,12 +15,21 @@ import onnxruntime
 def main(folder: str, history: str, k: int = 10) -> None:
     """Print the best `k` items after `history` (raw item ids, commas between)."""
     folder = Path(folder)
-    items = json.loads((folder / "items.json").read_text(encoding="utf-8"))
-    about = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+    try:
+        items = json.loads((folder / "items.json").read_text(encoding="utf-8"))
+        about = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {folder}: not what `recbole-lite export` writes: {error}")
     session = onnxruntime.InferenceSession(folder / "model.onnx")
 
-    number = {item["id"]: internal for internal, item in enumerate(items)}
-    had = [number[raw.strip()] for raw in history.split(",")]
+    number = {item["id"]: internal for internal, item in enumerate(items) if internal}
+    names = [name for raw in history.split(",") if (name := raw.strip())]
+    unknown = [name for name in names if name not in number]
+    if unknown:
+        sys.exit(f"error: {folder / 'items.json'} has no item {', '.join(map(repr, unknown))}")
+    if not names:
+        sys.exit("error: the history is empty; give ids of items with commas between")
+    had = [number[name] for name in names]
     scores, ids = session.run(
         ["scores", "ids"],
         {
@@ -34,4 +43,6 @@ def main(folder: str, history: str, k: int = 10) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3])
+    if len(sys.argv) != 3:
+        sys.exit(f"usage: python {sys.argv[0]} FOLDER ID,ID,...")
+    main(*sys.argv[1:])

@@ -24,6 +24,7 @@ import hashlib
 import io
 import json
 import random
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from logging import getLogger
 from pathlib import Path
@@ -168,7 +169,8 @@ def _write(path: Path, write: Callable[[Path], None]) -> None:
         raise CheckpointError(
             f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}. "
             + (
-                f"What was saved before is whole; --resume={path.parent} goes on from there"
+                "What was saved before is whole; "
+                f"--resume={shlex.quote(str(path.parent))} goes on from there"
                 if has_last(path.parent)
                 else "Nothing to resume from was saved before"
             )

@@ -9,9 +9,13 @@ import argparse
 import errno
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
-from recbole_lite.errors import RecboleLiteError
+from recbole_lite import __version__, process
+from recbole_lite.errors import ConfigError, RecboleLiteError
+from recbole_lite.files import STANDARD, check_folder, spooled
 
 RUN_EPILOG = """\
 Any key of RecBole or of this project can be given as --key=value. What counts, from the
@@ -22,7 +26,7 @@ examples:
   %(prog)s --model=LiteLLM4Rec --dataset=ml-1m
   %(prog)s --model=LiteLLM4Rec --dataset=ml-100k --item_llm=minilm --rec_llm_init=scratch
   %(prog)s --model=SASRec --dataset=ml-1m --data_path=data --learning_rate=1e-3
-  %(prog)s --model=BERT4Rec --dataset=ml-100k --config_files="a.yaml b.yaml"
+  %(prog)s --model=BERT4Rec --dataset=ml-100k --config_files=a.yaml --config_files="my b.yaml"
   %(prog)s --model=S3Rec --dataset=ml-100k --train_stage=pretrain --pretrain_epochs=50
   %(prog)s --model=LiteLLM4Rec --dataset=ml-1m --resume=saved/LiteLLM4Rec-ml-1m-...
 
@@ -49,13 +53,45 @@ examples:
   %(prog)s --dataset=ml-100k --rows_from=my_rows --out=results/mine --config_files=a.yaml
 """
 
+CONTINUE = "interrupted; --resume=FOLDER continues a run that has saved"
+AGAIN = "interrupted; the same command goes on after the last result"
+CLOSED_PIPE = 141  # what a shell says of a program that SIGPIPE has ended
+# No space, no right, no such place ...: nothing that this program could do about.
+OF_THE_SYSTEM = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
+    errno.EMFILE, errno.ENFILE, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
+    errno.EBADF, errno.ENOENT, errno.ENXIO, errno.ELOOP, errno.ESPIPE, errno.EPIPE,
+}  # fmt: skip
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``recbole-lite``; the result is the exit status."""
+    return _program(_main, argv)
+
+
+def run_main(argv: Sequence[str] | None = None) -> int:
+    """Run ``run_recbole_lite.py``: the subcommand ``run`` alone."""
+    return _program(_run_main, argv)
+
+
+def _program(parse_and_do: Callable[..., int], argv: Sequence[str] | None) -> int:
+    """Parse and do what the words say; `argv` None: this process is the program."""
+    if argv is None:
+        process.prepare()
+        argv = sys.argv[1:]
+    args = argparse.Namespace()  # filled by the parser, so that an error finds what was asked for
+    try:
+        return _guarded(args, lambda: parse_and_do(args, argv))
+    finally:
+        process.finish()
+
+
+def _main(args: argparse.Namespace, argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="recbole-lite", description="LITE-LLM4Rec for RecBole.", allow_abbrev=False
     )
     _add_traceback(parser)
+    _add_version(parser)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_run_arguments(
         commands.add_parser(
@@ -83,20 +119,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     from recbole_lite.report import cli as report_cli
 
     report_cli.add_parsers(commands)
-    args, rest = parser.parse_known_args(argv)
-    if args.command == "run":
-        typed = shlex.join(["recbole-lite", *(sys.argv[1:] if argv is None else argv)])
-        return _run_guarded(args, rest, typed)
-    if args.command == "ablate":
-        typed = shlex.join(["recbole-lite", *(sys.argv[1:] if argv is None else argv)])
-        return _guarded(args, lambda: _ablate(args, rest, typed), AGAIN)
+    _, rest = parser.parse_known_args(argv, args)
+    _check_not_empty(args)
+    typed = shlex.join(["recbole-lite", *argv])
+    if args.command in ("run", "ablate"):
+        with _config_files(args):
+            return (_run_or_sweep if args.command == "run" else _ablate)(args, rest, typed)
     if rest:
         parser.error(f"cannot read {' '.join(rest)}")
-    return _guarded(args, lambda: args.func(args))
+    return args.func(args)
 
 
-def run_main(argv: Sequence[str] | None = None) -> int:
-    """Run ``run_recbole_lite.py``: the subcommand ``run`` alone."""
+def _run_main(args: argparse.Namespace, argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="run_recbole_lite.py",
         description="Train and evaluate a model; RecBole's flags.",
@@ -104,17 +138,56 @@ def run_main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    _add_version(parser)
     _add_run_arguments(parser)
-    args, rest = parser.parse_known_args(argv)
-    words = sys.argv[1:] if argv is None else argv
-    return _run_guarded(args, rest, shlex.join(["python", "run_recbole_lite.py", *words]))
+    _, rest = parser.parse_known_args(argv, args)
+    _check_not_empty(args)
+    with _config_files(args):
+        return _run_or_sweep(args, rest, shlex.join(["python", "run_recbole_lite.py", *argv]))
+
+
+def _check_not_empty(args: argparse.Namespace) -> None:
+    """Refuse ``--out=$UNSET``, which would do something else than what was meant."""
+    for name, value in vars(args).items():
+        if value == "" or (isinstance(value, list) and "" in value):
+            raise ConfigError(f"{'RUN' if name == 'runs' else '--' + name} must not be empty")
 
 
 def _add_run_arguments(parser):
     parser.add_argument("-m", "--model", help="LiteLLM4Rec, or one of RecBole's models")
     parser.add_argument("-d", "--dataset", help="name of a dataset")
-    parser.add_argument("--config_files", default="", help='YAML files: "a.yaml b.yaml"')
+    parser.add_argument(
+        "--config_files",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help='YAML file, -: standard input; repeat it for several, or write "a.yaml b.yaml"',
+    )
     _add_traceback(parser)
+    parser.set_defaults(interrupted=CONTINUE)
+
+
+@contextmanager
+def _config_files(args: argparse.Namespace) -> Iterator[None]:
+    """Let `args.config_files` list paths that can be read again: streams are copied."""
+    with ExitStack() as stack:
+        paths = [path for given in args.config_files for path in _paths(given)]
+        args.config_files = [str(stack.enter_context(spooled(path, ".yaml"))) for path in paths]
+        yield
+
+
+def _paths(given: str) -> list[str]:
+    """A path, or RecBole's form, paths with spaces between."""
+    parts = given.split()
+    if given == STANDARD or len(parts) == 1 or Path(given).exists():
+        return [given]
+    missing = [part for part in parts if part != STANDARD and not Path(part).exists()]
+    if missing:
+        raise ConfigError(
+            f"--config_files: there is no file {given!r}, and as several files no {missing[0]!r}; "
+            "repeat --config_files for each file whose path has a space"
+        )
+    return parts
 
 
 def _add_ablate_parser(commands):
@@ -126,7 +199,7 @@ def _add_ablate_parser(commands):
         allow_abbrev=False,
     )
     _add_run_arguments(parser)
-    parser.set_defaults(model="LiteLLM4Rec")
+    parser.set_defaults(model="LiteLLM4Rec", interrupted=AGAIN)
     parser.add_argument("--rows", type=_names, metavar="A,B", help="default: all rows")
     parser.add_argument(
         "--seeds", type=_numbers, metavar="N,N", help="default: the configuration's seed alone"
@@ -150,6 +223,10 @@ def _numbers(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"{text!r}: write whole numbers, 2020,2021") from None
 
 
+def _add_version(parser):
+    parser.add_argument("--version", action="version", version=f"recbole-lite {__version__}")
+
+
 def _add_traceback(parser):
     parser.add_argument(
         "--traceback",
@@ -159,13 +236,13 @@ def _add_traceback(parser):
     )
 
 
-def _run_guarded(args, overrides: list[str], typed: str) -> int:
+def _run_or_sweep(args, overrides: list[str], typed: str) -> int:
     from recbole_lite.tune import cli as tune_cli
 
     if tune_cli.is_sweep(overrides):
-        action = lambda: tune_cli.run_sweep(args, overrides, typed)  # noqa: E731
-        return _guarded(args, action, tune_cli.CONTINUE)
-    return _guarded(args, lambda: _run(args, overrides))
+        args.interrupted = tune_cli.CONTINUE
+        return tune_cli.run_sweep(args, overrides, typed)
+    return _run(args, overrides)
 
 
 def _run(args, overrides: list[str]) -> int:
@@ -175,7 +252,7 @@ def _run(args, overrides: list[str]) -> int:
     result = run(
         model=args.model,
         dataset=args.dataset,
-        config_file_list=args.config_files.split(),
+        config_file_list=args.config_files,
         overrides=overrides,
     )
     print(render(result))
@@ -186,10 +263,12 @@ def _ablate(args, overrides: list[str], typed: str) -> int:
     from recbole_lite.ablate import ROWS, ablate
     from recbole_lite.report.ablation import render
 
+    if args.out is not None:
+        check_folder(args.out, "--out")
     summary = ablate(
         model=args.model,
         dataset=args.dataset,
-        config_file_list=args.config_files.split(),
+        config_file_list=args.config_files,
         overrides=overrides,
         rows=args.rows,
         seeds=args.seeds,
@@ -204,29 +283,43 @@ def _ablate(args, overrides: list[str], typed: str) -> int:
     return 0 if summary["rows"][0]["seeds"] else 2
 
 
-CONTINUE = "interrupted; --resume=FOLDER continues a run that has saved"
-# No space, no right, too many open files ...: nothing that this program could do about.
-OF_THE_SYSTEM = {
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
-    errno.EMFILE, errno.ENFILE, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
-}  # fmt: skip
-AGAIN = "interrupted; the same command goes on after the last result"
-
-
-def _guarded(args, action, interrupted: str = CONTINUE) -> int:
+def _guarded(args: argparse.Namespace, action: Callable[[], int]) -> int:
     try:
-        return action() or 0
-    except RecboleLiteError as error:
-        if getattr(args, "traceback", False):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if getattr(args, "traceback", False) or error.errno not in OF_THE_SYSTEM:
-            raise
-        place = f"{error.filename}: " if error.filename else ""
-        print(f"error: {place}{error.strerror}", file=sys.stderr)
-        return 2
+        return _flushed(action)
     except KeyboardInterrupt:
-        print(interrupted, file=sys.stderr)
-        return 130
+        return _interrupted(args)
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and (error.filename or process.is_output_closed()):
+            return CLOSED_PIPE
+        if process.was_interrupted():  # the signal has torn something apart, a process group say
+            return _interrupted(args)
+        message = _message(error)
+        if message is None or getattr(args, "traceback", False):
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        return 2
+
+
+def _flushed(action: Callable[[], int]) -> int:
+    """Do it; what then cannot be written is an error of the command, ``--help`` included."""
+    try:
+        status = action() or 0
+    except SystemExit:
+        process.flush_output()
+        raise
+    process.flush_output()
+    return status
+
+
+def _interrupted(args: argparse.Namespace) -> int:
+    print(getattr(args, "interrupted", "interrupted"), file=sys.stderr)
+    return process.interrupted_status()
+
+
+def _message(error: Exception) -> str | None:
+    """What to tell of an error that the user can mend; None: it is the program's."""
+    if isinstance(error, RecboleLiteError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in OF_THE_SYSTEM:
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+    return None

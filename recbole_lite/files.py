@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence, Set
+import re
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from datetime import date
 from decimal import Decimal
 from numbers import Real
 from operator import methodcaller
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from recbole_lite.errors import ConfigError
+
+STANDARD = "-"  # standard input or output, where a path is expected
+# Its entries open what a process has open already: a replaced file would be another one.
+_DESCRIPTORS = re.compile(r"/dev/fd|/proc/(?:\d+|self)(?:/task/\d+)?/fd")
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
     """Write a file under a temporary name, flush it to disk, then rename it into place.
+
+    A link is followed. What is no regular file (a device, a pipe, ``/dev/stdout``) is never
+    replaced: the content is written to it when it is complete.
 
     Parameters
     ----------
@@ -25,26 +41,132 @@ def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
         Where the file shall be; its folder is made if need be.
     write : callable
         Writes the file at the path that it is given.
+
+    Raises
+    ------
+    OSError
+        With `path` as its file name where the place cannot be written.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    if is_stream(path):
+        with tempfile.TemporaryDirectory() as folder:
+            complete = Path(folder, "content")
+            write(complete)
+            with open_stream(path) as stream, complete.open("rb") as content:
+                shutil.copyfileobj(content, stream)
+        return
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        temporary.touch()
-        mode = temporary.stat().st_mode  # the user's; safetensors makes files that only they read
+        mode = _begin(temporary, target)
         write(temporary)
         temporary.chmod(mode)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
     if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
+        folder = os.open(target.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _begin(temporary: Path, target: Path) -> int:
+    """Make the temporary file; the mode that the file shall have, the old one's or the user's."""
+    try:
+        temporary.touch()
+    except OSError as error:
+        error.filename = str(target)
+        raise
+    mode = (target if target.exists() else temporary).stat().st_mode
+    return stat.S_IMODE(mode)  # safetensors makes files that only their owner reads
+
+
+def is_stream(path: str | Path) -> bool:
+    """Whether a path is ``-`` or leads to what is no regular file, nor a place for one."""
+    path = Path(path)
+    if str(path) == STANDARD or _descriptor(path) is not None:
+        return True
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _descriptor(path: Path) -> int | None:
+    """Number of the open file that a path such as ``/dev/stdout`` or ``/dev/fd/63`` stands for."""
+    for _ in range(40):  # as many links as Linux follows
+        if _DESCRIPTORS.fullmatch(os.path.realpath(path.parent)) and path.name.isdigit():
+            return int(path.name)
+        if not path.is_symlink():
+            break
+        path = path.parent / os.readlink(path)
+    return None
+
+
+@contextmanager
+def open_stream(path: str | Path) -> Iterator[BinaryIO]:
+    """Open what :func:`is_stream` names for writing.
+
+    Raises
+    ------
+    OSError
+        With `path` as its file name; `BrokenPipeError` where nobody reads any more.
+    """
+    number = 1 if str(path) == STANDARD else _descriptor(Path(path))
+    try:
+        if number is None:
+            with open(path, "wb") as file:
+                yield file
+        else:
+            sys.stdout.flush()
+            with os.fdopen(os.dup(number), "wb") as file:
+                yield file
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+@contextmanager
+def spooled(path: str | Path, suffix: str = "") -> Iterator[Path]:
+    """A file that can be read several times: the path itself, or a copy of a stream.
+
+    Parameters
+    ----------
+    path : str or Path
+        ``-`` is standard input.
+    suffix : str
+        Of a copy's name, for readers that go by it.
+    """
+    path = Path(path)
+    if not is_stream(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        name = "standard input" if str(path) == STANDARD else path.name
+        copy = Path(folder, name + suffix)
+        source = sys.stdin.buffer if str(path) == STANDARD else path.open("rb")
+        with source, copy.open("wb") as file:
+            shutil.copyfileobj(source, file)
+        yield copy
+
+
+def check_folder(path: str | Path, name: str) -> None:
+    """Refuse a path that cannot be a folder to write into.
+
+    Raises
+    ------
+    ConfigError
+        It is ``-``, a file, a device or a pipe; `name` is the flag.
+    """
+    if str(path) == STANDARD or (Path(path).exists() and not Path(path).is_dir()):
+        raise ConfigError(f"{name}: {path} is a file; name a folder")
 
 
 def leftovers(path: str | Path) -> list[Path]:
@@ -52,7 +174,7 @@ def leftovers(path: str | Path) -> list[Path]:
 
     Only who holds the path alone may remove them: they may be another process's at work.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
     folder, name = (path, "*") if path.is_dir() else (path.parent, glob.escape(path.name))
     return sorted(folder.glob(f".{name}.*.tmp"))
 

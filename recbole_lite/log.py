@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import sys
 from pathlib import Path
 
@@ -11,9 +10,9 @@ import colorlog
 from recbole.utils import get_local_time
 
 from recbole_lite.errors import ConfigError
+from recbole_lite.process import COLOURS, uses_colours
 
 FILE_ONLY = {"file_only": True}  # `extra=` of records that would flood a terminal
-_COLOURS = re.compile(r"\x1B\[[0-9;]*m")
 _LEVEL_COLOURS = {"DEBUG": "cyan", "WARNING": "yellow", "ERROR": "red", "CRITICAL": "red"}
 _OURS = "recbole_lite_handler"
 
@@ -34,7 +33,7 @@ class _PlainFormatter(logging.Formatter):
     """Formatter that takes out the colours that RecBole writes into its messages."""
 
     def format(self, record):
-        return _COLOURS.sub("", super().format(record))
+        return COLOURS.sub("", super().format(record))
 
 
 def init_logger(config, folder: str | Path = "log") -> Path:
@@ -80,7 +79,7 @@ def init_logger(config, folder: str | Path = "log") -> Path:
     )
     to_console = logging.StreamHandler(sys.stderr)
     to_console.addFilter(lambda record: not getattr(record, "file_only", False))
-    if sys.stderr.isatty():
+    if uses_colours():
         line = "%(log_color)s%(asctime)s %(levelname)s  %(message)s"
         formatter = colorlog.ColoredFormatter(line, "%H:%M:%S", log_colors=_LEVEL_COLOURS)
     else:

@@ -20,6 +20,7 @@ KINDS = ("auto", "torch", "onednn")
 # Multiplications in a product below which torch is left alone: oneDNN prepares code for each
 # shape that it meets, and tests of tiny models meet many.
 _SMALL = 2**20
+_CPUINFO = Path("/proc/cpuinfo")
 # Every operator of a training comes by, so these are looked up once.
 _MM, _ADDMM = torch.ops.aten.mm.default, torch.ops.aten.addmm.default
 
@@ -77,7 +78,7 @@ def wants_onednn() -> bool:
 
 def _is_intel() -> bool:
     try:
-        return "GenuineIntel" in Path("/proc/cpuinfo").read_text()[:4096]
+        return "GenuineIntel" in _CPUINFO.read_text()[:4096]
     except OSError:  # not Linux: nothing is known, so nothing is changed
         return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from recbole_lite.data.candidates import write_candidates
 from recbole_lite.data.vocabulary import Vocabulary
 from recbole_lite.errors import ConfigError, RecboleLiteError
 from recbole_lite.evaluation import first_ranks
+from recbole_lite.files import check_folder
 from recbole_lite.fine_tuning import begin_with, check_begun
 from recbole_lite.log import FILE_ONLY, init_logger
 from recbole_lite.products import uses_onednn
@@ -175,6 +177,7 @@ def run_one(
     _check_stage(config)
     check_trackers(config)
     if saved:
+        check_folder(config["checkpoint_dir"], "checkpoint_dir")
         _check_writable(config["checkpoint_dir"])
     resumes, begins, trained = _start(config, resume, init_from)
 
@@ -239,8 +242,8 @@ def run_one(
             "samples": [],
         }
         if config["train_stage"] == "pretrain":
-            folder = trainer.saved_model_file
-            logger.info(f"Next: --train_stage=finetune --pre_model_path={folder}")
+            weights = shlex.quote(str(trainer.saved_model_file))
+            logger.info(f"Next: --train_stage=finetune --pre_model_path={weights}")
         elif test:
             with clock("test"), _tested(config, result["run_dir"]):
                 result["test_result"] = trainer.evaluate(

@@ -128,6 +128,10 @@ def _settings_of(node: yaml.MappingNode, loader: Loader, path: Path) -> dict[str
     return settings
 
 
+# Keys whose value is a path that the user names.
+_PATHS = {"resume", "init_from", "data_path", "checkpoint_dir", "pre_model_path"}
+
+
 def parse_overrides(arguments: Iterable[str]) -> dict[str, Setting]:
     """Read ``--key=value`` arguments; the values stay strings.
 
@@ -142,6 +146,14 @@ def parse_overrides(arguments: Iterable[str]) -> dict[str, Setting]:
         if match is None:
             raise ConfigError(f"command line: cannot read {argument!r}; write --key=value")
         key, value = match.groups()
+        if not value and key in _PATHS:  # --resume=$UNSET would begin a run anew
+            raise ConfigError(
+                f"command line: --{key} must not be empty; name a path, or leave it out"
+            )
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ConfigError(f"command line: --{key}={value!r} is not UTF-8 text") from None
         if key in settings and settings[key].value != value:
             raise ConfigError(
                 f"command line: --{key} is given twice, as {settings[key].value!r} and {value!r}"

@@ -12,7 +12,7 @@ from tests.tiny_data import QUICK, write_tiny
 BIG = (130, 100, 110)  # m, k, n: more than 2**20 multiplications
 ONEDNN = "mkldnn::_linear_pointwise"
 
-pytestmark = pytest.mark.skipif(not products._works(), reason="this torch has no oneDNN")
+needs_onednn = pytest.mark.skipif(not products._works(), reason="this torch has no oneDNN")
 
 
 class Calls(TorchDispatchMode):
@@ -38,6 +38,7 @@ def laid_out(rows, columns, transposed):
     return torch.randn(columns, rows).t() if transposed else torch.randn(rows, columns)
 
 
+@needs_onednn
 @pytest.mark.parametrize("b_transposed", [False, True])
 @pytest.mark.parametrize("a_transposed", [False, True])
 @pytest.mark.parametrize(("m", "k", "n"), [BIG, BIG[::-1], (1, 1100, 1000), (1024, 1025, 1)])
@@ -52,6 +53,7 @@ def test_products_are_right_however_the_matrices_lie(m, k, n, a_transposed, b_tr
     assert with_bias.is_contiguous()
 
 
+@needs_onednn
 def test_a_layer_and_its_gradients_go_through_onednn():
     m, k, n = BIG
     layer, x = torch.nn.Linear(k, n), torch.randn(2, m // 2, k, requires_grad=True)
@@ -96,6 +98,7 @@ def test_a_bias_that_is_a_matrix_or_scaled_is_left_alone():
     assert [one.unique().item() for one in found] == [k + 1, k + 2]
 
 
+@needs_onednn
 def test_nothing_changes_outside_inside_torch_and_off_the_cpu():
     a = torch.ones(200, 200)
     assert calls(lambda: a @ a, "onednn").count(ONEDNN) == 1
@@ -106,6 +109,7 @@ def test_nothing_changes_outside_inside_torch_and_off_the_cpu():
     assert recorder.names == ["aten::mm"]
 
 
+@needs_onednn
 def test_a_context_within_another_multiplies_once():
     a = torch.ones(200, 200)
 
@@ -117,16 +121,36 @@ def test_a_context_within_another_multiplies_once():
     assert calls(work, "onednn") == [*("aten::t", ONEDNN) * 2]
 
 
+INTEL, AMD, OTHER = "vendor_id\t: GenuineIntel\n", "vendor_id\t: AuthenticAMD\n", None
+
+
 @pytest.mark.parametrize(
-    ("capability", "intel", "chosen"),
-    [("AVX512", False, True), ("AVX512", True, False), ("AVX2", False, False)],
+    ("capability", "vendor", "mkl", "works", "chosen"),
+    [
+        ("AVX512", AMD, True, True, True),  # MKL would take AVX2
+        ("AVX512", INTEL, True, True, False),
+        ("AVX2", AMD, True, True, False),
+        ("AVX2", INTEL, True, True, False),
+        ("DEFAULT", AMD, True, True, False),
+        ("AVX512", AMD, False, True, False),  # torch multiplies by something else
+        ("AVX512", AMD, True, False, False),
+        ("AVX512", OTHER, True, True, False),
+        ("NO AVX", OTHER, False, True, False),
+    ],
 )
-def test_auto_goes_by_the_processor(monkeypatch, capability, intel, chosen):
+def test_auto_goes_by_the_processor(capability, vendor, mkl, works, chosen, monkeypatch, tmp_path):
+    """Answers of processors that need not be at hand."""
+    if vendor is not None:
+        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{vendor}")
+    monkeypatch.setattr(products, "_CPUINFO", tmp_path / "cpuinfo")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
-    monkeypatch.setattr(products, "_is_intel", lambda: intel)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
+    monkeypatch.setattr(products, "_works", lambda: works)
     assert wants_onednn() is uses_onednn("auto") is chosen
     assert uses_onednn("auto", "cuda:0") is False
+    assert uses_onednn("torch") is False
+    if works:
+        assert uses_onednn("onednn") is True
 
 
 def test_a_torch_without_the_operator(monkeypatch):
@@ -148,20 +172,33 @@ def test_an_unknown_kind_is_refused_before_the_training(tmp_path):
         run("SASRec", "tiny", config_dict={**settings, "matrix_products": "mkl"})
 
 
-@pytest.mark.parametrize("model", ["SASRec", "ItemLM"])
-def test_a_training_gives_the_same_but_for_rounding(tmp_path, monkeypatch, model):
+@pytest.mark.parametrize(
+    ("model", "kind", "processor", "onednn"),
+    [
+        ("SASRec", "torch", True, False),
+        ("SASRec", "auto", False, False),
+        pytest.param("SASRec", "auto", True, True, marks=needs_onednn),
+        pytest.param("SASRec", "onednn", False, True, marks=needs_onednn),
+        pytest.param("ItemLM", "onednn", False, True, marks=needs_onednn),
+    ],
+)
+def test_a_training_gives_the_same_but_for_rounding(
+    tmp_path, monkeypatch, model, kind, processor, onednn
+):
+    """Both ways on any machine; `processor` is what the processor would choose."""
     from recbole_lite import run
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(products, "_SMALL", 0)  # all products, small as the model is
+    monkeypatch.setattr(products, "wants_onednn", lambda: processor)
     write_tiny(tmp_path)
-    losses, used = {}, {}
-    for kind in ("torch", "onednn"):
-        settings = {**QUICK, "data_path": str(tmp_path), "matrix_products": kind, "epochs": 2}
+    losses, used = [], []
+    for products_by in ("torch", kind):
+        settings = {**QUICK, "data_path": str(tmp_path), "matrix_products": products_by}
         with Calls() as recorder:
-            history = run(model, "tiny", config_dict=settings)["history"]
-        losses[kind] = [entry["train_loss"] for entry in history]
-        used[kind] = recorder.names.count(ONEDNN)
-    assert losses["torch"] == pytest.approx(losses["onednn"], rel=1e-4)
-    assert used["torch"] == 0
-    assert used["onednn"] > 50
+            history = run(model, "tiny", config_dict={**settings, "epochs": 2})["history"]
+        losses.append([entry["train_loss"] for entry in history])
+        used.append(recorder.names.count(ONEDNN))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert used[0] == 0
+    assert used[1] > 50 if onednn else used[1] == 0

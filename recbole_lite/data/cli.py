@@ -31,11 +31,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     one.add_argument(
         "--from",
         dest="source",
-        type=Path,
         metavar="PATH",
         help="source file or folder that you have; default: download",
     )
     _add_data_path(one)
+    one.set_defaults(interrupted="interrupted; the same command goes on with what was downloaded")
 
     one = commands.add_parser("check", help="count a data set and compare it with what is known")
     one.add_argument("name", help="of its folder and files")
@@ -49,8 +49,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 def _add_data_path(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data_path",
-        type=Path,
-        default=Path(DEFAULT_DATA_PATH),
+        default=DEFAULT_DATA_PATH,
         metavar="DIR",
         help="folder of the data sets (default: %(default)s)",
     )
@@ -69,12 +68,14 @@ def run(args: argparse.Namespace) -> int:
     int
         Exit status: 0 if all is well, 2 if a check found problems. Errors are raised.
     """
+    data_path = Path(args.data_path)
     if args.data_command == "prepare":
-        print(prepare(args.name, args.data_path, args.source).render())
+        source = None if args.source is None else Path(args.source)
+        print(prepare(args.name, data_path, source).render())
         return 0
     if args.data_command == "check":
-        report = check(args.name, args.data_path)
+        report = check(args.name, data_path)
         print(report.render())
         return 0 if report.ok else 2
-    print(listing(args.data_path))
+    print(listing(data_path))
     return 0

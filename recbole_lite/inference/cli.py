@@ -10,12 +10,13 @@ from pathlib import Path
 RECOMMEND_EPILOG = """\
 --history takes raw ids or titles (ids first; "The Matrix" finds "Matrix, The"), the earliest
 first. --input takes a CSV file with the columns user_id and history (raw ids); the output has
-user_id, rank, item_id, title and score.
+user_id, rank, item_id, title and score. - is standard input or output; pipes work as well.
 
 examples:
   %(prog)s --model=saved/LiteLLM4Rec-ml-1m-... --history="Toy Story;Heat"
   %(prog)s --model=packed --history="1;6" --k=5 --candidates="Casino;Fargo;Jumanji"
   %(prog)s --model=packed --input=histories.csv --output=recommendations.csv
+  zcat histories.csv.gz | %(prog)s --model=packed --input=- --output=- | head
 """
 
 PACK_EPILOG = """\
@@ -54,11 +55,16 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     one.add_argument("--separator", default=";", help="between ids (default: ;)")
     one.add_argument("--batch_size", type=int, default=256, help="histories scored together")
     add_runtime(one)
-    one.set_defaults(func=recommend)
+    one.set_defaults(
+        func=recommend,
+        interrupted="interrupted; a file of recommendations appears only when it is complete",
+    )
 
     one = _parser(commands, "pack", "make a folder that recommends, with a model card", PACK_EPILOG)
     one.add_argument("--out", metavar="DIR", help="folder to write")
-    one.set_defaults(func=pack)
+    one.set_defaults(
+        func=pack, interrupted="interrupted; the folder may lack files: run the command again"
+    )
 
 
 def add_runtime(parser: argparse.ArgumentParser) -> None:
@@ -106,14 +112,15 @@ def recommend(args: argparse.Namespace) -> int:
     """Recommend for one history, or for a file of them."""
     from recbole_lite.errors import RequestError
 
-    if bool(args.input) != bool(args.output):
+    if (args.input is None) != (args.output is None):
         raise RequestError("--input and --output go together")
-    if not args.separator or args.batch_size < 1:
-        raise RequestError("--separator must not be empty, --batch_size must be at least 1")
+    if args.batch_size < 1:
+        raise RequestError("--batch_size must be at least 1")
     recommender = load(args)
     names = _split(args.candidates, args.separator)
     candidates = None if names is None else _ids(recommender, names)
-    if args.input:
+    if args.input is not None:
+        from recbole_lite.files import STANDARD, is_stream
         from recbole_lite.inference.streaming import recommend_file
 
         summary = recommend_file(
@@ -128,7 +135,9 @@ def recommend(args: argparse.Namespace) -> int:
             batch_size=args.batch_size,
             show_progress=sys.stderr.isatty(),
         )
-        print(f"{args.output}: {summary}")
+        streams = is_stream(args.output)  # the rows may be on standard output
+        name = "standard output" if args.output == STANDARD else args.output
+        print(f"{name}: {summary}", file=sys.stderr if streams else sys.stdout)
         return 0
     history = _ids(recommender, _split(args.history, args.separator))
     (found,) = recommender.recommend(
@@ -147,8 +156,10 @@ def recommend(args: argparse.Namespace) -> int:
 def pack(args: argparse.Namespace) -> int:
     """Complete a run's folder, or copy it into one to give away."""
     from recbole_lite.errors import CheckpointError
+    from recbole_lite.files import check_folder
 
-    if args.out:
+    if args.out is not None:
+        check_folder(args.out, "--out")
         from recbole_lite import Recommender
 
         recommender = Recommender.load(args.model, runtime="torch")

@@ -33,7 +33,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         allow_abbrev=False,
     )
     parser.add_argument("--model", required=True, metavar="DIR", help="folder of the model")
-    parser.add_argument("--out", required=True, type=Path, metavar="FOLDER")
+    parser.add_argument("--out", required=True, metavar="FOLDER")
     parser.add_argument(
         "--opset", type=int, default=20, help="version of ONNX's operators, 18 to 23 (default: 20)"
     )
@@ -43,7 +43,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument(
         "--data_path", metavar="DIR", help="of a run: folder of the data sets (default: the run's)"
     )
-    parser.set_defaults(func=run)
+    parser.set_defaults(
+        func=run, interrupted="interrupted; the folder may lack files: run the command again"
+    )
     return parser
 
 
@@ -64,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
     require_onnx()  # before minutes are spent
     _check_paths(args.model, args.out)
+    args.out = Path(args.out)
     packed = is_packed(args.model)
     source = (_of_packed if packed else _of_run)(args)
     reference = TorchRuntime(source.model)
@@ -167,10 +170,10 @@ def _print_costs(out: Path, source: _Source, path: Path, small: Path) -> None:
         print(f"  test {name}: float32 {exact:.4f}, int8 {costs[small.name][name]:.4f}")
 
 
-def _check_paths(model: str, out: Path) -> None:
-    from recbole_lite.errors import CheckpointError, ConfigError
+def _check_paths(model: str, out: str) -> None:
+    from recbole_lite.errors import CheckpointError
+    from recbole_lite.files import check_folder
 
     if not Path(model).exists():
         raise CheckpointError(f"{model}: no such folder; give a run's or a packed one")
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out: {out} is a file; name a folder")
+    check_folder(out, "--out")

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from logging import getLogger
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from recbole_lite import __version__
@@ -232,7 +233,8 @@ def read(folder: str | Path) -> Contents:
     if not isinstance(about, dict):
         raise CheckpointError(
             f"{folder}: lacks what recommending needs beside the checkpoint (the run has not "
-            f"ended, or an older version wrote it); type: recbole-lite pack --model={folder}"
+            "ended, or an older version wrote it); type: recbole-lite pack "
+            f"--model={quote(str(folder))}"
         )
     _check_version(folder, about)
     name = about.get("weights")
@@ -282,7 +284,7 @@ def _check_epoch(folder, about, facts):
     if facts.get("epoch") != about.get("epoch"):
         raise CheckpointError(
             f"{folder}: the weights are of epoch {facts.get('epoch')}, the description of "
-            f"{about.get('epoch')}; type: recbole-lite pack --model={folder}"
+            f"{about.get('epoch')}; type: recbole-lite pack --model={quote(str(folder))}"
         )
 
 

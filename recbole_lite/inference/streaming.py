@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+import io
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TextIO
 
 from tqdm import tqdm
 
 from recbole_lite.errors import DataError
-from recbole_lite.files import write_atomically
+from recbole_lite.files import STANDARD, is_stream, open_stream, spooled, write_atomically
 from recbole_lite.inference.recommender import Recommender, named_unknown
 
 INPUT_COLUMNS = ("user_id", "history")
@@ -75,18 +78,21 @@ def recommend_file(
     """Recommend for every row of a CSV file.
 
     The file is read twice: a first time to check all of it, so that a mistake in the last line
-    costs seconds; then in batches. What is in memory does not grow with the file. The output
-    appears under its name when it is complete.
+    costs seconds; then in batches. A stream is copied into a temporary file first. What is in
+    memory does not grow with the file. An output file appears under its name when it is complete;
+    a stream gets each batch as soon as it is ranked.
 
     Parameters
     ----------
     recommender : Recommender
     source : str or Path
         CSV in UTF-8 with the columns ``user_id`` and ``history`` (others are ignored); a history
-        is raw item ids, the earliest first, joined by `separator`.
+        is raw item ids, the earliest first, joined by `separator`. ``-`` is standard input; pipes
+        are taken as well.
     target : str or Path
         CSV with the columns ``user_id, rank, item_id, title, score``, one row for each
-        recommendation, users in the order of `source`.
+        recommendation, users in the order of `source`. ``-`` is standard output; pipes and
+        devices are written to.
     k, exclude_seen, candidates, unknown
         See :meth:`Recommender.recommend`. With ``warn``, users of whom no item is known get no
         rows, and are counted.
@@ -109,34 +115,56 @@ def recommend_file(
     RequestError
         `k` or `candidates` are wrong.
     """
-    source, target = Path(source), Path(target)
-    if target.exists() and source.exists() and target.samefile(source):
-        raise DataError("the output would replace the input; give another name", target)
+    target = Path(target)
+    _check_target(target, Path(source))
     recommender.check_k(k)
     among = recommender.among(candidates)
     summary = Summary()
-    for _, _, strangers in _resolved(recommender, source, separator, unknown):
-        summary.users += 1
-        summary.unknown += len(strangers)
-        room = _SHOWN - len(summary.strangers)
-        new = [s for s in dict.fromkeys(strangers) if s not in summary.strangers]
-        summary.strangers += new[:room]
+    shown = "standard input" if str(source) == STANDARD else source
+    with spooled(source) as file:
+        read = partial(_resolved, recommender, file, separator, unknown, shown)
+        for _, _, strangers in read():
+            summary.users += 1
+            summary.unknown += len(strangers)
+            room = _SHOWN - len(summary.strangers)
+            new = [s for s in dict.fromkeys(strangers) if s not in summary.strangers]
+            summary.strangers += new[:room]
 
-    def write(path: Path) -> None:
-        rows = _resolved(recommender, source, separator, unknown)
-        hidden = None if show_progress is None else not show_progress
-        with (
-            path.open("w", encoding="utf-8", newline="") as file,
-            tqdm(total=summary.users, unit="user", disable=hidden) as bar,
-        ):
-            out = csv.writer(file, lineterminator="\n")
-            out.writerow(OUTPUT_COLUMNS)
-            while chunk := list(islice(rows, batch_size * _READ_AHEAD)):
-                ranked = _rank(recommender, chunk, batch_size, k, exclude_seen, among, bar)
-                _write_rows(out, recommender, chunk, ranked, summary)
+        def write(out: TextIO) -> None:
+            rows, table = read(), csv.writer(out, lineterminator="\n")
+            hidden = None if show_progress is None else not show_progress
+            table.writerow(OUTPUT_COLUMNS)
+            with tqdm(total=summary.users, unit="user", disable=hidden) as bar:
+                while chunk := list(islice(rows, batch_size * _READ_AHEAD)):
+                    ranked = _rank(recommender, chunk, batch_size, k, exclude_seen, among, bar)
+                    _write_rows(table, recommender, chunk, ranked, summary)
+                    out.flush()
 
-    write_atomically(target, write)
+        _write_to(target, write)
     return summary
+
+
+def _check_target(target: Path, source: Path) -> None:
+    """Refuse, before anything is ranked, an output that would be lost or destroy the input."""
+    if target.is_dir():
+        raise DataError("is a folder; name a file for the output", target)
+    if target.is_file() and source.is_file() and target.samefile(source):
+        raise DataError("the output would replace the input; give another name", target)
+
+
+def _write_to(target: Path, write: Callable[[TextIO], None]) -> None:
+    def write_file(path: Path) -> None:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            write(file)
+
+    if not is_stream(target):
+        write_atomically(target, write_file)
+        return
+    with (
+        open_stream(target) as stream,
+        io.TextIOWrapper(stream, encoding="utf-8", newline="", write_through=True) as text,
+    ):
+        write(text)
 
 
 def _rank(recommender, chunk, batch_size, k, exclude_seen, among, bar) -> list:
@@ -168,17 +196,17 @@ def _write_rows(out, recommender, chunk, ranked, summary) -> None:
         )
 
 
-def _resolved(recommender, source, separator, unknown) -> Iterator[tuple[str, list, list]]:
+def _resolved(recommender, source, separator, unknown, shown) -> Iterator[tuple[str, list, list]]:
     """User, known internal ids and unknown raw ids of each row."""
-    for line, user, history in _read(source, separator):
+    for line, user, history in _read(source, separator, shown):
         known, strangers = recommender.catalogue.resolve(history)
         if strangers and unknown == "error":
-            raise DataError(f"{named_unknown(strangers)} (user {user})", source, line)
+            raise DataError(f"{named_unknown(strangers)} (user {user})", shown, line)
         yield user, known, strangers
 
 
-def _read(source: Path, separator: str) -> Iterator[tuple[int, str, list[str]]]:
-    """Line, user and history of each row."""
+def _read(source: Path, separator: str, shown: str | Path) -> Iterator[tuple[int, str, list[str]]]:
+    """Line, user and history of each row; errors name the file `shown`."""
     reader = None
     try:
         with source.open(encoding="utf-8-sig", newline="") as file:
@@ -189,7 +217,7 @@ def _read(source: Path, separator: str) -> Iterator[tuple[int, str, list[str]]]:
                 raise DataError(
                     f"no column {absent[0]!r}; the header must name user_id and history, it has "
                     f"{', '.join(header) or 'nothing'}",
-                    source,
+                    shown,
                     1,
                 )
             user_at, history_at = (header.index(name) for name in INPUT_COLUMNS)
@@ -198,22 +226,22 @@ def _read(source: Path, separator: str) -> Iterator[tuple[int, str, list[str]]]:
                     continue  # an empty line, as at the end of many files
                 if len(row) != len(header):
                     raise DataError(
-                        f"{len(row)} cells, the header has {len(header)}", source, reader.line_num
+                        f"{len(row)} cells, the header has {len(header)}", shown, reader.line_num
                     )
                 history = [i for part in row[history_at].split(separator) if (i := part.strip())]
                 if not history:
                     raise DataError(
-                        f"the history of user {row[user_at]!r} is empty", source, reader.line_num
+                        f"the history of user {row[user_at]!r} is empty", shown, reader.line_num
                     )
                 yield reader.line_num, row[user_at], history
     except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", source) from None
+        raise DataError(f"cannot be read: {error.strerror}", shown) from None
     except UnicodeDecodeError as error:
         line = reader.line_num + 1 if reader else 1
         raise DataError(
             f"not UTF-8 text (byte {error.object[error.start]:#04x} in line {line} or after); "
             "convert it, e.g. with iconv",
-            source,
+            shown,
         ) from None
     except csv.Error as error:
-        raise DataError(f"not valid CSV: {error}", source, reader.line_num) from None
+        raise DataError(f"not valid CSV: {error}", shown, reader.line_num) from None

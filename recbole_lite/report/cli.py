@@ -38,7 +38,7 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--out", metavar="DIR", help="table and plot (default: results/compare/DATASET)"
     )
-    parser.set_defaults(func=_compare)
+    parser.set_defaults(func=_compare, interrupted="interrupted; no run was changed")
     parser = commands.add_parser(
         "report",
         help="write report.html of runs anew",
@@ -47,12 +47,17 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs")
-    parser.set_defaults(func=_report)
+    parser.set_defaults(
+        func=_report, interrupted="interrupted; the same command writes all reports anew"
+    )
 
 
 def _compare(args) -> int:
+    from recbole_lite.files import check_folder
     from recbole_lite.report.comparing import compare, render
 
+    if args.out is not None:
+        check_folder(args.out, "--out")
     summary = compare(args.runs, args.metric, args.out)
     files = summary["files"]
     print(render(summary))

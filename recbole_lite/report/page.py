@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -45,7 +46,13 @@ def render(record: RunRecord, others: Sequence[RunRecord]) -> str:
         "tiles": _tiles(record),
         "how": _how(record),
         "table": _table(record, others),
-        "config_file": str(record.folder / checkpoint.YAML_FILE),
+        "command": shlex.join(
+            [
+                "python",
+                "run_recbole_lite.py",
+                f"--config_files={record.folder / checkpoint.YAML_FILE}",
+            ]
+        ),
         "environment": [(k, "-" if v is None else v) for k, v in record.environment.items()],
         "settings": sorted(record.settings.items()),
     }

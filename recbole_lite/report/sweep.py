@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,8 @@ def render(result: dict[str, Any]) -> str:
     names = ("best", "table", "records", "plots", "ray")
     parts.append("\n".join(f"{name + ':':<9}{files[name]}" for name in names if files[name]))
     if result["interrupted"]:
-        parts.append(f"Interrupted. --resume={result['folder']} goes on with this sweep.")
+        again = f"--resume={shlex.quote(result['folder'])}"
+        parts.append(f"Interrupted. {again} goes on with this sweep.")
     return "\n\n".join(parts)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shlex
 import sys
@@ -41,15 +42,19 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument("--weights", choices=["pretrained", "scratch"], default="pretrained")
     parser.add_argument("--tokenizer", help="T5's: folder or hub name (P5 and POD)")
     parser.add_argument("--seed", type=int, default=2020)
-    parser.add_argument("--out", type=Path, default=Path("results", "reproduce"), metavar="DIR")
-    parser.set_defaults(func=run)
+    parser.add_argument("--out", default=os.path.join("results", "reproduce"), metavar="DIR")
+    parser.set_defaults(
+        func=run, interrupted="interrupted; the same command goes on after the last row"
+    )
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
     """Do what the command line says; the result is the exit status. Errors are raised."""
+    from recbole_lite.files import check_folder
     from recbole_lite.reproduce.tables import Request, reproduce
 
+    check_folder(args.out, "--out")
     request = Request(
         dataset=args.dataset,
         data_path=args.data_path,
@@ -57,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         weights=args.weights,
         tokenizer=args.tokenizer,
         seed=args.seed,
-        out=args.out,
+        out=Path(args.out),
         command=shlex.join(["recbole-lite", *sys.argv[1:]]),
         say=lambda line: print(line, flush=True),
     )

@@ -6,6 +6,7 @@ import argparse
 import ipaddress
 import socket
 import sys
+from contextlib import suppress
 
 from recbole_lite.inference.cli import add_runtime
 
@@ -46,7 +47,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     ):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} ({default:,})")
     parser.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS)
-    parser.set_defaults(func=serve)
+    parser.set_defaults(func=serve, interrupted="interrupted before the service had begun")
 
 
 def serve(args: argparse.Namespace) -> int:
@@ -81,7 +82,8 @@ def serve(args: argparse.Namespace) -> int:
         shown = f"[{host}]" if ":" in host else host
         print(f"http://{shown}:{port}/  (API: /docs)  Ctrl+C ends it", flush=True)
         config = uvicorn.Config(app, log_level="warning", limit_concurrency=4 * limits.max_waiting)
-        uvicorn.Server(config).run(sockets=[listener])
+        with suppress(KeyboardInterrupt):  # uvicorn's, after it has answered what was open
+            uvicorn.Server(config).run(sockets=[listener])
     finally:
         listener.close()
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,8 @@ def write_best(record: Record, made, plan: Plan, result: dict[str, Any]) -> Path
         f"Best of {len(result['trials'])} trials ({record.trial}) by {result['metric']}.",
         *figures,
         "The same figures, on the same machine and from the same folder:",
-        f"OMP_NUM_THREADS={plan.threads} python run_recbole_lite.py --config_files={shown}",
+        f"OMP_NUM_THREADS={plan.threads} python run_recbole_lite.py "
+        f"--config_files={shlex.quote(str(shown))}",
     ]
     body = yaml.safe_dump(best_values(record, made, plan), sort_keys=False, allow_unicode=True)
     text = "".join(f"# {line}\n" for line in head) + body

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from recbole_lite.errors import ConfigError
+from recbole_lite.files import spooled
+from recbole_lite.process import interrupted_status
 from recbole_lite.tune.settings import split_arguments
 
 SWEEP_FILE = "sweep.json"
@@ -16,7 +19,7 @@ def is_sweep(overrides: Sequence[str]) -> bool:
     """Whether the arguments ask for a sweep, or for an interrupted one to go on."""
     folders = [text.partition("=")[2] for text in overrides if text.startswith("--resume=")]
     return any(text.split("=")[0] == "--tune" for text in overrides) or any(
-        (Path(folder) / SWEEP_FILE).is_file() for folder in folders
+        folder and Path(folder, SWEEP_FILE).is_file() for folder in folders
     )
 
 
@@ -26,7 +29,7 @@ def run_sweep(args, overrides: list[str], typed: str) -> int:
     Returns
     -------
     int
-        Exit status: 0; 130 after Ctrl-C; 2 where no trial has a result.
+        Exit status: 0; 130 after Ctrl-C, 143 after SIGTERM; 2 where no trial has a result.
     """
     from recbole_lite.report.sweep import render
     from recbole_lite.tune import sweep
@@ -40,17 +43,18 @@ def run_sweep(args, overrides: list[str], typed: str) -> int:
             f"resume: {resume[-1]} is a sweep, which has its own model and settings: give --resume "
             "alone (and --ray-address), or the whole command with --tune"
         )
-    result = sweep(
-        model=args.model,
-        dataset=args.dataset,
-        config_file_list=args.config_files.split(),
-        overrides=rest,
-        space=space,
-        settings=own,
-        resume=resume[-1] if resume else None,
-        command=typed,
-    )
+    with nullcontext() if space is None else spooled(space, ".yaml") as path:
+        result = sweep(
+            model=args.model,
+            dataset=args.dataset,
+            config_file_list=args.config_files,
+            overrides=rest,
+            space=path,
+            settings=own,
+            resume=resume[-1] if resume else None,
+            command=typed,
+        )
     print(f"\n{render(result)}")
     if result["interrupted"]:
-        return 130
+        return interrupted_status()
     return 0 if result["best"] else 2

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from recbole_lite.errors import ConfigError, MissingDependencyError
+from recbole_lite.process import children_apart, termination_interrupts
 from recbole_lite.tune.settings import TuneSettings
 
 INSTALL = 'pip install "ray[tune]"'
@@ -81,10 +82,12 @@ def session(address: str | None, use_gpu: bool) -> Iterator[Any]:
     try:
         ray = import_ray()
         joined = ray.is_initialized()
-        if not joined:
-            _start(ray, address, use_gpu)
         try:
-            yield ray
+            with termination_interrupts():  # Ray's own answer to SIGTERM is a dump of its stack
+                if not joined:
+                    with children_apart():
+                        _start(ray, address, use_gpu)
+                yield ray
         finally:
             if not joined:
                 ray.shutdown()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -87,7 +88,8 @@ def sweep(
     config = check_values(made)
     folder = Path(resume or made.settings.sweep_dir or _folder(made, config)).resolve()
     if resume is None and (folder / SWEEP_FILE).exists():
-        raise ConfigError(f"{folder}: a sweep is there already; --resume={folder} goes on with it")
+        again = f"--resume={shlex.quote(str(folder))}"
+        raise ConfigError(f"{folder}: a sweep is there already; {again} goes on with it")
     started = perf_counter()
     with cluster.session(made.settings.ray_address, bool(config["use_gpu"])) as ray:
         resources = cluster.plan_resources(ray, made.settings, bool(config["use_gpu"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -83,6 +84,7 @@ class Announcer(tune.Callback):
     def __init__(self, metric: str, total: int):
         self.metric, self.total = metric, total
         self.ended: set[str] = set()
+        self.unread = False
 
     def on_trial_start(self, iteration, trials, trial, **info):
         """Ray's hook."""
@@ -123,7 +125,12 @@ class Announcer(tune.Callback):
 
     def _say(self, trial, text: str) -> None:
         line = f"[{len(self.ended)}/{self.total} trials ended] {trial.trial_id} {text}"
-        print(line, flush=True)
+        try:
+            print(line, flush=True)
+        except OSError as error:  # raised here, it would count as the trial's failure
+            if isinstance(error, BrokenPipeError) and not self.unread:
+                self.unread = True  # the sweep ends as by Ctrl-C
+                signal.raise_signal(signal.SIGTERM)
 
 
 def _short(value: Any) -> str:

@@ -56,7 +56,7 @@ def split_arguments(arguments: Iterable[str]) -> tuple[dict[str, str], list[str]
     Raises
     ------
     ConfigError
-        A key of the sweep is given twice or without ``=value``.
+        A key of the sweep is given twice or without a value.
     """
     own: dict[str, str] = {}
     rest = []
@@ -66,7 +66,7 @@ def split_arguments(arguments: Iterable[str]) -> tuple[dict[str, str], list[str]
         if not name.startswith("--") or key not in (*NAMES, "tune"):
             rest.append(argument)
             continue
-        if not given:
+        if not given or not value:
             raise ConfigError(f"command line: cannot read {argument!r}; write {name}=value")
         if own.get(key, value) != value:
             raise ConfigError(f"command line: {name} is given twice, {own[key]!r} and {value!r}")

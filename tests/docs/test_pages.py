@@ -190,7 +190,7 @@ def check_arguments(args, rest):
         assert rest == [], f"cannot read {rest}"
         return
     rest = [w for w in rest if not is_of_a_sweep(w, rest)]
-    files = args.config_files.split()
+    files = [file for given in args.config_files for file in given.split()]
     files = [str(ROOT / file) for file in files if not file.startswith("saved/")]
     model = args.model or ("LiteLLM4Rec" if args.config_files else None)
     dataset = args.dataset or ("ml-100k" if args.config_files else None)

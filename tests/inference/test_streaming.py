@@ -1,6 +1,7 @@
 """``recbole-lite recommend`` and ``pack``: one history, files of them, mistakes in both."""
 
 import csv
+import io
 import json
 import random
 import shutil
@@ -219,3 +220,52 @@ def test_pack_completes_the_folder_of_an_interrupted_run(how, trained, tmp_path,
 def test_pack_refuses_models_that_cannot(trained, capsys):
     assert main(["pack", f"--model={trained('Pop')}"]) == 2
     assert "Pop cannot recommend from a list of items alone" in capsys.readouterr().err
+
+
+# -- streams ----------------------------------------------------------------------------------
+
+
+def test_standard_input_to_standard_output(recommender, model, monkeypatch, capfd, workdir):
+    text = b"user_id,history\na,i1;i2\nb,i3\n"
+    Path("in.csv").write_bytes(text)
+    recommend_file(recommender, "in.csv", "out.csv", k=2)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
+    command = ["recommend", f"--model={model}", "--input=-", "--output=-", "--k=2"]
+    assert main(command) == 0
+    out, err = capfd.readouterr()
+    assert out == Path("out.csv").read_text()
+    assert "standard output: 2 histories, 4 recommendations" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"", "standard input, line 1: no column 'user_id'"),
+        (b"user_id,history\na\n", "standard input, line 2: 1 cells"),
+        (b"user_id,history\na,zz\n", "standard input, line 2: 1 id not in the catalogue"),
+    ],
+)
+def test_mistakes_in_a_stream_are_of_the_stream(text, message, recommender, monkeypatch, workdir):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
+    with pytest.raises(DataError, match=message):
+        recommend_file(recommender, "-", "out.csv", unknown="error")
+    assert not Path("out.csv").exists()
+
+
+def test_a_folder_is_no_output(recommender, workdir):
+    Path("in.csv").write_text("user_id,history\na,i1\n")
+    with pytest.raises(DataError, match="is a folder; name a file for the output"):
+        recommend_file(recommender, "in.csv", workdir)
+
+
+def test_nobody_reads_the_recommendations_any_more(model, workdir):
+    """Through real pipes: no traceback, not at the interpreter's end either."""
+    rows = "".join(f"u{n},i{n % 20}\n" for n in range(20_000))
+    Path("in.csv").write_text(f"user_id,history\n{rows}")
+    words = ["recommend", f"--model={model}", "--input=in.csv", "--output=-"]
+    command = [sys.executable, "-m", "recbole_lite", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+        assert program.stdout.readline() == b"user_id,rank,item_id,title,score\n"
+        program.stdout.close()
+        assert program.stderr.read() == b""
+        assert program.wait(60) == 141

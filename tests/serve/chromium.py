@@ -12,6 +12,7 @@ import time
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
+INSTALL = "apt-get update && apt-get install -y chromium"
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --remote-debugging-pipe"
 
 

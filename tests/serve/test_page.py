@@ -5,13 +5,13 @@ import time
 
 import pytest
 import uvicorn
-from chromium import BROWSER, Chromium
+from chromium import BROWSER, INSTALL, Chromium
 
 from recbole_lite import Recommender
 from recbole_lite.serve.app import create_app
 from recbole_lite.serve.cli import _listen
 
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium; apt-get install chromium")
+pytestmark = pytest.mark.skipif(BROWSER is None, reason=f"no chromium; type: {INSTALL}")
 TITLES = "[...document.querySelectorAll('#recommended li span')].map(e => e.textContent)"
 
 

@@ -191,7 +191,7 @@ def test_an_interrupted_sweep_says_what_it_knows_and_goes_on(
         first.setdefault("id", trial.trial_id)
         if trial.trial_id != first["id"] and result["epoch"] == 2 and "sent" not in first:
             first["sent"] = trial.trial_id
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)  # acts as Ctrl-C
 
     first = {}
     watcher = Watcher(monkeypatch, FIFOScheduler, interrupt)
