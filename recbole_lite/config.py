@@ -25,7 +25,7 @@ from recbole_lite import distributed
 from recbole_lite.errors import ConfigError, RecboleLiteError
 from recbole_lite.names import check_name
 from recbole_lite.paths import PROPERTIES
-from recbole_lite.registry import can_train_prefixes, get_model, reads_candidates
+from recbole_lite.registry import can_train_prefixes, check_kind, get_model, reads_candidates
 from recbole_lite.settings import (
     Loader,
     Setting,
@@ -140,6 +140,7 @@ class LiteConfig(Config):
             if value is None:
                 raise ConfigError(f"no {name} given: --{name}=NAME, or the key {name!r} in a file")
         model_class = get_model(model) if isinstance(model, str) else model
+        check_kind(model_class)
         return model_class.__name__, model_class, check_name(str(dataset))
 
     def _load_internal_config_dict(self, model, model_class, dataset):

@@ -33,14 +33,7 @@ def create_dataset(config: LiteConfig) -> Dataset:
         return type(f"Lite{own.__name__}", (SequencesMixin, own), {})(config)
     if config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
         return LiteSequentialDataset(config)
-    if config["MODEL_TYPE"] in (ModelType.GENERAL, ModelType.TRADITIONAL):
-        return LiteGeneralDataset(config)
-    from recbole_lite.errors import ConfigError
-
-    raise ConfigError(
-        f"{config['model']} is a {config['MODEL_TYPE'].name.lower()} model; recbole-lite runs "
-        "sequential and general ones"
-    )
+    return LiteGeneralDataset(config)
 
 
 def data_preparation(config: LiteConfig, dataset: Dataset):
