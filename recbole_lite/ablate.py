@@ -21,6 +21,7 @@ from recbole_lite.config import LiteConfig
 from recbole_lite.errors import ConfigError, RecboleLiteError, TrainingError
 from recbole_lite.evaluation import LiteEvaluator, ranked_by
 from recbole_lite.files import write_atomically
+from recbole_lite.fine_tuning import next_train_stage
 from recbole_lite.paths import PROPERTIES
 from recbole_lite.quick_start import run_one
 from recbole_lite.report.ablation import render, summarise
@@ -227,7 +228,7 @@ def _check_base(base: _Base, config: LiteConfig, seeds) -> None:
         raise ConfigError("--seed and --seeds: give one of them")
     if config["resume"]:
         raise ConfigError("resume: an ablation reuses the results in its folder; leave resume out")
-    if config["train_stage"] == "pretrain":
+    if next_train_stage(config):
         raise ConfigError("train_stage: a pre-training has no test figures to compare")
 
 

@@ -17,9 +17,8 @@ from recbole_lite import checkpoint, distributed
 from recbole_lite.config import LiteConfig, explained
 from recbole_lite.data import create_dataset, data_preparation
 from recbole_lite.data.candidates import write_candidates
-from recbole_lite.errors import ConfigError
 from recbole_lite.evaluation import first_ranks
-from recbole_lite.fine_tuning import begin_with
+from recbole_lite.fine_tuning import begin_with, check_train_stage, next_train_stage
 from recbole_lite.log import FILE_ONLY, init_logger
 from recbole_lite.products import uses_onednn
 from recbole_lite.registry import can_train_prefixes, get_model, get_trainer
@@ -144,7 +143,7 @@ def run_one(
     logger = getLogger()
     logger.info(f"{config['model']} on {config['dataset']}; log: {log_file}")
     logger.info(config, extra=FILE_ONLY)
-    _check_stage(config)
+    check_train_stage(config)
 
     with clock("data"), explained(f"{config['dataset']} cannot be read", config):
         dataset = create_dataset(config)
@@ -202,8 +201,8 @@ def run_one(
         "memory": clock.memory,
         "samples": [],
     }
-    if config["train_stage"] == "pretrain":
-        logger.info(f"Next: --train_stage=finetune --pre_model_path={trainer.saved_model_file}")
+    if following := next_train_stage(config):
+        logger.info(f"Next: --train_stage={following} --pre_model_path={trainer.saved_model_file}")
         return result
     if test:
         with clock("test"), explained(f"{config['model']} cannot be tested", config):
@@ -298,17 +297,6 @@ def _baseline(name, config, overrides, sources) -> LiteConfig:
 
 def _build_model(config, dataset):
     return config.model_class(config, dataset).to(config["device"])
-
-
-def _check_stage(config):
-    """S3Rec's second phase reads the file of its first one."""
-    if config["train_stage"] != "finetune":
-        return
-    if not config["pre_model_path"] or not Path(config["pre_model_path"]).is_file():
-        raise ConfigError(
-            f"pre_model_path: no file {config['pre_model_path']!r}. Run --train_stage=pretrain "
-            "first; it prints the path"
-        )
 
 
 def count_data(dataset) -> dict[str, int]:

@@ -23,9 +23,10 @@ MODELS = {
 }
 # RecBole's, with what fails today overridden: name -> module.
 OVERRIDDEN = dict.fromkeys(
-    ("LightGCN", "NGCF", "GCMC", "SpectralCF", "NCL", "Random", "DiffRec", "LDiffRec"),
+    ("LightGCN", "NGCF", "GCMC", "SpectralCF", "NCL", "ADMMSLIM", "DiffRec", "KSR", "LDiffRec",
+     "LINE", "RaCT", "Random"),
     "recbole_lite.model.overrides",
-)
+)  # fmt: skip
 _CONTEXT = "scores labelled interactions by their context; recbole-lite ranks items for users"
 _KNOWLEDGE = "is trained on a knowledge graph (.kg, .link), which recbole-lite does not read"
 _TREES = "is a gradient-boosted tree over labelled interactions; recbole-lite trains torch models"
@@ -76,16 +77,19 @@ def get_model(name: str) -> type:
     """
     if name in REFUSED:
         raise ConfigError(_refusal(name, REFUSED[name]))
-    own = {**MODELS, **OVERRIDDEN}
-    if name in own:
-        return getattr(importlib.import_module(own[name]), name)
     import torch
-    from recbole.utils import get_model as get_recbole_model
 
+    own = {**MODELS, **OVERRIDDEN}
     anomaly = torch.is_anomaly_enabled()
     try:
+        if name in own:
+            return getattr(importlib.import_module(own[name]), name)
+        from recbole.utils import get_model as get_recbole_model
+
         return get_recbole_model(name)
     except (ValueError, AttributeError, ImportError):
+        if name in own:
+            raise
         # AttributeError: the module's name matches in lower case, the class's does not.
         # ImportError: RecBole's last place to look needs lightgbm and xgboost.
         raise ConfigError(_unknown_model(name)) from None
@@ -113,14 +117,14 @@ def _refusal(name: str, reason: str) -> str:
 
 
 def _unknown_model(name: str) -> str:
-    by_lower = {known.lower(): known for known in [*MODELS, *_recbole_models()]}
+    by_lower = {known.lower(): known for known in [*MODELS, *recbole_models()]}
     near = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(by_lower[match] for match in near)}?" if near else ""
     return f"unknown model {name!r}; {hint or 'ours: ' + ', '.join(MODELS)}"
 
 
-def _recbole_models() -> list[str]:
-    """Names of RecBole's models, found without importing all of their modules."""
+def recbole_models() -> list[str]:
+    """Names of RecBole's general and sequential models."""
     names = []
     for package in ("general_recommender", "sequential_recommender"):
         module = importlib.import_module(f"recbole.model.{package}")

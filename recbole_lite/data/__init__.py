@@ -29,11 +29,28 @@ def create_dataset(config: LiteConfig) -> Dataset:
     from recbole_lite.data.dataset import LiteGeneralDataset, LiteSequentialDataset, SequencesMixin
 
     own = getattr(recbole_datasets, f"{config['model']}Dataset", None)
+    if own is not None and issubclass(own, recbole_datasets.KGSeqDataset):
+        _check_graph(config)
     if own is not None:  # RecBole lays the samples of a few models, e.g. DIEN, in its own way
         return type(f"Lite{own.__name__}", (SequencesMixin, own), {})(config)
     if config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
         return LiteSequentialDataset(config)
     return LiteGeneralDataset(config)
+
+
+def _check_graph(config):
+    """RecBole's models of sequences and a knowledge graph read two more files."""
+    from recbole_lite.errors import DataError
+
+    for suffix in ("kg", "link"):
+        path = Path(config["data_path"], f"{config['dataset']}.{suffix}")
+        if not path.is_file():
+            raise DataError(
+                f"{config['model']} reads a knowledge graph, and there is no such file; bring "
+                ".kg and .link, and the trained vectors of entities (keys additional_feat_suffix "
+                "and preload_weight, docs/recbole.md)",
+                path,
+            )
 
 
 def data_preparation(config: LiteConfig, dataset: Dataset):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from logging import getLogger
+from logging import LoggerAdapter, getLogger
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
 from recbole.model import general_recommender as general
+from recbole.model.sequential_recommender import ksr as sequential
 
 _EPSILON = 1e-7  # RecBole's, added to every degree: padding has none
 
@@ -139,13 +140,71 @@ class Random(general.Random):
         return self._scores(interaction[self.USER_ID][:, None], items).view(-1)
 
 
-class DiffRec(general.DiffRec):
+class _SeededScores:
+    """Scores from noise that follows ``seed``: a reloaded model has the figures of its test."""
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.noise_seed = config["seed"]
+
+    def predict(self, interaction):
+        """RecBole's, with the noise fixed."""
+        with torch.random.fork_rng():
+            torch.manual_seed(self.noise_seed)
+            return super().predict(interaction)
+
+    def full_sort_predict(self, interaction):
+        """RecBole's, with the noise fixed."""
+        with torch.random.fork_rng():
+            torch.manual_seed(self.noise_seed)
+            return super().full_sort_predict(interaction)
+
+
+class ADMMSLIM(_SeededScores, general.ADMMSLIM):
+    """RecBole's ADMMSLIM, which breaks ties by noise."""
+
+
+class DiffRec(_SeededScores, general.DiffRec):
     """RecBole's DiffRec; checkpoints hold the losses that importance sampling draws by."""
 
     other_parameter_name = ("Lt_history", "Lt_count")
 
 
-class LDiffRec(general.LDiffRec):
+class LDiffRec(_SeededScores, general.LDiffRec):
     """RecBole's LDiffRec; checkpoints hold the losses that importance sampling draws by."""
 
     other_parameter_name = ("Lt_history", "Lt_count")
+
+
+class LINE(general.LINE):
+    """RecBole's LINE; checkpoints hold the shuffled users that negatives are taken from."""
+
+    def other_parameter(self):
+        """State beside the weights; the tensor shares the memory of the array."""
+        return {"random_list": torch.from_numpy(self.random_list)}
+
+
+class KSR(sequential.KSR):
+    """RecBole's KSR; its relation vectors are doubles, which no layer of it takes."""
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.relation_Matrix = self.relation_Matrix.float()
+
+
+class RaCT(general.RaCT):
+    """RecBole's RaCT; its message about the weights that it reads cannot be formatted."""
+
+    @property
+    def logger(self):
+        """Logger that joins what :meth:`logging.Logger.info` takes for format arguments."""
+        return _Joining(getLogger())
+
+    @logger.setter
+    def logger(self, value):
+        pass
+
+
+class _Joining(LoggerAdapter):
+    def info(self, msg, *args, **kwargs):
+        super().info(" ".join(map(str, (msg, *args))), **kwargs)
