@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from recbole_lite.config import LiteConfig
+from recbole_lite.config import LiteConfig, paths_of
 from recbole_lite.errors import ConfigError, RecboleLiteError, TrainingError
 from recbole_lite.evaluation import LiteEvaluator, ranked_by
 from recbole_lite.files import write_atomically
@@ -127,7 +127,7 @@ def ablate(
     base = _Base(
         model or "LiteLLM4Rec",
         dataset,
-        list(config_file_list or []),
+        paths_of(config_file_list),
         # A run is repeated as a whole, so it needs nothing to be continued from.
         {"checkpoint_every": 0, **(config_dict or {})},
         list(overrides or []),

@@ -14,7 +14,7 @@ import numpy as np
 from recbole.utils import init_seed
 
 from recbole_lite import checkpoint, distributed
-from recbole_lite.config import LiteConfig, explained
+from recbole_lite.config import LiteConfig, explained, paths_of
 from recbole_lite.data import create_dataset, data_preparation
 from recbole_lite.data.candidates import write_candidates
 from recbole_lite.evaluation import first_ranks
@@ -78,7 +78,7 @@ def run(
     """
     sources = {
         "dataset": dataset,
-        "config_file_list": list(config_file_list or []),
+        "config_file_list": paths_of(config_file_list),
         "config_dict": dict(config_dict or {}),
     }
     overrides = list(overrides or [])

@@ -66,6 +66,7 @@ def data_preparation(config: LiteConfig, dataset: Dataset):
 
     from recbole_lite import distributed
     from recbole_lite.data.candidates import give_candidates
+    from recbole_lite.data.column_settings import check_counts
     from recbole_lite.data.loaders import DrawingLoader, HistoryMaskLoader
     from recbole_lite.data.windows import DrawnWindows, Windows
 
@@ -73,6 +74,7 @@ def data_preparation(config: LiteConfig, dataset: Dataset):
         if config[key]:
             # RecBole's files are pickles, and reading a pickle can run any code.
             getLogger().warning(f"{key} is ignored: recbole-lite writes and reads no pickles")
+    check_counts(config, dataset)
     phases = ("train", "valid", "test")
     parts = dataset.build()
     _check_parts(config, dataset, parts)
