@@ -53,8 +53,15 @@ class ItemLM(NextItemModel):
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        self.lm = VectorReader(random_encoder(_architecture(config, self.max_seq_length)), True)
-        d = self.lm.hidden_size
+        name = config["lm_architecture"]
+        encoder = random_encoder(_architecture(config, self.max_seq_length))
+        self.lm = VectorReader(encoder, True, label=f"lm_architecture {name!r}")
+        d = self.lm.input_size
+        if d != self.lm.hidden_size:
+            raise ConfigError(
+                f"lm_architecture {name!r} reads vectors of {d} numbers and gives "
+                f"{self.lm.hidden_size}; set its size of embeddings in lm_config to hidden_size"
+            )
         self.items = nn.Embedding(self.n_items, d)
         nn.init.normal_(self.items.weight, std=config["initializer_range"])
         self.item_tower = None
