@@ -14,6 +14,10 @@ from recbole_lite.data.sources import ensure_dataset
 from recbole_lite.errors import DataError
 
 
+# Their columns meet in one batch, so each needs a name of its own.
+_JOINED = {FeatureSource.INTERACTION, FeatureSource.USER, FeatureSource.ITEM}
+
+
 class ReadingMixin:
     """Overrides of RecBole's Dataset that read files; which and why: docs/recbole.md."""
 
@@ -96,9 +100,10 @@ class ReadingMixin:
         for field, name in table.types.items():
             ftype = FeatureType(name)
             other = self.field2source.get(field, source)
-            if other != source and field not in (self.uid_field, self.iid_field):
+            joined = {other, source} <= _JOINED and field not in (self.uid_field, self.iid_field)
+            if other != source and joined:
                 raise DataError(
-                    f"column {field!r} is in .{getattr(other, 'value', other)} too, and columns of "
+                    f"column {field!r} is in .{other.value} too, and columns of "
                     "the files of a data set must have different names; rename one of them, or "
                     "leave one out (load_col, unload_col)",
                     table.path,

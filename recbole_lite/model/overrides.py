@@ -124,7 +124,7 @@ class Random(general.Random):
             self.register_buffer(name, torch.randint(2**62, (n,), generator=generator))
 
     def _scores(self, users, items):
-        """Mix the bits of both keys (the finaliser of SplitMix64); broadcast shapes."""
+        """Mix the bits of both keys (the finaliser of SplitMix64) to a number in [0, 1)."""
         bits = self.user_keys[users] ^ self.item_keys[items]
         for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
             bits = (bits ^ (bits >> shift)) * factor
