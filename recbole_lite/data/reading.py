@@ -13,7 +13,6 @@ from recbole_lite.data.column_settings import check_columns, check_loaded
 from recbole_lite.data.sources import ensure_dataset
 from recbole_lite.errors import DataError
 
-
 # Their columns meet in one batch, so each needs a name of its own.
 _JOINED = {FeatureSource.INTERACTION, FeatureSource.USER, FeatureSource.ITEM}
 

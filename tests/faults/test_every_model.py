@@ -1,5 +1,8 @@
 """A few of RecBole's models, above all those with overrides; `make faults` tries every one."""
 
+import re
+from pathlib import Path
+
 import every_model
 import pytest
 
@@ -78,3 +81,9 @@ def test_ract_in_its_three_stages_keeps_each_file(quick):
     second = run("RaCT", "tiny", config_dict=settings)
     assert first["test_result"] is second["test_result"] is None
     assert first["run_dir"] != second["run_dir"]
+
+
+def test_the_documentation_names_what_is_refused():
+    page = Path(__file__).parents[2] / "docs" / "recbole.md"
+    words = set(re.findall(r"\w+", page.read_text(encoding="utf-8")))
+    assert {*REFUSED, *OVERRIDDEN} <= words
