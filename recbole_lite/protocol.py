@@ -152,6 +152,6 @@ def _check_valid_metric(value: Any, metrics: list[str], topk: list[int]) -> None
     ]
     if not isinstance(value, str) or value.lower() not in possible:
         raise ConfigError(
-            f"valid_metric {value!r} is not measured (metrics, topk); it must be one of "
-            + ", ".join(possible)
+            f"valid_metric {value!r} is not measured: metrics are {', '.join(metrics)}, topk is "
+            f"{topk}; it must be one of {', '.join(possible)}"
         )

@@ -40,10 +40,10 @@ def split(value):
         ({"topk": []}, "topk must be a positive integer"),
         ({"topk": [5, "a"]}, "topk must be a positive integer"),
         ({"topk": 1.5}, "topk must be a positive integer"),
-        ({"valid_metric": "NDCG"}, "valid_metric 'NDCG' is not measured .*one of recall@3"),
+        ({"valid_metric": "NDCG"}, "valid_metric 'NDCG' is not measured.*one of recall@3"),
         ({"valid_metric": "NDCG@"}, "'NDCG@' is not measured"),
         ({"valid_metric": ["NDCG@5"]}, r"valid_metric \['NDCG@5'\] is not measured"),
-        ({"topk": [7]}, "valid_metric 'NDCG@5' is not measured .*one of recall@7, ndcg@7"),
+        ({"topk": [7]}, "valid_metric 'NDCG@5' is not measured.*one of recall@7, ndcg@7"),
         ({"metrics": ["GAUC"], "valid_metric": "GAUC@5"}, "must be one of gauc"),
     ],
 )

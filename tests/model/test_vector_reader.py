@@ -113,3 +113,30 @@ def test_a_refusal_comes_before_the_catalogue_is_encoded(quick, monkeypatch):
     )
     with pytest.raises(ConfigError, match="cannot read item vectors causally"):
         run("LiteLLM4Rec", "tiny", config_dict=settings)
+
+
+def test_item_lm_sets_the_size_of_embeddings_too(config_for):
+    from recbole_lite.data import create_dataset
+    from recbole_lite.model.item_lm import ItemLM
+
+    config = config_for("ItemLM", lm_architecture="albert", item_init="random", n_heads=2)
+    lm = ItemLM(config, create_dataset(config)).lm
+    assert lm.input_size == lm.hidden_size == 16
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"lm_architecture": "gpt_neo"}, "lm_architecture 'gpt_neo' does not take the sizes"),
+        ({"lm_architecture": "xlnet"}, "lm_architecture 'xlnet' does not take the sizes"),
+        ({"lm_config": {"n_layer": "a"}}, "lm_config: n_layer: 'a' is refused"),
+    ],
+)
+def test_sizes_that_an_architecture_refuses(settings, message, config_for):
+    from recbole_lite.data import create_dataset
+    from recbole_lite.model.item_lm import ItemLM
+
+    settings = {"lm_architecture": "gpt2", "item_init": "random", "n_heads": 2, **settings}
+    config = config_for("ItemLM", **settings)
+    with pytest.raises(ConfigError, match=message):
+        ItemLM(config, create_dataset(config))
