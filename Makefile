@@ -9,7 +9,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 help:
 	@echo "make demo   train LITE-LLM4Rec on ml-100k and compare it with popularity"
 	@echo "make test   lint and tests"
-	@echo "make faults kills, random settings and files, a long run: half an hour (docs/robustness.md)"
+	@echo "make faults kills, random settings and files, a long run, every model: half an hour (docs/robustness.md)"
 	@echo "make test-cluster  sweeps on two Ray nodes, one of which is killed (minutes)"
 	@echo "make clean  remove .venv and what runs have written"
 
@@ -31,6 +31,7 @@ faults: $(VENV)/.dev
 	$(BIN)/python tests/faults/kill_and_resume.py --kills 30
 	$(BIN)/python tests/faults/fuzz.py --settings 3000 --files 5000 --runs 500
 	$(BIN)/python tests/faults/long_run.py --epochs 1000
+	$(BIN)/python tests/faults/every_model.py
 	$(BIN)/python -m pytest tests/faults
 
 test-cluster: $(VENV)/.dev

@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from recbole_lite.config import LiteConfig
+from recbole_lite.config import LiteConfig, paths_of
 from recbole_lite.errors import ConfigError, RecboleLiteError, TrainingError, one_line
 from recbole_lite.evaluation import LiteEvaluator, ranked_by
 from recbole_lite.files import to_json, write_atomically
+from recbole_lite.fine_tuning import next_train_stage
 from recbole_lite.paths import PROPERTIES
 from recbole_lite.quick_start import run_one
 from recbole_lite.report.ablation import render, summarise
@@ -127,7 +128,7 @@ def ablate(
     base = _Base(
         model or "LiteLLM4Rec",
         dataset,
-        list(config_file_list or []),
+        paths_of(config_file_list),
         # A run is repeated as a whole, so it needs nothing to be continued from.
         {"checkpoint_every": 0, **(config_dict or {})},
         list(overrides or []),
@@ -229,7 +230,7 @@ def _check_base(base: _Base, config: LiteConfig, seeds) -> None:
         raise ConfigError("--seed and --seeds: give one of them")
     if config["resume"]:
         raise ConfigError("resume: an ablation reuses the results in its folder; leave resume out")
-    if config["train_stage"] == "pretrain":
+    if next_train_stage(config):
         raise ConfigError("train_stage: a pre-training has no test figures to compare")
 
 

@@ -25,13 +25,15 @@ from recbole_lite import distributed
 from recbole_lite.errors import ConfigError, RecboleLiteError
 from recbole_lite.names import check_name
 from recbole_lite.paths import PROPERTIES
-from recbole_lite.registry import can_train_prefixes, get_model, reads_candidates
+from recbole_lite.protocol import check_protocol
+from recbole_lite.registry import can_train_prefixes, check_kind, get_model, reads_candidates
 from recbole_lite.settings import (
     Loader,
     Setting,
     check_known,
     checked,
     known_keys,
+    nearest,
     parse_overrides,
     parse_scalar,
     read_yaml,
@@ -62,7 +64,7 @@ class LiteConfig(Config):
     dataset : str, optional
         Name of a dataset; may also be given by the key ``dataset``.
     config_file_list : list of str, optional
-        YAML files.
+        YAML files; one path stands for a list of one.
     config_dict : dict, optional
         Values; strings are read as on the command line.
     overrides : list of str, optional
@@ -88,7 +90,7 @@ class LiteConfig(Config):
         self,
         model: str | type | None = None,
         dataset: str | None = None,
-        config_file_list: Iterable[str | Path] | None = None,
+        config_file_list: str | Path | Iterable[str | Path] | None = None,
         config_dict: Mapping[str, Any] | None = None,
         overrides: Iterable[str] | None = None,
         typed: bool = False,
@@ -98,7 +100,7 @@ class LiteConfig(Config):
         self._overrides = list(overrides or [])
         self._string_sources = STRING_SOURCES - ({"config_dict"} if typed else set())
         with explained("the settings cannot be read", self):
-            super().__init__(model, dataset, list(config_file_list or []), config_dict)
+            super().__init__(model, dataset, paths_of(config_file_list), config_dict)
 
     def given(self) -> str:
         """What this run sets itself, and where, for messages; the first settings of many."""
@@ -140,6 +142,7 @@ class LiteConfig(Config):
             if value is None:
                 raise ConfigError(f"no {name} given: --{name}=NAME, or the key {name!r} in a file")
         model_class = get_model(model) if isinstance(model, str) else model
+        check_kind(model_class)
         return model_class.__name__, model_class, check_name(str(dataset))
 
     def _load_internal_config_dict(self, model, model_class, dataset):
@@ -175,6 +178,11 @@ class LiteConfig(Config):
         }
         if self._trains_without_negatives(final):
             final["train_neg_sample_args"] = None
+        if final.get("unload_col") and "load_col" not in self.external_config_dict:
+            final["load_col"] = None  # all columns but those; ours is only a default
+        for key in ("field_separator", "seq_separator"):
+            if final.get(key) == r"\t":  # as a shell hands it over
+                final[key] = "\t"
         if "show_progress" not in self.external_config_dict:
             final["show_progress"] = sys.stderr.isatty()
         self.settings = {
@@ -195,13 +203,18 @@ class LiteConfig(Config):
         )
 
     def _set_default_parameters(self):
+        check_protocol(
+            self.final_config_dict, self.final_config_dict["MODEL_TYPE"] == ModelType.SEQUENTIAL
+        )
+        self._check_negatives()
+        self._check_places()
         data_path = Path(self.final_config_dict["data_path"]) / self.dataset
         with _as_config_error():
             super()._set_default_parameters()
         # RecBole always takes its own copy of ml-100k; a copy of the user's comes first.
         if (data_path / f"{self.dataset}.inter").is_file():
             self.final_config_dict["data_path"] = str(data_path)
-        self._check_valid_metric()
+        self._check_loss()
         self._check_mask()
         self._check_clip()
         self._check_strategy()
@@ -261,15 +274,37 @@ class LiteConfig(Config):
         if not right or not isinstance(value.get("norm_type", 2.0), (int, float)):
             raise ConfigError(f"clip_grad_norm must be like {{'max_norm': 1.0}}, found {value!r}")
 
-    def _check_valid_metric(self):
-        name, _, k = self.final_config_dict["valid_metric"].partition("@")
-        metrics = [metric.lower() for metric in self.final_config_dict["metrics"]]
-        topk = [str(k) for k in self.final_config_dict["topk"]]
-        if name.lower() not in metrics or (k and k not in topk):
+    def _check_places(self):
+        folder, names = (self.final_config_dict[key] for key in ("checkpoint_dir", "baselines"))
+        if Path(folder).exists() and not Path(folder).is_dir():
+            raise ConfigError(f"checkpoint_dir: {folder} is a file; name a folder")
+        if not all(
+            isinstance(name, str) for name in (names if isinstance(names, list) else [names])
+        ):
+            raise ConfigError(f"baselines must be a list of models, found {names!r}")
+
+    def _check_negatives(self):
+        value = self.final_config_dict["train_neg_sample_args"] or {}
+        known = ("distribution", "sample_num", "alpha", "dynamic", "candidate_num")
+        for key in value:
+            if key not in known:
+                raise ConfigError(
+                    f"train_neg_sample_args: unknown key {key!r}{nearest(str(key), known)}; it has "
+                    + ", ".join(known)
+                )
+        number = value.get("sample_num", 1)
+        if number != "none" and not (type(number) is int and number >= 1):
             raise ConfigError(
-                f"valid_metric {self.final_config_dict['valid_metric']!r} is not measured: "
-                f"metrics are {self.final_config_dict['metrics']}, topk is {topk}"
+                "train_neg_sample_args: sample_num must be a whole number of at least 1, found "
+                f"{number!r}"
             )
+
+    def _check_loss(self):
+        final = self.final_config_dict
+        loss = final.get("loss_type")
+        # SCE is of this project's models, which check it themselves.
+        if not hasattr(self.model_class, "input_type") and loss not in ("CE", "BPR", "SCE"):
+            raise ConfigError(f"loss_type must be CE or BPR, found {loss!r}")
 
     def _set_train_neg_sample_args(self):
         with _as_config_error():
@@ -293,6 +328,11 @@ class LiteConfig(Config):
             os.environ.pop("CUDA_VISIBLE_DEVICES", None)
         if not self.final_config_dict["use_gpu"]:
             self.final_config_dict["device"] = torch.device("cpu")
+
+
+def paths_of(files: str | Path | Iterable[str | Path] | None) -> list[str | Path]:
+    """List of configuration files; a bare path is one file, not the list of its letters."""
+    return [files] if isinstance(files, (str, Path)) else list(files or [])
 
 
 # What Python, pandas and torch raise over a value that they cannot use.

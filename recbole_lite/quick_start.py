@@ -16,14 +16,19 @@ import numpy as np
 from recbole.utils import init_seed
 
 from recbole_lite import checkpoint, distributed
-from recbole_lite.config import LiteConfig, explained
+from recbole_lite.config import LiteConfig, explained, paths_of
 from recbole_lite.data import create_dataset, data_preparation
 from recbole_lite.data.candidates import write_candidates
 from recbole_lite.data.vocabulary import Vocabulary
 from recbole_lite.errors import ConfigError, RecboleLiteError
 from recbole_lite.evaluation import first_ranks
 from recbole_lite.files import check_folder
-from recbole_lite.fine_tuning import begin_with, check_begun
+from recbole_lite.fine_tuning import (
+    begin_with,
+    check_begun,
+    check_train_stage,
+    next_train_stage,
+)
 from recbole_lite.log import FILE_ONLY, init_logger
 from recbole_lite.products import uses_onednn
 from recbole_lite.registry import can_train_prefixes, get_model, get_trainer
@@ -97,7 +102,7 @@ def run(
     """
     sources = {
         "dataset": dataset,
-        "config_file_list": list(config_file_list or []),
+        "config_file_list": paths_of(config_file_list),
         "config_dict": dict(config_dict or {}),
     }
     overrides = list(overrides or [])
@@ -174,7 +179,7 @@ def run_one(
     logger = getLogger()
     logger.info(f"{config['model']} on {config['dataset']}; log: {log_file}")
     logger.info(config, extra=FILE_ONLY)
-    _check_stage(config)
+    check_train_stage(config)
     check_trackers(config)
     if saved:
         check_folder(config["checkpoint_dir"], "checkpoint_dir")
@@ -241,9 +246,9 @@ def run_one(
             "memory": clock.memory,
             "samples": [],
         }
-        if config["train_stage"] == "pretrain":
+        if following := next_train_stage(config):
             weights = shlex.quote(str(trainer.saved_model_file))
-            logger.info(f"Next: --train_stage=finetune --pre_model_path={weights}")
+            logger.info(f"Next: --train_stage={following} --pre_model_path={weights}")
         elif test:
             with clock("test"), _tested(config, result["run_dir"]):
                 result["test_result"] = trainer.evaluate(
@@ -445,17 +450,6 @@ def _baseline(name, config, overrides, sources) -> LiteConfig:
 
 def _build_model(config, dataset):
     return config.model_class(config, dataset).to(config["device"])
-
-
-def _check_stage(config):
-    """S3Rec's second phase reads the file of its first one."""
-    if config["train_stage"] != "finetune":
-        return
-    if not config["pre_model_path"] or not Path(config["pre_model_path"]).is_file():
-        raise ConfigError(
-            f"pre_model_path: no file {config['pre_model_path']!r}. Run --train_stage=pretrain "
-            "first; it prints the path"
-        )
 
 
 def _check_writable(folder: str) -> None:

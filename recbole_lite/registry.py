@@ -21,6 +21,28 @@ MODELS = {
     "LightLM": "recbole_lite.model.lightlm",
     "Pop": "recbole_lite.model.pop",
 }
+# RecBole's, with what fails today overridden: name -> module.
+OVERRIDDEN = dict.fromkeys(
+    ("LightGCN", "NGCF", "GCMC", "SpectralCF", "NCL", "ADMMSLIM", "DiffRec", "KSR", "LDiffRec",
+     "LINE", "RaCT", "Random"),
+    "recbole_lite.model.overrides",
+)  # fmt: skip
+_CONTEXT = "scores labelled interactions by their context; recbole-lite ranks items for users"
+_KNOWLEDGE = "is trained on a knowledge graph (.kg, .link), which recbole-lite does not read"
+_TREES = "is a gradient-boosted tree over labelled interactions; recbole-lite trains torch models"
+# RecBole's models that cannot be run: name -> reason (docs/recbole.md lists them).
+REFUSED = {
+    **dict.fromkeys(
+        ("AFM", "AutoInt", "DCN", "DCNV2", "DeepFM", "DSSM", "EulerNet", "FFM", "FiGNN", "FM",
+         "FNN", "FwFM", "KD_DAGFM", "LR", "NFM", "PNN", "WideDeep", "xDeepFM"), _CONTEXT
+    ),
+    **dict.fromkeys(
+        ("CFKG", "CKE", "KGAT", "KGCN", "KGIN", "KGNNLS", "KTUP", "MCCLK", "MKR", "RippleNet"),
+        _KNOWLEDGE,
+    ),
+    **dict.fromkeys(("LightGBM", "XGBoost"), _TREES),
+}  # fmt: skip
+_REFUSED_TYPES = {"CONTEXT": _CONTEXT, "KNOWLEDGE": _KNOWLEDGE, "DECISIONTREE": _TREES}
 
 
 def require_recbole() -> None:
@@ -51,17 +73,23 @@ def get_model(name: str) -> type:
     Raises
     ------
     ConfigError
-        No such model; the message names the nearest ones.
+        No such model, with the nearest ones; or one of RecBole's that cannot be run, with why.
     """
-    if name in MODELS:
-        return getattr(importlib.import_module(MODELS[name]), name)
+    if name in REFUSED:
+        raise ConfigError(_refusal(name, REFUSED[name]))
     import torch
-    from recbole.utils import get_model as get_recbole_model
 
+    own = {**MODELS, **OVERRIDDEN}
     anomaly = torch.is_anomaly_enabled()
     try:
+        if name in own:
+            return getattr(importlib.import_module(own[name]), name)
+        from recbole.utils import get_model as get_recbole_model
+
         return get_recbole_model(name)
     except (ValueError, AttributeError, ImportError):
+        if name in own:
+            raise
         # AttributeError: the module's name matches in lower case, the class's does not.
         # ImportError: RecBole's last place to look needs lightgbm and xgboost.
         raise ConfigError(_unknown_model(name)) from None
@@ -71,17 +99,34 @@ def get_model(name: str) -> type:
         torch.autograd.set_detect_anomaly(anomaly)
 
 
+def check_kind(model_class: type) -> None:
+    """Refuse a class of a kind of models that is not run, whoever wrote it.
+
+    Raises
+    ------
+    ConfigError
+        With the reason.
+    """
+    kind = getattr(getattr(model_class, "type", None), "name", None)
+    if kind in _REFUSED_TYPES:
+        raise ConfigError(_refusal(model_class.__name__, _REFUSED_TYPES[kind]))
+
+
+def _refusal(name: str, reason: str) -> str:
+    return f"model {name} cannot be run here: it {reason}. Take a general or a sequential model"
+
+
 def _unknown_model(name: str) -> str:
-    by_lower = {known.lower(): known for known in [*MODELS, *_recbole_models()]}
+    by_lower = {known.lower(): known for known in [*MODELS, *recbole_models()]}
     near = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(by_lower[match] for match in near)}?" if near else ""
     return f"unknown model {name!r}; {hint or 'ours: ' + ', '.join(MODELS)}"
 
 
-def _recbole_models() -> list[str]:
-    """Names of RecBole's models, found without importing all of their modules."""
+def recbole_models() -> list[str]:
+    """Names of RecBole's general and sequential models."""
     names = []
-    for package in ("general_recommender", "sequential_recommender", "context_aware_recommender"):
+    for package in ("general_recommender", "sequential_recommender"):
         module = importlib.import_module(f"recbole.model.{package}")
         files = {info.name for info in pkgutil.iter_modules(module.__path__)}
         names += [name for name in vars(module) if name.lower() in files and name[0].isupper()]

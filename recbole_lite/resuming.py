@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import torch
+
 from recbole_lite import checkpoint, distributed
 from recbole_lite.errors import CheckpointError
 from recbole_lite.files import leftovers
@@ -36,11 +38,24 @@ class Resuming:
             "best_valid_result": best and {name: float(value) for name, value in best.items()},
             "train_loss_dict": self.train_losses,
             "history": self.history,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": {
+                name: optimizer.state_dict() for name, optimizer in self._optimizers().items()
+            },
+            "counters": {
+                place: number
+                for place, number in counters(self.model).items()
+                if number != self._first_counters.get(place)
+            },
             "schedule": self._schedule and self._schedule.state_dict(),
             "random": checkpoint.random_state(self._generator),
             "vocabulary": self._vocabulary and self._vocabulary.sha256,
         }
+
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Attributes that hold optimisers, one name each: RecVAE's trainer has two."""
+        found = {name: v for name, v in vars(self).items() if isinstance(v, torch.optim.Optimizer)}
+        names = {id(optimizer): name for name, optimizer in found.items()}  # the last, its own
+        return {name: found[name] for name in names.values()}
 
     def resume_checkpoint(self, resume_file):
         """Continue an interrupted run from its last epoch.
@@ -75,10 +90,21 @@ class Resuming:
         if state["best_valid_result"] or not self.config["eval_step"]:
             checkpoint.load_weights(folder / checkpoint.BEST_FILE)  # a damage is better known now
         self._resumed = folder, state.get("vocabulary")  # compared when the data are known
+        self._restore(tensors, state, folder)
+        self._use(folder)
+        if mine:
+            checkpoint.save_yaml(folder, self.config)  # epochs, say, may be others than before
+        self.logger.info(f"Resuming {folder} after epoch {state['epoch']}")
+
+    def _restore(self, tensors, state, folder: Path):
+        """Take on the weights and the state of the last epoch."""
         checkpoint.restore_model(self.model, tensors, folder)
         if len(self.stages) > 1:
             self._enter(*state["stage"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for name, optimizer in state["optimizers"].items():
+            getattr(self, name).load_state_dict(optimizer)
+        for (path, name), number in state["counters"].items():
+            setattr(self.model.get_submodule(path), name, number)
         for name in ("cur_step", "best_valid_score", "best_valid_result", "train_loss_dict"):
             setattr(self, name, state[name])
         self.history = state["history"]
@@ -88,10 +114,6 @@ class Resuming:
         self.start_epoch = state["epoch"] + 1
         if self.cur_step > self.stopping_step:
             self.start_epoch = self.epochs  # the stage had stopped by itself
-        self._use(folder)
-        if mine:
-            checkpoint.save_yaml(folder, self.config)  # epochs, say, may be others than before
-        self.logger.info(f"Resuming {folder} after epoch {state['epoch']}")
 
 
 def check_same_run(folder: Path, config) -> dict:
@@ -122,3 +144,16 @@ def check_same_run(folder: Path, config) -> dict:
             f"{folder}: cannot be resumed with other settings: {'; '.join(different[:5])}"
         )
     return saved["settings"]
+
+
+def counters(model: torch.nn.Module) -> dict[tuple[str, str], int | float]:
+    """Plain numbers of a model's modules, by module and attribute.
+
+    Some models count their steps in one (MultiVAE, LDiffRec).
+    """
+    return {
+        (path, name): value
+        for path, module in model.named_modules()
+        for name, value in vars(module).items()
+        if type(value) in (int, float) and not name.startswith("_")
+    }

@@ -202,6 +202,7 @@ def _keys_of_properties() -> frozenset[str]:
     keys = {"model", "dataset", "config_files", "config_file"}
     # Read by RecBole's Config or quick start, without a default in its property files.
     keys |= {"local_rank", "nproc", "world_size", "ip", "port", "offset", "neg_sampling"}
+    keys |= {"encoding"}
     keys |= {"tail_ratio"}  # of the metric TailPercentage
     for path in files:
         if path.name not in {"url.yaml", "kg_url.yaml"}:
@@ -278,6 +279,15 @@ _COUNTS = {  # key: smallest value
     "topn_negatives": 1,
     "topn_seed": 0,
 }
+_CHOICES = {  # RecBole takes unknown names for its defaults, without a word or with a warning
+    "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
+    "state": ("debug", "info", "warning", "error", "critical"),
+    "rm_dup_inter": ("first", "last"),
+}
+_TEXTS = {"data_path", "checkpoint_dir", "field_separator", "seq_separator", "lr_scheduler"}
+_BOUND = r"[+-]?(inf|\d+(\.\d*)?([eE][+-]?\d+)?)"
+_INTERVAL = rf"[\[(]\s*{_BOUND}\s*,\s*{_BOUND}\s*[\])]"
+INTERVALS = re.compile(rf"{_INTERVAL}(\s*;\s*{_INTERVAL})*")
 _MAY_BE_NONE = {
     "max_steps", "end_epoch", "hidden_size", "inner_size", "embedding_size", "n_layers", "n_heads",
     "loss_decimal_place",
@@ -302,7 +312,11 @@ def checked(key: str, setting: Setting, default: Any) -> Any:
     """
     value = to_plain(setting.value, finite=False, unknown=partial(_unsavable, key, setting))
     setting = Setting(value, setting.origin)
-    wanted = _by_name(key, setting.value) or _by_default(key, setting.value, default)
+    wanted = (
+        _by_name(key, setting.value)
+        or _by_text(key, setting.value)
+        or _by_default(key, setting.value, default)
+    )
     if wanted:
         raise ConfigError(f"{setting.origin}: {key} must be {wanted}, found {setting.value!r}")
     is_count = key in _COUNTS and setting.value is not None
@@ -340,6 +354,22 @@ def _by_name(key: str, value) -> str | None:
     return wanted
 
 
+def _by_text(key: str, value) -> str | None:
+    """What `key` wants, where its values are names or a form of text."""
+    text = value.lower() if isinstance(value, str) else value
+    wanted = None
+    if key in _CHOICES and text not in (*_CHOICES[key], *([None] if key == "rm_dup_inter" else [])):
+        wanted = f"one of {', '.join(_CHOICES[key])}"
+    elif key in _TEXTS and not (isinstance(value, str) and value):
+        wanted = "a text"
+    elif key.endswith("_inter_num_interval") and value is not None:
+        whole = isinstance(value, str) and INTERVALS.fullmatch(value)
+        wanted = None if whole else 'an interval such as "[5,inf)"'
+    elif key == "seed" and value >= 2**32:
+        wanted = "below 2**32"
+    return wanted
+
+
 def _by_default(key: str, value, default) -> str | None:
     """What the default's type wants, where `value` is something else; None means "not set"."""
     if isinstance(default, bool):
@@ -350,4 +380,6 @@ def _by_default(key: str, value, default) -> str | None:
         return "a number"
     if isinstance(default, dict) and not isinstance(value, dict):
         return "a mapping such as {key: value}"
+    if isinstance(default, str) and isinstance(value, (bool, int, float)) and key != "gpu_id":
+        return "a text"
     return None

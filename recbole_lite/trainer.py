@@ -18,9 +18,10 @@ from recbole_lite.data.transfer import to_device
 from recbole_lite.data.vocabulary import Vocabulary
 from recbole_lite.errors import CheckpointError, ConfigError, TrainingError
 from recbole_lite.evaluation import LiteCollector, LiteEvaluator
+from recbole_lite.fine_tuning import next_train_stage
 from recbole_lite.finite import Watch, check_scores, check_weights
 from recbole_lite.products import matrix_products, uses_onednn
-from recbole_lite.resuming import Resuming
+from recbole_lite.resuming import Resuming, counters
 from recbole_lite.stages import read_stages
 from recbole_lite.trackers import (
     Guarded,
@@ -68,6 +69,7 @@ class LiteMixin(Resuming):
         self._random_state = None
         self._generator = None
         self._schedule = self._schedule_state = None
+        self._first_counters = counters(model)
         self._validates, self._saves = True, False
         self._watch = self._evaluated = None
         self.saved_model_file = None
@@ -154,7 +156,10 @@ class LiteMixin(Resuming):
             checkpoint.save_last(self.run_dir, epoch, self.model, self._state(epoch))
 
     def save_pretrained_model(self, epoch, saved_model_file):
-        """Save after pre-training (S3Rec), in a form that the model's own torch.load takes."""
+        """Save after pre-training (S3Rec, RaCT), in a form that the model's torch.load takes."""
+        path, stage = Path(saved_model_file), self.config["train_stage"]
+        if stage != "pretrain":  # RaCT has two such stages; the second must not replace the first
+            saved_model_file = path.with_stem(f"{path.stem}-{stage}")
         state = {"epoch": epoch, "state_dict": self.model.state_dict()}
         if self._vocabulary is not None:
             state["vocabulary"] = self._vocabulary.to_bytes().decode()
@@ -213,6 +218,11 @@ class LiteMixin(Resuming):
         """Change the learning rate after every step of the optimiser (``lr_scheduler``)."""
         stage = self.stages[self._stage]
         name, share = stage.lr_scheduler, stage.warmup_ratio
+        if len(self._optimizers()) > 1 and (len(self.stages) > 1 or name != "constant" or share):
+            raise ConfigError(
+                f"stages, lr_scheduler, warmup_ratio: {self.config['model']} has optimisers of its "
+                "own, which do not follow them; leave them at their defaults"
+            )
         if name == "constant" and not share:
             return
         if name == "constant":
@@ -279,7 +289,7 @@ class LiteMixin(Resuming):
                 )
         finally:
             self.tensorboard.close()  # its thread and file; a later call would open them again
-        if not saved or self.config["train_stage"] == "pretrain":
+        if not saved or next_train_stage(self.config):  # pretrain() has saved
             return result
         if not (self.run_dir / checkpoint.BEST_FILE).exists():
             self.logger.warning("No epoch was validated (eval_step); the last weights are taken")

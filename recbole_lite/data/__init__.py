@@ -38,18 +38,28 @@ def create_dataset(config: LiteConfig, trained: Vocabulary | None = None) -> Dat
     from recbole_lite.data.dataset import LiteGeneralDataset, LiteSequentialDataset, SequencesMixin
 
     own = getattr(recbole_datasets, f"{config['model']}Dataset", None)
+    if own is not None and issubclass(own, recbole_datasets.KGSeqDataset):
+        _check_graph(config)
     if own is not None:  # RecBole lays the samples of a few models, e.g. DIEN, in its own way
         return type(f"Lite{own.__name__}", (SequencesMixin, own), {})(config, trained)
     if config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
         return LiteSequentialDataset(config, trained)
-    if config["MODEL_TYPE"] in (ModelType.GENERAL, ModelType.TRADITIONAL):
-        return LiteGeneralDataset(config, trained)
-    from recbole_lite.errors import ConfigError
+    return LiteGeneralDataset(config, trained)
 
-    raise ConfigError(
-        f"{config['model']} is a {config['MODEL_TYPE'].name.lower()} model; recbole-lite runs "
-        "sequential and general ones"
-    )
+
+def _check_graph(config):
+    """RecBole's models of sequences and a knowledge graph read two more files."""
+    from recbole_lite.errors import DataError
+
+    for suffix in ("kg", "link"):
+        path = Path(config["data_path"], f"{config['dataset']}.{suffix}")
+        if not path.is_file():
+            raise DataError(
+                f"{config['model']} reads a knowledge graph, and there is no such file; bring "
+                ".kg and .link, and the trained vectors of entities (keys additional_feat_suffix "
+                "and preload_weight, docs/recbole.md)",
+                path,
+            )
 
 
 def data_preparation(config: LiteConfig, dataset: Dataset):
@@ -65,6 +75,7 @@ def data_preparation(config: LiteConfig, dataset: Dataset):
 
     from recbole_lite import distributed
     from recbole_lite.data.candidates import give_candidates
+    from recbole_lite.data.column_settings import check_counts
     from recbole_lite.data.loaders import DrawingLoader, HistoryMaskLoader
     from recbole_lite.data.windows import DrawnWindows, Windows
 
@@ -72,6 +83,7 @@ def data_preparation(config: LiteConfig, dataset: Dataset):
         if config[key]:
             # RecBole's files are pickles, and reading a pickle can run any code.
             getLogger().warning(f"{key} is ignored: recbole-lite writes and reads no pickles")
+    check_counts(config, dataset)
     phases = ("train", "valid", "test")
     parts = dataset.build()
     _check_parts(config, dataset, parts)

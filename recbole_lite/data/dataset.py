@@ -15,6 +15,8 @@ from recbole_lite.data.vocabulary import interactions_sha256
 from recbole_lite.data.windows import SequenceStore, Windows
 from recbole_lite.errors import ConfigError, DataError, OtherIdsError
 
+WITHOUT_TIMES = '--eval_args="{order: RO}"'
+
 
 class SequencesMixin(ReadingMixin, TablesMixin):
     """Sequences in exact order, kept once; windows over them."""
@@ -90,7 +92,8 @@ class LiteSequentialDataset(SequencesMixin, SequentialDataset):
         if self._time is None:
             raise DataError(
                 f"no column {self.time_field!r} was read; sequences need it "
-                "(keys TIME_FIELD and load_col)",
+                "(keys TIME_FIELD and load_col). A general model (BPR, ItemKNN, Pop) runs without "
+                f"times: {WITHOUT_TIMES}",
                 Path(self.dataset_path, f"{self.dataset_name}.inter"),
             )
         self._convert_side_features()
@@ -153,8 +156,14 @@ class LiteGeneralDataset(SequencesMixin, Dataset):
 
     def build(self):
         """Split; other ways than leave-one-out are left to RecBole."""
-        split = self.config["eval_args"]["split"]
-        if self._time is None or split != {"LS": "valid_and_test"}:
+        split, order = (self.config["eval_args"][key] for key in ("split", "order"))
+        if order == "TO" and self._time is None and self.benchmark_filename_list is None:
+            raise DataError(
+                f"no column {self.time_field!r} was read, and eval_args order: TO splits by time. "
+                f"Set {WITHOUT_TIMES} to split at random, or TIME_FIELD and load_col",
+                Path(self.dataset_path, f"{self.dataset_name}.inter"),
+            )
+        if order != "TO" or split != {"LS": "valid_and_test"}:
             self._note_lines()
             return super().build()
         self._convert_side_features()

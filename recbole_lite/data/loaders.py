@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from itertools import islice
 from logging import getLogger
 
+import numpy as np
 import torch
 from recbole.data.dataloader import FullSortEvalDataLoader, TrainDataLoader
 from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
+from recbole.utils import ModelType
 from torch.utils.data import RandomSampler, SequentialSampler
 
 from recbole_lite.data.windows import CANDIDATES, DrawnWindows
@@ -26,11 +29,38 @@ class HistoryMaskLoader(FullSortEvalDataLoader):
 
     def __init__(self, config, dataset, sampler, shuffle=False):
         # FullSortEvalDataLoader builds tables of general models in Python loops; the windows
-        # make them unnecessary, so its own constructor is passed over.
+        # make them unnecessary here, so its own constructor is passed over. RecBole's case study
+        # reads one of the tables, which is made when it is asked for.
         self.logger = getLogger()
+        self.is_sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
         self.uid_field, self.iid_field = dataset.uid_field, dataset.iid_field
         self.sample_size = len(dataset)
         AbstractDataLoader.__init__(self, config, dataset, sampler, shuffle=False)
+
+    @property
+    def uid_list(self) -> torch.Tensor:
+        """Users in the order of the batches, ``[n]`` internal ids."""
+        return self._dataset.inter_feat[self.uid_field]
+
+    @cached_property
+    def uid2history_item(self) -> np.ndarray:
+        """What each user had before the target, targets left out; ``[n_users]`` tensors of ids.
+
+        Of users without a target, all that they had.
+        """
+        windows = self._dataset.inter_feat
+        store = windows.store
+        items, starts = store.columns[self.iid_field].numpy(), store.starts
+        ends = starts[1:].copy()
+        targets = [set() for _ in ends]
+        for user, row in zip(windows[self.uid_field].numpy(), windows.rows, strict=True):
+            ends[user] = min(ends[user], row)
+            targets[user].add(items[row])
+        history = np.empty(len(ends), dtype=object)
+        for user, had in enumerate(targets):
+            seen = np.unique(items[starts[user] : ends[user]])
+            history[user] = torch.from_numpy(seen[~np.isin(seen, list(had))])
+        return history
 
     def _init_batch_size_and_step(self):
         self.step = self.config["eval_batch_size"]

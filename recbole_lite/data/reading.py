@@ -9,17 +9,33 @@ import pandas as pd
 from recbole.utils import FeatureSource, FeatureType
 
 from recbole_lite.data.atomic import AtomicTable, read_atomic, read_header
+from recbole_lite.data.column_settings import check_columns, check_loaded
 from recbole_lite.data.sources import ensure_dataset
 from recbole_lite.errors import DataError
+
+# Their columns meet in one batch, so each needs a name of its own.
+_JOINED = {FeatureSource.INTERACTION, FeatureSource.USER, FeatureSource.ITEM}
 
 
 class ReadingMixin:
     """Overrides of RecBole's Dataset that read files; which and why: docs/recbole.md."""
 
     def _load_data(self, token, dataset_path):
+        check_loaded(self.config)
         if self.benchmark_filename_list is None:
             ensure_dataset(token, Path(dataset_path).parent, say=self.logger.info)
         super()._load_data(token, dataset_path)
+
+    def _init_alias(self):
+        check_columns(self)  # all files are read, and nothing has been made of them
+        super()._init_alias()
+
+    def _load_additional_feat(self, token, dataset_path):
+        for suffix in self.config["additional_feat_suffix"] or []:
+            path = Path(dataset_path, f"{token}.{suffix}")
+            if not path.is_file():
+                raise DataError("additional_feat_suffix names it, and there is no such file", path)
+        super()._load_additional_feat(token, dataset_path)
 
     def _load_feat(self, filepath, source):
         load, unload = self._get_load_and_unload_col(source)
@@ -32,7 +48,7 @@ class ReadingMixin:
             if (load is None or field in load) and (unload is None or field not in unload)
         ]
         ids = self._id_fields(source)
-        self._check_columns(filepath, header, columns, load, ids)
+        self._check_columns(filepath, header, columns, (load, unload), ids)
         if not columns:
             self.logger.warning(f"{filepath}: none of its columns is in load_col")
             return None
@@ -62,7 +78,7 @@ class ReadingMixin:
             return [self.uid_field]
         return [self.iid_field] if source == FeatureSource.ITEM else []
 
-    def _check_columns(self, filepath, header, columns, load, ids):
+    def _check_columns(self, filepath, header, columns, named, ids):
         missing = [field for field in ids if field not in columns]
         if missing:
             raise DataError(
@@ -71,16 +87,27 @@ class ReadingMixin:
                 filepath,
                 1,
             )
-        absent = sorted((load or set()) - set(header))
-        if absent:
-            self.logger.warning(
-                f"{filepath}: load_col names {', '.join(absent)}, "
-                f"but the file has only {', '.join(header)}"
-            )
+        for key, names in zip(("load_col", "unload_col"), named, strict=True):
+            absent = sorted((names or set()) - set(header))
+            if absent:
+                self.logger.warning(
+                    f"{filepath}: {key} names {', '.join(absent)}, "
+                    f"but the file has only {', '.join(header)}"
+                )
 
     def _register_fields(self, table: AtomicTable, source):
         for field, name in table.types.items():
             ftype = FeatureType(name)
+            other = self.field2source.get(field, source)
+            joined = {other, source} <= _JOINED and field not in (self.uid_field, self.iid_field)
+            if other != source and joined:
+                raise DataError(
+                    f"column {field!r} is in .{other.value} too, and columns of "
+                    "the files of a data set must have different names; rename one of them, or "
+                    "leave one out (load_col, unload_col)",
+                    table.path,
+                    1,
+                )
             self.field2source[field] = source
             self.field2type[field] = ftype
             if not name.endswith("seq"):
@@ -114,7 +141,7 @@ class ReadingMixin:
         Parameters
         ----------
         fields : list of str, optional
-            Fields of ``.item``; default: all but the item id and vectors.
+            Fields of ``.item``; default: all but the item id and sequences of numbers.
 
         Returns
         -------
@@ -125,14 +152,22 @@ class ReadingMixin:
         Raises
         ------
         DataError
-            There is no ``.item`` file, or it lacks one of the fields.
+            There is no ``.item`` file, it lacks one of the fields, or one is no text.
         """
         path = Path(self.dataset_path, f"{self.dataset_name}.item")
         if not path.is_file():
             raise DataError("the Item LLM needs the items' text, and this file is missing", path)
         header = read_header(path, **self._format)
-        text = [name for name, kind in header.items() if kind != "float_seq"]
-        fields = list(fields or [field for field in text if field != self.iid_field])
+        vectors = [field for field in fields or [] if header.get(field) == "float_seq"]
+        if vectors:
+            raise DataError(
+                f"column {vectors[0]!r} has type float_seq, numbers and no text; name other "
+                "columns (item_text_fields, title_field)",
+                path,
+                1,
+            )
+        texts = [f for f, kind in header.items() if f != self.iid_field and kind != "float_seq"]
+        fields = list(fields or texts)
         absent = [field for field in fields if field not in header]
         if absent:
             raise DataError(

@@ -108,6 +108,11 @@ class TablesMixin:
                 (self.iid_field, "item_inter_num_interval"),
             )
         }
+        if not len(self.inter_feat):
+            raise ConfigError(
+                f"val_interval {self.config['val_interval']!r} or filter_inter_by_user_or_item "
+                f"leaves no interaction of {self.dataset_name}"
+            )
         codes = {field: self.inter_feat[field].cat.codes.to_numpy() for field in intervals}
         alive = np.ones(len(self.inter_feat), dtype=bool)
         while True:

@@ -12,7 +12,7 @@ from recbole_lite.errors import ConfigError
 from recbole_lite.paths import PROPERTIES
 from recbole_lite.settings import read_yaml
 from recbole_lite.text.hf_model import load_config
-from recbole_lite.text.llm_files import resolve_llm
+from recbole_lite.text.llm_files import one_line, resolve_llm
 
 # Names that Hugging Face's configurations use for rates inside the encoder.
 DROPOUT_KEYS = (
@@ -94,7 +94,10 @@ def change_architecture(
                 f"{key}: a {config.model_type} configuration has no {name!r}; it has "
                 + ", ".join(sorted(name for name in config.to_diff_dict() if name[0] != "_"))
             )
-        setattr(config, name, value)
+        try:
+            setattr(config, name, value)
+        except Exception as error:  # validators of transformers have classes of their own
+            raise ConfigError(f"{key}: {name}: {value!r} is refused ({one_line(error)})") from error
     if dropout is not None:
         for name in DROPOUT_KEYS:
             if hasattr(config, name):

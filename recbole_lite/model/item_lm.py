@@ -17,6 +17,7 @@ from recbole_lite.model.rec_llm import VectorReader
 from recbole_lite.settings import nearest
 from recbole_lite.text import item_vectors
 from recbole_lite.text.hf_model import random_encoder
+from recbole_lite.text.llm_files import one_line
 
 # Names that architectures have for the width of the feed-forward layers.
 INNER_SIZES = ("intermediate_size", "n_inner", "d_ff", "ffn_dim", "encoder_ffn_dim")
@@ -53,8 +54,15 @@ class ItemLM(NextItemModel):
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        self.lm = VectorReader(random_encoder(_architecture(config, self.max_seq_length)), True)
-        d = self.lm.hidden_size
+        name = config["lm_architecture"]
+        encoder = random_encoder(_architecture(config, self.max_seq_length))
+        self.lm = VectorReader(encoder, True, label=f"lm_architecture {name!r}")
+        d = self.lm.input_size
+        if d != self.lm.hidden_size:
+            raise ConfigError(
+                f"lm_architecture {name!r} reads vectors of {d} numbers and gives "
+                f"{self.lm.hidden_size}; set its size of embeddings in lm_config to hidden_size"
+            )
         self.items = nn.Embedding(self.n_items, d)
         nn.init.normal_(self.items.weight, std=config["initializer_range"])
         self.item_tower = None
@@ -122,15 +130,22 @@ def _architecture(config, max_length: int) -> PretrainedConfig:
         "head_dim": size // heads,
         "d_kv": size // heads,
         "max_position_embeddings": max_length,
+        **dict.fromkeys(("embedding_size", "word_embed_proj_dim"), size),  # ALBERT, ELECTRA; OPT
         "vocab_size": 1,  # its own table is not used
         **dict.fromkeys(INNER_SIZES, config["inner_size"]),
     }
     if hasattr(default, "d_kv"):
         sizes.pop("head_dim")  # T5's name for it is d_kv
-    known = {key: value for key, value in sizes.items() if hasattr(default, key)}
     # No word is ever read.
     special = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))
-    architecture = AutoConfig.for_model(name, **known, **special)
+    try:
+        known = {key: value for key, value in sizes.items() if hasattr(default, key)}
+        architecture = AutoConfig.for_model(name, **known, **special)
+    except Exception as error:  # validators of transformers have classes of their own
+        raise ConfigError(
+            f"lm_architecture {name!r} does not take the sizes of ItemLM ({one_line(error)}); "
+            "gpt2, llama, qwen3 and t5 are tested"
+        ) from error
     if getattr(architecture, "activation_function", None) == "gelu_new":
         architecture.activation_function = "gelu_pytorch_tanh"  # the same, in one kernel
     change_architecture(architecture, config["lm_config"], config["lm_dropout"], "lm_config")

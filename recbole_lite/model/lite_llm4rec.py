@@ -65,8 +65,13 @@ class LiteLLM4Rec(NextItemModel):
                 "the targets"
             )
         stages = read_stages(config)
-        d = self.rec_llm.hidden_size
-        self.item_tower = ItemTower(config, dataset, d, {s.item_llm_training for s in stages})
+        d, d_item = self.rec_llm.hidden_size, self.rec_llm.input_size
+        if config["tie_head"] and d != d_item:
+            raise ConfigError(
+                f"tie_head: True scores items by the vectors that the Recommendation LLM reads; "
+                f"rec_llm reads {d_item} numbers and gives {d}. Set tie_head: False"
+            )
+        self.item_tower = ItemTower(config, dataset, d_item, {s.item_llm_training for s in stages})
         self.item_dropout = Dropout(config["item_dropout"])
         self.pooling = UserPooling(config["user_pooling"])
         self.user_dropout = Dropout(config["user_dropout"])

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from recbole_lite.errors import ConfigError
+from recbole_lite.errors import ConfigError, one_line
 from recbole_lite.model.architecture import change_architecture, check_init, read_architecture
 from recbole_lite.model.dropout import use_cheap_dropout
 from recbole_lite.model.one_place import OnePlace, check_no_order
@@ -27,16 +27,61 @@ class VectorReader(nn.Module):
         Let each position see only itself and what is before it.
     reads_sets : bool
         Whether :meth:`forward` will be asked to read vectors `together`.
+    label : str
+        What messages call the encoder.
+
+    Raises
+    ------
+    ConfigError
+        The encoder does not read vectors as it is asked to.
+
+    Attributes
+    ----------
+    input_size, hidden_size : int
+        Of the vectors that it reads and gives; they differ in ALBERT, ELECTRA and others.
     """
 
-    def __init__(self, encoder: nn.Module, causal: bool, reads_sets: bool = False):
+    def __init__(
+        self, encoder: nn.Module, causal: bool, reads_sets: bool = False, label: str = "rec_llm"
+    ):
         super().__init__()
+        self.input_size: int = encoder.get_input_embeddings().weight.shape[1]
         self.encoder = does_not_look(_without_words(encoder))
         use_cheap_dropout(self.encoder)
         self.encoder.config.use_cache = False  # keys and values are for generation
-        self.causal = causal
-        self.hidden_size: int = encoder.config.hidden_size
+        self.causal = self.masks_future = causal
         self.one_place = OnePlace(self.encoder) if reads_sets else None
+        training = self.training
+        self.eval()
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            self.hidden_size: int = self._probe(label, reads_sets)
+        self.train(training)
+
+    def _probe(self, label: str, reads_sets: bool) -> int:
+        """Read two vectors and padding, to know now what would fail later; size of the output."""
+        vectors = torch.randn(2, 3, self.input_size, generator=torch.Generator().manual_seed(0))
+        # The second row differs where the first position (causal) or no item may look.
+        vectors[1, : 1 if self.causal else 2] = vectors[0, : 1 if self.causal else 2]
+        mask = torch.tensor([[True, True, False]]).expand(2, 3)
+        # A mask of all pairs first; what refuses it can be causal by itself (BLOOM, Mamba).
+        for masks in (True, False) if self.causal and not reads_sets else (self.causal,):
+            self.masks_future, problem = masks, None
+            try:
+                output = self(vectors, mask)
+            except Exception as error:  # of any kind: each architecture has its own
+                problem = one_line(error)
+                continue
+            if output.shape[:2] != (2, 3):
+                problem = "it gives another number of vectors than it reads"
+                continue
+            seen = output[:, : 1 if self.causal else 2]
+            if torch.allclose(seen[0], seen[1], rtol=1e-3, atol=1e-4 * float(seen.abs().max())):
+                return output.shape[-1]
+            problem = "positions look ahead" if self.causal else "padding changes the others"
+        raise ConfigError(
+            f"{label} cannot read item vectors{' causally' * self.causal} ({problem}); take "
+            "another architecture, such as T5, BERT or GPT-2"
+        )
 
     def forward(self, vectors: torch.Tensor, mask: torch.Tensor, together: int = 0) -> torch.Tensor:
         """Contextual vectors.
@@ -58,7 +103,7 @@ class VectorReader(nn.Module):
             ``[B, L, d]``; what stands at masked positions means nothing.
         """
         visible = mask.long()
-        if self.causal:
+        if self.masks_future:
             visible = _causal_mask(vectors)
             if together:
                 visible = _with_a_set(visible, mask, together)
@@ -123,10 +168,10 @@ class RecommendationLLM(VectorReader):
                 f"rec_llm {name!r} reads at most {limit} positions, MAX_ITEM_LIST_LENGTH is {shown}"
                 + (", and the candidates need one more" if reads_sets else "")
             )
-        super().__init__(encoder, causal, reads_sets)
+        super().__init__(encoder, causal, reads_sets, f"rec_llm {name!r}")
         if reads_sets:
             self.eval()
-            check_no_order(self, self.hidden_size, name)
+            check_no_order(self, self.input_size, name)
             self.train()
 
 

@@ -147,9 +147,21 @@ def _refuse_missing(names: Iterable[str], folder: Path, key: str) -> None:
 
 
 def random_encoder(config: PretrainedConfig) -> PreTrainedModel:
-    """Build an encoder of this architecture with random weights."""
+    """Build an encoder of this architecture with random weights.
+
+    Raises
+    ------
+    ConfigError
+        Its sizes do not go together.
+    """
     auto, has_decoder = _auto_class(config)
-    model = auto.from_config(config, trust_remote_code=False)
+    try:
+        model = auto.from_config(config, trust_remote_code=False)
+    except Exception as error:  # validators of transformers have classes of their own
+        raise ConfigError(
+            f"a {config.model_type} model cannot be built with these sizes ({one_line(error)}); "
+            "change rec_llm_config or lm_config"
+        ) from error
     return model.get_encoder() if has_decoder else model
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from recbole_lite.config import LiteConfig
 from recbole_lite.errors import ConfigError
+from recbole_lite.fine_tuning import next_train_stage
 from recbole_lite.settings import Setting, check_known, known_keys
 from recbole_lite.stages import read_stages
 from recbole_lite.tune.cli import SWEEP_FILE
@@ -186,7 +187,7 @@ def check_values(made: Sweep) -> LiteConfig:
             raise ConfigError(f"{key}: trials set it for themselves; leave it out")
     if (config["nproc"] or 1) > 1 or (config["world_size"] or 1) > 1:
         raise ConfigError("nproc: a trial is one process; leave it out, or train without --tune")
-    if config["train_stage"] == "pretrain" or config["eval_step"] == 0:
+    if next_train_stage(config) or config["eval_step"] == 0:
         raise ConfigError("train_stage, eval_step: a sweep compares validations; there are none")
     return config
 

@@ -1,0 +1,210 @@
+"""RecBole's models with the methods overridden that fail or lose state on current libraries."""
+
+from __future__ import annotations
+
+from logging import LoggerAdapter, getLogger
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+import torch.nn.functional as F
+from recbole.model import general_recommender as general
+from recbole.model.sequential_recommender import ksr as sequential
+
+_EPSILON = 1e-7  # RecBole's, added to every degree: padding has none
+
+
+def adjacency(interactions: sp.coo_matrix) -> sp.csr_matrix:
+    """Adjacency of the bipartite graph of users and items.
+
+    RecBole fills a ``dok_matrix`` by its method ``_update``, which SciPy removed in 1.13.
+
+    Parameters
+    ----------
+    interactions : scipy.sparse matrix
+        ``[n_users, n_items]``; a pair that occurs several times is one edge.
+
+    Returns
+    -------
+    scipy.sparse.csr_matrix
+        ``[n_users + n_items, n_users + n_items]``, symmetric, ones at the edges.
+    """
+    edges = sp.csr_matrix(interactions, dtype=np.float32)
+    edges.sum_duplicates()
+    edges.data[:] = 1
+    return sp.bmat([[None, edges], [edges.T, None]], format="csr")
+
+
+def _degrees(graph: sp.csr_matrix) -> np.ndarray:
+    return np.asarray(graph.sum(axis=1), np.float64).ravel() + _EPSILON
+
+
+def _sparse_tensor(matrix) -> torch.Tensor:
+    matrix = matrix.tocoo()
+    places = torch.from_numpy(np.stack([matrix.row, matrix.col]).astype(np.int64))
+    values = torch.from_numpy(matrix.data.astype(np.float32))
+    return torch.sparse_coo_tensor(places, values, matrix.shape, check_invariants=True)
+
+
+class _NormalisedAdjacency:
+    def get_norm_adj_mat(self):
+        """``D^-1/2 A D^-1/2`` of the training interactions, a sparse tensor."""
+        graph = adjacency(self.interaction_matrix)
+        scale = sp.diags(_degrees(graph) ** -0.5)
+        return _sparse_tensor(scale @ graph @ scale)
+
+
+class LightGCN(_NormalisedAdjacency, general.LightGCN):
+    """RecBole's LightGCN; only the adjacency is built differently."""
+
+
+class NGCF(_NormalisedAdjacency, general.NGCF):
+    """RecBole's NGCF; only the adjacency is built differently."""
+
+
+class GCMC(_NormalisedAdjacency, general.GCMC):
+    """RecBole's GCMC; only the adjacency is built differently."""
+
+
+class SpectralCF(general.SpectralCF):
+    """RecBole's SpectralCF; only the Laplacian is built differently."""
+
+    def get_laplacian_matrix(self):
+        """``I - D^-1 A`` of the training interactions, a sparse tensor."""
+        graph = adjacency(self.interaction_matrix)
+        walk = sp.diags(1 / _degrees(graph)) @ graph
+        return _sparse_tensor(sp.identity(graph.shape[0], np.float32) - walk)
+
+
+class NCL(_NormalisedAdjacency, general.NCL):
+    """RecBole's NCL with scikit-learn's k-means; RecBole's needs faiss and a GPU."""
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        # With m_step > 1 an epoch goes on with the clusters of an earlier one.
+        clusters = ["user_centroids", "user_2cluster", "item_centroids", "item_2cluster"]
+        self.other_parameter_name = [*self.other_parameter_name, *clusters]
+        fewest = min(self.n_users, self.n_items)
+        if self.k > fewest:
+            getLogger().warning(
+                f"num_clusters {self.k} is more than the users or items of the data; "
+                f"{fewest} clusters are used"
+            )
+            self.k = fewest
+
+    def run_kmeans(self, x):
+        """Cluster vectors.
+
+        Parameters
+        ----------
+        x : numpy.ndarray
+            ``[n, d]``.
+
+        Returns
+        -------
+        tuple of torch.Tensor
+            Unit centroids ``[num_clusters, d]``, and each vector's cluster ``[n]``.
+        """
+        from sklearn.cluster import KMeans
+
+        # NumPy's global generator, which seed and --resume restore; iterations as in faiss.
+        found = KMeans(self.k, n_init=1, max_iter=25).fit(x)
+        centroids = torch.from_numpy(found.cluster_centers_).float().to(self.device)
+        labels = torch.from_numpy(found.labels_).long().to(self.device)
+        return F.normalize(centroids, dim=1), labels
+
+
+class Random(general.Random):
+    """Random scores, fixed for each user and item; RecBole's change at every evaluation."""
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        generator = torch.Generator().manual_seed(config["seed"])
+        for name, n in (("user_keys", self.n_users), ("item_keys", self.n_items)):
+            self.register_buffer(name, torch.randint(2**62, (n,), generator=generator))
+
+    def _scores(self, users, items):
+        """Mix the bits of both keys (the finaliser of SplitMix64) to a number in [0, 1)."""
+        bits = self.user_keys[users] ^ self.item_keys[items]
+        for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
+            bits = (bits ^ (bits >> shift)) * factor
+        return (bits ^ (bits >> 31)).double() / 2.0**63
+
+    def predict(self, interaction):
+        """Scores of the given items, ``[B]``."""
+        return self._scores(interaction[self.USER_ID], interaction[self.ITEM_ID])
+
+    def full_sort_predict(self, interaction):
+        """Scores of all items, ``[B * n_items]``."""
+        items = torch.arange(self.n_items, device=self.user_keys.device)
+        return self._scores(interaction[self.USER_ID][:, None], items).view(-1)
+
+
+class _SeededScores:
+    """Scores from noise that follows ``seed``: a reloaded model has the figures of its test."""
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.noise_seed = config["seed"]
+
+    def predict(self, interaction):
+        """RecBole's, with the noise fixed."""
+        with torch.random.fork_rng():
+            torch.manual_seed(self.noise_seed)
+            return super().predict(interaction)
+
+    def full_sort_predict(self, interaction):
+        """RecBole's, with the noise fixed."""
+        with torch.random.fork_rng():
+            torch.manual_seed(self.noise_seed)
+            return super().full_sort_predict(interaction)
+
+
+class ADMMSLIM(_SeededScores, general.ADMMSLIM):
+    """RecBole's ADMMSLIM, which breaks ties by noise."""
+
+
+class DiffRec(_SeededScores, general.DiffRec):
+    """RecBole's DiffRec; checkpoints hold the losses that importance sampling draws by."""
+
+    other_parameter_name = ("Lt_history", "Lt_count")
+
+
+class LDiffRec(_SeededScores, general.LDiffRec):
+    """RecBole's LDiffRec; checkpoints hold the losses that importance sampling draws by."""
+
+    other_parameter_name = ("Lt_history", "Lt_count")
+
+
+class LINE(general.LINE):
+    """RecBole's LINE; checkpoints hold the shuffled users that negatives are taken from."""
+
+    def other_parameter(self):
+        """State beside the weights; the tensor shares the memory of the array."""
+        return {"random_list": torch.from_numpy(self.random_list)}
+
+
+class KSR(sequential.KSR):
+    """RecBole's KSR; its relation vectors are doubles, which no layer of it takes."""
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.relation_Matrix = self.relation_Matrix.float()
+
+
+class RaCT(general.RaCT):
+    """RecBole's RaCT; its message about the weights that it reads cannot be formatted."""
+
+    @property
+    def logger(self):
+        """Logger that joins what :meth:`logging.Logger.info` takes for format arguments."""
+        return _Joining(getLogger())
+
+    @logger.setter
+    def logger(self, value):
+        pass
+
+
+class _Joining(LoggerAdapter):
+    def info(self, msg, *args, **kwargs):
+        super().info(" ".join(map(str, (msg, *args))), **kwargs)
