@@ -19,7 +19,7 @@ demo: $(VENV)/.demo
 # torch and oneDNN choose kernels by the processor. These tests train and recommend with those of
 # processors that have less, then all tests run with the machine's own.
 KERNELS := tests/test_products.py tests/test_trainer.py tests/test_evaluation.py \
-	tests/model/test_item_lm.py tests/inference/test_recommender.py
+	tests/model/test_item_lm.py tests/inference/test_packed_encoder.py
 
 test: lint
 	ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest -q $(KERNELS)

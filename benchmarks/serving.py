@@ -1,10 +1,12 @@
 """Load on the HTTP service over loopback: latency, errors, memory.
 
     python benchmarks/serving.py --model=saved/RUN --clients=20 --seconds=300 --out=results/serving
+    python benchmarks/serving.py --model=packed --starts=5 --name=start --out=results/serving
 
 Each client sends one request after another on a connection of its own: histories of 1 to 100
 items of the catalogue, k = 10. The service is `recbole-lite serve` in a process of its own, whose
-resident memory is looked at every five seconds.
+resident memory is looked at every five seconds. With --starts it is started so many times instead:
+seconds until /health answers, and memory then and after 200 requests.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -32,21 +36,17 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--clients", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=300)
+    parser.add_argument("--starts", type=int, default=0, help="measure starts, and no load")
     parser.add_argument("--name", default="load", help="stem of the files in --out")
     parser.add_argument("--out", type=Path, help="folder for <name>.json and <name>.md")
     args = parser.parse_args()
     if args.clients < 1 or args.seconds <= 0:
         parser.error("--clients and --seconds must be more than 0")
-    command = [sys.executable, "-m", "recbole_lite", "serve", f"--model={args.model}", "--port=0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        try:
-            line = server.stdout.readline()  # http://ADDRESS/ ...
-            if not line:
-                sys.exit("the service did not start")
-            address = line.split("/")[2]
-            report = load(address, psutil.Process(server.pid), args)
-        finally:
-            server.terminate()
+    if args.starts:
+        report = starts(args)
+    else:
+        with service(args.model) as (address, process):
+            report = load(address, process, args)
     rows = [[key, value] for key, value in report.items() if not isinstance(value, (list, dict))]
     text = tabulate(rows, ["load", ""], tablefmt="github", floatfmt=",.1f", intfmt=",")
     print(text)
@@ -56,6 +56,45 @@ def main() -> None:
         args.out.mkdir(parents=True, exist_ok=True)
         (args.out / f"{args.name}.json").write_text(json.dumps(report, indent=1) + "\n")
         (args.out / f"{args.name}.md").write_text(text + "\n")
+
+
+@contextmanager
+def service(model: str) -> Iterator[tuple[str, psutil.Process]]:
+    """A service of a model in a process of its own, and its address."""
+    command = [sys.executable, "-m", "recbole_lite", "serve", f"--model={model}", "--port=0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            line = server.stdout.readline()  # http://ADDRESS/ ...
+            if not line:
+                sys.exit("the service did not start")
+            yield line.split("/")[2], psutil.Process(server.pid)
+        finally:
+            server.terminate()
+
+
+def starts(args) -> dict:
+    """Medians over several starts; the first one, which may make the graph, does not count."""
+    ids = Catalogue.load(Path(args.model, "items.jsonl")).ids[1:]
+    found = []
+    for _ in range(args.starts + 1):
+        started = time.perf_counter()
+        with service(args.model) as (address, process):
+            connection = http.client.HTTPConnection(address, timeout=60)
+            connection.request("GET", "/health")
+            connection.getresponse().read()
+            ready, idle = time.perf_counter() - started, process.memory_info().rss / 2**20
+            for number in range(200):
+                body = json.dumps({"history": ids[: 1 + number % 40], "k": 10})
+                connection.request("POST", "/recommend", body, {"content-type": "application/json"})
+                if connection.getresponse().read() and number == 199:
+                    found.append((ready, idle, process.memory_info().rss / 2**20))
+    ready, idle, used = np.median(found[1:], axis=0)
+    return {
+        "starts": args.starts,
+        "seconds until ready": float(ready),
+        "memory MiB, ready": float(idle),
+        "memory MiB, after 200 requests": float(used),
+    }
 
 
 def load(address: str, server: psutil.Process, args) -> dict:

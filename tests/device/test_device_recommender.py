@@ -11,9 +11,6 @@ pytestmark = pytest.mark.device
 
 HISTORIES = [["i1", "i2", "i3", "i1", "i9", "i8", "i7"], ["i3"]]
 NEW = {"text": "title: toy story 99, year: 1991, genre: comedy", "id": "new", "title": "Toy"}
-GPT2_FAILS = pytest.mark.xfail(
-    reason="inference/blocks.py makes GPT-2's mask on the CPU; remove this mark with that file"
-)
 
 
 @pytest.mark.parametrize(
@@ -26,8 +23,8 @@ GPT2_FAILS = pytest.mark.xfail(
         "SASRec",
         "GRU4Rec",
         "BERT4Rec",
-        pytest.param("GPT-2", marks=GPT2_FAILS),
-        pytest.param("prefix, embeddings, without history", marks=GPT2_FAILS),
+        "GPT-2",
+        "prefix, embeddings, without history",
     ],
 )
 def test_recommendations_equal_the_cpus(name, trained, device, llm_folders):
@@ -37,7 +34,7 @@ def test_recommendations_equal_the_cpus(name, trained, device, llm_folders):
     has_text = model == "LiteLLM4Rec"
     found = []
     for place in ("cpu", device):
-        recommender = Recommender.load(folder, device=place)
+        recommender = Recommender.load(folder, device=place, runtime="torch")
         lists = recommender.recommend(HISTORIES, k=5)
         lists += recommender.recommend(HISTORIES, k=2, candidates=["i4", "i5", "i20"])
         if has_text:

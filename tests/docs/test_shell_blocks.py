@@ -53,6 +53,8 @@ NOT_RUN = {
     """-d '{"history": ["1", "6"], "k": 3}'""": SERVER,
     "python benchmarks/serving.py --model=saved/RUN --clients=20 --seconds=300 "
     "--out=results/serving": SERVER,
+    "python benchmarks/serving.py --model=packed --starts=5 --name=start "
+    "--out=results/serving": SERVER,
     "recbole-lite data prepare ml-1m": FETCHES,
     "recbole-lite data prepare ml-1m --from '~/Downloads/ml-1m.zip'": FETCHES,
     "recbole-lite data prepare amazon-toys-2018 --from '~/Downloads'": FETCHES,
@@ -60,8 +62,6 @@ NOT_RUN = {
     "ray start --address=FIRST:6379": CLUSTER,
     "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-1m --tune=space.yaml "
     "--num_samples=64 --ray-address=auto": CLUSTER,
-    "python benchmarks/inference_ideas.py --dataset=ml-1m --data_path=DIR "
-    "--lengths_from=amazon-games --threads=1 --repeats=6 --out=results/inference": MEASURES,
     "python benchmarks/inference.py --dataset=ml-1m --data_path=DIR --lengths_from=amazon-games "
     "--threads=1 --effort=0.4 --no_memory --out=results/inference": MEASURES,
     "python benchmarks/recommend_file.py --model=RUN_FOLDER --users=20000,200000,1000000 "
