@@ -55,6 +55,10 @@ def finish() -> None:
             stream.flush()
         except OSError:
             _silence(stream)
+
+
+def forget_signals() -> None:
+    """Begin anew: a signal that an earlier sweep of this process got is not this command's."""
     _received.clear()
 
 
