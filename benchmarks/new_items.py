@@ -164,7 +164,7 @@ def questions(recommender, sequences, targets, counts, texts, n_trained) -> dict
         answers = torch.tensor([int(sequences[user][step]) for user, step in batch])
         profile = torch.stack([texts[history[-20:]].mean(0) for history in histories])
         scores = {
-            "model": recommender.score(histories).clone(),
+            "model": torch.from_numpy(recommender.score(histories)),
             "nearest text": profile @ texts.T,
             "popularity (unknowable)": popular.repeat(len(batch), 1),
         }

@@ -279,9 +279,13 @@ def _end(result, trainer, dataset, loaders, saved: bool, per_user: bool, samples
     _, valid_data, test_data = loaders
     writes = saved and distributed.is_first(config)
     if writes:
+        if config["task"] == "topn":
+            with optional("candidates"):
+                parts = {"valid": valid_data._dataset, "test": test_data._dataset}
+                result["candidates"] = _store_candidates(trainer.run_dir, dataset, parts)
         keep_metrics(trainer, result)
     with optional("what is known of the test"):
-        _describe(result, trainer, dataset, (valid_data, test_data))
+        _describe(result, trainer)
     users = None
     with optional("the test users' ranks"):
         users = per_user_of(trainer.evaluator, test_data, dataset)
@@ -296,7 +300,7 @@ def _end(result, trainer, dataset, loaders, saved: bool, per_user: bool, samples
         result["report"] = keep_run(trainer, result, dataset, valid_data, test_data, users)
 
 
-def _describe(result, trainer, dataset, loaders):
+def _describe(result, trainer):
     """Add what there is to say of a test beside its figures, and log them."""
     logger, config = getLogger(), trainer.config
     logger.info(f"best valid: {_plain(result['best_valid_result'])}")
@@ -305,9 +309,6 @@ def _describe(result, trainer, dataset, loaders):
         return
     result["random_guess"] = random_guess(trainer.evaluator, config)
     logger.info(f"random guessing: {_plain(result['random_guess'])}")
-    if result["run_dir"] and distributed.is_first(config):
-        parts = dict(zip(("valid", "test"), (loader._dataset for loader in loaders), strict=True))
-        result["candidates"] = _store_candidates(trainer.run_dir, dataset, parts)
 
 
 def _complete(result, model, dataset, config):
@@ -454,9 +455,11 @@ def _build_model(config, dataset):
 
 def _check_writable(folder: str) -> None:
     """What a run saves first comes after its first epoch."""
+    place = Path(folder).absolute()
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        while not place.exists():
+            place = place.parent
+        tempfile.TemporaryFile(dir=place).close()
     except OSError as error:
         raise ConfigError(f"checkpoint_dir: {folder}: {error.strerror}") from None
 

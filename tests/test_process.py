@@ -48,7 +48,8 @@ def ends(program):
 )
 @pytest.mark.parametrize(("name", "status"), [("INT", 130), ("TERM", 143), ("HUP", 129)])
 def test_a_signal_gives_the_commands_words_and_the_shells_status(name, status, work):
-    program = start(work)
+    # A shell lets its background jobs ignore SIGINT.
+    program = start(work, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     assert program.stdout.readline() == "ready\n"
     program.send_signal(getattr(signal, f"SIG{name}"))
     assert ends(program) == (status, "", "own words\n")

@@ -29,11 +29,15 @@ class Catalogue:
         Raw ids of items 1, 2, ...
     titles, texts : sequence of str
         Of the same items; an empty title is replaced by the id.
+    counts : sequence of int, optional
+        Interactions of the same items in the data of training.
 
     Attributes
     ----------
     ids, titles, texts : list of str
         By internal id, ``[n_items]``, padding included.
+    counts : list of int or None
+        Likewise; None where they are not known.
     index : dict of str to int
         Raw id -> internal id.
 
@@ -43,7 +47,14 @@ class Catalogue:
         An id stands twice.
     """
 
-    def __init__(self, ids: Sequence[str], titles: Sequence[str], texts: Sequence[str]):
+    def __init__(
+        self,
+        ids: Sequence[str],
+        titles: Sequence[str],
+        texts: Sequence[str],
+        counts: Sequence[int] | None = None,
+    ):
+        self.counts = None if counts is None else [0, *counts]
         self.ids, self.titles, self.texts = [PADDING], [PADDING], [""]
         self.index: dict[str, int] = {}
         self.extend(ids, titles, texts)
@@ -68,6 +79,8 @@ class Catalogue:
             self.ids.append(raw)
             self.titles.append(title or raw)
             self.texts.append(text)
+        if self.counts is not None:  # new items have none yet
+            self.counts += [0] * (len(self.ids) - len(self.counts))
         self.__dict__.pop("_by_title", None)
 
     # -- finding ----------------------------------------------------------------------------
@@ -151,8 +164,11 @@ class Catalogue:
 
         def write(temporary: Path) -> None:
             with temporary.open("w", encoding="utf-8") as file:
-                for row in zip(self.ids[1:], self.titles[1:], self.texts[1:], strict=True):
-                    item = dict(zip(_FIELDS, row, strict=True))
+                for place in range(1, len(self.ids)):
+                    row = self.ids[place], self.titles[place], self.texts[place]
+                    item: dict[str, str | int] = dict(zip(_FIELDS, row, strict=True))
+                    if self.counts is not None:
+                        item["count"] = self.counts[place]
                     file.write(json.dumps(item, ensure_ascii=False) + "\n")
 
         write_atomically(path, write)
@@ -167,13 +183,16 @@ class Catalogue:
             Missing or damaged, with the line.
         """
         columns: list[list[str]] = [[], [], []]
+        counts: list[int | None] = []
         try:
             with path.open(encoding="utf-8") as file:
                 for number, line in enumerate(file, 1):
                     item = _item_of(line, f"{path}, line {number}")
                     for column, field in zip(columns, _FIELDS, strict=True):
                         column.append(item[field])
-            return cls(*columns)
+                    counts.append(item.get("count"))
+            known = all(type(count) is int for count in counts)
+            return cls(*columns, counts if known else None)
         except RequestError as error:
             raise CheckpointError(f"{path}: {error}") from None
         except (OSError, UnicodeDecodeError) as error:

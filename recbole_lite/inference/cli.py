@@ -141,7 +141,11 @@ def recommend(args: argparse.Namespace) -> int:
         return 0
     history = _ids(recommender, _split(args.history, args.separator))
     (found,) = recommender.recommend(
-        [history], args.k, exclude_seen=not args.include_seen, candidates=candidates
+        [history],
+        args.k,
+        exclude_seen=not args.include_seen,
+        candidates=candidates,
+        no_history="error",
     )
     titles = recommender.catalogue.titles
     print("History  " + " | ".join(titles[recommender.catalogue.index[i]] for i in history))

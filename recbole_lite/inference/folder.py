@@ -24,6 +24,8 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from recbole_lite import __version__
 from recbole_lite.errors import CheckpointError, ConfigError, DataError
 from recbole_lite.files import write_atomically
@@ -193,7 +195,7 @@ def _cannot(folder, model: str) -> str:
 
 
 def catalogue_of(dataset, config) -> Catalogue:
-    """Ids, titles and texts of a dataset's items; without a ``.item`` file the ids alone."""
+    """Ids, titles, texts and counts of a dataset's items; without a ``.item`` file no texts."""
     from recbole_lite.report.samples import item_titles
     from recbole_lite.text.settings import TextFields
     from recbole_lite.text.tower import item_texts
@@ -205,7 +207,15 @@ def catalogue_of(dataset, config) -> Catalogue:
     except (DataError, ConfigError) as error:  # a training that has ended must not fail here
         getLogger().warning(f"items are named by their ids alone: {error}")
         titles, texts = ids, [""] * len(ids)
-    return Catalogue(ids[1:], titles[1:], texts[1:])
+    return Catalogue(ids[1:], titles[1:], texts[1:], _counts(dataset))
+
+
+def _counts(dataset) -> list[int]:
+    """Interactions of items 1, 2, ..., over all parts of the split."""
+    feat = dataset.inter_feat
+    columns = feat.store.columns if hasattr(feat, "store") else feat
+    items = np.asarray(columns[dataset.iid_field])
+    return np.bincount(items, minlength=dataset.item_num)[1:].tolist()
 
 
 def read(folder: str | Path) -> Contents:

@@ -8,7 +8,7 @@ regressions that were fitted on the trained items; rows of the head are then str
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import nn
 from recbole_lite import checkpoint
 from recbole_lite.errors import RequestError
 from recbole_lite.inference.folder import Contents
+from recbole_lite.inference.raw_ids import check_text, is_missing, raw_id
 from recbole_lite.inference.rebuild import CatalogueDataset, Settings
 from recbole_lite.inference.ridge import Ridge, fit_ridge
 from recbole_lite.inference.stretch import find_stretch
@@ -178,24 +179,43 @@ def _check_same_item_llm(contents: Contents, moved: bool) -> None:
 
 
 def _described(items, taken: Mapping[str, int]) -> list[tuple[str, str, str]]:
-    if isinstance(items, (str, Mapping)) or not items:
-        raise RequestError(f"items must be a list of texts or mappings, found {items!r}")
+    """Id, title and text of each item; everything is checked before anything changes."""
     described: list[tuple[str, str, str]] = []
     used = set(taken)
-    for number, item in enumerate(items):
-        fields: dict[str, Any] = {"text": item} if isinstance(item, str) else dict(item)
-        text, odd = fields.get("text"), set(fields) - {"id", "title", "text"}
-        if odd or not isinstance(text, str) or not text.strip():
+    for number, item in enumerate(_records(items)):
+        place = f"item {number}"
+        fields: dict[str, Any] = {"text": item} if isinstance(item, str) else item
+        if not isinstance(fields, Mapping) or set(fields) - {"id", "title", "text"}:
             raise RequestError(
-                f"item {number}: give its text, or a mapping with text, id and title; "
-                f"found {item!r}"
+                f"{place}: give its text, or a mapping with text, id and title; found {item!r}"
             )
-        raw = str(fields["id"]) if "id" in fields else _free_name(used)
+        text = fields.get("text")
+        if not isinstance(text, str):
+            raise RequestError(f"{place}: its text must be a text, found {text!r}")
+        check_text(text, f"{place}: its text")
+        try:
+            raw = raw_id(fields["id"]) if "id" in fields else _free_name(used)
+        except RequestError as error:
+            raise RequestError(f"{place}: {error}") from None
         if raw in used:
-            raise RequestError(f"item {number}: the id {raw!r} is taken")
+            raise RequestError(f"{place}: the id {raw!r} is taken")
         used.add(raw)
-        described.append((raw, str(fields.get("title") or text), text))
+        title = fields.get("title")
+        title = text if is_missing(title) or title == "" else str(title)
+        described.append((raw, check_text(title, f"{place}: its title"), text))
     return described
+
+
+def _records(items) -> list:
+    """Items of a list, or of a table of pandas or polars, row by row."""
+    if hasattr(items, "columns") and hasattr(items, "to_dict"):
+        return items.to_dicts() if hasattr(items, "to_dicts") else items.to_dict("records")
+    if isinstance(items, (str, bytes, Mapping)) or not isinstance(items, Iterable):
+        raise RequestError(f"items must be a list of texts or mappings, found {items!r}")
+    listed = list(items)
+    if not listed:
+        raise RequestError("items must be a list of texts or mappings, found an empty one")
+    return listed
 
 
 def _free_name(used: set[str]) -> str:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from logging import getLogger
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from huggingface_hub import ModelHubMixin, snapshot_download
 
 from recbole_lite.errors import CheckpointError, MissingDependencyError, RequestError, one_line
 from recbole_lite.inference import folder as folders
-from recbole_lite.inference import graph_file
+from recbole_lite.inference import graph_file, ranking, raw_ids
 from recbole_lite.inference.catalogue import Catalogue
 from recbole_lite.inference.runtime import OnnxRuntime
 from recbole_lite.run_config import BEST_FILE, CONFIG_FILE
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from recbole_lite.inference.torch_runtime import TorchRuntime
 
 RUNTIMES = ("auto", "onnx", "torch")
+NO_HISTORY = ("empty", "popular", "error")
 _HUB_FILES = [
     "config.json", folders.ITEMS_FILE, folders.WEIGHTS_FILE, "model-*.onnx", "README.md",
 ]  # fmt: skip
@@ -256,12 +258,13 @@ class Recommender(ModelHubMixin):
 
     def recommend(
         self,
-        histories: Iterable[Sequence[str]],
+        histories: Iterable[Sequence],
         k: int = 10,
         exclude_seen: bool = True,
-        candidates: Sequence[str] | None = None,
+        candidates: Sequence | None = None,
         unknown: str = "warn",
         batch_size: int = 256,
+        no_history: str = "empty",
     ) -> list[list[Recommendation]]:
         """Recommend items for users of whom only a history is known.
 
@@ -269,18 +272,22 @@ class Recommender(ModelHubMixin):
         ----------
         histories : iterable of sequence of str
             Raw item ids of each user, the earliest first, of any length; the model reads the
-            last ``MAX_ITEM_LIST_LENGTH`` of them.
+            last ``MAX_ITEM_LIST_LENGTH`` of them. Ids may be texts, bytes or numbers, in lists,
+            arrays, tensors or columns (:func:`~recbole_lite.inference.raw_ids.raw_id`).
         k : int
             Items for each; fewer are given where no more are left to choose from.
         exclude_seen : bool
             Leave out what is in the (whole) history.
-        candidates : sequence of str, optional
+        candidates : sequence of str, or of one such sequence per user, optional
             Raw ids to choose from; default: the catalogue.
         unknown : {"warn", "error"}
             What to do about ids that the catalogue does not have: leave them out with an
             :class:`UnknownItemWarning`, or raise.
         batch_size : int
             Histories that are scored together.
+        no_history : {"empty", "popular", "error"}
+            What users without a known item get: an empty list, the items with the most
+            interactions (their number is the score), or an exception for all.
 
         Returns
         -------
@@ -290,19 +297,63 @@ class Recommender(ModelHubMixin):
         Raises
         ------
         RequestError
-            A history without a known item, k out of range, candidates or (as asked) ids that
-            the catalogue does not have.
+            A value out of range, ids that are none, candidates or (as asked) ids that the
+            catalogue does not have, or no history where ``no_history`` is ``error``.
         """
-        if unknown not in ("warn", "error"):
-            raise RequestError(f"unknown must be warn or error, found {unknown!r}")
-        self.check_k(k)
-        among = self.among(candidates)
-        known = self._known(histories, unknown)
-        result = []
-        for rows in _chunks(known, batch_size):
-            for items, scores in self.rank(rows, k, exclude_seen, among):
-                result.append(self.describe(items, scores))
+        for name, value, choices in (
+            ("unknown", unknown, ("warn", "error")),
+            ("no_history", no_history, NO_HISTORY),
+        ):
+            if value not in choices:
+                raise RequestError(f"{name} must be one of {', '.join(choices)}, found {value!r}")
+        k = self.check_k(k)
+        batch_size = raw_ids.whole_number(batch_size, "batch_size", 1)
+        known = self._known(histories, unknown, no_history)
+        among = self._candidates(candidates, len(known))
+        result: list[list[Recommendation]] = [[] for _ in known]
+        for rows in _chunks([row for row, items in enumerate(known) if items], batch_size):
+            chunk = [known[row] for row in rows]
+            if isinstance(among, list):
+                ranked = self._rank_each(chunk, k, exclude_seen, [among[row] for row in rows])
+            else:
+                ranked = self.rank(chunk, k, exclude_seen, among)
+            for row, (items, scores) in zip(rows, ranked, strict=True):
+                result[row] = self.describe(items, scores)
+        if no_history == "popular":
+            for row in (row for row, items in enumerate(known) if not items):
+                result[row] = self._popular(k, among[row] if isinstance(among, list) else among)
         return result
+
+    def _candidates(self, candidates, users: int) -> np.ndarray | list[np.ndarray] | None:
+        """Internal ids that all may get, or each user."""
+        if candidates is None:
+            return None
+        rows = raw_ids.rows_of(candidates, "candidates")
+        if all(map(raw_ids.is_one_id, rows)):
+            return self.among(rows)
+        if len(rows) != users:
+            raise RequestError(
+                f"candidates: {len(rows)} lists for {users} histories; give one list for all, or "
+                "one for each"
+            )
+        return [self.among(row) for row in rows]
+
+    def _rank_each(self, histories, k, exclude_seen, among) -> Iterator[tuple[list, list]]:
+        """:meth:`rank` where each user has candidates of their own."""
+        for row, history, own in zip(self.score(histories), histories, among, strict=True):
+            ids, scores = ranking.top(row[None], k, [history] if exclude_seen else None, own)
+            left = int((ids != 0).sum())
+            yield ids[0, :left].tolist(), scores[0, :left].tolist()
+
+    def _popular(self, k: int, among: np.ndarray | None) -> list[Recommendation]:
+        if self.catalogue.counts is None:
+            raise RequestError(
+                "no_history: popular: the folder does not say how often items occur (an older "
+                f"version wrote it); type: recbole-lite pack --model={quote(str(self._folder))}"
+            )
+        counts = np.array([[-np.inf, *self.catalogue.counts[1:]]])
+        ids, scores = ranking.top(counts, k, None, among)
+        return self.describe(ids[0].tolist(), scores[0].tolist())
 
     def describe(self, items: Sequence[int], scores: Sequence[float]) -> list[Recommendation]:
         """Ids and titles of ranked items."""
@@ -386,33 +437,32 @@ class Recommender(ModelHubMixin):
         """Make the graph if need be, and answer batches of up to `users`."""
         self.runtime.warm_up(users)
 
-    def check_k(self, k: int) -> None:
-        """Refuse a `k` that is no number of items of this catalogue.
+    def check_k(self, k) -> int:
+        """A `k` that is a number of items of this catalogue.
 
         Raises
         ------
         RequestError
         """
-        if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= len(self.catalogue):
-            raise RequestError(
-                f"k must be a whole number from 1 to {len(self.catalogue):,}, the number of items "
-                f"in the catalogue; found {k!r}"
-            )
+        most, why = len(self.catalogue), " (the number of items in the catalogue)"
+        return raw_ids.whole_number(k, "k", 1, most, why)
 
-    def _known(self, histories, unknown) -> list[list[int]]:
-        if isinstance(histories, (str, Mapping)):
-            raise RequestError(f"histories must be a list of lists of ids, found {histories!r}")
+    @property
+    def _folder(self) -> Path:
+        return self._contents.weights.parent
+
+    def _known(self, histories, unknown, no_history) -> list[list[int]]:
         rows, strangers = [], []
-        for number, history in enumerate(histories):
-            if isinstance(history, (str, int)) or not isinstance(history, Iterable):
+        for number, history in enumerate(raw_ids.rows_of(histories, "histories")):
+            if raw_ids.is_one_id(history):
                 raise RequestError(
                     f"history {number} is {history!r}, not a list of ids; "
                     "for one user write [[...]]"
                 )
-            known, unheard = self.catalogue.resolve(history)
+            known, unheard = self.catalogue.resolve(raw_ids.raw_ids(history, f"history {number}"))
             if unheard and unknown == "error":
                 raise RequestError(f"history {number}: {named_unknown(unheard)}")
-            if not known:
+            if not known and no_history == "error":
                 why = f"has no known item: {named_unknown(unheard)}" if unheard else "is empty"
                 raise RequestError(f"history {number} {why}; give at least one known item")
             rows.append(known)
@@ -425,7 +475,7 @@ class Recommender(ModelHubMixin):
             )
         return rows
 
-    def among(self, candidates: Sequence[str] | None) -> np.ndarray | None:
+    def among(self, candidates: Sequence | None) -> np.ndarray | None:
         """Internal ids of candidates, each once; None for None.
 
         Raises
@@ -435,9 +485,8 @@ class Recommender(ModelHubMixin):
         """
         if candidates is None:
             return None
-        if isinstance(candidates, str):
-            raise RequestError(f"candidates must be a list of ids, found {candidates!r}")
-        known, unknown = self.catalogue.resolve(dict.fromkeys(candidates))
+        ids = raw_ids.raw_ids(candidates, "candidates")
+        known, unknown = self.catalogue.resolve(dict.fromkeys(ids))
         if unknown:
             raise RequestError(f"candidates: {named_unknown(unknown)}")
         if not known:

@@ -221,7 +221,7 @@ def test_four_runs_in_one_folder_keep_out_of_each_others_way(processes, world, t
 
 def test_the_lock_of_a_process_killed_while_it_encoded_does_not_block(processes, world, tmp_path):
     settings = {**world, "epochs": 1}
-    job = processes.start(tmp_path, "run", {**RUN, "config_dict": settings}, die_at=8)
+    job = processes.start(tmp_path, "run", {**RUN, "config_dict": settings}, die_at=11)
     assert processes.finish(job) == -9
     assert "cache/.tiny-bert" in job.operations()[-1]  # under the lock, before the vectors exist
     assert list((tmp_path / "cache").glob("*.lock"))

@@ -3,6 +3,7 @@
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.linear_model import Ridge as SklearnRidge
@@ -163,8 +164,16 @@ def test_added_items_are_saved_and_more_can_follow(trained, tmp_path):
     [
         ([], "items must be a list of texts or mappings"),
         ("toy story", "items must be a list of texts or mappings, found 'toy story'"),
-        (["toy", " "], "item 1: give its text"),
-        ([{"title": "toy"}], "item 0: give its text"),
+        (["toy", " "], "item 1: its text must not be ' '"),
+        ([{"title": "toy"}], "item 0: its text must be a text, found None"),
+        ([("q", "toy")], "item 0: give its text, or a mapping"),
+        ([{"text": "toy", "id": None}], "item 0: an id is missing"),
+        ([{"text": "toy", "id": float("nan")}], "item 0: an id is missing"),
+        ([{"text": "toy", "id": ""}], "item 0: an id must not be ''"),
+        ([{"text": "toy", "id": "[PAD]"}], r"item 0: an id must not be '\[PAD\]'"),
+        ([{"text": "bad \ud800"}], "item 0: its text is not valid Unicode"),
+        ([{"text": "toy", "title": "bad \ud800"}], "item 0: its title is not valid Unicode"),
+        (7, "items must be a list of texts or mappings, found 7"),
         ([{"text": "toy", "year": 1999}], "item 0: give its text, or a mapping with text, id and"),
         ([{"text": "toy", "id": "i3"}], "item 0: the id 'i3' is taken"),
         (["a", {"text": "toy", "id": "new-1"}], "item 1: the id 'new-1' is taken"),
@@ -175,6 +184,15 @@ def test_items_that_cannot_be_added(items, message, trained):
     with pytest.raises(RequestError, match=message):
         recommender.add_items(items)
     assert len(recommender.catalogue) == 24
+
+
+def test_tables_and_numbers_name_new_items(trained):
+    recommender = Recommender.load(trained("LiteLLM4Rec", **PREFIX))
+    table = pd.DataFrame({"id": [901, 902], "text": ["toy", "story"], "title": ["Toy", None]})
+    assert recommender.add_items(table) == ["901", "902"]
+    assert recommender.catalogue.titles[-2:] == ["Toy", "story"]
+    assert recommender.add_items(({"id": np.int64(7), "text": "rooms"},)) == ["7"]
+    assert recommender.recommend([np.array([901, 7])], k=1)
 
 
 def test_models_that_cannot_take_new_items(trained, tmp_path):

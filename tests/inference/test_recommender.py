@@ -4,6 +4,7 @@ import json
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -160,26 +161,88 @@ def test_unknown_ids_are_left_out_with_a_warning_or_refused(recommender):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"histories": [["i3"], []]}, "history 1 is empty; give at least one known item"),
-        ({"histories": [["x"]]}, r"history 0 has no known item: 1 id not in the catalogue \('x'\)"),
+        (
+            {"histories": [["i3"], []], "no_history": "error"},
+            "history 1 is empty; give at least one known item",
+        ),
+        (
+            {"histories": [["x"]], "no_history": "error"},
+            r"history 0 has no known item: 1 id not in the catalogue \('x'\)",
+        ),
+        ({"histories": [["i3"], [None]]}, "history 1: an id is missing"),
+        ({"histories": [["i3"], {"a": 1}]}, "history 1 must be a list of ids"),
+        ({"no_history": "none"}, "no_history must be one of empty, popular, error, found 'none'"),
+        ({"batch_size": 0}, "batch_size must be a whole number from 1 on, found 0"),
+        ({"batch_size": -1}, "batch_size must be a whole number from 1 on, found -1"),
+        ({"candidates": [["i3"], ["i4"]]}, "candidates: 2 lists for 1 histories; give one list"),
+        ({"candidates": [["i99"]]}, r"candidates: 1 id not in the catalogue \('i99'\)"),
         (
             {"histories": ["i3", "i4"]},
             r"history 0 is 'i3', not a list of ids; .* write \[\[...\]\]",
         ),
-        ({"histories": "i3"}, "histories must be a list of lists"),
-        ({"k": 25}, "k must be a whole number from 1 to 24, the number of items .* found 25"),
+        ({"histories": "i3"}, "histories must be a list of ids"),
+        ({"k": 25}, r"k must be a whole number from 1 to 24 \(the number of items .* found 25"),
         ({"k": 0}, "found 0"),
         ({"k": True}, "found True"),
         ({"k": 2.0}, "found 2.0"),
         ({"candidates": ["i3", "i99"]}, r"candidates: 1 id not in the catalogue \('i99'\)"),
         ({"candidates": []}, "candidates: the list is empty"),
         ({"candidates": "i3"}, "candidates must be a list of ids, found 'i3'"),
-        ({"unknown": "ignore"}, "unknown must be warn or error, found 'ignore'"),
+        ({"unknown": "ignore"}, "unknown must be one of warn, error, found 'ignore'"),
     ],
 )
 def test_what_cannot_be_answered(arguments, message, recommender):
     with pytest.raises(RequestError, match=message):
         recommender.recommend(**{"histories": [["i3"]], **arguments})
+
+
+def test_what_notebooks_hold(recommender):
+    rows = [["i3", "i4"], ["i5"]]
+    expected = recommender.recommend(rows, k=3, candidates=["i6", "i7", "i8"])
+    for histories in (
+        [np.array(row) for row in rows],
+        pd.Series(rows),
+        iter([tuple(row) for row in rows]),
+        [[b"i3", np.str_("i4")], pd.Series(["i5"])],
+    ):
+        candidates = pd.Series(["i6", "i7", "i8"])
+        found = recommender.recommend(histories, np.int64(3), True, candidates, batch_size=1)
+        assert [[r.id for r in row] for row in found] == [[r.id for r in row] for row in expected]
+
+
+def test_candidates_of_each_user(recommender):
+    rows, candidates = [["i3", "i4"], [], ["i5"]], [["i6", "i3"], ["i7"], np.array(["i8", "i9"])]
+    with_seen = recommender.recommend(rows, k=2, exclude_seen=False, candidates=candidates)
+    assert [{r.id for r in row} for row in with_seen] == [{"i6", "i3"}, set(), {"i8", "i9"}]
+    found = recommender.recommend(rows, k=2, candidates=candidates, no_history="popular")
+    assert [{r.id for r in row} for row in found] == [{"i6"}, {"i7"}, {"i8", "i9"}]
+    alone = recommender.recommend([rows[2]], k=2, candidates=candidates[2])
+    assert [r.id for r in found[2]] == [r.id for r in alone[0]]
+    assert [r.score for r in found[2]] == pytest.approx([r.score for r in alone[0]], abs=1e-5)
+
+
+def test_users_without_a_known_item(recommender, folder_of):
+    """One of them costs the others nothing; popularity is that of the data."""
+    with pytest.warns(UnknownItemWarning, match="'x'"):
+        empty = recommender.recommend([["i3"], [], ["x"]], k=4)
+    assert [len(row) for row in empty] == [4, 0, 0]
+    _, _, dataset, *_, loader = load_data_and_model(folder_of("paper"))
+    items = loader._dataset.inter_feat.store.columns[dataset.iid_field].numpy()
+    counts = np.bincount(items, minlength=25)
+    _, popular = recommender.recommend([["i3"], []], k=4, no_history="popular")
+    assert [r.score for r in popular] == sorted(counts, reverse=True)[:4]
+    places = dataset.token2id(dataset.iid_field, np.array([r.id for r in popular]))
+    assert [r.score for r in popular] == counts[places].tolist()
+
+
+def test_a_folder_without_counts(folder):
+    lines = [json.loads(line) for line in (folder / "items.jsonl").read_text().splitlines()]
+    assert all(line.pop("count") > 0 for line in lines)
+    (folder / "items.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    recommender = Recommender.load(folder)
+    assert recommender.recommend([[]]) == [[]]
+    with pytest.raises(RequestError, match=r"does not say how often .* pack --model="):
+        recommender.recommend([[]], no_history="popular")
 
 
 # -- folders ----------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from recbole_lite.report.summary import NOT_TESTED, render
 FILES = {
     "best.safetensors", "config.json", "config.yaml", "environment.json", "history.csv",
     "items.jsonl", "metrics.json", "report.html", "samples.json", "users.csv",
-    "last-000000.pt", "last-000000.safetensors",
+    "last-000000.pt", "last-000000.safetensors", "vocabulary.jsonl",
 }  # fmt: skip
 
 # What is made to fail -> what the run's folder lacks, how often that is said.
