@@ -8,7 +8,7 @@ from onnx import helper, numpy_helper
 from onnxruntime import InferenceSession
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from recbole_lite.inference.quantize import quantize
+from recbole_lite.inference.quantize import quantize, quantize_by_pairs
 from recbole_lite.inference.runtime import OnnxRuntime
 
 
@@ -78,6 +78,32 @@ def test_no_pair_of_a_model_can_overflow(config_for, tmp_path, kind):
     matrices = int8_weights(small)
     # GPT-2: query, key and value in one; out, up, down. T5: those of the first layer are a table.
     assert len(matrices) == (3 + 6 if kind == "t5" else 2 * 4)
-    assert all(np.abs(matrix.astype(int)).max() in (63, 64) for matrix in matrices)
+    for matrix in matrices:
+        # The worst that activations can do: 255 where weights are positive, 0 elsewhere.
+        for worst in (matrix > 0, matrix < 0):
+            activations = np.where(worst, 255, 0).astype(np.uint8).T
+            found, wanted = (f(activations, matrix) for f in (without_vnni, exact))
+            assert np.array_equal(found, wanted)
     found, expected = (OnnxRuntime(p, 1).scores(HISTORIES)[:, 1:] for p in (small, path))
     assert 0 < np.abs(found - expected).max() < 0.3 * expected.std()
+
+
+def test_scales_by_hand():
+    matrix = np.array([[1.0, -3.0, 0.0], [2.0, 4.0, 0.0], [-5.0, 1.0, 0.0]], np.float32)
+    weights, scales = quantize_by_pairs(matrix)
+    # Largest: a weight of 5 alone; 4 and 1, neighbours of one sign; nothing.
+    np.testing.assert_allclose(scales, [5 / 127, 5 / 127, 1.0])
+    assert weights.tolist() == [[25, -76, 0], [51, 102, 0], [-127, 25, 0]]
+    assert weights.dtype == np.int8
+    one, _ = quantize_by_pairs(matrix[:1])
+    assert one.tolist() == [[127, -127, 0]]
+
+
+def test_neighbours_fit_into_16_bits_whatever_they_are():
+    draw = np.random.default_rng(0)
+    for rows in (1, 2, 7, 64):
+        matrix = draw.standard_t(2, (rows, 50)).astype(np.float32)
+        weights, scales = quantize_by_pairs(matrix)
+        for part in (np.maximum(weights.astype(int), 0), np.maximum(-weights.astype(int), 0)):
+            assert (part[:-1] + part[1:]).max(initial=0) * 255 < 2**15
+        assert np.abs(weights * scales - matrix).max() <= scales.max() / 2 + 1e-6

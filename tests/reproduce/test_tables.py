@@ -43,7 +43,7 @@ def test_table_4(two_sides, request_for, monkeypatch):
     assert cells == ["SASRec", *expected]
     assert "FDSA: not run: " in text
     assert "unknown key 'n_layer'" in text
-    assert "- no class: not run: ConfigError: FDSA cannot be built (KeyError: 'class')" in text
+    assert "- no class: not run: ConfigError: selected_features: no column 'class' was read" in text
     assert "scratch weights" in text
     assert paper.DEVIATIONS in text
     reproduce("table4", request)
