@@ -101,9 +101,12 @@ class Resuming:
         checkpoint.restore_model(self.model, tensors, folder)
         if len(self.stages) > 1:
             self._enter(*state["stage"])
-        for name, optimizer in state["optimizers"].items():
+        # Version 0.1 saved the trainer's own optimiser alone, and no counters.
+        for name, optimizer in (
+            state.get("optimizers") or {"optimizer": state["optimizer"]}
+        ).items():
             getattr(self, name).load_state_dict(optimizer)
-        for (path, name), number in state["counters"].items():
+        for (path, name), number in state.get("counters", {}).items():
             setattr(self.model.get_submodule(path), name, number)
         for name in ("cur_step", "best_valid_score", "best_valid_result", "train_loss_dict"):
             setattr(self, name, state[name])
