@@ -93,8 +93,7 @@ def build_graph(model: NextItemModel, opset: int = OPSET) -> bytes:
     """
     onnx = require_onnx()
     check_exportable(model)
-    if opset not in OPSETS:
-        raise ConfigError(f"opset must be from {OPSETS[0]} to {OPSETS[-1]}, found {opset!r}")
+    check_opset(opset)
     graph = _export(model, opset)
     n_items, max_length = int(model.n_items), int(model.max_seq_length)
     graph_ends.add(graph, n_items, max_length)
@@ -121,6 +120,17 @@ def check_exportable(model: torch.nn.Module) -> None:
             f"LiteLLM4Rec and ItemLM can be exported, found {type(model).__name__}; use its "
             "full_sort_predict"
         )
+
+
+def check_opset(opset: int) -> None:
+    """Refuse a version of ONNX's operators that is none of `OPSETS`.
+
+    Raises
+    ------
+    ConfigError
+    """
+    if opset not in OPSETS:
+        raise ConfigError(f"opset must be from {OPSETS[0]} to {OPSETS[-1]}, found {opset!r}")
 
 
 def require_onnx():

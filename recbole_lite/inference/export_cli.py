@@ -58,13 +58,14 @@ def run(args: argparse.Namespace) -> int:
         Exit status: 0; 2 if the exported model recommends something else than torch.
     """
     from recbole_lite.inference.check import TOP, compare
-    from recbole_lite.inference.export import add_facts, export_onnx, require_onnx
+    from recbole_lite.inference.export import add_facts, check_opset, export_onnx, require_onnx
     from recbole_lite.inference.folder import is_packed
     from recbole_lite.inference.quantize import quantize
     from recbole_lite.inference.runtime import OnnxRuntime
     from recbole_lite.inference.torch_runtime import TorchRuntime
 
     require_onnx()  # before minutes are spent
+    check_opset(args.opset)
     _check_paths(args.model, args.out)
     args.out = Path(args.out)
     packed = is_packed(args.model)

@@ -242,7 +242,11 @@ class Recommender(ModelHubMixin):
     def _open_graph(self) -> OnnxRuntime | None:
         """The graph in onnxruntime, made if need be; None: it cannot be made."""
         if self._graph.exists():
-            return OnnxRuntime(self._graph)
+            try:
+                return OnnxRuntime(self._graph)
+            except CheckpointError as error:
+                getLogger().warning(f"{one_line(error)}; it is made anew")
+                self._graph.unlink(missing_ok=True)
         try:
             graph = graph_file.make(self._contents, self.model)
         except Exception as error:  # the exporter's, about operators that it does not know

@@ -56,7 +56,8 @@ class OnnxRuntime:
                 "onnxruntime is not installed; type: pip install onnxruntime"
             ) from None
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or int(os.environ.get("OMP_NUM_THREADS") or 0)
+        asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # "4,2": nested ones, too
+        options.intra_op_num_threads = threads or (int(asked) if asked.isdigit() else 0)
         options.log_severity_level = 4  # what fails is raised, too
         place = "the graph" if isinstance(graph, bytes) else graph
         if place is graph and not Path(graph).is_file():

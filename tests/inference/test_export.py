@@ -225,6 +225,7 @@ def test_metrics_are_those_of_the_run(run_dir):
         (["--model={run}", "--out={run}/config.json"], "is a file; name a folder"),
         (["--model={run}", "--data_path=nowhere", "--out=x"], "nowhere"),
         (["--model={sasrec}", "--out=x"], "found SASRec"),
+        (["--model={run}", "--out=x", "--opset=3"], "opset must be from 18 to 23, found 3"),
     ],
 )
 def test_bad_arguments_are_one_line(quick, run_dir, capsys, arguments, message):

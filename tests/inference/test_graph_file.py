@@ -66,6 +66,18 @@ def test_a_graph_of_other_weights_is_replaced(model_folder, exports, trained):
     assert graphs(model_folder) == [recommender._graph] != [old]
 
 
+def test_a_damaged_graph_is_made_anew(model_folder, exports, caplog):
+    expected = Recommender.load(model_folder).recommend(HISTORY)
+    (graph,) = graphs(model_folder)
+    whole = graph.read_bytes()
+    graph.write_bytes(whole[:100])
+    with caplog.at_level(logging.WARNING):
+        assert Recommender.load(model_folder).recommend(HISTORY) == expected
+    assert "it is made anew" in caplog.text
+    assert len(exports) == 2
+    assert graph.read_bytes() == whole
+
+
 def test_two_at_once_make_one(model_folder, exports):
     recommenders = [Recommender.load(model_folder) for _ in range(4)]
     threads = [threading.Thread(target=r.warm_up, args=(1,)) for r in recommenders]

@@ -157,7 +157,13 @@ def test_files_that_are_no_graph(model, tmp_path, monkeypatch):
 
 def test_threads_follow_the_environment(model, monkeypatch):
     graph = graph_of(model, "t5")
-    for value, given, expected in (("3", None, 3), ("3", 2, 2), ("", None, 0)):
+    for value, given, expected in (
+        ("3", None, 3),
+        ("3", 2, 2),
+        ("", None, 0),
+        ("4,2", None, 4),
+        ("x", None, 0),
+    ):
         monkeypatch.setenv("OMP_NUM_THREADS", value)
         options = OnnxRuntime(graph, given).session.get_session_options()
         assert options.intra_op_num_threads == expected
