@@ -80,5 +80,5 @@ setup(
     },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["recbole-lite = recbole_lite.cli:main"]},
+    entry_points={"console_scripts": ["recbole-lite = recbole_lite.cli.main:main"]},
 )

@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
-from recbole_lite.reproduce.request import Request, Rows
-from recbole_lite.reproduce.sides import all_sides
+from recbole_lite.experiments.reproduce.baselines import all_sides
+from recbole_lite.experiments.reproduce.protocol import Request, Rows
 
 METRICS = ("recall@10", "ndcg@10")
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from recbole_lite.reproduce.efficiency import SIDES, measure
-from recbole_lite.reproduce.efficiency_table import render
+from recbole_lite.experiments.reproduce.efficiency import SIDES, measure
+from recbole_lite.experiments.reproduce.efficiency_table import render
 
 
 def main() -> None:

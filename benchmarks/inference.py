@@ -49,12 +49,12 @@ from recbole_lite import (
     get_trainer,
     load_data_and_model,
 )
-from recbole_lite.inference.check import evaluate
 from recbole_lite.inference.export import export_onnx
+from recbole_lite.inference.export_parity import evaluate
 from recbole_lite.inference.quantize import quantize
 from recbole_lite.inference.runtime import OnnxRuntime
-from recbole_lite.products import matrix_products
-from recbole_lite.report.environment import environment
+from recbole_lite.trainer.onednn_matmul import matrix_products
+from recbole_lite.utils.environment import environment
 
 TOP = 10
 PLAIN, ONNX, INT8, SASREC = "plain", "onnx", "onnx int8", "SASRec"

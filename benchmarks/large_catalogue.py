@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from tabulate import tabulate
 
-from recbole_lite.model.softmax_loss import cross_entropy, sampled_cross_entropy
-from recbole_lite.report.environment import environment
+from recbole_lite.model.layers.softmax_loss import cross_entropy, sampled_cross_entropy
+from recbole_lite.utils.environment import environment
 
 LOSSES = {
     "naive": lambda users, head, targets, _: F.cross_entropy(users @ head.T, targets),

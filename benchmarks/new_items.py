@@ -31,9 +31,9 @@ from tabulate import tabulate
 
 from recbole_lite import LiteConfig, Recommender, create_dataset, run
 from recbole_lite.data.atomic_writer import write_atomic
-from recbole_lite.inference.folder import catalogue_of
-from recbole_lite.paths import PROPERTIES
-from recbole_lite.report.environment import environment
+from recbole_lite.inference.model_folder import catalogue_of
+from recbole_lite.utils.environment import environment
+from recbole_lite.utils.paths import PROPERTIES
 
 K = 10
 LEAST_HISTORY = 5

@@ -22,9 +22,9 @@ import torch
 from tabulate import tabulate
 
 from recbole_lite import LiteConfig, create_dataset, data_preparation, get_trainer
-from recbole_lite.products import matrix_products, wants_onednn
-from recbole_lite.report.environment import environment
-from recbole_lite.reproduce.sides import PREFIX, TUNED
+from recbole_lite.experiments.reproduce.baselines import PREFIX, TUNED
+from recbole_lite.trainer.onednn_matmul import matrix_products, wants_onednn
+from recbole_lite.utils.environment import environment
 
 # Rows, inputs, outputs of a layer: of prefix/ml-1m.yaml, of its head, of T5-small.
 SHAPES = [

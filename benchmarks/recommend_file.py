@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from tabulate import tabulate
 
-from recbole_lite.report.environment import environment
+from recbole_lite.utils.environment import environment
 
 
 def main() -> None:
@@ -69,7 +69,7 @@ def write_histories(model: str, path: Path, users: int) -> None:
 
 def measure(model: str, source: str) -> dict[str, float]:
     from recbole_lite import Recommender
-    from recbole_lite.inference.streaming import recommend_file
+    from recbole_lite.inference.batch_recommend import recommend_file
 
     recommender = Recommender.load(model)
     before, cpu = time.perf_counter(), time.process_time()

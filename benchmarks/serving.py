@@ -28,7 +28,7 @@ import psutil
 from tabulate import tabulate
 
 from recbole_lite.inference.catalogue import Catalogue
-from recbole_lite.report.environment import environment
+from recbole_lite.utils.environment import environment
 
 
 def main() -> None:

@@ -23,9 +23,9 @@ import torch
 from tabulate import tabulate
 
 from recbole_lite import LiteConfig
+from recbole_lite.experiments.reproduce.topn import INPUTS, rank_candidates
 from recbole_lite.quick_start import run_one
-from recbole_lite.report.environment import environment
-from recbole_lite.reproduce.topn import INPUTS, rank_candidates
+from recbole_lite.utils.environment import environment
 
 COMMON = {
     "MAX_ITEM_LIST_LENGTH": 10,

@@ -23,9 +23,9 @@ import torch
 from tabulate import tabulate
 
 from recbole_lite import LiteConfig, create_dataset, data_preparation, get_trainer
-from recbole_lite.data.prefixes import TARGETS
-from recbole_lite.products import matrix_products
-from recbole_lite.report.environment import environment
+from recbole_lite.data.prefix_windows import TARGETS
+from recbole_lite.trainer.onednn_matmul import matrix_products
+from recbole_lite.utils.environment import environment
 
 SIZE = 64
 COMMON = {

@@ -13,8 +13,8 @@ from time import perf_counter
 
 import pandas as pd
 
-from recbole_lite import checkpoint
 from recbole_lite.data.vocabulary import Numbering, Vocabulary
+from recbole_lite.trainer import checkpoint
 
 
 def main() -> None:

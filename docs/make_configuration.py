@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from recbole_lite.settings import Loader
+from recbole_lite.config.yaml_files import Loader
 
 ROOT = Path(__file__).resolve().parents[1]
 PROPERTIES = ROOT / "properties"

@@ -12,12 +12,12 @@ __version__ = "0.1.0"
 
 # Loaded on first use: importing the package must not need RecBole, let alone torch.
 _PUBLIC = {
-    "LiteConfig": "config",
+    "LiteConfig": "config.configurator",
     "Recommender": "inference.recommender",
     "create_dataset": "data",
     "data_preparation": "data",
-    "get_model": "registry",
-    "get_trainer": "registry",
+    "get_model": "config.registry",
+    "get_trainer": "config.registry",
     "load_data_and_model": "quick_start",
     "run": "quick_start",
 }
@@ -34,15 +34,15 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from recbole_lite.config import LiteConfig
+    from recbole_lite.config.configurator import LiteConfig
+    from recbole_lite.config.registry import get_model, get_trainer
     from recbole_lite.data import create_dataset, data_preparation
     from recbole_lite.inference.recommender import Recommender
     from recbole_lite.quick_start import load_data_and_model, run
-    from recbole_lite.registry import get_model, get_trainer
 
 
 def __getattr__(name: str):
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    importlib.import_module(f"{__name__}.registry").require_recbole()
+    importlib.import_module(f"{__name__}.config.registry").require_recbole()
     return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)

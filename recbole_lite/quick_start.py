@@ -15,27 +15,15 @@ from typing import Any
 import numpy as np
 from recbole.utils import init_seed
 
-from recbole_lite import checkpoint, distributed
-from recbole_lite.config import LiteConfig, explained, paths_of
+from recbole_lite.config.configurator import LiteConfig, explained, paths_of
+from recbole_lite.config.registry import can_train_prefixes, get_model, get_trainer
 from recbole_lite.data import create_dataset, data_preparation
 from recbole_lite.data.candidates import write_candidates
 from recbole_lite.data.vocabulary import Vocabulary
-from recbole_lite.errors import ConfigError, RecboleLiteError
-from recbole_lite.evaluation import first_ranks
-from recbole_lite.files import check_folder
-from recbole_lite.fine_tuning import (
-    begin_with,
-    check_begun,
-    check_train_stage,
-    next_train_stage,
-)
-from recbole_lite.log import FILE_ONLY, init_logger
-from recbole_lite.products import uses_onednn
-from recbole_lite.registry import can_train_prefixes, get_model, get_trainer
-from recbole_lite.report.random_guess import random_guess
-from recbole_lite.report.samples import item_titles, sample_users
-from recbole_lite.report.usage import memory
-from recbole_lite.report.write import (
+from recbole_lite.evaluator.evaluator import first_ranks
+from recbole_lite.report.memory import memory
+from recbole_lite.report.random_baseline import random_guess
+from recbole_lite.report.run_report import (
     keep_metrics,
     keep_run,
     later,
@@ -43,8 +31,20 @@ from recbole_lite.report.write import (
     plain,
     write_report,
 )
-from recbole_lite.resuming import check_same_run
-from recbole_lite.trackers import check_trackers
+from recbole_lite.report.samples import item_titles, sample_users
+from recbole_lite.trainer import checkpoint, process_group
+from recbole_lite.trainer.initial_weights import (
+    begin_with,
+    check_begun,
+    check_train_stage,
+    next_train_stage,
+)
+from recbole_lite.trainer.onednn_matmul import uses_onednn
+from recbole_lite.trainer.resume import check_same_run
+from recbole_lite.trainer.trackers import check_trackers
+from recbole_lite.utils.errors import ConfigError, RecboleLiteError
+from recbole_lite.utils.files import check_folder
+from recbole_lite.utils.log import FILE_ONLY, init_logger
 
 NO_USERS = {"users": [], "metrics": {}, "ranks": np.zeros(0, int)}
 
@@ -63,7 +63,7 @@ def run(
     Parameters
     ----------
     model, dataset, config_file_list, config_dict, overrides
-        See :class:`~recbole_lite.config.LiteConfig`.
+        See :class:`~recbole_lite.config.configurator.LiteConfig`.
     saved : bool
         Whether to write checkpoints; without them the test figures are the last epoch's.
     per_user : bool
@@ -87,7 +87,7 @@ def run(
           candidates of validation and test (None unless saved), and what guessing would score;
           else None
         - ``seconds``: wall time of each step; ``memory``: after each step, see
-          :func:`~recbole_lite.report.usage.memory`
+          :func:`~recbole_lite.report.memory.memory`
         - ``baselines``: such a dict for each that could be run; ``samples``: see
           :func:`~recbole_lite.report.samples.sample_users`
         - with `per_user`, ``per_user``: ``users`` (raw ids, in the order of the test loader),
@@ -107,9 +107,9 @@ def run(
     }
     overrides = list(overrides or [])
     config = LiteConfig(model, overrides=overrides, **sources)
-    if distributed.wants_processes(config):
+    if process_group.wants_processes(config):
         given = {"saved": saved, "per_user": per_user, "overrides": overrides}
-        return distributed.launch(run, config, {"model": model, **sources, **given})
+        return process_group.launch(run, config, {"model": model, **sources, **given})
     names = config["baselines"]
     # All are configured before the first is trained: a mistake must not cost a training.
     baselines = [
@@ -166,7 +166,7 @@ def run_one(
         Told each entry of the history, as soon as the epoch is saved; of a resumed run first those
         that it has.
     log_folder : str or Path
-        See :func:`~recbole_lite.log.init_logger`.
+        See :func:`~recbole_lite.utils.log.init_logger`.
 
     Returns
     -------
@@ -277,7 +277,7 @@ def _end(result, trainer, dataset, loaders, saved: bool, per_user: bool, samples
     """Write the metrics, then describe the run; a description that fails costs nothing else."""
     config = trainer.config
     _, valid_data, test_data = loaders
-    writes = saved and distributed.is_first(config)
+    writes = saved and process_group.is_first(config)
     if writes:
         if config["task"] == "topn":
             with optional("candidates"):
@@ -313,12 +313,12 @@ def _describe(result, trainer):
 
 def _complete(result, model, dataset, config):
     """Make the run's folder one that ``Recommender.load`` takes."""
-    from recbole_lite.inference import folder
+    from recbole_lite.inference import model_folder
 
-    if folder.is_supported(config["model"]):
+    if model_folder.is_supported(config["model"]):
         measured = {"valid": result["best_valid_result"], "test": result["test_result"]}
         measured = {name: plain(values) for name, values in measured.items()}
-        folder.complete(result["run_dir"], model, dataset, config, result["data"], measured)
+        model_folder.complete(result["run_dir"], model, dataset, config, result["data"], measured)
 
 
 def count_parts(loaders) -> dict[str, int]:
@@ -390,7 +390,7 @@ def load_data_and_model(
 def _vocabulary_of(folder: Path) -> Vocabulary | None:
     """Raw ids of a run's rows; an older run that has ended knows those of its items."""
     from recbole_lite.inference.catalogue import Catalogue
-    from recbole_lite.inference.folder import ITEMS_FILE
+    from recbole_lite.inference.model_folder import ITEMS_FILE
 
     vocabulary = checkpoint.load_vocabulary(folder)
     path = folder / ITEMS_FILE

@@ -11,7 +11,7 @@ FILES = {info.name for info in pkgutil.iter_modules(sequential_recommender.__pat
 NEED_A_KNOWLEDGE_GRAPH = {"GRU4RecKG", "KSR"}
 # Their defaults want hundreds of items, or longer windows than the tiny data set's.
 NEED_MORE_DATA = {"GRU4RecCPR", "SASRecCPR", "FEARec"}
-ELSEWHERE = {"SASRec", "BERT4Rec", "GRU4Rec", "FDSA", "S3Rec"}  # tests/test_run.py
+ELSEWHERE = {"SASRec", "BERT4Rec", "GRU4Rec", "FDSA", "S3Rec"}  # tests/test_quick_start.py
 NAMES = sorted(
     name for name in vars(sequential_recommender) if name.lower() in FILES and name[0].isupper()
 )

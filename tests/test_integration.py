@@ -3,7 +3,7 @@
 import pytest
 
 from recbole_lite import run
-from recbole_lite.paths import PROPERTIES
+from recbole_lite.utils.paths import PROPERTIES
 
 SMALLER = {
     "MAX_ITEM_LIST_LENGTH": 5,

@@ -47,8 +47,8 @@ def test_the_wheel_carries_every_property_and_dataset_file(installed):
 
 def test_an_installed_copy_runs_from_any_directory(installed, workdir, data_path):
     code = (
-        "import recbole_lite, sys; from recbole_lite.paths import PROPERTIES;"
-        "print(PROPERTIES); from recbole_lite.cli import run_main; sys.exit(run_main())"
+        "import recbole_lite, sys; from recbole_lite.utils.paths import PROPERTIES;"
+        "print(PROPERTIES); from recbole_lite.cli.main import run_main; sys.exit(run_main())"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, "-m=Pop", "-d=tiny", f"--data_path={data_path}"],

@@ -5,9 +5,9 @@ import re
 import pytest
 
 from recbole_lite import LiteConfig, get_model
-from recbole_lite.data.sources.meta import load_meta
-from recbole_lite.paths import DATASET_META, PROPERTIES
-from recbole_lite.settings import known_keys, read_yaml
+from recbole_lite.config.yaml_files import known_keys, read_yaml
+from recbole_lite.data.sources.dataset_meta import load_meta
+from recbole_lite.utils.paths import DATASET_META, PROPERTIES
 
 DATASETS = sorted((PROPERTIES / "dataset").glob("*.yaml"))
 OURS = sorted((PROPERTIES / "model").glob("*.yaml"))

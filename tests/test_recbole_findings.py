@@ -13,8 +13,8 @@ from recbole.utils import ModelType
 
 import recbole_lite
 from recbole_lite import LiteConfig, create_dataset, data_preparation, get_model, get_trainer, run
-from recbole_lite.errors import CheckpointError, ConfigError, MissingDependencyError
-from recbole_lite.registry import require_recbole
+from recbole_lite.config.registry import require_recbole
+from recbole_lite.utils.errors import CheckpointError, ConfigError, MissingDependencyError
 
 HIDE = """
 import importlib.abc, sys
@@ -40,7 +40,9 @@ def python(code, hidden=()):
 
 
 def test_1_without_recbole_one_line_says_what_to_type():
-    code = "from recbole_lite.cli import run_main; sys.exit(run_main(['-m=SASRec', '-d=ml-100k']))"
+    code = (
+        "from recbole_lite.cli.main import run_main;sys.exit(run_main(['-m=SASRec', '-d=ml-100k']))"
+    )
     done = python(code, hidden=["recbole"])
     assert done.returncode == 2
     assert done.stderr.strip() == (
@@ -49,7 +51,7 @@ def test_1_without_recbole_one_line_says_what_to_type():
 
 
 def test_1_import_and_help_work_without_recbole():
-    code = "import recbole_lite; from recbole_lite.cli import run_main; run_main(['--help'])"
+    code = "import recbole_lite; from recbole_lite.cli.main import run_main; run_main(['--help'])"
     done = python(code, hidden=["recbole", "torch"])
     assert done.returncode == 0, done.stderr
     assert "--model=LiteLLM4Rec" in done.stdout

@@ -14,14 +14,14 @@ from recbole_lite import (
     load_data_and_model,
     run,
 )
-from recbole_lite.ablate import ablate
-from recbole_lite.cli import run_main
-from recbole_lite.errors import CheckpointError, ConfigError
-from recbole_lite.evaluation import LiteEvaluator
-from recbole_lite.fine_tuning import begin_with
-from recbole_lite.report.random_guess import random_guess
+from recbole_lite.cli.main import run_main
+from recbole_lite.evaluator.evaluator import LiteEvaluator
+from recbole_lite.experiments.ablate import ablate
+from recbole_lite.report.random_baseline import random_guess
 from recbole_lite.report.summary import render
-from recbole_lite.trainer import LiteTrainer
+from recbole_lite.trainer.initial_weights import begin_with
+from recbole_lite.trainer.trainer import LiteTrainer
+from recbole_lite.utils.errors import CheckpointError, ConfigError
 
 TOPN = {"task": "topn", "topn_negatives": 6, "metrics": ["Hit", "NDCG"], "valid_metric": "Hit@5"}
 P5_TINY = {"llm_init": "pretrained", "llm_config": {}, "num_beams": 5}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from recbole.data.dataset import Dataset
 
-    from recbole_lite.config import LiteConfig
+    from recbole_lite.config.configurator import LiteConfig
     from recbole_lite.data.vocabulary import Vocabulary
 
 
@@ -49,7 +49,7 @@ def create_dataset(config: LiteConfig, trained: Vocabulary | None = None) -> Dat
 
 def _check_graph(config):
     """RecBole's models of sequences and a knowledge graph read two more files."""
-    from recbole_lite.errors import DataError
+    from recbole_lite.utils.errors import DataError
 
     for suffix in ("kg", "link"):
         path = Path(config["data_path"], f"{config['dataset']}.{suffix}")
@@ -73,11 +73,11 @@ def data_preparation(config: LiteConfig, dataset: Dataset):
     from recbole.data.dataloader import FullSortEvalDataLoader
     from recbole.data.utils import create_samplers, get_dataloader
 
-    from recbole_lite import distributed
     from recbole_lite.data.candidates import give_candidates
     from recbole_lite.data.column_settings import check_counts
     from recbole_lite.data.loaders import DrawingLoader, HistoryMaskLoader
     from recbole_lite.data.windows import DrawnWindows, Windows
+    from recbole_lite.trainer import process_group
 
     for key in ("save_dataset", "save_dataloaders"):
         if config[key]:
@@ -103,18 +103,18 @@ def data_preparation(config: LiteConfig, dataset: Dataset):
     negatives = config["train_neg_sample_args"]["distribution"] != "none"
     if negatives or classes[1:] != [HistoryMaskLoader] * 2:
         samplers = create_samplers(config, dataset, parts)  # a set per user: not for nothing
-    classes[1:] = [distributed.skipping(config, loader) for loader in classes[1:]]
-    with distributed.alone(config):
+    classes[1:] = [process_group.skipping(config, loader) for loader in classes[1:]]
+    with process_group.alone(config):
         loaders = tuple(
             loader(config, part, sampler, shuffle=phase == "train" and config["shuffle"])
             for loader, phase, part, sampler in zip(classes, phases, parts, samplers, strict=True)
         )
-    return distributed.share_loaders(config, loaders)
+    return process_group.share_loaders(config, loaders)
 
 
 def _check_parts(config, dataset, parts):
     """Refuse data of which nothing is left to train on, or to be measured on."""
-    from recbole_lite.errors import DataError
+    from recbole_lite.utils.errors import DataError
 
     leave_one_out = config["eval_args"]["split"] == {"LS": "valid_and_test"}
     if len(parts[0]) and (len(parts[2]) or not leave_one_out):
@@ -130,7 +130,7 @@ def _check_parts(config, dataset, parts):
 
 def _training_windows(config, windows):
     """Lay the training windows as ``train_strategy`` says."""
-    from recbole_lite.data.prefixes import Prefixes
+    from recbole_lite.data.prefix_windows import Prefixes
     from recbole_lite.data.windows import Segments
 
     if config["train_strategy"] == "sampling":

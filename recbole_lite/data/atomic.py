@@ -29,7 +29,7 @@ from recbole_lite.data.atomic_checks import (
 from recbole_lite.data.atomic_columns import COLUMNS, Column
 from recbole_lite.data.atomic_header import check_header
 from recbole_lite.data.atomic_writer import write_atomic
-from recbole_lite.errors import DataError
+from recbole_lite.utils.errors import DataError
 
 __all__ = ["AtomicTable", "read_atomic", "read_header", "write_atomic"]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recbole_lite.errors import ConfigError, DataError
+from recbole_lite.utils.errors import ConfigError, DataError
 
 _SEPARATOR_NAMES = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "vertical bar", " ": "space"}
 _NUMBER_CHARACTERS = re.compile(r"[0-9eE.+-]*")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from recbole_lite.data.atomic_checks import Block, check_text, separator_hint, shown
-from recbole_lite.errors import DataError
+from recbole_lite.utils.errors import DataError
 
 FIELD_TYPES = ("token", "token_seq", "float", "float_seq")
 HEADER_EXAMPLE = r"user_id:token\titem_id:token\ttimestamp:float"

@@ -12,8 +12,8 @@ import pandas as pd
 
 from recbole_lite.data.atomic_checks import check_dialect, shown
 from recbole_lite.data.atomic_header import check_header
-from recbole_lite.errors import DataError
-from recbole_lite.files import write_atomically
+from recbole_lite.utils.errors import DataError
+from recbole_lite.utils.files import write_atomically
 
 CHUNK_ROWS = 100_000
 

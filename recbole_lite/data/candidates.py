@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from recbole_lite.config.registry import reads_candidates
 from recbole_lite.data.windows import Windows
-from recbole_lite.errors import ConfigError, DataError
-from recbole_lite.files import write_atomically
-from recbole_lite.registry import reads_candidates
+from recbole_lite.utils.errors import ConfigError, DataError
+from recbole_lite.utils.files import write_atomically
 
 _ROUNDS = 20  # of drawing anew what was had or drawn twice, before such rows are drawn exactly
 

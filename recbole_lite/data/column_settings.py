@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from recbole_lite.errors import ConfigError
-from recbole_lite.settings import INTERVALS, nearest
+from recbole_lite.config.yaml_files import INTERVALS, nearest
+from recbole_lite.utils.errors import ConfigError
 
 FILES = ("inter", "user", "item", "kg", "link", "net")
 

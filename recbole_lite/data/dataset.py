@@ -13,7 +13,7 @@ from recbole_lite.data.reading import ReadingMixin
 from recbole_lite.data.tables import TablesMixin
 from recbole_lite.data.vocabulary import interactions_sha256
 from recbole_lite.data.windows import SequenceStore, Windows
-from recbole_lite.errors import ConfigError, DataError, OtherIdsError
+from recbole_lite.utils.errors import ConfigError, DataError, OtherIdsError
 
 WITHOUT_TIMES = '--eval_args="{order: RO}"'
 

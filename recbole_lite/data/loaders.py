@@ -13,8 +13,8 @@ from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
 from recbole.utils import ModelType
 from torch.utils.data import RandomSampler, SequentialSampler
 
+from recbole_lite.config.registry import knows_candidates
 from recbole_lite.data.windows import CANDIDATES, DrawnWindows
-from recbole_lite.registry import knows_candidates
 
 
 class HistoryMaskLoader(FullSortEvalDataLoader):

@@ -11,7 +11,7 @@ from recbole.utils import FeatureSource, FeatureType
 from recbole_lite.data.atomic import AtomicTable, read_atomic, read_header
 from recbole_lite.data.column_settings import check_columns, check_loaded
 from recbole_lite.data.sources import ensure_dataset
-from recbole_lite.errors import DataError
+from recbole_lite.utils.errors import DataError
 
 # Their columns meet in one batch, so each needs a name of its own.
 _JOINED = {FeatureSource.INTERACTION, FeatureSource.USER, FeatureSource.ITEM}

@@ -11,7 +11,7 @@ from recbole.data.interaction import Interaction
 from recbole.utils import FeatureType
 
 from recbole_lite.data.vocabulary import Numbering, Vocabulary
-from recbole_lite.errors import ConfigError, DataError
+from recbole_lite.utils.errors import ConfigError, DataError
 
 
 class TablesMixin:

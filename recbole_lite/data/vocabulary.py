@@ -17,7 +17,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from recbole_lite.errors import CheckpointError, OtherIdsError
+from recbole_lite.utils.errors import CheckpointError, OtherIdsError
 
 FORMAT_VERSION = 1
 SHOWN = 3  # ids that a message gives as examples

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from recbole_lite.errors import CheckpointError, RequestError
-from recbole_lite.files import write_atomically
+from recbole_lite.utils.errors import CheckpointError, RequestError
+from recbole_lite.utils.files import write_atomically
 
 PADDING = "[PAD]"  # RecBole's token for internal id 0
 _ARTICLE = re.compile(r"^(.*), (the|an|a|les|le|la|il|el|das|der|die|los|un|une)( \(.*\))?$")

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from recbole_lite import __version__
-from recbole_lite.errors import ConfigError, MissingDependencyError
-from recbole_lite.files import write_atomically
 from recbole_lite.inference import graph_ends
 from recbole_lite.inference.packed_encoder import Packing, ScoringModule
 from recbole_lite.inference.runtime import FORMAT_VERSION
-from recbole_lite.model.next_item import NextItemModel
+from recbole_lite.model.abstract_recommender import NextItemModel
+from recbole_lite.utils.errors import ConfigError, MissingDependencyError
+from recbole_lite.utils.files import write_atomically
 
 OPSET = 20  # the first with Gelu
 OPSETS = range(18, 24)  # that torch's exporter writes, the checker knows and the tests have run

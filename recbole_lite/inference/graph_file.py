@@ -12,9 +12,9 @@ from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recbole_lite.files import file_sha256, write_atomically
-from recbole_lite.inference.folder import Contents
+from recbole_lite.inference.model_folder import Contents
 from recbole_lite.inference.runtime import FORMAT_VERSION
+from recbole_lite.utils.files import file_sha256, write_atomically
 
 if TYPE_CHECKING:
     import torch

@@ -3,7 +3,7 @@
 A trained model has two vectors of an item: the one that enters the Recommendation LLM, and a row
 of the head. For a new item both are predicted from the Item LLM's vector of its text, by ridge
 regressions that were fitted on the trained items; rows of the head are then stretched
-(recbole_lite.inference.stretch).
+(recbole_lite.inference.new_item_calibration).
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from recbole_lite import checkpoint
-from recbole_lite.errors import RequestError
-from recbole_lite.inference.folder import Contents
-from recbole_lite.inference.raw_ids import check_text, is_missing, raw_id
-from recbole_lite.inference.rebuild import CatalogueDataset, Settings
+from recbole_lite.inference.history_inputs import check_text, is_missing, raw_id
+from recbole_lite.inference.loading import CatalogueDataset, Settings
+from recbole_lite.inference.model_folder import Contents
+from recbole_lite.inference.new_item_calibration import find_stretch
 from recbole_lite.inference.ridge import Ridge, fit_ridge
-from recbole_lite.inference.stretch import find_stretch
-from recbole_lite.model.item_tower import Norm
+from recbole_lite.model.layers.item_tower import Norm
 from recbole_lite.text import item_vectors
+from recbole_lite.trainer import checkpoint
+from recbole_lite.utils.errors import RequestError
 
 _TEXT_AS_IT_IS = {"item_text_fields": None, "item_text_template": "{text}"}
 

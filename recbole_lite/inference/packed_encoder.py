@@ -19,7 +19,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.pytorch_utils import Conv1D
 
-from recbole_lite.model.next_item import NextItemModel
+from recbole_lite.model.abstract_recommender import NextItemModel
 
 NAME = "attention_of_packed_histories"
 # Query, key and value of every item in the first layer are kept where they take no more than this.

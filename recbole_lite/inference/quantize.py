@@ -8,9 +8,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from recbole_lite.files import write_atomically
 from recbole_lite.inference.export import INT8_FILE, require_onnx
 from recbole_lite.inference.graph_ends import ALL_SCORES
+from recbole_lite.utils.files import write_atomically
 
 _QUANTIZED = "_quantized"  # how onnxruntime calls the int8 weights of a matrix
 

@@ -12,12 +12,17 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 import numpy as np
 from huggingface_hub import ModelHubMixin, snapshot_download
 
-from recbole_lite.errors import CheckpointError, MissingDependencyError, RequestError, one_line
-from recbole_lite.inference import folder as folders
-from recbole_lite.inference import graph_file, ranking, raw_ids
+from recbole_lite.config.saved_config import BEST_FILE, CONFIG_FILE
+from recbole_lite.inference import graph_file, history_inputs, ranking
+from recbole_lite.inference import model_folder as folders
 from recbole_lite.inference.catalogue import Catalogue
 from recbole_lite.inference.runtime import OnnxRuntime
-from recbole_lite.run_config import BEST_FILE, CONFIG_FILE
+from recbole_lite.utils.errors import (
+    CheckpointError,
+    MissingDependencyError,
+    RequestError,
+    one_line,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -186,7 +191,7 @@ class Recommender(ModelHubMixin):
 
     def generate_model_card(self, *args, **kwargs):
         """Model card with the data, the protocol and the measured metrics."""
-        from recbole_lite.inference.card import model_card
+        from recbole_lite.inference.model_card import model_card
 
         return model_card(self._contents)
 
@@ -228,7 +233,7 @@ class Recommender(ModelHubMixin):
     def _build(self) -> None:
         import torch
 
-        from recbole_lite.inference.rebuild import build_model
+        from recbole_lite.inference.loading import build_model
 
         try:
             self._model = build_model(self._contents, torch.device(self._device))
@@ -277,7 +282,7 @@ class Recommender(ModelHubMixin):
         histories : iterable of sequence of str
             Raw item ids of each user, the earliest first, of any length; the model reads the
             last ``MAX_ITEM_LIST_LENGTH`` of them. Ids may be texts, bytes or numbers, in lists,
-            arrays, tensors or columns (:func:`~recbole_lite.inference.raw_ids.raw_id`).
+            arrays, tensors or columns (:func:`~recbole_lite.inference.history_inputs.raw_id`).
         k : int
             Items for each; fewer are given where no more are left to choose from.
         exclude_seen : bool
@@ -311,7 +316,7 @@ class Recommender(ModelHubMixin):
             if value not in choices:
                 raise RequestError(f"{name} must be one of {', '.join(choices)}, found {value!r}")
         k = self.check_k(k)
-        batch_size = raw_ids.whole_number(batch_size, "batch_size", 1)
+        batch_size = history_inputs.whole_number(batch_size, "batch_size", 1)
         known = self._known(histories, unknown, no_history)
         among = self._candidates(candidates, len(known))
         result: list[list[Recommendation]] = [[] for _ in known]
@@ -332,8 +337,8 @@ class Recommender(ModelHubMixin):
         """Internal ids that all may get, or each user."""
         if candidates is None:
             return None
-        rows = raw_ids.rows_of(candidates, "candidates")
-        if all(map(raw_ids.is_one_id, rows)):
+        rows = history_inputs.rows_of(candidates, "candidates")
+        if all(map(history_inputs.is_one_id, rows)):
             return self.among(rows)
         if len(rows) != users:
             raise RequestError(
@@ -449,7 +454,7 @@ class Recommender(ModelHubMixin):
         RequestError
         """
         most, why = len(self.catalogue), " (the number of items in the catalogue)"
-        return raw_ids.whole_number(k, "k", 1, most, why)
+        return history_inputs.whole_number(k, "k", 1, most, why)
 
     @property
     def _folder(self) -> Path:
@@ -457,13 +462,15 @@ class Recommender(ModelHubMixin):
 
     def _known(self, histories, unknown, no_history) -> list[list[int]]:
         rows, strangers = [], []
-        for number, history in enumerate(raw_ids.rows_of(histories, "histories")):
-            if raw_ids.is_one_id(history):
+        for number, history in enumerate(history_inputs.rows_of(histories, "histories")):
+            if history_inputs.is_one_id(history):
                 raise RequestError(
                     f"history {number} is {history!r}, not a list of ids; "
                     "for one user write [[...]]"
                 )
-            known, unheard = self.catalogue.resolve(raw_ids.raw_ids(history, f"history {number}"))
+            known, unheard = self.catalogue.resolve(
+                history_inputs.raw_ids(history, f"history {number}")
+            )
             if unheard and unknown == "error":
                 raise RequestError(f"history {number}: {named_unknown(unheard)}")
             if not known and no_history == "error":
@@ -489,7 +496,7 @@ class Recommender(ModelHubMixin):
         """
         if candidates is None:
             return None
-        ids = raw_ids.raw_ids(candidates, "candidates")
+        ids = history_inputs.raw_ids(candidates, "candidates")
         known, unknown = self.catalogue.resolve(dict.fromkeys(ids))
         if unknown:
             raise RequestError(f"candidates: {named_unknown(unknown)}")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from recbole_lite.errors import CheckpointError, MissingDependencyError, RequestError
 from recbole_lite.inference import ranking
 from recbole_lite.inference.ranking import Histories, Ranked
+from recbole_lite.utils.errors import CheckpointError, MissingDependencyError, RequestError
 
 FORMAT_VERSION = 2  # of exported graphs
 # How names of operators begin that refuse an input: onnxruntime's message holds them.

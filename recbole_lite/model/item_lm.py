@@ -6,18 +6,18 @@ import torch
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig
 
-from recbole_lite.errors import ConfigError
-from recbole_lite.model.architecture import change_architecture
-from recbole_lite.model.dropout import Dropout
-from recbole_lite.model.item_tower import ItemTower
-from recbole_lite.model.next_item import NextItemModel
-from recbole_lite.model.pooling import UserPooling
-from recbole_lite.model.principal import principal_axes
-from recbole_lite.model.rec_llm import VectorReader
-from recbole_lite.settings import nearest
+from recbole_lite.config.yaml_files import nearest
+from recbole_lite.model.abstract_recommender import NextItemModel
+from recbole_lite.model.layers.dropout import Dropout
+from recbole_lite.model.layers.item_tower import ItemTower
+from recbole_lite.model.layers.llm_architecture import change_architecture
+from recbole_lite.model.layers.pca import principal_axes
+from recbole_lite.model.layers.rec_llm import VectorReader
+from recbole_lite.model.layers.user_pooling import UserPooling
 from recbole_lite.text import item_vectors
 from recbole_lite.text.hf_model import random_encoder
 from recbole_lite.text.llm_files import one_line
+from recbole_lite.utils.errors import ConfigError
 
 # Names that architectures have for the width of the feed-forward layers.
 INNER_SIZES = ("intermediate_size", "n_inner", "d_ff", "ffn_dim", "encoder_ffn_dim")

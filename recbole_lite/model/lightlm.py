@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from itertools import chain
 
-from recbole_lite.model.generative.paths import ItemPaths
+from recbole_lite.model.generative.generative_recommender import GenerativeRecommender, Words
 from recbole_lite.model.generative.prompts import Prompts, TokenTable
-from recbole_lite.model.generative.recommender import GenerativeRecommender, Words
 from recbole_lite.model.generative.spectral import cooccurrence, spectral_paths
+from recbole_lite.model.generative.trie import ItemPaths
 
 PAD, EOS, FIRST_DIGIT, FIRST_CLUSTER = 0, 1, 2, 12
 

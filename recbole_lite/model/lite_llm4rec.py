@@ -5,15 +5,20 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from recbole_lite.config.stages import Stage, read_stages
 from recbole_lite.data.windows import CANDIDATES
-from recbole_lite.errors import ConfigError
-from recbole_lite.model.candidates import behind_history, candidate_loss, over_all_items, scores_of
-from recbole_lite.model.dropout import Dropout
-from recbole_lite.model.item_tower import ItemTower
-from recbole_lite.model.next_item import NextItemModel
-from recbole_lite.model.pooling import UserPooling
-from recbole_lite.model.rec_llm import RecommendationLLM
-from recbole_lite.stages import Stage, read_stages
+from recbole_lite.model.abstract_recommender import NextItemModel
+from recbole_lite.model.layers.candidate_scores import (
+    behind_history,
+    candidate_loss,
+    over_all_items,
+    scores_of,
+)
+from recbole_lite.model.layers.dropout import Dropout
+from recbole_lite.model.layers.item_tower import ItemTower
+from recbole_lite.model.layers.rec_llm import RecommendationLLM
+from recbole_lite.model.layers.user_pooling import UserPooling
+from recbole_lite.utils.errors import ConfigError
 
 
 class LiteLLM4Rec(NextItemModel):

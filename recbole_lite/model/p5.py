@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from recbole_lite.model.generative.numbers import numbered_words
-from recbole_lite.model.generative.recommender import GenerativeRecommender
+from recbole_lite.model.generative.generative_recommender import GenerativeRecommender
+from recbole_lite.model.generative.item_indexing import numbered_words
 
 
 class P5(GenerativeRecommender):

@@ -11,10 +11,10 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from recbole_lite import checkpoint
 from recbole_lite.report.page_charts import group_charts, learning_curves, show
 from recbole_lite.report.ranks import half_interval, is_of_ranks, metric_values
 from recbole_lite.report.run_folder import RunRecord
+from recbole_lite.trainer import checkpoint
 
 TEMPLATES = Path(__file__).with_name("templates")
 MOST_ROWS = 15  # other runs in the table

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from recbole_lite.report import charts, groups
+from recbole_lite.report import charts, user_groups
 from recbole_lite.report.run_folder import USERS_FILE, RunRecord, read_users
 
 MOST_BARS = 5  # runs in a chart, this one included
@@ -58,14 +58,14 @@ def group_charts(record: RunRecord, others: Sequence[RunRecord]) -> dict[str, An
     quartiles = record.metrics["test_set"]["item_quartiles"]
     cuts = [
         ("By how common the test item is (quartiles of the items)", "times in training",
-         groups.by_popularity(record.users, quartiles)),
+         user_groups.by_popularity(record.users, quartiles)),
         ("By length of the history", "items before the test item",
-         groups.by_history(record.users)),
+         user_groups.by_history(record.users)),
     ]  # fmt: skip
     names = [run.metrics["model"] for run in shown]
     laid = []
     for title, of, members in cuts:
-        found = [groups.recall(table, members, k) for table in tables]
+        found = [user_groups.recall(table, members, k) for table in tables]
         bars = [charts.Bars(name, values) for name, values in zip(names, found, strict=True)]
         labels = [group.label for group in members]
         laid.append(

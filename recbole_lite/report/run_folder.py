@@ -26,8 +26,8 @@ from typing import Any
 
 import yaml
 
-from recbole_lite import checkpoint
-from recbole_lite.errors import ReportError
+from recbole_lite.trainer import checkpoint
+from recbole_lite.utils.errors import ReportError
 
 METRICS_FILE = "metrics.json"
 USERS_FILE = "users.csv"
@@ -193,7 +193,7 @@ def _read_csv(path: Path) -> Iterable[dict[str, str]]:
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
-    from recbole_lite.settings import Loader
+    from recbole_lite.config.yaml_files import Loader
 
     path = folder / checkpoint.YAML_FILE
     try:

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
+from recbole_lite.config.yaml_files import nearest
 from recbole_lite.data.atomic import read_header
 from recbole_lite.data.loaders import HistoryMaskLoader
 from recbole_lite.data.windows import Windows
-from recbole_lite.errors import ConfigError, ReportError
-from recbole_lite.settings import nearest
+from recbole_lite.utils.errors import ConfigError, ReportError
 
 TEXT = ("token", "token_seq")  # types of fields
 SHOWN_HISTORY = 5

@@ -11,8 +11,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from recbole_lite.files import to_json, write_atomically
-from recbole_lite.report.write import optional
+from recbole_lite.report.run_report import optional
+from recbole_lite.utils.files import to_json, write_atomically
 
 TABLE, RECORDS, PLOTS = "trials.md", "trials.json", "plots.html"
 
@@ -23,7 +23,7 @@ def write_report(result: dict[str, Any], folder: Path) -> dict[str, str]:
     Parameters
     ----------
     result : dict
-        As :func:`recbole_lite.tune.sweep` returns it, less ``files``.
+        As :func:`recbole_lite.experiments.tune.sweep` returns it, less ``files``.
     folder : Path
 
     Returns

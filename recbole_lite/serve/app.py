@@ -13,11 +13,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 
 from recbole_lite import __version__
-from recbole_lite.errors import RequestError
 from recbole_lite.inference.recommender import Recommender, named_unknown
 from recbole_lite.serve import schemas
 from recbole_lite.serve.batching import Batcher, OverloadedError, Question
 from recbole_lite.serve.limits import BodyLimit
+from recbole_lite.utils.errors import RequestError
 
 PAGE = Path(__file__).with_name("page.html")
 # The page is one file: nothing is fetched from elsewhere, nothing is sent elsewhere.

@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
-from recbole_lite.errors import ConfigError, ModelFilesError, one_line
+from recbole_lite.utils.errors import ConfigError, ModelFilesError, one_line
 
 _SAFE = {"trust_remote_code": False, "local_files_only": True}
 

@@ -6,7 +6,7 @@ import html
 from collections.abc import Mapping, Sequence
 from string import Formatter
 
-from recbole_lite.errors import ConfigError
+from recbole_lite.utils.errors import ConfigError
 
 _KEY = "item_text_template"
 

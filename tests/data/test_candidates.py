@@ -10,7 +10,7 @@ import torch
 from recbole_lite import create_dataset, data_preparation
 from recbole_lite.data.candidates import NegativePool, _repeated, write_candidates
 from recbole_lite.data.windows import CANDIDATES
-from recbole_lite.errors import DataError
+from recbole_lite.utils.errors import DataError
 
 NEGATIVES = 6
 

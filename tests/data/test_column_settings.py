@@ -3,7 +3,7 @@
 import pytest
 
 from recbole_lite import LiteConfig, create_dataset, run
-from recbole_lite.errors import ConfigError, DataError
+from recbole_lite.utils.errors import ConfigError, DataError
 
 INTER = ["user_id", "item_id", "rating", "timestamp"]
 LOADED = {"inter": INTER, "item": ["item_id", "year", "genre"]}

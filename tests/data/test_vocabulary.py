@@ -11,19 +11,19 @@ from safetensors.torch import save_file
 
 from recbole_lite import (
     LiteConfig,
-    checkpoint,
     create_dataset,
     data_preparation,
     get_trainer,
     load_data_and_model,
     run,
 )
-from recbole_lite.cli import main
+from recbole_lite.cli.main import main
+from recbole_lite.config.yaml_files import to_yaml
 from recbole_lite.data.vocabulary import Vocabulary
-from recbole_lite.errors import CheckpointError, ReportError
-from recbole_lite.inference import folder as packed
-from recbole_lite.report.comparing import compare
-from recbole_lite.settings import to_yaml
+from recbole_lite.experiments.compare.compare import compare
+from recbole_lite.inference import model_folder as packed
+from recbole_lite.trainer import checkpoint
+from recbole_lite.utils.errors import CheckpointError, ReportError
 
 MODELS = ["LiteLLM4Rec", "ItemLM", "P5", "LightLM", "SASRec", "BERT4Rec", "BPR", "FDSA"]
 T5 = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_decoder_layers": 1}

@@ -13,7 +13,7 @@ from recbole.data.utils import data_preparation as recbole_data_preparation
 from recbole_lite import LiteConfig, create_dataset, data_preparation
 from recbole_lite.data.reading import ReadingMixin
 from recbole_lite.data.tables import TablesMixin
-from recbole_lite.errors import ConfigError, DataError
+from recbole_lite.utils.errors import ConfigError, DataError
 
 
 class RecBoleWindows(ReadingMixin, TablesMixin, SequentialDataset):

@@ -8,7 +8,7 @@ from pretend_device import MISSING, pretend_device, synchronisations
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from recbole_lite import LiteConfig
-from recbole_lite.training_loop import TrainingLoop
+from recbole_lite.trainer.training_loop import TrainingLoop
 
 
 @pytest.fixture(scope="session")

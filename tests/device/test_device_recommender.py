@@ -5,7 +5,7 @@ import torch
 from device_cases import RUNS, STILL
 
 from recbole_lite import Recommender
-from recbole_lite.text.encoder import ItemEncoder
+from recbole_lite.text.text_encoder import ItemEncoder
 
 pytestmark = pytest.mark.device
 

@@ -15,8 +15,8 @@ from recbole_lite import (
     load_data_and_model,
     run,
 )
-from recbole_lite.errors import TrainingError
-from recbole_lite.trainer import LiteMixin
+from recbole_lite.trainer.trainer import LiteMixin
+from recbole_lite.utils.errors import TrainingError
 
 pytestmark = pytest.mark.device
 

@@ -11,8 +11,9 @@ from urllib.parse import unquote
 import pytest
 from shell_blocks import commands
 
-from recbole_lite import LiteConfig, cli
-from recbole_lite.settings import Loader, read_yaml
+from recbole_lite import LiteConfig
+from recbole_lite.cli.main import main
+from recbole_lite.config.yaml_files import Loader, read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
@@ -152,7 +153,7 @@ def check(words, parse):
         words = words[1:]
     program, rest = words[0], [w for w in words[1:] if w != "&"]
     if program == "recbole-lite":
-        check_arguments(*parse(cli.main, rest))
+        check_arguments(*parse(main.main, rest))
     elif program in ("python", "python3"):
         check_python(rest, parse)
     elif program == "make":
@@ -170,9 +171,9 @@ def check(words, parse):
 
 def check_python(rest, parse):
     if rest[0] == "run_recbole_lite.py":
-        check_arguments(*parse(cli.run_main, rest[1:]))
+        check_arguments(*parse(main.run_main, rest[1:]))
     elif rest[:2] == ["-m", "recbole_lite"]:
-        check_arguments(*parse(cli.main, rest[2:]))
+        check_arguments(*parse(main.main, rest[2:]))
     elif rest[0] == "-m":
         assert importlib.util.find_spec(rest[1])
     elif rest[0] != "-c":
@@ -237,7 +238,7 @@ def test_wrong_command_lines_are_found(line, parse, monkeypatch, capsys):
 
 def test_every_subcommand_is_documented(capsys):
     with pytest.raises(SystemExit):
-        cli.main(["--help"])
+        main.main(["--help"])
     names = re.findall(r"^    (\w+) {2,}", capsys.readouterr().out, re.M)
     assert {"run", "reproduce", "report"} <= set(names)
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)

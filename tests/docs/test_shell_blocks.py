@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 from shell_blocks import blocks, commands
 
-from recbole_lite import cli
+from recbole_lite.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
@@ -161,7 +161,7 @@ def sandbox(tmp_path_factory, llm_folders):
             ("SASRec", "ml-1m"), ("SASRec", "ml-100k"),
         ):  # fmt: skip
             words = [f"--model={model}", f"--dataset={dataset}"]
-            assert cli.run_main([*words, *OFFLINE, *SMALL, *SHORT]) == 0
+            assert main.run_main([*words, *OFFLINE, *SMALL, *SHORT]) == 0
     return folder
 
 
@@ -171,13 +171,13 @@ def execute(words: list[str], monkeypatch) -> int:
     program, *words = (here(word) for word in words)
     if program == "recbole-lite":
         trains = words[0] in ("run", "ablate")
-        return cli.main(changed(words, [*(SHORT if trains else []), *also]))
+        return main.main(changed(words, [*(SHORT if trains else []), *also]))
     assert program == "python", f"only this project's commands run here, not {program}"
     if words[0] == "run_recbole_lite.py":
         words = changed(words[1:], [*SHORT, *also])
         if any(word.startswith(("--tune=", "--nproc=")) for word in words):  # starts processes
             return apart(words)
-        return cli.run_main(words)
+        return main.run_main(words)
     monkeypatch.setattr(sys, "argv", changed(words, also))
     try:
         runpy.run_path(words[0], run_name="__main__")

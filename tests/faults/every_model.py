@@ -4,7 +4,7 @@
 
 Each model must score the same after it is loaded again, and a run that is resumed after its first
 epoch must end with the losses and figures of one that was not interrupted. The suite tries a few
-(tests/model/test_overrides.py, tests/test_all_sequential.py).
+(tests/model/test_recbole_overrides.py, tests/test_all_sequential.py).
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]
 
 from recbole_lite import get_trainer, load_data_and_model, run  # noqa: E402
-from recbole_lite.errors import ConfigError  # noqa: E402
-from recbole_lite.fine_tuning import TRAIN_STAGES  # noqa: E402
-from recbole_lite.registry import REFUSED, get_model, recbole_models  # noqa: E402
+from recbole_lite.config.registry import REFUSED, get_model, recbole_models  # noqa: E402
+from recbole_lite.trainer.initial_weights import TRAIN_STAGES  # noqa: E402
+from recbole_lite.utils.errors import ConfigError  # noqa: E402
 
 N_USERS, N_ITEMS = 60, 150  # the defaults of some models want a hundred items
 WITH_A_GRAPH = {"GRU4RecKG", "KSR"}

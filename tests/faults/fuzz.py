@@ -30,9 +30,9 @@ from hypothesis import strategies as st  # noqa: E402
 from tiny_data import QUICK, write_tiny  # noqa: E402
 
 from recbole_lite import LiteConfig, run  # noqa: E402
+from recbole_lite.config.yaml_files import Loader, parse_overrides  # noqa: E402
 from recbole_lite.data.atomic import read_atomic  # noqa: E402
-from recbole_lite.errors import RecboleLiteError  # noqa: E402
-from recbole_lite.settings import Loader, parse_overrides  # noqa: E402
+from recbole_lite.utils.errors import RecboleLiteError  # noqa: E402
 
 MODELS = ["LiteLLM4Rec", "ItemLM", "SASRec", "Pop", "P5"]
 # Settings that start processes, join networks, ask for packages, or only say where things are.
@@ -309,7 +309,7 @@ def csv_bytes(draw):
 
 def fuzz_histories(n: int, folder: Path, count: Count) -> None:
     """Files of histories: every line is answered, or the file is refused and nothing written."""
-    from recbole_lite.inference.streaming import recommend_file
+    from recbole_lite.inference.batch_recommend import recommend_file
 
     recommender = _recommender(folder)
     source, target = folder / "histories.csv", folder / "out.csv"

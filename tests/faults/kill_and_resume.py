@@ -25,7 +25,7 @@ import torch
 from processes import Job, Processes
 from safetensors import safe_open
 
-from recbole_lite import checkpoint
+from recbole_lite.trainer import checkpoint
 
 
 def checkpoint_folder(folder: Path) -> Path | None:

@@ -147,13 +147,13 @@ def serve():
     import torch
     from tensorboard.plugins.hparams import api_pb2  # noqa: F401
 
-    import recbole_lite.cli
+    import recbole_lite.cli.main
     import recbole_lite.data.dataset
     import recbole_lite.quick_start
-    import recbole_lite.text.encoder
-    import recbole_lite.trainer  # noqa: F401
-    from recbole_lite.registry import get_model
-    from recbole_lite.settings import known_keys
+    import recbole_lite.text.text_encoder
+    import recbole_lite.trainer.trainer  # noqa: F401
+    from recbole_lite.config.registry import get_model
+    from recbole_lite.config.yaml_files import known_keys
 
     torch.set_num_threads(1)
     get_model("LiteLLM4Rec")
@@ -218,7 +218,7 @@ def _run(kwargs):
 
 
 def _cli(*arguments):
-    from recbole_lite.cli import main
+    from recbole_lite.cli.main import main
 
     return main(arguments)
 

@@ -7,8 +7,8 @@ import every_model
 import pytest
 
 from recbole_lite import LiteConfig, run
-from recbole_lite.errors import ConfigError
-from recbole_lite.registry import OVERRIDDEN, REFUSED, get_model, recbole_models
+from recbole_lite.config.registry import OVERRIDDEN, REFUSED, get_model, recbole_models
+from recbole_lite.utils.errors import ConfigError
 
 
 @pytest.fixture(scope="module")

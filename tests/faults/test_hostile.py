@@ -12,9 +12,11 @@ import pytest
 import torch
 import yaml
 
-from recbole_lite import LiteConfig, checkpoint, cli, load_data_and_model, run
-from recbole_lite.errors import CheckpointError, ConfigError, DataError, RecboleLiteError
-from recbole_lite.settings import read_yaml
+from recbole_lite import LiteConfig, load_data_and_model, run
+from recbole_lite.cli.main import main
+from recbole_lite.config.yaml_files import read_yaml
+from recbole_lite.trainer import checkpoint
+from recbole_lite.utils.errors import CheckpointError, ConfigError, DataError, RecboleLiteError
 
 
 class Bomb:
@@ -196,13 +198,13 @@ CODE = "__import__('os').system('touch pwned')"
 @pytest.mark.parametrize("key", ["learning_rate", "epochs", "metrics", "item_llm", "load_col"])
 def test_settings_that_are_code_are_text(key, pwned, capsys, data_path):
     arguments = ["run", "--model=LiteLLM4Rec", "--dataset=tiny", f"--data_path={data_path}"]
-    assert cli.main([*arguments, "--local_files_only=True", f"--{key}={CODE}"]) == 2
+    assert main.main([*arguments, "--local_files_only=True", f"--{key}={CODE}"]) == 2
     one_line(capsys)
 
 
 def test_the_line_of_the_issue(capsys, pwned):
     """RecBole's Config would run it."""
-    assert cli.run_main(["--model=SASRec", "--dataset=ml-100k", f"--learning_rate={CODE}"]) == 2
+    assert main.run_main(["--model=SASRec", "--dataset=ml-100k", f"--learning_rate={CODE}"]) == 2
     text = one_line(capsys)
     assert text.startswith("error: command line: learning_rate must be a positive number")
     assert text.count("\n") == 1
@@ -244,7 +246,7 @@ def test_a_data_set_name_that_leads_elsewhere_is_refused(name, data_path, tmp_pa
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(DataError, match="is not a data set name"):
         LiteConfig("SASRec", name)
-    status = cli.main(["run", "--model=SASRec", f"--dataset={name}", f"--data_path={data_path}"])
+    status = main.main(["run", "--model=SASRec", f"--dataset={name}", f"--data_path={data_path}"])
     assert status == 2
     one_line(capsys)
     assert sorted(tmp_path.rglob("*")) == before  # no log, no folder
@@ -278,7 +280,7 @@ def test_an_archive_that_is_a_trap_is_refused_and_nothing_is_written(kind, tmp_p
     source.write_bytes(archive(ZIPS[kind]))
     before = {path for path in tmp_path.rglob("*") if path.name != ".ml-1m.lock"}
     arguments = ["data", "prepare", "ml-1m", "--from", str(source)]
-    assert cli.main([*arguments, "--data_path", str(tmp_path / "data")]) == 2
+    assert main.main([*arguments, "--data_path", str(tmp_path / "data")]) == 2
     message = one_line(capsys)
     assert "points outside" in message or "unpacks from" in message, message
     assert {path for path in tmp_path.rglob("*") if path.name != ".ml-1m.lock"} == before

@@ -10,8 +10,9 @@ import pytest
 import torch
 from tiny_data import write_tiny
 
-from recbole_lite import checkpoint, create_dataset, data_preparation, get_trainer, run
-from recbole_lite.errors import ConfigError, DataError, TrainingError
+from recbole_lite import create_dataset, data_preparation, get_trainer, run
+from recbole_lite.trainer import checkpoint
+from recbole_lite.utils.errors import ConfigError, DataError, TrainingError
 
 
 def trainer_of(config):
@@ -169,7 +170,7 @@ def test_what_is_scored_minus_infinity_is_no_recommendation(config_for):
 
 
 def test_metrics_over_lists_are_recboles_where_every_list_is_full(config_for):
-    from recbole_lite.evaluation import LiteEvaluator
+    from recbole_lite.evaluator.evaluator import LiteEvaluator
 
     names = ["ItemCoverage", "GiniIndex", "ShannonEntropy", "AveragePopularity", "TailPercentage"]
     config = config_for("SASRec", metrics=["Recall", *names], topk=[5], valid_metric="Recall@5")

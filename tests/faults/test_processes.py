@@ -9,8 +9,8 @@ import torch
 from kill_and_resume import KINDS, Scenario, check_files, checkpoint_folder, differences
 from processes import Job, Processes
 
-from recbole_lite import checkpoint
-from recbole_lite.log import _FileHandler
+from recbole_lite.trainer import checkpoint
+from recbole_lite.utils.log import _FileHandler
 
 RUN = {"model": "LiteLLM4Rec", "dataset": "tiny"}
 

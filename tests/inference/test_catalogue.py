@@ -2,8 +2,8 @@
 
 import pytest
 
-from recbole_lite.errors import RequestError
 from recbole_lite.inference.catalogue import Catalogue, plain_title
+from recbole_lite.utils.errors import RequestError
 
 FILMS = {
     "1": "Toy Story",

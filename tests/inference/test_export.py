@@ -12,15 +12,15 @@ import torch
 from built_models import HISTORIES, KINDS, build, graph_of, rows_of, scores_of
 
 from recbole_lite import Recommender, load_data_and_model, run
-from recbole_lite.cli import main
-from recbole_lite.errors import ConfigError, MissingDependencyError
+from recbole_lite.cli.main import main
 from recbole_lite.inference import export
-from recbole_lite.inference.check import compare, evaluate
 from recbole_lite.inference.export import OPSETS, build_graph, export_onnx
+from recbole_lite.inference.export_parity import compare, evaluate
 from recbole_lite.inference.packed_encoder import ScoringModule
 from recbole_lite.inference.quantize import quantize
 from recbole_lite.inference.runtime import OnnxRuntime
 from recbole_lite.inference.torch_runtime import TorchRuntime
+from recbole_lite.utils.errors import ConfigError, MissingDependencyError
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "onnx_recommend.py"

@@ -9,9 +9,10 @@ import threading
 import pytest
 
 from recbole_lite import Recommender
-from recbole_lite.cli import main
-from recbole_lite.errors import MissingDependencyError, RequestError
-from recbole_lite.inference import export, folder, graph_file
+from recbole_lite.cli.main import main
+from recbole_lite.inference import export, graph_file
+from recbole_lite.inference import model_folder as folders
+from recbole_lite.utils.errors import MissingDependencyError, RequestError
 
 HISTORY = [["i3", "i4"]]
 
@@ -138,7 +139,7 @@ def test_pack_brings_the_graph(trained, tmp_path, capsys):
     assert main(["pack", f"--model={trained('LiteLLM4Rec')}", f"--out={out}"]) == 0
     (graph,) = graphs(out)
     assert graph.name in capsys.readouterr().out
-    assert graph == graph_file.path_of(folder.read(out))
+    assert graph == graph_file.path_of(folders.read(out))
     # Without torch, transformers and RecBole in the process.
     code = f"""
 import sys
@@ -149,14 +150,14 @@ for device in ("cpu", "cpu:0"):
     assert r.recommend([["i3"]])[0][0].title
 heavy = {{"torch", "transformers", "recbole", "pandas", "scipy", "sklearn"}} & set(sys.modules)
 assert not heavy, heavy
-import recbole_lite.serve.app, recbole_lite.serve.cli, recbole_lite.inference.streaming
+import recbole_lite.serve.app, recbole_lite.cli.serve, recbole_lite.inference.batch_recommend
 heavy = {{"torch", "transformers", "recbole"}} & set(sys.modules)
 assert not heavy, heavy
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     moved = shutil.move(out, tmp_path / "moved")
-    assert graph_file.path_of(folder.read(moved)).exists()
+    assert graph_file.path_of(folders.read(moved)).exists()
 
 
 def test_models_without_a_graph_are_packed_without(trained, tmp_path, capsys):

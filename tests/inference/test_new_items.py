@@ -9,9 +9,9 @@ import torch
 from sklearn.linear_model import Ridge as SklearnRidge
 
 from recbole_lite import Recommender
-from recbole_lite.errors import RecboleLiteError, RequestError
+from recbole_lite.inference.new_item_calibration import LARGEST, drawn_histories, find_stretch
 from recbole_lite.inference.ridge import PENALTIES, fit_ridge
-from recbole_lite.inference.stretch import LARGEST, drawn_histories, find_stretch
+from recbole_lite.utils.errors import RecboleLiteError, RequestError
 
 RNG = np.random.default_rng(3)
 

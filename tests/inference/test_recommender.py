@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from recbole_lite import Recommender, load_data_and_model
-from recbole_lite.errors import CheckpointError, RequestError
 from recbole_lite.inference.recommender import UnknownItemWarning
 from recbole_lite.inference.torch_runtime import TorchRuntime
+from recbole_lite.utils.errors import CheckpointError, RequestError
 
 # GPT-2 with learned decay over trained vectors, as in properties/prefix/ml-1m.yaml.
 PREFIX = {

@@ -5,10 +5,10 @@ import pytest
 import torch
 from built_models import HISTORIES, build, graph_of, rows_of, scores_of
 
-from recbole_lite.errors import CheckpointError, RequestError
 from recbole_lite.inference import ranking, runtime
 from recbole_lite.inference.runtime import OnnxRuntime
 from recbole_lite.inference.torch_runtime import TorchRuntime
+from recbole_lite.utils.errors import CheckpointError, RequestError
 
 EXPORTED = ["t5", "t5 with a gate", "gpt2, recency", "bert", "ItemLM, llama"]
 

@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from recbole.data.interaction import Interaction
 
 from recbole_lite import create_dataset, data_preparation, load_data_and_model, run
-from recbole_lite.data.prefixes import TARGETS
-from recbole_lite.errors import ConfigError
-from recbole_lite.model.principal import principal_axes
+from recbole_lite.data.prefix_windows import TARGETS
+from recbole_lite.model.layers.pca import principal_axes
 from recbole_lite.text import item_vectors
+from recbole_lite.utils.errors import ConfigError
 
 ARCHITECTURES = ["gpt2", "llama", "qwen3", "t5"]
 INITS = ["random", "text", "text+id"]

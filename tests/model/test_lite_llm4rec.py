@@ -8,8 +8,8 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_lite import create_dataset, data_preparation
-from recbole_lite.errors import ConfigError, ModelFilesError
-from recbole_lite.model.rec_llm import RecommendationLLM
+from recbole_lite.model.layers.rec_llm import RecommendationLLM
+from recbole_lite.utils.errors import ConfigError, ModelFilesError
 
 TINY_T5 = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2}
 

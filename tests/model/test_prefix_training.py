@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from recbole.data.interaction import Interaction
 
 from recbole_lite import create_dataset, data_preparation
-from recbole_lite.data.prefixes import TARGETS
-from recbole_lite.errors import ConfigError
-from recbole_lite.model import softmax_loss
-from recbole_lite.model.pooling import POOLINGS, UserPooling
-from recbole_lite.stages import Stage
+from recbole_lite.config.stages import Stage
+from recbole_lite.data.prefix_windows import TARGETS
+from recbole_lite.model.layers import softmax_loss
+from recbole_lite.model.layers.user_pooling import POOLINGS, UserPooling
+from recbole_lite.utils.errors import ConfigError
 
 ENCODERS = ["t5", "bert", "gpt2", "roberta"]
 CAUSAL = {"rec_llm_causal": True, "train_strategy": "prefix", "train_batch_size": 8}

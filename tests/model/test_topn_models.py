@@ -9,11 +9,11 @@ from transformers import AutoTokenizer
 
 from recbole_lite import create_dataset, data_preparation
 from recbole_lite.data.windows import CANDIDATES
-from recbole_lite.errors import ConfigError
-from recbole_lite.model.candidates import behind_history, over_all_items
-from recbole_lite.model.generative.candidates import split_candidate_template
-from recbole_lite.model.generative.numbers import item_numbers
-from recbole_lite.model.pooling import UserPooling
+from recbole_lite.model.generative.candidate_decoding import split_candidate_template
+from recbole_lite.model.generative.item_indexing import item_numbers
+from recbole_lite.model.layers.candidate_scores import behind_history, over_all_items
+from recbole_lite.model.layers.user_pooling import UserPooling
+from recbole_lite.utils.errors import ConfigError
 
 TOPN = {"task": "topn", "topn_negatives": 6, "item_vector_norm": "standardize"}
 WRITER = {"llm_init": "pretrained", "llm_config": {}, "num_beams": 5}

@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from recbole_lite.evaluation import LiteEvaluator, ranked_by
-from recbole_lite.report import charts, groups
+from recbole_lite.evaluator.evaluator import LiteEvaluator, ranked_by
+from recbole_lite.report import charts, user_groups
 from recbole_lite.report.ranks import half_interval, is_of_ranks, metric_values
 
 
@@ -111,15 +111,15 @@ def test_recall_of_groups_by_hand():
         for n, (rank, quartile, length) in enumerate(rows)
     }
     quartiles = [{"least": n, "most": n + 1} for n in range(3)] + [{"least": 1000, "most": 1000}]
-    by_item = groups.by_popularity(users, quartiles)
+    by_item = user_groups.by_popularity(users, quartiles)
     assert [group.label for group in by_item] == ["0 to 1", "1 to 2", "2 to 3", "1,000"]
     assert [len(group.users) for group in by_item] == [2, 1, 0, 3]
-    found = groups.recall(users, by_item, 10)
+    found = user_groups.recall(users, by_item, 10)
     assert found[0] == (1.0, 0.0)
     assert found[1] == (0.0, 0.0)
     assert math.isnan(found[2][0])
     assert found[3] == pytest.approx((1 / 3, math.sqrt(2 / 9 / 3)))
-    by_length = groups.by_history(users)
+    by_length = user_groups.by_history(users)
     assert [group.users for group in by_length] == [["u0", "u1", "u2"], ["u3"], ["u4", "u5"]]
     assert [group.label for group in by_length] == ["5", "9", "40 to 41"]
 

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recbole_lite import LiteConfig, checkpoint, create_dataset, data_preparation, run
-from recbole_lite.cli import main, run_main
-from recbole_lite.errors import ReportError
+from recbole_lite import LiteConfig, create_dataset, data_preparation, run
+from recbole_lite.cli.main import main, run_main
+from recbole_lite.config.yaml_files import read_yaml, to_yaml
 from recbole_lite.report import run_folder
+from recbole_lite.report.run_report import write_report
 from recbole_lite.report.test_set import read_test_set
-from recbole_lite.report.write import write_report
-from recbole_lite.settings import read_yaml, to_yaml
+from recbole_lite.trainer import checkpoint
+from recbole_lite.utils.errors import ReportError
 
 FILES = {
     "best.safetensors", "config.json", "config.yaml", "environment.json", "history.csv",

@@ -8,8 +8,8 @@ import uvicorn
 from chromium import BROWSER, INSTALL, Chromium
 
 from recbole_lite import Recommender
+from recbole_lite.cli.serve import _listen
 from recbole_lite.serve.app import create_app
-from recbole_lite.serve.cli import _listen
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason=f"no chromium; type: {INSTALL}")
 TITLES = "[...document.querySelectorAll('#recommended li span')].map(e => e.textContent)"

@@ -14,7 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from recbole_lite import Recommender
-from recbole_lite.cli import main
+from recbole_lite.cli.main import main
 from recbole_lite.serve.app import Limits, create_app
 from recbole_lite.serve.batching import Batcher, OverloadedError, Question
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_lite.errors import ConfigError
 from recbole_lite.text.item_text import render_item_texts
+from recbole_lite.utils.errors import ConfigError
 
 COLUMNS = {
     "movie_title": ["", "Toy Story", "", "", "Tom &amp; Jerry"],

@@ -9,9 +9,9 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from recbole_lite.errors import MissingDependencyError, ModelFilesError
 from recbole_lite.text import llm_files
 from recbole_lite.text.llm_files import resolve_llm, weights_fingerprint
+from recbole_lite.utils.errors import MissingDependencyError, ModelFilesError
 
 
 def message_of(name, error=ModelFilesError, **options):

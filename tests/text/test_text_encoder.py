@@ -16,8 +16,8 @@ from transformers import (
     T5EncoderModel,
 )
 
-from recbole_lite.errors import ConfigError, ModelFilesError
-from recbole_lite.text.encoder import ItemEncoder, resolve_dtype
+from recbole_lite.text.text_encoder import ItemEncoder, resolve_dtype
+from recbole_lite.utils.errors import ConfigError, ModelFilesError
 
 TEXTS = [
     "toy story",

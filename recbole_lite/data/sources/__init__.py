@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from recbole_lite.data.sources.check import CheckReport, check
-from recbole_lite.data.sources.meta import DatasetMeta, find_meta, known_names, load_meta
+from recbole_lite.data.sources.dataset_meta import DatasetMeta, find_meta, known_names, load_meta
 from recbole_lite.data.sources.prepare import PreparedDataset, prepare, prepare_if_missing
 
 __all__ = [

@@ -14,7 +14,7 @@ import pandas as pd
 from recbole_lite.data.sources.files import SourceFiles
 from recbole_lite.data.sources.ratings import read_ratings
 from recbole_lite.data.sources.table import INTER_TYPES, Table, text_table
-from recbole_lite.errors import ConfigError, DataError
+from recbole_lite.utils.errors import ConfigError, DataError
 
 _HIDDEN = re.compile(r"<!--.*?-->|<(script|style)\b.*?(</\1\s*>|$)", re.DOTALL | re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f\ud800-\udfff]")  # and halves of surrogate pairs

@@ -11,8 +11,7 @@ import pandas as pd
 
 from recbole_lite.data.atomic import AtomicTable, read_atomic
 from recbole_lite.data.sources.check_text import render
-from recbole_lite.data.sources.files import digest
-from recbole_lite.data.sources.meta import (
+from recbole_lite.data.sources.dataset_meta import (
     DatasetMeta,
     Expected,
     Variant,
@@ -21,10 +20,11 @@ from recbole_lite.data.sources.meta import (
     known_names,
     load_meta,
 )
+from recbole_lite.data.sources.files import digest
 from recbole_lite.data.sources.prepare import RECEIPT
 from recbole_lite.data.sources.stats import Stats, codes, differences, measure
 from recbole_lite.data.sources.strict import nearest
-from recbole_lite.errors import DataError
+from recbole_lite.utils.errors import DataError
 
 SHORTEST_SPLIT = 3  # leave-one-out: one item each for training, validation and test
 

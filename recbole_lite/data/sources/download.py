@@ -20,9 +20,9 @@ from typing import Any
 from filelock import FileLock
 from tqdm import tqdm
 
+from recbole_lite.data.sources.dataset_meta import Source
 from recbole_lite.data.sources.files import REPLACED, mismatches
-from recbole_lite.data.sources.meta import Source
-from recbole_lite.errors import DownloadError
+from recbole_lite.utils.errors import DownloadError
 
 BLOCK = 1 << 16
 RETRIED = {408, 425, 429, 500, 502, 503, 504}

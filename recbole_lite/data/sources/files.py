@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO
 
-from recbole_lite.errors import DataError
+from recbole_lite.utils.errors import DataError
 
 if TYPE_CHECKING:
-    from recbole_lite.data.sources.meta import Source
+    from recbole_lite.data.sources.dataset_meta import Source
 
 REPLACED = (
     "If the publisher has replaced it, put a copy of the data set's dataset_meta file, with the "

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from recbole_lite.data.sources.meta import DatasetMeta, find_meta, known_names, load_meta
+from recbole_lite.data.sources.dataset_meta import DatasetMeta, find_meta, known_names, load_meta
 
 
 def listing(data_path: str | Path) -> str:

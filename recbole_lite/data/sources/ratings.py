@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_lite.data.sources.table import INTER_TYPES, Table
-from recbole_lite.errors import DataError
+from recbole_lite.utils.errors import DataError
 
 CHUNK_ROWS = 500_000
 IDS = ("user_id", "item_id")

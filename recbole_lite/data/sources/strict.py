@@ -8,7 +8,7 @@ import types
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from recbole_lite.errors import ConfigError
+from recbole_lite.utils.errors import ConfigError
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from recbole_lite.errors import ConfigError
+from recbole_lite.utils.errors import ConfigError
 
 
 class HostBuffers(nn.Module):

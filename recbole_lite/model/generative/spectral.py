@@ -16,7 +16,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from sklearn.cluster import KMeans
 
-from recbole_lite.errors import ConfigError
+from recbole_lite.utils.errors import ConfigError
 
 _DENSE = 512  # up to so many items, LAPACK on the full matrix is faster than ARPACK
 _MOST_RESTARTS = 300  # of ARPACK; ml-1m and amazon-games take up to 25, a long chain thousands

@@ -6,7 +6,7 @@ import pytest
 from recbole_lite.data.sources.amazon import Amazon, clean_text
 from recbole_lite.data.sources.files import SourceFiles
 from recbole_lite.data.sources.prepare import prepare
-from recbole_lite.errors import ConfigError, DataError
+from recbole_lite.utils.errors import ConfigError, DataError
 
 RATINGS_2018 = (
     "0005019281,A1,5.0,1393459200\n"

@@ -4,7 +4,7 @@ import os
 import pytest
 
 from recbole_lite.data.sources import check, prepare
-from recbole_lite.errors import DataError
+from recbole_lite.utils.errors import DataError
 
 INTER = "user_id:token\titem_id:token\ttimestamp:float\n" + "".join(
     f"{user}\t{item}\t{time}\n"

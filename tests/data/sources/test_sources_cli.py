@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from recbole_lite.data import cli
-from recbole_lite.errors import DataError
+from recbole_lite.cli import data
+from recbole_lite.utils.errors import DataError
 
 
 def run(*words):
     parser = argparse.ArgumentParser()
-    cli.add_parser(parser.add_subparsers(dest="command"))
+    data.add_parser(parser.add_subparsers(dest="command"))
     args = parser.parse_args(["data", *map(str, words)])
     return args.func(args)
 

@@ -7,9 +7,9 @@ import threading
 
 import pytest
 
+from recbole_lite.data.sources.dataset_meta import Source
 from recbole_lite.data.sources.download import fetch
-from recbole_lite.data.sources.meta import Source
-from recbole_lite.errors import DownloadError
+from recbole_lite.utils.errors import DownloadError
 
 ADVICE = "ADVICE"
 

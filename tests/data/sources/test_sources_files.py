@@ -6,7 +6,7 @@ import pytest
 
 from recbole_lite.data.sources import files
 from recbole_lite.data.sources.files import SourceFiles
-from recbole_lite.errors import DataError
+from recbole_lite.utils.errors import DataError
 
 
 def read(paths, name):

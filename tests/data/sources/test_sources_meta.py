@@ -5,9 +5,9 @@ import yaml
 
 from recbole_lite.data.sources import find_meta, known_names, load_meta, prepare
 from recbole_lite.data.sources.amazon import Amazon
-from recbole_lite.data.sources.meta import check_name
-from recbole_lite.errors import ConfigError, DataError
-from recbole_lite.paths import DATASET_META, PROPERTIES
+from recbole_lite.data.sources.dataset_meta import check_name
+from recbole_lite.utils.errors import ConfigError, DataError
+from recbole_lite.utils.paths import DATASET_META, PROPERTIES
 
 NAMES = [
     "amazon-games",

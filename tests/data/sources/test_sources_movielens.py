@@ -3,7 +3,7 @@ import pytest
 from recbole_lite.data.sources.files import SourceFiles
 from recbole_lite.data.sources.movielens import MovieLensCsv, MovieLensDat, split_year
 from recbole_lite.data.sources.prepare import prepare
-from recbole_lite.errors import DataError
+from recbole_lite.utils.errors import DataError
 
 ML_100K = {
     "ml-100k/u.genre": "unknown|0\nAction|1\nChildren's|2\nComedy|3\n\n",

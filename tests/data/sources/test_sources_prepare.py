@@ -9,7 +9,7 @@ import pytest
 
 from recbole_lite.data.sources import ensure_dataset, prepare
 from recbole_lite.data.sources import prepare as prepare_function
-from recbole_lite.errors import DataError, DownloadError
+from recbole_lite.utils.errors import DataError, DownloadError
 
 
 def visible(folder):

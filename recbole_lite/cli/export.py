@@ -1,0 +1,180 @@
+"""``recbole-lite export``: a trained model as files for onnxruntime."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+EPILOG = """\
+The folder then holds model.onnx, items.json (ids and titles) and export.json (what was measured).
+It needs onnxruntime and NumPy, nothing else: examples/onnx_recommend.py.
+
+examples:
+  %(prog)s --model=saved/LiteLLM4Rec-ml-1m-... --out=exported
+  %(prog)s --model=saved/LiteLLM4Rec-ml-1m-... --out=exported --int8
+  %(prog)s --model=packed --out=exported
+"""
+
+
+USERS = 512  # compared with torch
+SEED = 2020  # of histories that are drawn
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Add the subcommand ``export``; its default ``func`` is `run`."""
+    parser = subparsers.add_parser(
+        "export",
+        help="write a trained model as ONNX",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--model", required=True, metavar="DIR", help="folder of the model")
+    parser.add_argument("--out", required=True, metavar="FOLDER")
+    parser.add_argument(
+        "--opset", type=int, default=20, help="version of ONNX's operators, 18 to 23 (default: 20)"
+    )
+    parser.add_argument(
+        "--int8", action="store_true", help="also write model.int8.onnx, and measure what it costs"
+    )
+    parser.add_argument(
+        "--data_path", metavar="DIR", help="of a run: folder of the data sets (default: the run's)"
+    )
+    parser.set_defaults(
+        func=run, interrupted="interrupted; the folder may lack files: run the command again"
+    )
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export, compare with torch, and say what came out.
+
+    Returns
+    -------
+    int
+        Exit status: 0; 2 if the exported model recommends something else than torch.
+    """
+    from recbole_lite.inference.export import add_facts, check_opset, export_onnx, require_onnx
+    from recbole_lite.inference.export_parity import TOP, compare
+    from recbole_lite.inference.model_folder import is_packed
+    from recbole_lite.inference.quantize import quantize
+    from recbole_lite.inference.runtime import OnnxRuntime
+    from recbole_lite.inference.torch_runtime import TorchRuntime
+
+    require_onnx()  # before minutes are spent
+    check_opset(args.opset)
+    _check_paths(args.model, args.out)
+    args.out = Path(args.out)
+    packed = is_packed(args.model)
+    source = (_of_packed if packed else _of_run)(args)
+    reference = TorchRuntime(source.model)
+    path = export_onnx(source.model, source.items, args.out, args.opset)
+    parity = compare(reference, OnnxRuntime(path), source.histories)
+    add_facts(args.out, model=source.name, dataset=source.dataset)
+    add_facts(args.out, parity={**parity.as_dict(), "of": source.users})
+    print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
+    print(
+        f"  against torch, {parity.users} {source.users}: largest difference of scores "
+        f"{parity.max_difference:.1e} (their spread: {parity.spread:.2g}); first {TOP} items the "
+        f"same for {parity.same_top:.1%}, but for ties {parity.same_top_but_for_ties:.1%}"
+    )
+    if args.int8:
+        small = quantize(path)
+        print(f"{small}: {small.stat().st_size / 2**20:.1f} MiB")
+        if packed:
+            rough = compare(reference, OnnxRuntime(small), source.histories)
+            add_facts(args.out, int8={**rough.as_dict(), "of": source.users})
+            print(
+                f"  against torch, {rough.users} {source.users}: largest difference of scores "
+                f"{rough.max_difference:.1e}; first {TOP} items the same for {rough.same_top:.1%}"
+            )
+        else:
+            _print_costs(args.out, source, path, small)
+    if parity.same_top_but_for_ties < 1:
+        print("error: the exported model recommends other items than torch", file=sys.stderr)
+        return 2
+    return 0
+
+
+@dataclass
+class _Source:
+    """What is exported, and the histories to compare by."""
+
+    model: Any
+    name: str
+    dataset: str
+    items: list[tuple[str, str]]  # raw id and title
+    histories: Any  # [B, L] internal ids
+    users: str  # whose they are
+    config: Any = None  # of a run
+    loader: Any = None
+
+
+def _of_run(args) -> _Source:
+    from recbole_lite.data.loaders import HistoryMaskLoader
+    from recbole_lite.inference.export import check_exportable
+    from recbole_lite.quick_start import load_data_and_model
+    from recbole_lite.report.samples import item_titles
+
+    config, model, dataset, _, _, test_data = load_data_and_model(args.model, args.data_path)
+    check_exportable(model)
+    raw = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
+    titles = item_titles(dataset, config["title_field"])
+    # A loader of its own: the run's may rank against sampled items only (eval_args, mode).
+    loader = HistoryMaskLoader(config, test_data._dataset, None)
+    histories = loader.collate_fn(range(min(USERS, len(test_data._dataset))))[0][model.ITEM_SEQ]
+    items = list(zip(raw[1:], titles[1:], strict=True))
+    names = config["model"], config["dataset"]
+    return _Source(model, *names, items, histories.cpu().numpy(), "test users", config, loader)
+
+
+def _of_packed(args) -> _Source:
+    """Its data set is not at hand: histories are drawn, any item as likely as any other."""
+    import numpy as np
+
+    from recbole_lite import Recommender
+    from recbole_lite.inference.export import check_exportable
+    from recbole_lite.utils.errors import RequestError
+
+    if args.data_path:
+        raise RequestError(
+            f"--data_path: {args.model} is a packed model, which is exported without its data set; "
+            "leave it out"
+        )
+    recommender = Recommender.load(args.model, runtime="torch")
+    model, catalogue = recommender.model, recommender.catalogue
+    check_exportable(model)
+    draw = np.random.default_rng(SEED)
+    shape = USERS, int(model.max_seq_length)
+    histories = draw.integers(1, len(catalogue) + 1, shape)
+    histories *= np.arange(shape[1]) < draw.integers(1, shape[1] + 1, (USERS, 1))
+    items = list(zip(catalogue.ids[1:], catalogue.titles[1:], strict=True))
+    model_name, _, dataset = recommender.name.partition("-")
+    return _Source(model, model_name, dataset, items, histories, "histories drawn at random")
+
+
+def _print_costs(out: Path, source: _Source, path: Path, small: Path) -> None:
+    """Metrics of the test split by both files."""
+    from recbole_lite.inference.export import add_facts
+    from recbole_lite.inference.export_parity import evaluate
+    from recbole_lite.inference.runtime import OnnxRuntime
+
+    costs = {
+        file.name: evaluate(source.config, source.model, source.loader, OnnxRuntime(file).scores)
+        for file in (path, small)
+    }
+    add_facts(out, test=costs)
+    for name, exact in costs[path.name].items():
+        print(f"  test {name}: float32 {exact:.4f}, int8 {costs[small.name][name]:.4f}")
+
+
+def _check_paths(model: str, out: str) -> None:
+    from recbole_lite.utils.errors import CheckpointError
+    from recbole_lite.utils.files import check_folder
+
+    if not Path(model).exists():
+        raise CheckpointError(f"{model}: no such folder; give a run's or a packed one")
+    check_folder(out, "--out")

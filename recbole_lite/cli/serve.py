@@ -1,0 +1,114 @@
+"""``recbole-lite serve``."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import socket
+import sys
+from contextlib import suppress
+
+from recbole_lite.cli.recommend import add_runtime
+
+EPILOG = """\
+The page is at /, the API's description at /docs and /openapi.json. There is no login: on another
+address than the default, whoever reaches it can use it.
+
+examples:
+  %(prog)s --model=saved/LiteLLM4Rec-ml-1m-...
+  %(prog)s --model=packed --port=9000 --max_history=200
+"""
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add the subcommand ``serve``.
+
+    Parameters
+    ----------
+    commands : argparse action
+        What ``ArgumentParser.add_subparsers`` returned.
+    """
+    parser = commands.add_parser(
+        "serve",
+        help="serve a trained model over HTTP",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--model", required=True, metavar="DIR", help="folder of the model")
+    parser.add_argument("--host", default="127.0.0.1", help="address (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8000, help="0: any (default: %(default)s)")
+    add_runtime(parser)
+    for name, default, text in (
+        ("max_history", 1000, "items in a history"),
+        ("max_body", 256 * 1024, "bytes of a request"),
+        ("max_batch", 64, "histories scored together"),
+        ("max_waiting", 1024, "requests that may wait"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} ({default:,})")
+    parser.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS)
+    parser.set_defaults(func=serve, interrupted="interrupted before the service had begun")
+
+
+def serve(args: argparse.Namespace) -> int:
+    """Serve until interrupted."""
+    from recbole_lite.utils.errors import MissingDependencyError, RequestError
+
+    try:
+        import uvicorn
+
+        from recbole_lite.serve.app import Limits, create_app
+    except ModuleNotFoundError as error:
+        if error.name not in ("fastapi", "uvicorn", "starlette", "pydantic"):
+            raise
+        raise MissingDependencyError(
+            f"serving needs {error.name}; type: pip install fastapi uvicorn"
+        ) from None
+    from recbole_lite.cli.recommend import load
+
+    names = ("max_history", "max_body", "max_batch", "max_waiting")
+    wrong = [name for name in names if getattr(args, name) < 1]
+    if wrong:
+        raise RequestError(f"--{wrong[0]} must be at least 1")
+    listener = _listen(args.host, args.port)
+    try:
+        limits = Limits(**{name: getattr(args, name) for name in names})
+        recommender = load(args)
+        recommender.warm_up(limits.max_batch)
+        app = create_app(recommender, limits)
+        host, port = listener.getsockname()[:2]
+        if not _is_loopback(host):
+            print(f"warning: no login; {host} is open to whoever reaches it", file=sys.stderr)
+        shown = f"[{host}]" if ":" in host else host
+        print(f"http://{shown}:{port}/  (API: /docs)  Ctrl+C ends it", flush=True)
+        config = uvicorn.Config(app, log_level="warning", limit_concurrency=4 * limits.max_waiting)
+        with suppress(KeyboardInterrupt):  # uvicorn's, after it has answered what was open
+            uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        listener.close()
+    return 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Bind before the model is loaded: a port that is taken should not cost the wait."""
+    from recbole_lite.utils.errors import RequestError
+
+    if not 0 <= port < 65536:
+        raise RequestError(f"--port={port}: a port is a number from 0 to 65535")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen()
+    except OSError as error:
+        raise RequestError(
+            f"--host={host} --port={port}: cannot listen there: {error.strerror}"
+        ) from None
+    return listener
+
+
+def _is_loopback(host: str) -> bool:
+    return ipaddress.ip_address(host.split("%")[0]).is_loopback

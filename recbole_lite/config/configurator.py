@@ -1,0 +1,383 @@
+"""LiteConfig: RecBole's Config with this project's defaults and without its surprises.
+
+What differs from RecBole, and why, is listed in docs/recbole.md.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import os
+import pickle
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from recbole.config import Config
+from recbole.utils import ModelType
+from torch.nn.utils import clip_grad_norm_
+
+from recbole_lite.config.evaluation_settings import check_protocol
+from recbole_lite.config.registry import can_train_prefixes, check_kind, get_model, reads_candidates
+from recbole_lite.config.stages import read_stages
+from recbole_lite.config.yaml_files import (
+    Loader,
+    Setting,
+    check_known,
+    checked,
+    known_keys,
+    nearest,
+    parse_overrides,
+    parse_scalar,
+    read_yaml,
+)
+from recbole_lite.trainer import process_group
+from recbole_lite.utils.dataset_names import check_name
+from recbole_lite.utils.errors import ConfigError, RecboleLiteError
+from recbole_lite.utils.paths import PROPERTIES
+
+# Values from here are strings that RecBole's users expect to be read as numbers, lists ...;
+# a YAML file has typed its values already.
+STRING_SOURCES = {"config_dict", "command line"}
+# Derived from the model's class or only of use to the command line.
+NOT_SETTINGS = {"MODEL_TYPE", "config_files", *process_group.KEYS}
+# eval_args mode: rank all items; RecBole also takes one per phase.
+_FULL = ("full", {"valid": "full", "test": "full"})
+
+
+class LiteConfig(Config):
+    """Settings of a run.
+
+    Precedence, highest first: `overrides` (the command line), `config_dict`,
+    `config_file_list` (later files first), the dataset's, the model's and the overall
+    properties of this project, RecBole's properties.
+
+    Parameters
+    ----------
+    model : str or type, optional
+        Name of a model (see :func:`recbole_lite.config.registry.get_model`) or its class; may also
+        be given by the key ``model`` in any of the sources.
+    dataset : str, optional
+        Name of a dataset; may also be given by the key ``dataset``.
+    config_file_list : list of str, optional
+        YAML files; one path stands for a list of one.
+    config_dict : dict, optional
+        Values; strings are read as on the command line.
+    overrides : list of str, optional
+        ``--key=value`` strings. Unlike RecBole's Config, this class never looks at
+        ``sys.argv`` itself.
+    typed : bool
+        Whether strings in `config_dict` are meant as strings, as in ``settings`` of another
+        configuration.
+
+    Raises
+    ------
+    ConfigError
+        Unknown key, wrong type, unreadable file; with the place and what to do.
+
+    Attributes
+    ----------
+    settings : dict
+        The complete settings before RecBole derives others from them; plain values, so that
+        ``LiteConfig(config_dict=config.settings)`` gives the same configuration.
+    """
+
+    def __init__(
+        self,
+        model: str | type | None = None,
+        dataset: str | None = None,
+        config_file_list: str | Path | Iterable[str | Path] | None = None,
+        config_dict: Mapping[str, Any] | None = None,
+        overrides: Iterable[str] | None = None,
+        typed: bool = False,
+    ):
+        # Config.__getattr__ looks names up in final_config_dict, so ours go in first.
+        self.origins: dict[str, Setting] = {}
+        self._overrides = list(overrides or [])
+        self._string_sources = STRING_SOURCES - ({"config_dict"} if typed else set())
+        with explained("the settings cannot be read", self):
+            super().__init__(model, dataset, paths_of(config_file_list), config_dict)
+
+    def given(self) -> str:
+        """What this run sets itself, and where, for messages; the first settings of many."""
+        shown = [f"{key}={setting.value!r}"[:60] for key, setting in self.origins.items()]
+        return ", ".join(shown[:12]) + (f" and {len(shown) - 12} more" if len(shown) > 12 else "")
+
+    # -- sources ---------------------------------------------------------------------------
+
+    def compatibility_settings(self) -> None:
+        """Leave NumPy alone: RecBole rebinds eight of its names, which NumPy 2 refuses."""
+
+    def _init_parameters_category(self):
+        super()._init_parameters_category()
+        # RecBole appends to these lists, which are its module's own.
+        self.parameters = {name: list(keys) for name, keys in self.parameters.items()}
+
+    def _build_yaml_loader(self):
+        return Loader
+
+    def _load_config_files(self, file_list):
+        for path in file_list:
+            self.origins.update(read_yaml(path))
+        return {key: setting.value for key, setting in self.origins.items()}
+
+    def _load_variable_config_dict(self, config_dict):
+        given = dict(config_dict or {})
+        self.origins.update({key: Setting(value, "config_dict") for key, value in given.items()})
+        return given
+
+    def _load_cmd_line(self):
+        given = parse_overrides(self._overrides)
+        self.origins.update(given)
+        return {key: setting.value for key, setting in given.items()}
+
+    def _get_model_and_dataset(self, model, dataset):
+        model = model if model is not None else self.external_config_dict.get("model")
+        dataset = dataset if dataset is not None else self.external_config_dict.get("dataset")
+        for name, value in (("model", model), ("dataset", dataset)):
+            if value is None:
+                raise ConfigError(f"no {name} given: --{name}=NAME, or the key {name!r} in a file")
+        model_class = get_model(model) if isinstance(model, str) else model
+        check_kind(model_class)
+        return model_class.__name__, model_class, check_name(str(dataset))
+
+    def _load_internal_config_dict(self, model, model_class, dataset):
+        super()._load_internal_config_dict(model, model_class, dataset)
+        for path in (
+            PROPERTIES / "overall.yaml",
+            PROPERTIES / "model" / f"{model}.yaml",
+            PROPERTIES / "dataset" / f"{dataset}.yaml",
+            PROPERTIES / "task" / f"{self.external_config_dict.get('task')}.yaml",
+        ):
+            if path.is_file():
+                values = {key: setting.value for key, setting in read_yaml(path).items()}
+                self.internal_config_dict.update(values)
+
+    # -- merging ---------------------------------------------------------------------------
+
+    def _get_final_config_dict(self):
+        check_known(self.origins, known_keys(self.model_class) | set(self.internal_config_dict))
+        for key, setting in self.origins.items():
+            if key in {"model", "dataset"}:
+                continue
+            default = self.internal_config_dict.get(key)
+            value = setting.value
+            if isinstance(value, str) and setting.origin in self._string_sources:
+                value = parse_scalar(value, default)
+            self.external_config_dict[key] = checked(key, Setting(value, setting.origin), default)
+        final = super()._get_final_config_dict()
+        final["model"], final["dataset"] = self.model, self.dataset
+        # RecBole would replace the whole mapping when a run sets one of its keys.
+        final["eval_args"] = {
+            **self.internal_config_dict["eval_args"],
+            **(self.external_config_dict.get("eval_args") or {}),
+        }
+        if self._trains_without_negatives(final):
+            final["train_neg_sample_args"] = None
+        if final.get("unload_col") and "load_col" not in self.external_config_dict:
+            final["load_col"] = None  # all columns but those; ours is only a default
+        for key in ("field_separator", "seq_separator"):
+            if final.get(key) == r"\t":  # as a shell hands it over
+                final[key] = "\t"
+        if "show_progress" not in self.external_config_dict:
+            final["show_progress"] = sys.stderr.isatty()
+        self.settings = {
+            key: copy.deepcopy(value) for key, value in final.items() if key not in NOT_SETTINGS
+        }
+        return final
+
+    def _trains_without_negatives(self, final) -> bool:
+        """Whether cross entropy over items is the loss, so that RecBole draws no negatives.
+
+        RecBole's default asks for one negative, and its check then refuses the default.
+        """
+        return (
+            "train_neg_sample_args" not in self.external_config_dict
+            and final["MODEL_TYPE"] == ModelType.SEQUENTIAL
+            and not hasattr(self.model_class, "input_type")
+            and final.get("loss_type") in ("CE", "SCE")
+        )
+
+    def _set_default_parameters(self):
+        check_protocol(
+            self.final_config_dict, self.final_config_dict["MODEL_TYPE"] == ModelType.SEQUENTIAL
+        )
+        self._check_negatives()
+        self._check_places()
+        data_path = Path(self.final_config_dict["data_path"]) / self.dataset
+        with _as_config_error():
+            super()._set_default_parameters()
+        # RecBole always takes its own copy of ml-100k; a copy of the user's comes first.
+        if (data_path / f"{self.dataset}.inter").is_file():
+            self.final_config_dict["data_path"] = str(data_path)
+        self._check_loss()
+        self._check_mask()
+        self._check_clip()
+        self._check_strategy()
+        self._check_task()
+
+    def _check_strategy(self):
+        final = self.final_config_dict
+        strategy = final["train_strategy"]
+        if strategy not in ("all", "sampling", "prefix"):
+            raise ConfigError(f"train_strategy must be all, sampling or prefix, found {strategy!r}")
+        if strategy == "prefix" and not can_train_prefixes(self.model_class):
+            raise ConfigError(
+                f"train_strategy: prefix is for models that score all prefixes at once; "
+                f"{self.model} trains with all or sampling"
+            )
+        read_stages(self)
+
+    def _check_task(self):
+        final = self.final_config_dict
+        task, reader = final["task"], reads_candidates(self.model_class)
+        if task not in ("sequential", "topn"):
+            raise ConfigError(f"task must be sequential or topn, found {task!r}")
+        if task == "sequential":
+            return
+        if final["eval_args"]["mode"] not in _FULL:
+            raise ConfigError(
+                f"task: topn draws its own candidates; leave eval_args mode at full, found "
+                f"{final['eval_args']['mode']!r}"
+            )
+        if reader and final["train_strategy"] == "prefix":
+            raise ConfigError(
+                "train_strategy: prefix asks for many targets in one pass, task: topn for one "
+                "among its candidates; set train_strategy to all or sampling"
+            )
+        if reader and final.get("loss_type") == "SCE":
+            raise ConfigError("task: topn has a loss over the candidates alone; set loss_type: CE")
+
+    def _check_mask(self):
+        """RecBole's mask transform (BERT4Rec) fails in its depths where it has room for no item."""
+        final = self.final_config_dict
+        if final.get("transform") != "mask_itemseq":
+            return
+        ratio, length = final["mask_ratio"], final["MAX_ITEM_LIST_LENGTH"]
+        if ratio * length < 1:
+            raise ConfigError(
+                f"mask_ratio {ratio} of MAX_ITEM_LIST_LENGTH {length} is less than one item"
+            )
+
+    def _check_clip(self):
+        """RecBole hands the mapping to torch as it is, at the first step."""
+        value = self.final_config_dict["clip_grad_norm"]
+        names = set(inspect.signature(clip_grad_norm_).parameters) - {"parameters"}
+        if value is None:
+            return
+        norm = value.get("max_norm") if isinstance(value, dict) else None
+        right = isinstance(norm, (int, float)) and norm > 0 and set(value) <= names
+        if not right or not isinstance(value.get("norm_type", 2.0), (int, float)):
+            raise ConfigError(f"clip_grad_norm must be like {{'max_norm': 1.0}}, found {value!r}")
+
+    def _check_places(self):
+        folder, names = (self.final_config_dict[key] for key in ("checkpoint_dir", "baselines"))
+        if Path(folder).exists() and not Path(folder).is_dir():
+            raise ConfigError(f"checkpoint_dir: {folder} is a file; name a folder")
+        if not all(
+            isinstance(name, str) for name in (names if isinstance(names, list) else [names])
+        ):
+            raise ConfigError(f"baselines must be a list of models, found {names!r}")
+
+    def _check_negatives(self):
+        value = self.final_config_dict["train_neg_sample_args"] or {}
+        known = ("distribution", "sample_num", "alpha", "dynamic", "candidate_num")
+        for key in value:
+            if key not in known:
+                raise ConfigError(
+                    f"train_neg_sample_args: unknown key {key!r}{nearest(str(key), known)}; it has "
+                    + ", ".join(known)
+                )
+        number = value.get("sample_num", 1)
+        if number != "none" and not (type(number) is int and number >= 1):
+            raise ConfigError(
+                "train_neg_sample_args: sample_num must be a whole number of at least 1, found "
+                f"{number!r}"
+            )
+
+    def _check_loss(self):
+        final = self.final_config_dict
+        loss = final.get("loss_type")
+        # SCE is of this project's models, which check it themselves.
+        if not hasattr(self.model_class, "input_type") and loss not in ("CE", "BPR", "SCE"):
+            raise ConfigError(f"loss_type must be CE or BPR, found {loss!r}")
+
+    def _set_train_neg_sample_args(self):
+        with _as_config_error():
+            super()._set_train_neg_sample_args()
+
+    def _set_eval_neg_sample_args(self, phase):
+        with _as_config_error():
+            super()._set_eval_neg_sample_args(phase)
+
+    def _init_device(self):
+        if "local_rank" in self.final_config_dict:  # one of several processes
+            process_group.join_group(self.final_config_dict)
+            return
+        # RecBole overwrites CUDA_VISIBLE_DEVICES with its default "0", which takes from a
+        # scheduler's child the device that it was given.
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        super()._init_device()
+        if visible is not None and "gpu_id" not in self.external_config_dict:
+            os.environ["CUDA_VISIBLE_DEVICES"] = visible
+        elif visible is None and not torch.cuda.is_available():
+            os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+        if not self.final_config_dict["use_gpu"]:
+            self.final_config_dict["device"] = torch.device("cpu")
+
+
+def paths_of(files: str | Path | Iterable[str | Path] | None) -> list[str | Path]:
+    """List of configuration files; a bare path is one file, not the list of its letters."""
+    return [files] if isinstance(files, (str, Path)) else list(files or [])
+
+
+# What Python, pandas and torch raise over a value that they cannot use.
+OVER_VALUES = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, RuntimeError,
+    TypeError, ValueError, pickle.PickleError, yaml.YAMLError,
+)  # fmt: skip
+
+
+@contextmanager
+def explained(what: str, config: LiteConfig):
+    """Turn an error from the depths of other libraries into one line.
+
+    A value can be wrong in more ways than are checked one by one. What is known at this point is
+    what failed, and which settings this run has made: the cause is among them. ``--traceback``
+    shows the rest.
+
+    Parameters
+    ----------
+    what : str
+        Begins the message.
+    config : LiteConfig
+
+    Raises
+    ------
+    ConfigError
+    """
+    try:
+        yield
+    except RecboleLiteError:
+        raise
+    except OVER_VALUES as error:
+        text = " ".join(str(error).split())
+        text = text if len(text) <= 200 else text[:197] + "..."
+        given = config.given()
+        raise ConfigError(
+            f"{what} ({type(error).__name__}: {text}). "
+            + (f"This run sets {given}" if given else "All settings are defaults")
+        ) from error
+
+
+@contextmanager
+def _as_config_error():
+    """Turn the errors of RecBole's own checks into ours: they concern what the user set."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, NotImplementedError, RuntimeError) as error:
+        raise ConfigError(str(error)) from error

@@ -1,0 +1,35 @@
+"""``config.json`` of a run's folder: model, data set and settings; read without torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from recbole_lite.utils.errors import CheckpointError
+
+CONFIG_FILE = "config.json"
+BEST_FILE = "best.safetensors"
+
+
+def load_config(folder: Path) -> dict[str, Any]:
+    """Read ``model``, ``dataset`` and ``settings``, as the checkpoint of a run wrote them.
+
+    Raises
+    ------
+    CheckpointError
+        Missing or damaged.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder}: no checkpoint here ({CONFIG_FILE} is missing)") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from None
+    kinds = {"model": str, "dataset": str, "settings": dict}
+    if not isinstance(content, dict) or any(
+        not isinstance(content.get(name), kind) for name, kind in kinds.items()
+    ):
+        raise CheckpointError(f"{path}: not the settings of a run: it needs {', '.join(kinds)}")
+    return content

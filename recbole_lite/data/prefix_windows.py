@@ -1,0 +1,85 @@
+"""Windows in which every input has its successor as a target (``train_strategy: prefix``).
+
+A causal model scores all prefixes of a window in one pass, so that a window of L inputs trains
+L targets at the price of one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction
+
+from recbole_lite.data.windows import DrawnWindows, Windows
+from recbole_lite.utils.errors import ConfigError
+
+# Field of a batch: the item after each input, 0 where none is asked for. Not "target_list": that is
+# what the inputs' own values in a column "target" are called.
+TARGETS = "prefix_targets"
+
+
+class Prefixes(DrawnWindows):
+    """Windows that together ask once for every target of a training sequence.
+
+    Where they begin is drawn anew for every epoch: a target then stands now early, now late in
+    its window, and is learned from contexts of many lengths.
+
+    Parameters
+    ----------
+    windows : Windows
+        The training windows.
+    overlap : int
+        Inputs that a window shares with the one before. Only targets behind the overlap are
+        asked for, so each of them sees more than `overlap` inputs, as far as the user has had
+        so many. 0: a pass costs least; ``max_length - 1``: every target sees a full window, as
+        under ``train_strategy: all``, and at its price.
+
+    Raises
+    ------
+    ConfigError
+        `overlap` is not in ``0 .. max_length - 1``.
+    """
+
+    def __init__(self, windows: Windows, overlap: int = 0):
+        super().__init__(windows)
+        if not isinstance(overlap, int) or not 0 <= overlap < self.max_length:
+            raise ConfigError(
+                f"prefix_overlap must be a whole number in 0..{self.max_length - 1} "
+                f"(MAX_ITEM_LIST_LENGTH - 1), found {overlap!r}"
+            )
+        self.stride = self.max_length - overlap
+        # Any draw will do here: it gives the loader a typical number of windows.
+        self.draw(torch.Generator().manual_seed(0))
+
+    def draw(self, generator: torch.Generator) -> None:
+        """Lay the windows anew, each user's at a random phase."""
+        n = self.last_rows - self.first_rows  # targets of each user
+        chance = torch.rand(len(n), generator=generator, dtype=torch.float64).numpy()
+        tail = np.minimum((chance * self.stride).astype(np.int64), n)  # 0 .. stride - 1
+        rows, counts = [self.last_rows[tail > 0]], [tail[tail > 0]]
+        left = n - tail
+        # Whole strides from the end, as long as more is left than fits into one window.
+        strides = -(-np.maximum(left - self.max_length, 0) // self.stride)
+        owner = np.repeat(np.arange(len(n)), strides)
+        step = np.arange(len(owner)) - np.repeat(np.cumsum(strides) - strides, strides)
+        rows.append((self.first_rows + left)[owner] - step * self.stride)
+        counts.append(np.full(len(owner), self.stride))
+        # What is left is each user's first window, in which all targets are asked for.
+        left = left - strides * self.stride
+        rows.append((self.first_rows + left)[left > 0])
+        counts.append(left[left > 0])
+        self.rows, self.counts = np.concatenate(rows), np.concatenate(counts)
+
+    def gather(self, index) -> Interaction:
+        """Batch of windows: as :meth:`Windows.gather`, and ``prefix_targets`` ``[B, L]``."""
+        batch = super().gather(index)
+        rows, counts = np.atleast_1d(self.rows[index]), np.atleast_1d(self.counts[index])
+        lengths = batch[self.length_field].numpy()
+        steps = np.arange(self.max_length)
+        # The input at a step is followed by the row behind it; the last one by the row itself.
+        positions = (rows - lengths + 1)[:, None] + np.minimum(steps, lengths[:, None] - 1)
+        targets = self.store.columns[self.store.item_field][torch.from_numpy(positions)]
+        asked = (steps < lengths[:, None]) & (steps >= (lengths - counts)[:, None])
+        targets[torch.from_numpy(~asked)] = 0
+        batch.interaction[TARGETS] = targets
+        return batch

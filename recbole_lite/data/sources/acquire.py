@@ -1,0 +1,166 @@
+"""Getting hold of a data set's source files: from the network, or brought by hand."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+from recbole_lite.data.sources.dataset_meta import DatasetMeta, Source
+from recbole_lite.data.sources.download import Patience, fetch
+from recbole_lite.data.sources.files import REPLACED, SourceFiles, mismatches
+from recbole_lite.utils.errors import DataError
+
+SOURCES_FOLDER = "_sources"  # inside the data path; a data set's name cannot begin with "_"
+DEFAULT_DATA_PATH = "dataset"  # RecBole's
+
+
+def sources_folder(name: str, data_path: Path) -> Path:
+    """Folder where downloads of a data set lie.
+
+    Parameters
+    ----------
+    name : str
+        Of the data set.
+    data_path : Path
+        Folder of the data sets.
+
+    Returns
+    -------
+    Path
+        It need not exist.
+    """
+    return data_path / SOURCES_FOLDER / name
+
+
+def fetched(
+    meta: DatasetMeta,
+    data_path: Path,
+    say: Callable[[str], None],
+    patience: Patience | None = None,
+) -> SourceFiles:
+    """Download what is not there yet.
+
+    Parameters
+    ----------
+    meta : DatasetMeta
+        Of the data set.
+    data_path : Path
+        Folder of the data sets.
+    say : callable
+        Takes lines for the user.
+    patience : Patience, optional
+        Waiting times.
+
+    Returns
+    -------
+    SourceFiles
+        Checked against sizes and checksums, where these are known.
+    """
+    if not meta.sources:
+        raise DataError(f"{meta.name} cannot be downloaded. {meta.by_hand.strip()}")
+    folder = sources_folder(meta.name, data_path)
+    help_text = advice(meta, data_path)
+    paths = []
+    for source in meta.sources:
+        if not (folder / source.file).exists():
+            size = f" ({source.size / 1e6:,.1f} MB)" if source.size else ""
+            say(f"{meta.name}: fetching {source.url}{size} into {folder}")
+        if not (source.sha256 or source.md5):
+            say(f"{meta.name}: no checksum of {source.file} is published; it goes in unchecked")
+        paths.append(fetch(source, folder, help_text, patience))
+    return SourceFiles(paths)
+
+
+def advice(meta: DatasetMeta, data_path: Path) -> str:
+    """How to get the files where the network does not give them.
+
+    Parameters
+    ----------
+    meta : DatasetMeta
+        Of the data set.
+    data_path : Path
+        Folder of the data sets.
+
+    Returns
+    -------
+    str
+        Some lines: the URLs, the folder, the command.
+    """
+    folder = sources_folder(meta.name, data_path)
+    missing = [s for s in meta.sources if not (folder / s.file).exists()]
+    single = len(meta.sources) == 1
+    place = f"PATH/TO/{meta.sources[0].file}" if single else "FOLDER_WITH_THESE_FILES"
+    command = f"recbole-lite data prepare {meta.name} --from {place}"
+    if data_path != Path(DEFAULT_DATA_PATH):
+        command += f" --data_path {shlex.quote(str(data_path))}"
+    return "\n".join(
+        [
+            "To bring it by hand, fetch on a machine with access:",
+            *(f"  {source.url}" for source in missing),
+            "put it into this folder and run the same command again:",
+            f"  {folder.absolute()}",
+            "or leave it where it is and run:",
+            f"  {command}",
+        ]
+    )
+
+
+def brought(meta: DatasetMeta, path: Path, say: Callable[[str], None]) -> SourceFiles:
+    """Take source files that the user has.
+
+    Parameters
+    ----------
+    meta : DatasetMeta
+        Of the data set.
+    path : Path
+        One file, under any name if the set has but one source; or a folder with all files,
+        or with an archive's unpacked content.
+    say : callable
+        Takes lines for the user.
+
+    Returns
+    -------
+    SourceFiles
+        Checked against sizes and checksums, where these are known and the files are as
+        downloaded.
+    """
+    if not path.exists():
+        raise DataError(f"there is no such file or folder; --from wants {_wanted(meta)}", path)
+    if not meta.sources:
+        return SourceFiles([path if path.is_dir() else path.parent])
+    if path.is_file() and len(meta.sources) == 1:
+        _check(path, meta.sources[0])
+        return SourceFiles([path])
+    folder = path if path.is_dir() else path.parent
+    return SourceFiles([_find(folder, source, meta, say) for source in meta.sources])
+
+
+def _wanted(meta: DatasetMeta) -> str:
+    names = [source.file for source in meta.sources]
+    return (
+        f"{names[0]}, or its folder" if len(names) == 1 else f"a folder with {' and '.join(names)}"
+    )
+
+
+def _find(folder: Path, source: Source, meta: DatasetMeta, say: Callable[[str], None]) -> Path:
+    """One source in a folder: as downloaded, or unpacked and then unchecked."""
+    path = folder / source.file
+    if path.is_file():
+        _check(path, source)
+        return path
+    unpacked = folder / source.file.removesuffix(".gz")
+    if source.file.endswith(".zip") and any(folder.iterdir()):
+        unpacked = folder
+    if not unpacked.exists():
+        raise DataError(f"no {source.file} in it; --from wants {_wanted(meta)}", folder)
+    say(f"{meta.name}: {unpacked} stands for {source.file} unpacked; size and checksum unchecked")
+    return unpacked
+
+
+def _check(path: Path, source: Source) -> None:
+    if wrong := mismatches(path, source):
+        raise DataError(
+            f"this is not the file of {source.url}: {'; '.join(wrong)}. Fetch it again. {REPLACED}",
+            path,
+        )

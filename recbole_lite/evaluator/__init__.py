@@ -1,0 +1,1 @@
+"""Metrics, and the evaluator and collector that compute them for each user."""

@@ -1,0 +1,374 @@
+"""Ablation tables: one thing changed per row, over seeds, compared on the same users.
+
+A row is a file of plain configuration keys, ``properties/ablation/<row>.yaml``. It is laid over
+everything else, the command line included: the command line describes the model that all rows
+share, and ``--rec_llm_init=scratch``, say, would make the row ``scratch`` equal to the others if
+it came first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recbole_lite.config.configurator import LiteConfig, paths_of
+from recbole_lite.config.yaml_files import nearest, parse_overrides, read_yaml
+from recbole_lite.evaluator.evaluator import LiteEvaluator, ranked_by
+from recbole_lite.quick_start import run_one
+from recbole_lite.report.ablation import render, summarise
+from recbole_lite.report.run_report import optional
+from recbole_lite.trainer.initial_weights import next_train_stage
+from recbole_lite.utils.environment import environment
+from recbole_lite.utils.errors import ConfigError, RecboleLiteError, TrainingError, one_line
+from recbole_lite.utils.files import to_json, write_atomically
+from recbole_lite.utils.paths import PROPERTIES
+
+ROWS = PROPERTIES / "ablation"
+DEFAULT_OUT = Path("results", "ablation")  # / name of the dataset
+SPLIT = {"LS": "valid_and_test"}
+AGAIN = "the same command makes it from the results"
+NOT_A_ROWS = {"model", "dataset", "seed"}  # keys that tell rows and their runs apart
+# Settings that change what is shown or kept, and no figure.
+PRESENTATION = {
+    "show_progress", "state", "checkpoint_dir", "checkpoint_every", "item_embedding_cache_dir",
+    "local_files_only", "baselines", "sample_users", "log_wandb",
+}  # fmt: skip
+
+
+@dataclass
+class Row:
+    """One row of the table.
+
+    Attributes
+    ----------
+    name : str
+        The model's name for the base row, else the file's.
+    path : Path or None
+        The file; None for the base row.
+    changes : dict
+        What the file sets.
+    configs : dict of int to LiteConfig
+        By seed.
+    same_as : str or None
+        An earlier row with the very same settings, whose results are this row's.
+    records : dict of int to dict
+        Results by seed.
+    problem : str or None
+        Why a seed has no result, in one line.
+    given_up : bool
+        Whether the problem would come again with the next seed.
+    """
+
+    name: str
+    path: Path | None = None
+    changes: dict[str, Any] = field(default_factory=dict)
+    configs: dict[int, LiteConfig] = field(default_factory=dict)
+    same_as: str | None = None
+    records: dict[int, dict] = field(default_factory=dict)
+    problem: str | None = None
+    given_up: bool = False
+
+
+def ablate(
+    model: str | None = None,
+    dataset: str | None = None,
+    config_file_list: Iterable[str | Path] | None = None,
+    config_dict: Mapping[str, Any] | None = None,
+    overrides: Iterable[str] | None = None,
+    rows: Iterable[str] | None = None,
+    seeds: Iterable[int] | None = None,
+    out: str | Path | None = None,
+    rows_folder: str | Path = ROWS,
+    command: str = "",
+    say: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Train and compare the base configuration and its rows.
+
+    The first seed of all rows comes first, then the second: an interrupted table is complete as
+    far as it goes. Each result is written as soon as it is there, ``<out>/<row>-<seed>.json``,
+    and serves again if its settings are the same; the table is ``<out>/ablation.md`` and
+    ``ablation.json``.
+
+    Parameters
+    ----------
+    model, dataset, config_file_list, config_dict, overrides
+        The base configuration, see :class:`~recbole_lite.config.configurator.LiteConfig`; `model`
+        is LiteLLM4Rec unless given.
+    rows : list of str, optional
+        Names of files in `rows_folder`; None: all of them.
+    seeds : list of int, optional
+        None: the configuration's ``seed`` alone.
+    out : str or Path, optional
+        Folder; None: ``results/ablation/<dataset>``.
+    rows_folder : str or Path
+        Where the rows' files are.
+    command : str
+        What the user typed, for the records.
+    say : callable, optional
+        Told of each result in a line; None: the log is.
+
+    Returns
+    -------
+    dict
+        As :func:`~recbole_lite.report.ablation.summarise` makes it.
+
+    Raises
+    ------
+    ConfigError
+        An unknown row, or settings that are wrong in any of the rows; before the first training.
+        What goes wrong later is listed in the table.
+    """
+    say = say or getLogger().info
+    base = _Base(
+        model or "LiteLLM4Rec",
+        dataset,
+        paths_of(config_file_list),
+        # A run is repeated as a whole, so it needs nothing to be continued from.
+        {"checkpoint_every": 0, **(config_dict or {})},
+        list(overrides or []),
+    )
+    config = base.configure(Row("base"), None)
+    _check_base(base, config, seeds)
+    seeds = list(dict.fromkeys(seeds or [config["seed"]]))
+    table = [Row(config["model"]), *find_rows(rows, Path(rows_folder), config["model"])]
+    _configure(table, base, seeds)
+    out = Path(out or DEFAULT_OUT / config["dataset"])
+    for seed in seeds:
+        for row in table:
+            if not row.given_up and row.same_as is None:
+                _fill(row, seed, out, command, say)
+    summary = _summary(table, seeds, config, command)
+    with optional(str(out), AGAIN):
+        _write_json(out / "ablation.json", summary)
+        text = render(summary)
+        write_atomically(out / "ablation.md", lambda path: path.write_text(text, encoding="utf-8"))
+    return summary
+
+
+def find_rows(names: Iterable[str] | None, folder: Path, base: str) -> list[Row]:
+    """Read the rows' files.
+
+    Parameters
+    ----------
+    names : list of str or None
+        In the order of the table, the base row's name may be among them; None: all, by name.
+    folder : Path
+        Where the files are.
+    base : str
+        Name of the base row.
+
+    Raises
+    ------
+    ConfigError
+        No such row, or a file that cannot be one.
+    """
+    files = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    if base in files:
+        raise ConfigError(f"{files[base]}: {base} is the name of the base row; rename the file")
+    if names is None:
+        names = files
+    chosen = [name for name in dict.fromkeys(names) if name != base]
+    unknown = [f"unknown row {n!r}{nearest(n, files)}" for n in chosen if n not in files]
+    if unknown:
+        raise ConfigError(f"{'; '.join(unknown)}; rows in {folder}: {', '.join(files) or 'none'}")
+    return [_read_row(files[name]) for name in chosen]
+
+
+def _read_row(path: Path) -> Row:
+    settings = read_yaml(path)
+    for key in sorted(NOT_A_ROWS & set(settings)):
+        raise ConfigError(f"{settings[key].origin}: a row cannot set {key}")
+    return Row(path.stem, path, {key: setting.value for key, setting in settings.items()})
+
+
+# -- configuration ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Base:
+    """Sources of the base configuration."""
+
+    model: str
+    dataset: str | None
+    files: list[str | Path]
+    values: dict[str, Any]
+    overrides: list[str]
+
+    def configure(self, row: Row, seed: int | None) -> LiteConfig:
+        """Configuration of a row: its file comes last, and nothing above files sets its keys."""
+        sources = {"overrides": self.overrides, "values": self.values, "files": self.files}
+        if row.path is not None:
+            sources["files"] = [*self.files, row.path]
+            sources["overrides"] = [
+                text
+                for text in self.overrides
+                if not set(parse_overrides([text])) & set(row.changes)
+            ]
+            sources["values"] = {k: v for k, v in self.values.items() if k not in row.changes}
+        if seed is not None:
+            sources["overrides"] = [
+                text for text in sources["overrides"] if "seed" not in parse_overrides([text])
+            ]
+            sources["overrides"].append(f"--seed={seed}")
+        return LiteConfig(
+            self.model,
+            self.dataset,
+            config_file_list=sources["files"],
+            config_dict=sources["values"],
+            overrides=sources["overrides"],
+        )
+
+
+def _check_base(base: _Base, config: LiteConfig, seeds) -> None:
+    if seeds is not None and "seed" in parse_overrides(base.overrides):
+        raise ConfigError("--seed and --seeds: give one of them")
+    if config["resume"]:
+        raise ConfigError("resume: an ablation reuses the results in its folder; leave resume out")
+    if next_train_stage(config):
+        raise ConfigError("train_stage: a pre-training has no test figures to compare")
+
+
+def _configure(table: list[Row], base: _Base, seeds: list[int]) -> None:
+    """Configure all rows before the first is trained: a mistake must not cost a training."""
+    for row in table:
+        row.configs = {seed: base.configure(row, seed) for seed in seeds}
+        _check_row(row, row.configs[seeds[0]])
+    first: dict[str, str] = {}
+    for row in table:
+        settings = json.dumps(comparable(row.configs[seeds[0]].settings), sort_keys=True)
+        row.same_as = first.get(settings)
+        first.setdefault(settings, row.name)
+
+
+def _check_row(row: Row, config: LiteConfig) -> None:
+    for stage in config["stages"] or []:
+        for key in sorted(set(stage) & set(row.changes)):
+            raise ConfigError(f"row {row.name}: {key} is set by one of the stages as well")
+    if config["eval_args"]["split"] != SPLIT:
+        raise ConfigError(
+            f"row {row.name}: an ablation compares users by their one test item, eval_args split "
+            f"{SPLIT}; found {config['eval_args']['split']}"
+        )
+
+
+def comparable(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as they come back from JSON, without those of presentation."""
+    plain = json.loads(to_json(settings))
+    return {key: value for key, value in plain.items() if key not in PRESENTATION}
+
+
+# -- results ----------------------------------------------------------------------------------
+
+
+def _fill(row: Row, seed: int, out: Path, command: str, say: Callable[[str], None]) -> None:
+    """Put the result of one run into its row: from its file, or by training."""
+    path, label = out / f"{row.name}-{seed}.json", f"{row.name}, seed {seed}"
+    record = _finished(path, row.configs[seed].settings)
+    if record is not None:
+        say(f"{label}: reused from {path}")
+    else:
+        say(f"{label}: training")
+        try:
+            result = run_one(row.configs[seed], resume=False, samples=False, per_user=True)
+        except RecboleLiteError as error:
+            row.problem = row.problem or one_line(error, limit=110)  # a cell of the table
+            # A loss that is not finite may be the seed's; anything else would come again.
+            row.given_up = not isinstance(error, TrainingError)
+            say(f"{label}: not run: {row.problem}")
+            return
+        record = _record(row, seed, result, command)
+        with optional(str(path), "the row is in the table, but will be trained again"):
+            _write_json(path, record)
+            say(f"{label}: written to {path}")
+    row.records[seed] = record
+
+
+def _finished(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """Record of a run with these settings, if there is one."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # none, or damaged
+        return None
+    same = comparable(record.get("settings", {})) == comparable(settings)
+    return record if same else None
+
+
+def _record(row: Row, seed: int, result: dict[str, Any], command: str) -> dict[str, Any]:
+    """What is kept of a run; of each user only the rank, which gives every top-k metric."""
+    users = result["per_user"]
+    return {
+        "row": row.name,
+        "seed": seed,
+        "changes": row.changes,
+        "data": result["data"],
+        "valid": _plain(result["best_valid_result"]),
+        "test": _plain(result["test_result"]),
+        "epochs": result["epochs"],
+        "history": result["history"],
+        "seconds": result["seconds"],
+        "parameters": result["parameters"],
+        "run_dir": result["run_dir"],
+        "settings": row.configs[seed].settings,
+        "test_set": result.get("test_set"),
+        "environment": environment(),
+        "command": command,
+        "ranks": dict(zip(users["users"], map(int, users["ranks"]), strict=True)),
+    }
+
+
+def _plain(result) -> dict[str, float]:
+    return {name: float(value) for name, value in (result or {}).items()}
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    content = dict(content)
+    # Thousands of users on one line, an epoch on another.
+    ranks, history = content.pop("ranks", None), content.pop("history", None)
+    text = to_json(content, indent=1)
+    if history is not None:
+        epochs = ",\n".join(f"  {to_json(epoch)}" for epoch in history)
+        text = f'{text[:-2]},\n "history": [\n{epochs}\n ]\n}}'
+    if ranks is not None:
+        text = f'{text[:-2]},\n "ranks": {to_json(ranks)}\n}}'
+    write_atomically(path, lambda name: name.write_text(text + "\n", encoding="utf-8"))
+
+
+def _summary(table: list[Row], seeds, config: LiteConfig, command: str) -> dict[str, Any]:
+    by_name = {row.name: row for row in table}
+    described = []
+    for row in table:
+        source = by_name[row.same_as or row.name]
+        runs = [
+            {**record, "per_user": _per_user(record, source.configs[seed])}
+            for seed, record in source.records.items()
+        ]
+        described.append(
+            {
+                "row": row.name,
+                "changes": row.changes,
+                "same_as": row.same_as,
+                "problem": source.problem,
+                "runs": runs,
+            }
+        )
+    about = {
+        "dataset": config["dataset"],
+        "seeds": seeds,
+        "command": command,
+        "environment": environment(),
+    }
+    return summarise(described, about)
+
+
+def _per_user(record: dict[str, Any], config: LiteConfig) -> dict[str, np.ndarray]:
+    """Top-k metrics of each user, from the ranks."""
+    if not record["ranks"]:
+        return {}
+    ranks = np.array(list(record["ranks"].values()))
+    return LiteEvaluator(config).per_user(ranked_by(ranks, max(config["topk"])))

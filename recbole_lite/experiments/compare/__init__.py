@@ -1,0 +1,1 @@
+"""Comparison of finished runs by paired intervals over their common test users."""

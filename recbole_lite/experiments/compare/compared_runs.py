@@ -1,0 +1,124 @@
+"""What ``recbole-lite compare`` takes: folders of runs, and results that other commands wrote."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recbole_lite.report.run_folder import PROTOCOL, RunRecord, read_metrics, read_users
+from recbole_lite.utils.errors import ReportError
+
+_EVERY_RESULT = ("ranks", "data", "test")  # keys
+_SHARED = ("data", "test", "valid", "epochs", "parameters", "candidates")  # with metrics.json
+
+
+@dataclass(frozen=True)
+class Side:
+    """What is compared.
+
+    Attributes
+    ----------
+    name : str
+        Short, and no other side's.
+    run : RunRecord
+        Settings and metrics.
+    ranks : dict of str to int
+        Raw user id -> rank of the test item; 0: beyond ``largest_k``.
+    """
+
+    name: str
+    run: RunRecord
+    ranks: dict[str, int]
+
+    @property
+    def largest_k(self) -> int:
+        """Largest k whose metrics the ranks give."""
+        return self.run.metrics["largest_k"]
+
+
+def read_side(path: str | Path) -> Side:
+    """Read a run's folder, or a result of ``ablate``, ``reproduce`` or ``benchmarks/budget.py``.
+
+    Raises
+    ------
+    ReportError
+        There is no such thing, it is damaged, or it has no ranks of users.
+    """
+    path = Path(path)
+    if path.suffix == ".json":
+        return _read_result(path)
+    run = read_metrics(path)
+    ranks = {user: row["rank"] for user, row in read_users(path).items()}
+    if not ranks:
+        why = "the split gives a user several test items, or no metric ranks"
+        if not run.metrics["test"]:
+            why = "the run was not tested: its split leaves nothing for a test"
+        elif "test_set" not in run.metrics:
+            why = f"users.csv is missing: recbole-lite report {shlex.quote(str(path))} makes it"
+        raise ReportError(
+            f"{path}: no ranks of single users ({why}); such runs cannot be compared user by user"
+        )
+    return Side(run.name, run, ranks)
+
+
+def _read_result(path: Path) -> Side:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ReportError(f"{path}: cannot be read: {error}") from None
+    asked = None
+    if isinstance(content, dict):
+        asked = _asked_of_ablate(content) or _asked_of_reproduce(content)
+    if asked is None:
+        raise ReportError(
+            f"{path}: no result of `recbole-lite ablate` or `recbole-lite reproduce`; give such a "
+            "file (of a single row), or the folder of a run"
+        )
+    missing = [key for key in _EVERY_RESULT if not content.get(key)]
+    if missing:
+        raise ReportError(
+            f"{path}: has no {' and no '.join(missing)}, which a comparison user by user needs"
+        )
+    sha256 = content.get("test_set")
+    metrics = {
+        **asked,
+        **{key: content.get(key) for key in _SHARED},
+        "seconds": content.get("seconds", {}),
+        "test_set": sha256 and {"users": len(content["ranks"]), "sha256": sha256},
+    }
+    settings = content.get("settings") or content["config_dict"]
+    return Side(path.stem, RunRecord(path, settings, metrics), content["ranks"])
+
+
+def _asked_of_ablate(content: dict[str, Any]) -> dict[str, Any] | None:
+    """Of a result that knows every setting; None: it is none."""
+    settings = content.get("settings")
+    if not isinstance(settings, dict):
+        return None
+    return {
+        "model": content.get("row", settings.get("model")),
+        "dataset": settings.get("dataset"),
+        "largest_k": max(settings.get("topk", [0])),
+        "protocol": {key: settings.get(key) for key in PROTOCOL},
+    }
+
+
+def _asked_of_reproduce(content: dict[str, Any]) -> dict[str, Any] | None:
+    """Of a result that knows the settings it was given; None: it is none.
+
+    One of an older version has no ``protocol``: what it was not given is None, so that it can be
+    compared with its like, and with nothing else.
+    """
+    given = content.get("config_dict")
+    if not isinstance(given, dict) or "side" not in content:
+        return None
+    names = (name.partition("@")[2] for name in content.get("test") or {})
+    return {
+        "model": content["side"],
+        "dataset": content.get("dataset"),
+        "largest_k": content.get("largest_k") or max((int(k) for k in names if k), default=0),
+        "protocol": content.get("protocol") or {key: given.get(key) for key in PROTOCOL},
+    }

@@ -1,0 +1,55 @@
+"""Markdown of the efficiency study, the paper's figures beside the measured ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tabulate import tabulate
+
+from recbole_lite.experiments.reproduce.paper_figures import DATASETS, TABLE_5, TABLE_6
+
+
+def render(result: dict[str, Any]) -> str:
+    """Tables of what :func:`recbole_lite.experiments.reproduce.efficiency.measure` found."""
+    text = [times(result)]
+    text += [_shares(name, shares) for name, shares in result["parts"].items()]
+    text += [_sweep(name, points) for name, points in result["sweeps"].items()]
+    problems = result.get("problems", {}).items()
+    text.append("\n".join(f"- {name}: not run: {why}" for name, why in problems))
+    return "\n\n".join(filter(None, text))
+
+
+def times(result: dict[str, Any]) -> str:
+    """Tables 1, 5 and 6: a line a side."""
+    lite, lengths = result["times"]["LiteLLM4Rec"]["ms"], result["input_lengths"]
+    paper = DATASETS.get(result.get("dataset"))
+    milliseconds, tokens = TABLE_5.get(paper, {}), TABLE_6.get(paper, {})
+    rows = [
+        [
+            name,
+            f"{result['parameters'].get(name, 0) / 1e6:.1f}" if name in lengths else "",
+            f"{t['ms']:,.1f}",
+            f"{t['least']:,.1f} .. {t['most']:,.1f}",
+            f"{t['ms'] / lite:,.2f}x",
+            f"{milliseconds[name]:,}" if name in milliseconds else "",
+            f"{lengths[name]['tokens']:.1f}" if name in lengths else "",
+            tokens.get(name, ""),
+        ]
+        for name, t in result["times"].items()
+    ]
+    head = ["", "M parameters", "ms per batch", "range", "to LiteLLM4Rec"]
+    head += ["paper: ms", "input length", "paper: length"]
+    right = ("left", *("right",) * (len(head) - 1))
+    return tabulate(rows, head, tablefmt="github", colalign=right, disable_numparse=True)
+
+
+def _shares(name: str, shares: dict[str, dict]) -> str:
+    total = sum(part["ms"] for part in shares.values())
+    cells = [[part, f"{t['ms']:,.1f}", f"{t['ms'] / total:.1%}"] for part, t in shares.items()]
+    return tabulate(cells, [name, "ms", "share"], tablefmt="github")
+
+
+def _sweep(name: str, points: dict[Any, dict]) -> str:
+    sides = list(next(iter(points.values())))
+    cells = [[x, *(f"{points[x][side]['ms']:,.1f}" for side in sides)] for x in points]
+    return tabulate(cells, [name, *(f"{side}, ms" for side in sides)], tablefmt="github")

@@ -1,0 +1,84 @@
+"""The best trial: its test figures, once, and a file that repeats it."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from recbole_lite.experiments.tune.records import Record
+from recbole_lite.experiments.tune.trial import Plan
+from recbole_lite.utils.files import write_atomically
+
+BEST_FILE = "best.yaml"
+
+
+def evaluate_best(record: Record, plan: Plan) -> dict[str, float] | None:
+    """Test figures of a trial's best weights; the only look of a sweep at the test split.
+
+    None where the split leaves nothing for a test.
+    """
+    from recbole_lite.config.registry import get_trainer
+    from recbole_lite.quick_start import load_data_and_model
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(plan.threads)  # sums in the order of the trial's
+    try:
+        # The trial's own settings name the folder that the sweep was in before a move.
+        changes = {"checkpoint_dir": str(Path(record.run_dir).parent)}
+        changes |= {"item_embedding_cache_dir": plan.cache_dir} if plan.cache_dir else {}
+        loaded = load_data_and_model(record.run_dir, changes=changes)
+        config, model, _, train_data, _, test_data = loaded
+        trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+        trainer.keep_no_record()
+        trainer.eval_collector.data_collect(train_data)  # counts that some metrics need
+        return trainer.evaluate(test_data, load_best_model=False, show_progress=False)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def best_values(record: Record, made, plan: Plan) -> dict[str, Any]:
+    """Configuration keys that repeat a trial; the rest are the defaults."""
+    values = {
+        "model": made.model,
+        "dataset": made.dataset,
+        **made.values,
+        **record.params,
+    }
+    if record.status != "finished":
+        values["end_epoch"] = record.epochs
+    if not plan.use_gpu and torch.cuda.is_available():
+        values["use_gpu"] = False  # where the trials ran
+    return values
+
+
+def write_best(record: Record, made, plan: Plan, result: dict[str, Any]) -> Path:
+    """Write ``best.yaml`` into the sweep's folder."""
+    best = result["best"]
+    figures = [f"valid: {_figures(best['valid'])} (epoch {best['best_epoch']})"]
+    if best["test_result"] is not None:
+        figures.append(f"test:  {_figures(best['test_result'])}")
+    if record.status != "finished":
+        figures.append(
+            f"end_epoch: the trial was {record.status} after this epoch; leave it out to train on."
+        )
+    path = Path(plan.folder, BEST_FILE)
+    shown = path.relative_to(plan.cwd) if path.is_relative_to(plan.cwd) else path
+    head = [
+        f"Best of {len(result['trials'])} trials ({record.trial}) by {result['metric']}.",
+        *figures,
+        "The same figures, on the same machine and from the same folder:",
+        f"OMP_NUM_THREADS={plan.threads} python run_recbole_lite.py "
+        f"--config_files={shlex.quote(str(shown))}",
+    ]
+    body = yaml.safe_dump(best_values(record, made, plan), sort_keys=False, allow_unicode=True)
+    text = "".join(f"# {line}\n" for line in head) + body
+    write_atomically(path, lambda name: name.write_text(text, encoding="utf-8"))
+    return path
+
+
+def _figures(figures: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in figures.items() if value is not None)

@@ -1,0 +1,80 @@
+"""Item vectors before the trials, so that each text is encoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+from recbole_lite.config.configurator import explained
+from recbole_lite.data import create_dataset
+from recbole_lite.experiments.tune.space import Space
+from recbole_lite.text import item_vectors
+from recbole_lite.utils.errors import ConfigError, RecboleLiteError
+
+# What the vectors depend on beside the items' texts.
+KEYS = {
+    "item_llm", "item_llm_pooling", "item_llm_max_length", "item_llm_dtype", "item_text_fields",
+    "item_text_template",
+}  # fmt: skip
+AT_MOST = 32  # combinations of them; further ones are encoded by the first trial that needs them
+
+
+def cache_dir(config, folder: Path) -> str | None:
+    """Folder that all trials take item vectors from; None where the model reads none.
+
+    Where the configuration keeps them nowhere it is one in the sweep's folder: the trials have to
+    share them.
+    """
+    if "item_embedding_cache_dir" not in config.settings:
+        return None
+    chosen = config["item_embedding_cache_dir"] or folder / "item_embeddings"
+    return str(Path(chosen).resolve())
+
+
+def prepare(space: Space, configure: Callable[[dict[str, Any]], Any]) -> None:
+    """Read the data, and fill the cache of item vectors for every trial that there can be.
+
+    Parameters
+    ----------
+    space : Space
+    configure : callable
+        Values of some parameters -> LiteConfig of a trial that has them.
+
+    Raises
+    ------
+    RecboleLiteError
+        The data or the vectors cannot be had by any trial. What concerns some of them only is
+        left to fail there, and logged. The data leave nothing for validation.
+    """
+    combinations = space.combinations(KEYS, AT_MOST)
+    dataset, failures = None, []
+    for params in combinations:
+        config = configure(params)
+        dataset = dataset or create_dataset(config)
+        if not _reads_vectors(config):
+            continue
+        try:
+            item_vectors(config, dataset)
+        except RecboleLiteError as error:
+            failures.append(error)
+            getLogger().warning(f"{params}: {error}")
+    if len(failures) == len(combinations):
+        raise failures[0]
+    with explained(f"{config['dataset']} cannot be split", config):
+        validation = dataset.build()[1]
+    if not len(validation):
+        raise ConfigError(
+            f"eval_args: a sweep chooses by validation, and {config['eval_args']['split']} leaves "
+            "nothing for it; choose with another split, then train on everything with best.yaml"
+        )
+
+
+def _reads_vectors(config) -> bool:
+    """Whether the model starts from fixed vectors; a trained Item LLM has them change."""
+    if config["item_llm"] is None or "item_embedding_cache_dir" not in config.settings:
+        return False
+    stages = config["stages"] or [{}]
+    how = {stage.get("item_llm_training", config["item_llm_training"]) for stage in stages}
+    return "full" not in how

@@ -1,0 +1,200 @@
+"""What a sweep is made of: the common configuration, the space, its own settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from recbole_lite.cli.tune import SWEEP_FILE
+from recbole_lite.config.configurator import LiteConfig
+from recbole_lite.config.stages import read_stages
+from recbole_lite.config.yaml_files import Setting, check_known, known_keys
+from recbole_lite.experiments.tune.space import Parameter, Space
+from recbole_lite.experiments.tune.tune_settings import FREE_ON_RESUME, TuneSettings, read_settings
+from recbole_lite.trainer.initial_weights import next_train_stage
+from recbole_lite.utils.errors import ConfigError
+
+# Keys that are the sweep's or each trial's own.
+NOT_PARAMETERS = {"model", "dataset", "resume", "end_epoch", "checkpoint_dir", "checkpoint_every"}
+
+
+# Keys that say where files are; a sweep that goes on elsewhere may find them elsewhere.
+PLACES = {"data_path", "checkpoint_dir", "item_embedding_cache_dir"}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All that a sweep is made of; a sweep that goes on must be made of the same.
+
+    Attributes
+    ----------
+    model, dataset : str
+    values : dict
+        Configuration keys that the user has set, less those in the space.
+    space : Space
+    settings : TuneSettings
+    """
+
+    model: str
+    dataset: str
+    values: dict[str, Any]
+    space: Space
+    settings: TuneSettings
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "model": self.model,
+            "dataset": self.dataset,
+            "values": self.values,
+            "space_file": self.space.source,
+            "space": self.space.plain(),
+            "settings": self.settings.plain(),
+        }
+
+    @property
+    def trials(self) -> int:
+        """Number of trials."""
+        return int(self.settings.num_samples) * self.space.grid_size
+
+    def configure(self, params: Mapping[str, Any]) -> LiteConfig:
+        """Configuration of a run with some values of the parameters."""
+        values = {**self.values, **params}
+        return LiteConfig(self.model, self.dataset, config_dict=values, typed=True)
+
+
+def make_sweep(model, dataset, files, config_dict, overrides, space, settings) -> Sweep:
+    """Configure a sweep; the parameters are seen as settings above all files.
+
+    Raises
+    ------
+    ConfigError
+        A wrong key, value or setting.
+    """
+    config = LiteConfig(model, dataset, list(files or []), config_dict, overrides)
+    known = known_keys(config.model_class) | set(config.settings)
+    check_known({p.key: Setting(p.values, p.origin) for p in space.parameters}, known)
+    for parameter in space.parameters:
+        if parameter.key in NOT_PARAMETERS:
+            raise ConfigError(f"{parameter.origin}: {parameter.key} cannot be a parameter")
+    fixed = {k for k, setting in config.origins.items() if setting.origin == "command line"}
+    if fixed & set(space.keys):
+        space = space.without(fixed)
+    tuning = read_settings(settings)
+    if tuning.searcher == "grid":
+        space = space.exhaustive()
+    if space.is_grid and "num_samples" not in settings:
+        tuning = TuneSettings(**{**tuning.plain(), "num_samples": 1})
+    values = {
+        key: value
+        for key, value in config.external_config_dict.items()
+        if key not in {"model", "dataset", *space.keys}
+    }
+    return Sweep(config["model"], config["dataset"], values, space, tuning)
+
+
+def load_sweep(folder: str | Path) -> Sweep:
+    """Read what a sweep was made of.
+
+    Raises
+    ------
+    ConfigError
+        There is no sweep in the folder.
+    """
+    path = Path(folder) / SWEEP_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        parameters = [
+            Parameter(key, kind, tuple(values), str(path))
+            for key, described in content["space"].items()
+            for kind, values in described.items()
+        ]
+        return Sweep(
+            content["model"],
+            content["dataset"],
+            content["values"],
+            Space(tuple(parameters), content["space_file"]),
+            read_settings(content["settings"]),
+        )
+    except FileNotFoundError:
+        raise ConfigError(
+            f"resume: {folder}: no sweep to go on with ({SWEEP_FILE} is missing)"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error!r}") from None
+
+
+def elsewhere(made: Sweep, settings: Mapping[str, Any] | None) -> Sweep:
+    """Let a continuation run elsewhere: only keys of `FREE_ON_RESUME` may be given.
+
+    Raises
+    ------
+    ConfigError
+        Another key.
+    """
+    for key in settings or {}:
+        if key not in FREE_ON_RESUME:
+            raise ConfigError(f"--{key}: a sweep goes on with its own settings; leave it out")
+    tuning = read_settings({**made.settings.plain(), **(settings or {})})
+    return Sweep(made.model, made.dataset, made.values, made.space, tuning)
+
+
+def check_same(now: Sweep, before: Sweep) -> None:
+    """Refuse to go on with a sweep that was made of something else.
+
+    Raises
+    ------
+    ConfigError
+        With what differs.
+    """
+    new, old = (json.loads(json.dumps(made.plain())) for made in (now, before))
+    for part in (new, old):
+        part.pop("space_file")
+        part["values"] = {k: v for k, v in part["values"].items() if k not in PLACES}
+        part["settings"] = {k: v for k, v in part["settings"].items() if k not in FREE_ON_RESUME}
+    different = [f"{key} was {old[key]}, is {new[key]}" for key in new if new[key] != old[key]]
+    if different:
+        raise ConfigError(f"resume: the sweep was another one: {'; '.join(different)}")
+
+
+def check_values(made: Sweep) -> LiteConfig:
+    """Configure trials with every listed value and end of a range: a mistake must not cost one.
+
+    Returns
+    -------
+    LiteConfig
+        Of one of them.
+
+    Raises
+    ------
+    ConfigError
+        A value is refused (with its place in the space), or the common settings do not go with
+        a sweep.
+    """
+    for parameter in made.space.parameters:
+        for value in parameter.extremes():
+            try:
+                made.configure({parameter.key: value})
+            except ConfigError as error:
+                raise ConfigError(f"{parameter.origin}: {parameter.key}: {error}") from None
+    config = made.configure({p.key: p.extremes()[0] for p in made.space.parameters})
+    for key in ("resume", "end_epoch"):
+        if config[key] is not None:
+            raise ConfigError(f"{key}: trials set it for themselves; leave it out")
+    if (config["nproc"] or 1) > 1 or (config["world_size"] or 1) > 1:
+        raise ConfigError("nproc: a trial is one process; leave it out, or train without --tune")
+    if next_train_stage(config) or config["eval_step"] == 0:
+        raise ConfigError("train_stage, eval_step: a sweep compares validations; there are none")
+    return config
+
+
+def longest(made: Sweep) -> int:
+    """Epochs of the longest trial that the space allows."""
+    swept = [p for p in made.space.parameters if p.key in ("epochs", "stages")]
+    values = [{p.key: ceil(v) if p.key == "epochs" else v} for p in swept for v in p.extremes()]
+    configs = [made.configure(value) for value in values or [{}]]
+    return max(sum(stage.epochs for stage in read_stages(config)) for config in configs)

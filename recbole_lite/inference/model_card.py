@@ -1,0 +1,147 @@
+"""The model card of a packed model: data, protocol, measured metrics."""
+
+from __future__ import annotations
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from recbole_lite.inference.model_folder import Contents
+
+PAPER = "https://arxiv.org/abs/2402.09543"
+
+
+def model_card(contents: Contents) -> ModelCard:
+    """Model card in the form of the Hugging Face hub.
+
+    Parameters
+    ----------
+    contents : Contents
+        Everything in the card comes from here.
+
+    Returns
+    -------
+    huggingface_hub.ModelCard
+    """
+    name = f"{contents.model}-{contents.dataset}"
+    test = contents.about.get("results", {}).get("test") or {}
+    data = ModelCardData(
+        library_name="recbole-lite",
+        tags=["recommendation", "sequential-recommendation", contents.model],
+        datasets=None,  # names of data sets on the hub; ours is none of them
+        model_name=name if test else None,
+        eval_results=[
+            EvalResult(
+                task_type="sequential-recommendation",
+                dataset_type=contents.dataset,
+                dataset_name=contents.dataset,
+                dataset_split="test (leave-one-out)",
+                metric_type=metric,
+                metric_value=round(float(value), 6),
+            )
+            for metric, value in test.items()
+            if value is not None
+        ]
+        or None,
+    )
+    parts = [
+        f"# {name}",
+        _introduction(contents),
+        "## Use",
+        _use(name),
+        "## Data",
+        _data(contents),
+        "## Protocol",
+        _protocol(contents.settings, contents.about.get("results", {})),
+        "## Results",
+        _results(contents.about),
+        "## Limits",
+        _limits(contents),
+    ]
+    body = "\n\n".join(parts)
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n", ignore_metadata_errors=True)
+
+
+def _introduction(contents: Contents) -> str:
+    text = (
+        f"A sequential recommender ({contents.model}): from the items that a user had, in order, "
+        "to scores of all items of its catalogue."
+    )
+    if contents.model == "LiteLLM4Rec":
+        settings = contents.settings
+        text += (
+            f" Method: LITE-LLM4Rec ([arXiv 2402.09543]({PAPER})). Item LLM: "
+            f"`{settings.get('item_llm')}` (`item_llm_training: "
+            f"{settings.get('item_llm_training')}`); Recommendation LLM: "
+            f"`{settings.get('rec_llm')}` (`rec_llm_init: {settings.get('rec_llm_init')}`)."
+        )
+    return text
+
+
+def _use(name: str) -> str:
+    return f"""\
+```python
+from recbole_lite import Recommender
+
+recommender = Recommender.from_pretrained("{name}")  # this folder
+recommender.recommend([["ID OF AN ITEM", "ID OF THE NEXT ONE"]], k=10)
+```
+
+Ids and titles are in `items.jsonl`."""
+
+
+def _data(contents: Contents) -> str:
+    counts = contents.about.get("data", {})
+    listed = ", ".join(f"{value:,} {key}" for key, value in counts.items())
+    more = f" {contents.added:,} items were added after training." if contents.added else ""
+    return f"`{contents.dataset}`: {listed}.{more} Weights are of epoch {_epoch(contents.about)}."
+
+
+def _epoch(about) -> str:
+    epoch = about.get("epoch")
+    return "unknown" if epoch is None else str(epoch + 1)
+
+
+def _protocol(settings, results) -> str:
+    split = (settings.get("eval_args") or {}).get("split")
+    left_out = "without those that the user has had"
+    if split == {"LS": "valid_and_test"}:
+        how = "Leave-one-out: each user's last item is the test item, the one before validation."
+    else:
+        how = f"Split: `{split}`."
+    mode = (settings.get("eval_args") or {}).get("mode")
+    ranked = "all items" if mode == "full" else f"sampled items (`{mode}`)"
+    seen = left_out if settings.get("eval_exclude_history") else "those already had included"
+    chosen = f"best validation {settings.get('valid_metric')}"
+    if "valid" in results and not results["valid"]:
+        chosen = "last epoch"
+    return (
+        f"{how} Ranking over {ranked}, {seen}. Input: the last "
+        f"{settings.get('MAX_ITEM_LIST_LENGTH')} items. Training examples: "
+        f"`train_strategy: {settings.get('train_strategy')}`. Seed {settings.get('seed')}; "
+        f"weights of the {chosen}."
+    )
+
+
+def _results(about) -> str:
+    results = {
+        name: {metric: value for metric, value in (values or {}).items() if value is not None}
+        for name, values in about.get("results", {}).items()
+    }
+    results = {name: values for name, values in results.items() if values}
+    if not results:
+        measured = "results" in about
+        return "Nothing was measured: it was trained on all data." if measured else "Not recorded."
+    metrics = list(next(iter(results.values())))
+    lines = ["| | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
+    for name, values in results.items():
+        cells = " | ".join(f"{float(values[m]):.4f}" for m in metrics if m in values)
+        lines.append(f"| {name} | {cells} |")
+    return "\n".join(lines)
+
+
+def _limits(contents: Contents) -> str:
+    return (
+        "It recommends the items of its catalogue to users with at least one of them in their "
+        f"history, and repeats the habits and gaps of `{contents.dataset}`. One training run; "
+        "another seed gives other figures. For the licence of the data and of the language models "
+        "that it was made from, see their sources."
+    )

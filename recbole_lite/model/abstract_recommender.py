@@ -1,0 +1,130 @@
+"""What models with a head over all items share: h_u, the loss, the scores."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from recbole.model.abstract_recommender import SequentialRecommender
+
+from recbole_lite.data.prefix_windows import TARGETS
+from recbole_lite.data.transfer import moved, on_host
+from recbole_lite.data.windows import SEEN
+from recbole_lite.model.layers.deduplicate import distinct_rows
+from recbole_lite.model.layers.history_mask import Seen
+from recbole_lite.model.layers.rec_llm import VectorReader
+from recbole_lite.model.layers.softmax_loss import cross_entropy, sampled_cross_entropy
+from recbole_lite.utils.errors import ConfigError
+
+
+class NextItemModel(SequentialRecommender):
+    """Sequence of items -> outputs -> h_u -> one score per item.
+
+    A model of this kind sets ``pooling`` and ``user_dropout``, calls :meth:`read_loss`, and has
+    :attr:`reader`, :meth:`item_table`, :meth:`encode` and :meth:`head_weight`.
+
+    Attributes
+    ----------
+    pooling : UserPooling
+        From the outputs to h_u.
+    user_dropout : torch.nn.Module
+        On h_u.
+    """
+
+    trains_prefixes = True  # train_strategy: prefix
+    can_exclude_history = True  # loss_exclude_history
+
+    def read_loss(self, config) -> None:
+        """Set the loss of ``loss_type``, ``sce_negatives`` and ``loss_exclude_history``.
+
+        Raises
+        ------
+        ConfigError
+            There is no such loss, or the two do not go together.
+        """
+        self.loss_type, self.n_negatives = config["loss_type"], config["sce_negatives"]
+        self.excludes_seen = config["loss_exclude_history"]
+        if self.loss_type not in ("CE", "SCE"):
+            raise ConfigError(
+                f"loss_type must be CE or SCE for {config['model']}, found {self.loss_type!r}"
+            )
+        if self.loss_type == "SCE" and self.excludes_seen:
+            raise ConfigError("loss_exclude_history works with loss_type: CE only")
+
+    @property
+    def reader(self) -> VectorReader:
+        """The language model over item vectors."""
+        raise NotImplementedError
+
+    def item_table(self) -> torch.Tensor:
+        """Vectors of all items as the language model reads them, ``[n_items, d]``; row 0: padding.
+
+        Without gradients through an Item LLM.
+        """
+        raise NotImplementedError
+
+    def encode(self, item_seq: torch.Tensor) -> torch.Tensor:
+        """Outputs of the language model, ``[B, L]`` ids -> ``[B, L, d]``."""
+        raise NotImplementedError
+
+    def head_weight(self) -> torch.Tensor:
+        """``W_proj`` (equation 5), ``[n_items - 1, d]``: row i - 1 scores item i."""
+        raise NotImplementedError
+
+    def forward(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> torch.Tensor:
+        """User representations ``h_u`` (equation 4).
+
+        Parameters
+        ----------
+        item_seq : torch.Tensor
+            ``[B, L]`` internal item ids, 0 for padding (behind, where the model is causal).
+        item_seq_len : torch.Tensor
+            ``[B]``; part of RecBole's contract, the mask follows from the ids.
+
+        Returns
+        -------
+        torch.Tensor
+            ``[B, d]``.
+        """
+        return self.user_dropout(self.pooling(self.encode(item_seq), item_seq != 0))
+
+    def calculate_loss(self, interaction):
+        """Cross entropy over all items (equation 6), mean over the targets of the batch."""
+        item_seq = interaction[self.ITEM_SEQ]
+        if TARGETS in interaction:  # one target for each prefix
+            targets, length = interaction[TARGETS], item_seq.shape[1]  # [B, L]
+            # Their number decides shapes, so the host finds them.
+            asked = on_host(targets).flatten().nonzero().squeeze(1)  # [N] places in [B * L]
+            rows, steps, asked = (
+                moved(x, targets.device) for x in (asked // length, asked % length, asked)
+            )
+            targets = targets.flatten()[asked]
+            pooled = self.pooling.prefixes(self.encode(item_seq))  # [B, L, d]
+            users = self.user_dropout(pooled.flatten(0, 1)[asked])  # [N, d]
+        else:
+            targets = interaction[self.POS_ITEM_ID]
+            rows = moved(torch.arange(len(targets)), targets.device)
+            steps = interaction[self.ITEM_SEQ_LEN] - 1
+            users = self.forward(item_seq, interaction[self.ITEM_SEQ_LEN])
+        if self.loss_type == "SCE":
+            return sampled_cross_entropy(users, self.head_weight(), targets - 1, self.n_negatives)
+        seen = None
+        if self.excludes_seen:
+            seen = Seen(interaction[SEEN], item_seq, rows, steps, targets)
+        return cross_entropy(users, self.head_weight(), targets - 1, seen)
+
+    def loss_terms(self, interaction) -> int:
+        """Number of targets that a batch's loss is the mean over."""
+        if TARGETS in interaction:
+            return int((on_host(interaction[TARGETS]) > 0).sum())
+        return len(interaction)
+
+    def predict(self, interaction):
+        """Scores of the given items, ``[B]``."""
+        rows, belongs = distinct_rows(interaction, self.USER_ID, self.ITEM_SEQ)
+        h_u = self.forward(rows[self.ITEM_SEQ], rows[self.ITEM_SEQ_LEN])[belongs]
+        return (h_u * self.head_weight()[interaction[self.ITEM_ID] - 1]).sum(-1)
+
+    def full_sort_predict(self, interaction):
+        """Scores of all items, ``[B, n_items]``; -inf for padding (id 0)."""
+        h_u = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        return F.pad(h_u @ self.head_weight().T, (1, 0), value=-torch.inf)

@@ -1,0 +1,141 @@
+"""Items as paths of tokens: the trie that beams walk, and the way back from tokens to items."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from recbole_lite.utils.errors import DataError
+
+
+class ItemPaths(nn.Module):
+    """Trie of the items' token paths, each ended by the end-of-sequence token.
+
+    States are numbered from 0, the root; -1 stands for what is on no path. The transitions are
+    kept as one sorted array, so that memory grows with the paths and not with the vocabulary.
+
+    Parameters
+    ----------
+    paths : sequence of sequence of int
+        Tokens of each item by internal id, without the end of sequence; entry 0 (padding) is
+        not read.
+    eos : int
+        The end-of-sequence token.
+    name_of : callable, optional
+        Internal id -> how messages call the item.
+
+    Raises
+    ------
+    DataError
+        Two items have the same path, or one has none.
+
+    Attributes
+    ----------
+    labels : torch.Tensor
+        ``[n_items, longest]`` paths with their end, -100 behind (torch's "ignored").
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Sequence[int]],
+        eos: int,
+        name_of: Callable[[int], str] = str,
+    ):
+        super().__init__()
+        self.eos = eos
+        sources, tokens, targets, leaves = _trie(paths, eos, name_of)
+        labels = torch.full((len(paths), max(map(len, paths)) + 1), -100)
+        for item, path in enumerate(paths[1:], 1):
+            labels[item, : len(path) + 1] = torch.tensor([*path, eos])
+        # All of it is kept in checkpoints: a loaded model must write the items as it learned them,
+        # even where another machine would cluster or number them differently.
+        self.register_buffer("labels", labels)
+        span = tokens.max() + 1  # source * span + token orders the transitions
+        keys = sources * span + tokens
+        order = np.argsort(keys)
+        n_states = len(targets) + 1  # each but the root is the target of one transition
+        starts = np.searchsorted(sources[order], np.arange(n_states + 1))
+        item_of = np.zeros(n_states, dtype=np.int64)
+        item_of[list(leaves)] = list(leaves.values())
+        for name, array in (
+            ("_keys", keys[order]),
+            ("_tokens", tokens[order]),
+            ("_targets", targets[order]),
+            ("_starts", starts),
+            ("_item_of", item_of),
+            ("_span", np.array(span)),
+        ):
+            self.register_buffer(name, torch.from_numpy(array))
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest path, its end included."""
+        return self.labels.shape[1]
+
+    @property
+    def n_states(self) -> int:
+        """Number of states, the root included."""
+        return len(self._item_of)
+
+    def step(self, states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """States behind one more token; ``[N]``, ``[N]`` -> ``[N]``."""
+        keys = states * self._span + tokens
+        at = torch.searchsorted(self._keys, keys).clamp_max(len(self._keys) - 1)
+        known = (states >= 0) & (tokens < self._span) & (self._keys[at] == keys)
+        return torch.where(known, self._targets[at], -1)
+
+    def walk(self, sequences: torch.Tensor) -> torch.Tensor:
+        """States at the end of sequences; a path's end is not left again.
+
+        Parameters
+        ----------
+        sequences : torch.Tensor
+            ``[N, T]`` tokens, without the decoder's start token.
+
+        Returns
+        -------
+        torch.Tensor
+            ``[N]``.
+        """
+        states = torch.zeros(len(sequences), dtype=torch.int64, device=sequences.device)
+        for tokens in sequences.T:
+            ended = (states >= 0) & (self._item_of[states.clamp_min(0)] > 0)
+            states = torch.where(ended, states, self.step(states, tokens))
+        return states
+
+    def items(self, sequences: torch.Tensor) -> torch.Tensor:
+        """Items that sequences spell, ``[N, T]`` -> ``[N]`` internal ids, 0 where none."""
+        states = self.walk(sequences)
+        return torch.where(states >= 0, self._item_of[states.clamp_min(0)], 0)
+
+    def continuations(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens that may follow: rows of `states` ``[N]`` and tokens, ``[total]`` each."""
+        begin = self._starts[states.clamp_min(0)]
+        count = torch.where(states >= 0, self._starts[states.clamp_min(0) + 1] - begin, 0)
+        rows = torch.repeat_interleave(torch.arange(len(states), device=states.device), count)
+        first = torch.cumsum(count, 0) - count
+        offset = torch.arange(len(rows), device=states.device) - first[rows]
+        return rows, self._tokens[begin[rows] + offset]
+
+
+def _trie(paths, eos, name_of):
+    """Transitions (source, token, target) as arrays, and leaf state -> item."""
+    children: dict[tuple[int, int], int] = {}
+    leaves: dict[int, int] = {}
+    for item, path in enumerate(paths[1:], 1):
+        if len(path) == 0:
+            raise DataError(f"item {name_of(item)} has no tokens; it could never be recommended")
+        state = 0
+        for token in [*path, eos]:
+            state = children.setdefault((state, int(token)), len(children) + 1)
+        if state in leaves:
+            raise DataError(
+                f"items {name_of(leaves[state])} and {name_of(item)} have the same tokens; a "
+                "generated sequence could not tell them apart"
+            )
+        leaves[state] = item
+    edges = np.array([(*edge, target) for edge, target in children.items()], dtype=np.int64)
+    return edges[:, 0], edges[:, 1], edges[:, 2], leaves

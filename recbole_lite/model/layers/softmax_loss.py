@@ -1,0 +1,127 @@
+"""Cross entropy over all items, in chunks; over sampled items, where even that is too much."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
+
+from recbole_lite.model.layers.history_mask import Seen
+
+# Scores held at once: on a CPU about what its last-level cache takes.
+_SCORES = {"cpu": 2**21, "cuda": 2**27}
+_FEWEST_ROWS = 128  # below, reading the head's weights anew for each chunk costs more
+
+
+def cross_entropy(
+    users: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, seen: Seen | None = None
+) -> torch.Tensor:
+    """Mean cross entropy over all items (paper, equations 5 and 6).
+
+    The scores are made a chunk of rows at a time, and the gradients with them, so that memory
+    grows with the chunk and not with rows times items.
+
+    Parameters
+    ----------
+    users : torch.Tensor
+        h_u, ``[N, d]``.
+    weight : torch.Tensor
+        Head, ``[n_items, d]``.
+    targets : torch.Tensor
+        Row of `weight` that is right, ``[N]``.
+    seen : Seen, optional
+        Items to leave out of each row's softmax.
+
+    Returns
+    -------
+    torch.Tensor
+        Scalar; 0 where there are no rows.
+    """
+    if not torch.is_grad_enabled():  # a Function is not told, and would make the gradients
+        users, weight = users.detach(), weight.detach()
+    return _ChunkedCrossEntropy.apply(users, weight, targets, seen)
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, users, weight, targets, seen):
+        wants_users, wants_weight = ctx.needs_input_grad[:2]
+        grad_users = torch.empty_like(users, dtype=torch.float32) if wants_users else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
+        total = torch.zeros((), device=users.device)
+        n = len(users)
+        step = rows_at_once(len(weight), users.device)
+        with torch.autocast(users.device.type, enabled=False):
+            table = weight.float()
+            for begin in range(0, n, step):
+                part = slice(begin, min(begin + step, n))
+                rows, right = users[part].float(), targets[part][:, None]
+                scores = rows @ table.T  # [chunk, n_items]
+                if seen is not None:
+                    seen.exclude(scores, part)
+                lse = torch.logsumexp(scores, 1, keepdim=True)
+                total += (lse - scores.gather(1, right)).sum()
+                if not (wants_users or wants_weight):
+                    continue
+                # d loss / d scores = softmax - 1 at the target
+                grad = scores.sub_(lse).exp_()
+                grad.scatter_add_(1, right, torch.full_like(lse, -1.0))
+                if wants_users:
+                    grad_users[part] = grad @ table
+                if wants_weight:
+                    grad_weight += grad.T @ rows
+        ctx.gradients = [
+            None if grad is None else grad.div_(max(n, 1)) for grad in (grad_users, grad_weight)
+        ]
+        ctx.dtypes = users.dtype, weight.dtype
+        return total / max(n, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_output):
+        gradients = (
+            None if grad is None else grad.mul(grad_output).to(dtype)
+            for grad, dtype in zip(ctx.gradients, ctx.dtypes, strict=True)
+        )
+        return *gradients, None, None
+
+
+def rows_at_once(n_items: int, device: torch.device) -> int:
+    """Rows of scores in a chunk."""
+    return max(_SCORES.get(device.type, 2**24) // n_items, _FEWEST_ROWS)
+
+
+def sampled_cross_entropy(
+    users: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, n_negatives: int
+) -> torch.Tensor:
+    """Mean cross entropy over the target and a uniform sample of the other items.
+
+    One sample serves all rows. Each sampled score stands for n_items / `n_negatives` items (the
+    correction of sampled softmax, Jean et al. 2015), so that the sum of exponentials estimates
+    the full one. Few negatives make a model overconfident (gSASRec, Petrov & Macdonald, RecSys
+    2023); with some thousand the accuracy comes near full cross entropy (Klenitskiy & Vasilev,
+    "Turning Dross Into Gold Loss", RecSys 2023).
+
+    Parameters
+    ----------
+    users, weight, targets
+        As in :func:`cross_entropy`.
+    n_negatives : int
+        Size of the sample, drawn with replacement from torch's generator.
+
+    Returns
+    -------
+    torch.Tensor
+        Scalar; 0 where there are no rows.
+    """
+    if not len(users):
+        return users.sum()
+    n_items = len(weight)
+    sample = torch.randint(n_items, (n_negatives,), device=users.device)
+    negatives = users @ weight[sample].T + math.log(n_items / n_negatives)  # [N, sample]
+    negatives = negatives.masked_fill(sample == targets[:, None], -torch.inf)
+    positives = (users * weight[targets]).sum(1, keepdim=True)  # [N, 1]
+    scores = torch.cat([positives, negatives], 1).float()
+    return F.cross_entropy(scores, torch.zeros_like(targets))

@@ -1,0 +1,231 @@
+"""From a dataset's item texts to one vector per internal item id, encoded at most once."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from recbole_lite.text import vector_cache
+from recbole_lite.text.item_llm_settings import ConfigLike, TextFields, TextSettings
+from recbole_lite.text.item_text import render_item_texts
+from recbole_lite.text.llm_files import resolve_llm, weights_fingerprint
+from recbole_lite.utils.errors import ConfigError, MissingDependencyError, ModelFilesError
+
+
+class HasItemText(Protocol):
+    """A dataset that offers the raw text of its items."""
+
+    def item_text_columns(self, fields: list[str] | None) -> dict[str, list[str]]:
+        """Field -> raw string per internal item id; index 0 (padding) is ``""``."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class ItemVectors:
+    """Context-aware vectors of all items (the paper's h_i, eq. 3).
+
+    Attributes
+    ----------
+    vectors : Tensor [n_items, d_item], float32, on the CPU
+        Zeros for the padding item (row 0) and for items without text.
+    has_text : BoolTensor [n_items]
+        False for the padding item and for items without text.
+    texts : list of str, length n_items
+        What was encoded; ``""`` where there is none.
+    from_cache : bool
+        True where nothing was encoded.
+    seconds : float
+        Time spent: reading the cache, or loading the model and encoding.
+    path : Path or None
+        The cache file; None where the vectors are kept nowhere.
+    """
+
+    vectors: torch.Tensor
+    has_text: torch.Tensor
+    texts: list[str]
+    from_cache: bool
+    seconds: float
+    path: Path | None
+
+
+def item_vectors(config: ConfigLike, dataset: HasItemText) -> ItemVectors:
+    """Item LLM of the paper (Section 4.2, eqs. 1-3): a vector for every item with text.
+
+    Reads the cache in ``item_embedding_cache_dir`` where it holds vectors of exactly these
+    texts by exactly this model; the model is then not loaded.
+
+    Parameters
+    ----------
+    config : ConfigLike
+        Keys ``item_text_*``, ``item_llm*``, ``item_embedding_cache_dir``,
+        ``local_files_only``, ``device``, ``show_progress``, ``dataset``.
+    dataset : HasItemText
+        Where the texts are.
+
+    Returns
+    -------
+    ItemVectors
+        Rows in the order of internal item ids.
+
+    Raises
+    ------
+    ConfigError, ModelFilesError, MissingDependencyError
+        With one line that names the key or the model and says what to do.
+    """
+    brought = getattr(dataset, "item_vectors", None)
+    if brought is not None:  # a trained model's own (recbole_lite.inference)
+        return brought
+    settings = TextSettings.from_config(config)
+    texts, has_text = read_texts(settings, dataset)
+    started = time.perf_counter()
+    vectors, from_cache, path = _find_or_encode(settings, texts)
+    seconds = time.perf_counter() - started
+    log = logging.getLogger()
+    if from_cache:
+        log.info(f"item vectors read from cache {path} (0 texts encoded)")
+    else:
+        log.info(
+            f"Item LLM {settings.llm}: encoded in {seconds:.1f} s, {vectors.size(1)} dimensions, "
+            + (f"kept in {path}" if path else "not kept")
+        )
+    return ItemVectors(vectors, has_text, texts, from_cache, seconds, path)
+
+
+def read_texts(settings: TextFields, dataset: HasItemText) -> tuple[list[str], torch.Tensor]:
+    """Texts of all items, and which have one; a warning counts those that do not.
+
+    Returns
+    -------
+    (list of str, BoolTensor [n_items])
+        By internal item id; ``""`` and False for the padding item and where there is no text.
+
+    Raises
+    ------
+    ConfigError
+        The dataset has no such field, or no item has text.
+    """
+    texts = item_texts(settings, dataset)
+    has_text = torch.tensor([bool(text) for text in texts])  # [n_items]
+    _warn_of_items_without_text(has_text, dataset)
+    return texts, has_text
+
+
+def item_texts(settings: TextFields, dataset: HasItemText) -> list[str]:
+    """Texts of all items by internal id; ``""`` where there is none.
+
+    Raises
+    ------
+    ConfigError
+        The dataset has no such field, or no item has text.
+    """
+    columns = dataset.item_text_columns(settings.fields)
+    absent = [field for field in settings.fields or [] if field not in columns]
+    if absent or not columns:
+        raise ConfigError(
+            f"item_text_fields: {', '.join(absent) or 'nothing'} to read in the .item file of "
+            f"{settings.dataset}; available: {', '.join(columns) or 'no text field'}"
+        )
+    texts = render_item_texts(columns, settings.template)
+    if not any(texts):
+        raise ConfigError(
+            f"item_text_fields: no item of {settings.dataset} has text in {', '.join(columns)}; "
+            "name other fields, or check load_col and the .item file"
+        )
+    return texts
+
+
+def _warn_of_items_without_text(has_text: torch.Tensor, dataset: HasItemText) -> None:
+    without = (~has_text[1:]).nonzero().flatten() + 1  # internal ids
+    if len(without) == 0:
+        return
+    examples = without[:3].tolist()
+    if hasattr(dataset, "id2token"):  # RecBole's: the ids of the data files
+        examples = list(dataset.id2token(dataset.iid_field, examples))
+    logging.getLogger().warning(
+        f"{len(without):,} of {len(has_text) - 1:,} items have no text (item ids: "
+        f"{', '.join(str(example) for example in examples)}"
+        f"{', ...' if len(without) > len(examples) else ''}); each gets a learned vector instead"
+    )
+
+
+def _find_or_encode(
+    settings: TextSettings, texts: list[str]
+) -> tuple[torch.Tensor, bool, Path | None]:
+    """Return vectors [n_items, d], whether they come from the cache, and the cache file."""
+    inputs = vector_cache.inputs_digest(
+        texts, pooling=settings.pooling, max_length=settings.max_length, dtype=settings.dtype
+    )
+    try:
+        folder = resolve_llm(settings.llm, local_files_only=settings.local_files_only)
+    except (MissingDependencyError, ModelFilesError) as error:
+        return _carried(settings, inputs, len(texts), error)
+    if settings.cache_dir is None:
+        return _encode(settings, folder, texts), False, None
+    key = vector_cache.cache_key(inputs, weights_fingerprint(folder))
+    path = vector_cache.cache_path(settings.cache_dir, settings.dataset, settings.llm, key)
+    with vector_cache.locked(path) as writable:
+        found = vector_cache.load(path, key, len(texts))
+        if found is not None:
+            return found, True, path
+        vectors = _encode(settings, folder, texts)
+        kept = writable and _keep(path, vectors, key, inputs, settings.llm)
+    return vectors, False, path if kept else None
+
+
+def _carried(
+    settings: TextSettings, inputs: str, n_items: int, error: Exception
+) -> tuple[torch.Tensor, bool, Path | None]:
+    """Without the model's files: a cache brought along serves, else the error stands."""
+    found = settings.cache_dir and vector_cache.find_without_weights(
+        settings.cache_dir, settings.dataset, settings.llm, inputs, n_items
+    )
+    if not found:
+        raise error
+    path, vectors = found
+    logging.getLogger().warning(
+        f"The files of item_llm {settings.llm} are not here; its vectors in {path} are used "
+        "without comparing weights"
+    )
+    return vectors, True, path
+
+
+def _keep(path: Path, vectors: torch.Tensor, key: str, inputs: str, llm: str) -> bool:
+    try:
+        vector_cache.store(path, vectors, key, {"inputs": inputs, "llm": llm})
+    except OSError as error:  # a full disk must not cost the run
+        logging.getLogger().warning(f"{path} cannot be written ({error}); the vectors are not kept")
+        return False
+    return True
+
+
+def _encode(settings: TextSettings, folder: Path, texts: list[str]) -> torch.Tensor:
+    """Encode each distinct text once: n_items texts -> [n_items, d], zeros without text."""
+    from recbole_lite.text.text_encoder import (
+        ItemEncoder,  # imports transformers: not on a cache hit
+    )
+
+    items = [i for i, text in enumerate(texts) if text]
+    distinct = list(dict.fromkeys(texts[i] for i in items))
+    logging.getLogger().info(
+        f"Item LLM {settings.llm}: encoding {len(items):,} items ({len(distinct):,} distinct texts)"
+    )
+    cuda = [settings.device] if settings.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):  # training must not depend on the cache
+        encoder = ItemEncoder(
+            folder,
+            pooling=settings.pooling,
+            max_length=settings.max_length,
+            batch_size=settings.batch_size,
+            dtype=settings.dtype,
+            device=settings.device,
+        )
+        encoded = encoder.encode(distinct, settings.show_progress)  # [n_distinct, d]
+    row = {text: i for i, text in enumerate(distinct)}
+    vectors = torch.zeros(len(texts), encoded.size(1))
+    vectors[items] = encoded[[row[texts[i]] for i in items]]  # [n_distinct, d] -> [n_items, d]
+    return vectors

@@ -1,0 +1,208 @@
+"""The Item LLM: texts in, one vector per text out (paper Section 4.2, eqs. 1-3)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from recbole_lite.text.hf_model import load_model, no_pooler, position_limit
+from recbole_lite.text.token_pooling import first_token, masked_mean
+from recbole_lite.utils.errors import ConfigError, ModelFilesError
+
+_NO_LIMIT = 1_000_000  # tokenizers without a limit say 1e30
+_DEFAULT_MAX_LENGTH = 512  # where neither model nor tokenizer states one
+
+
+class ItemEncoder:
+    """A Hugging Face encoder with its tokenizer, frozen.
+
+    Parameters
+    ----------
+    folder : Path
+        Config, tokenizer and weights, as `recbole_lite.text.llm_files.resolve_llm` gives it.
+        No code in it is ever executed.
+    pooling : {"mean", "cls", "pooler"}
+        ``mean`` over the tokens (paper eq. 3), the first token, or the output of the model's
+        trained pooler (the paper's choice for BERT, Section 5.5.2).
+    max_length : int or None
+        Tokens per text, special ones included; the rest is cut. None: what the model reads.
+    batch_size : int
+        Texts per forward pass.
+    dtype : {"auto", "float32", "bfloat16", "float16"}
+        ``auto``: bfloat16 on a CUDA device that has it, else float32.
+    device : torch.device or str
+        Where the model runs.
+
+    Raises
+    ------
+    ModelFilesError
+        The files cannot be loaded, lack tensors, or need code of their own.
+    ConfigError
+        `max_length` or `pooling` does not fit the model.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        pooling: str,
+        max_length: int | None,
+        batch_size: int,
+        dtype: str,
+        device: torch.device | str,
+    ):
+        self.folder = folder
+        self.pooling = pooling
+        self.batch_size = batch_size
+        self.device = torch.device(device)
+        self.dtype = resolve_dtype(dtype, self.device)
+        self.tokenizer, model = load_model(folder, self.dtype, pooling)
+        self.model = model.to(self.device).eval()
+        self.max_length = _max_length(max_length, model, self.tokenizer)
+        self.pad_id = _pad_id(self.tokenizer)
+
+    def encode(self, texts: list[str], show_progress: bool = False) -> torch.Tensor:
+        """Encode texts, the longest first, so that a batch holds texts of like length.
+
+        Parameters
+        ----------
+        texts : list of str, length n
+            Any order; the result keeps it.
+        show_progress : bool
+            Show a progress bar where the output is a terminal.
+
+        Returns
+        -------
+        Tensor [n, d], float32, on the CPU
+            A text that gives no token at all gets zeros.
+
+        Raises
+        ------
+        ModelFilesError
+            A vector is not finite.
+        """
+        tokens = self.tokenize(texts)
+        order = sorted(range(len(texts)), key=lambda i: len(tokens[i]), reverse=True)
+        order = [i for i in order if len(tokens[i]) > 0]
+        vectors = None
+        with tqdm(total=len(order), unit="text", disable=None if show_progress else True) as bar:
+            for start in range(0, len(order), self.batch_size):
+                batch = order[start : start + self.batch_size]
+                encoded = self._encode_batch([tokens[i] for i in batch])
+                finite = encoded.isfinite().all(dim=1)  # [B]
+                if not finite.all():
+                    self._refuse(texts[batch[int(finite.int().argmin())]])
+                if vectors is None:
+                    vectors = torch.zeros(len(texts), encoded.size(1))
+                vectors[batch] = encoded
+                bar.update(len(batch))
+        return (
+            torch.zeros(len(texts), self.model.config.hidden_size) if vectors is None else vectors
+        )
+
+    def tokenize(self, texts: list[str]) -> list[torch.Tensor]:
+        """T_i = (w_1, ..., w_L) for every text (eq. 1): n texts -> n x [L_i]."""
+        if not texts:
+            return []
+        encoding = self.tokenizer(
+            texts,
+            truncation=True,
+            max_length=self.max_length,
+            padding=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,  # a single segment: the model's default
+        )
+        return [torch.tensor(ids, dtype=torch.long) for ids in encoding["input_ids"]]
+
+    @torch.inference_mode()
+    def _encode_batch(self, tokens: list[torch.Tensor]) -> torch.Tensor:
+        """Vectors of texts on the CPU: B x [L_i] -> [B, d]."""
+        # Always padded on the right, whatever the tokenizer prefers: a model that numbers its
+        # positions from the left would otherwise see a text differently in every batch.
+        ids = pad_sequence(tokens, batch_first=True, padding_value=self.pad_id)  # [B, L]
+        lengths = torch.tensor([len(token) for token in tokens])
+        mask = (torch.arange(ids.size(1)) < lengths.unsqueeze(1)).long()  # [B, L]
+        ids, mask = ids.to(self.device), mask.to(self.device)
+        return pooled_states(self.model, ids, mask, self.pooling, self.folder).cpu()
+
+    def _refuse(self, text: str) -> None:
+        shown = text if len(text) <= 80 else text[:77] + "..."
+        raise ModelFilesError(
+            f"item_llm {str(self.folder)!r} gives NaN or infinity for the item text {shown!r} in "
+            f"{str(self.dtype).removeprefix('torch.')}; try item_llm_dtype: float32, or check the "
+            "weights"
+        )
+
+
+def pooled_states(
+    model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, pooling: str, folder: Path
+) -> torch.Tensor:
+    """(h_w1, ..., h_wL) of every text (eq. 2), pooled (eq. 3).
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        An encoder.
+    ids : LongTensor [B, L]
+        Token ids, padded on the right.
+    mask : LongTensor [B, L]
+        1 where there is a token, 0 for padding.
+    pooling : {"mean", "cls", "pooler"}
+        See `ItemEncoder`.
+    folder : Path
+        Where the model comes from, for the message.
+
+    Returns
+    -------
+    Tensor [B, d], float32
+
+    Raises
+    ------
+    ConfigError
+        `pooling` is ``pooler`` and the model has none.
+    """
+    output = model(input_ids=ids, attention_mask=mask)
+    if pooling == "pooler":
+        pooled = getattr(output, "pooler_output", None)
+        if pooled is None:
+            raise no_pooler(folder)
+    elif pooling == "cls":
+        pooled = first_token(output.last_hidden_state, mask)
+    else:
+        pooled = masked_mean(output.last_hidden_state.float(), mask)
+    return pooled.float()
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """``auto``: bfloat16 where CUDA has it, else float32; other names as torch has them."""
+    if name != "auto":
+        return getattr(torch, name)
+    on_cuda = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if on_cuda else torch.float32
+
+
+def _max_length(
+    wanted: int | None, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> int:
+    limit = position_limit(model)
+    if wanted is None:
+        stated = [n for n in (limit, tokenizer.model_max_length) if n and n < _NO_LIMIT]
+        return int(min(stated, default=_DEFAULT_MAX_LENGTH))
+    special = tokenizer.num_special_tokens_to_add()
+    if wanted <= special or (limit is not None and wanted > limit):
+        top = "" if limit is None else f" and at most {limit}, the positions of the model"
+        raise ConfigError(
+            f"item_llm_max_length: {wanted}; must be more than {special}, the number of special "
+            f"tokens{top}"
+        )
+    return wanted
+
+
+def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Id to fill rows with; the attention mask hides it, so any id of the vocabulary will do."""
+    candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    return next(i for i in candidates if i is not None)

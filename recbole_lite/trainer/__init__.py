@@ -1,0 +1,1 @@
+"""Training: loop, checkpoints, resuming, several processes, numeric checks."""

@@ -1,0 +1,123 @@
+"""What to say when numbers are no longer finite: where, and which users and items."""
+
+from __future__ import annotations
+
+from collections import deque
+from logging import getLogger
+
+import torch
+
+from recbole_lite.data.transfer import on_host
+from recbole_lite.utils.errors import TrainingError
+from recbole_lite.utils.log import FILE_ONLY
+
+SHOWN = 5  # ids in the message; the log file has all of them
+_ID_FIELDS = ("uid_field", "iid_field")
+
+
+class Watch:
+    """Remembers the batches that are being trained on.
+
+    Parameters
+    ----------
+    loss_func : callable
+        The model's.
+    loader : iterable
+        Where the batches come from; its dataset knows the ids of the data files.
+    epoch : int
+    remembered : int
+        Number of batches after which a loss has been looked at.
+    """
+
+    def __init__(self, loss_func, loader, epoch: int, remembered: int):
+        self.loss_func, self.dataset, self.epoch = loss_func, _dataset(loader), epoch
+        self.number, self._batches = -1, deque(maxlen=remembered)
+
+    def __call__(self, batch):
+        """Loss of a batch."""
+        self.number += 1
+        names = [getattr(self.dataset, name, None) for name in _ID_FIELDS]
+        self._batches.append({name: on_host(batch[name]) for name in names if name in batch})
+        return self.loss_func(batch)
+
+    def where(self, steps_ago: int = 0) -> str:
+        """Epoch, batch, and the ids in it; of the last batch or one before it."""
+        ids = ids_of(self._batches[-1 - steps_ago], self.dataset)
+        return f"epoch {self.epoch}, batch {self.number - steps_ago}{ids}"
+
+
+def check_weights(model: torch.nn.Module, epoch: int, advice: str) -> None:
+    """Refuse to save weights that are not finite: the last step of an epoch can spoil them.
+
+    Raises
+    ------
+    TrainingError
+        With the first such parameter; `advice` ends the message.
+    """
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    finite = torch.stack([parameter.isfinite().all() for parameter in parameters]).tolist()
+    if not all(finite):
+        raise TrainingError(
+            f"the weights of {names[finite.index(False)]} are NaN or infinite after epoch {epoch}. "
+            f"Try a smaller learning_rate or set clip_grad_norm={{'max_norm': 1.0}}. {advice}"
+        )
+
+
+def check_scores(scores: torch.Tensor, batch, loader, advice: str, owner=None) -> None:
+    """Refuse to rank by numbers that have no order.
+
+    Torch would rank NaN before everything else, and the metrics would look like metrics.
+
+    Parameters
+    ----------
+    scores : torch.Tensor
+        ``[B, n_items]``; -inf is allowed: an item that is not to be recommended.
+    batch : Interaction
+    loader
+        Where the batch comes from.
+    advice : str
+        End of the message: what still stands.
+    owner : torch.Tensor, optional
+        Row of `scores` that each row of the batch belongs to, where these differ.
+
+    Raises
+    ------
+    TrainingError
+        With the users' ids.
+    """
+    largest = scores.amax(dim=1)  # NaN if there is one
+    wrong = largest.isnan() | largest.isposinf()
+    if not wrong.any():
+        return
+    rows = torch.nonzero(wrong).flatten().cpu()
+    n_wrong = len(rows)
+    if owner is not None:
+        rows = torch.stack([torch.nonzero(owner == row)[0, 0] for row in rows])
+    kind = "NaN" if largest.isnan().any() else "infinity"
+    raise TrainingError(
+        f"the model scores items with {kind} for {n_wrong} of {len(scores)} users of a batch"
+        f"{ids_of(batch, _dataset(loader), rows)}. {advice}"
+    )
+
+
+def ids_of(batch, dataset, rows: torch.Tensor | None = None) -> str:
+    """Users and target items of a batch by the ids of the data files, ``" (users: ...)"``.
+
+    All of them go to the log file.
+    """
+    parts = []
+    for name in _ID_FIELDS if rows is None else _ID_FIELDS[:1]:
+        field = getattr(dataset, name, None)
+        if field is None or batch is None or field not in batch:
+            continue
+        ids = on_host(batch[field]).flatten()
+        ids = ids if rows is None else ids[rows]
+        tokens = list(map(str, dataset.id2token(field, ids.numpy())))
+        getLogger().error(f"{field} of the batch: {', '.join(tokens)}", extra=FILE_ONLY)
+        more = f" and {len(tokens) - SHOWN} more" if len(tokens) > SHOWN else ""
+        parts.append(f"{field} {', '.join(tokens[:SHOWN])}{more}")
+    return f" ({'; '.join(parts)})" if parts else ""
+
+
+def _dataset(loader):
+    return getattr(loader, "_dataset", None)

@@ -1,0 +1,125 @@
+"""Matrix products by oneDNN, where torch's own leave half of the processor unused.
+
+On a CPU torch hands float32 products to MKL, which takes AVX2 on a processor that is not Intel's
+even where it has AVX-512. oneDNN, which is part of torch as well, takes AVX-512 on any. Measured:
+``benchmarks/products.py``, docs/training.md.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from recbole_lite.utils.errors import ConfigError
+
+KINDS = ("auto", "torch", "onednn")
+# Multiplications in a product below which torch is left alone: oneDNN prepares code for each
+# shape that it meets, and tests of tiny models meet many.
+_SMALL = 2**20
+_CPUINFO = Path("/proc/cpuinfo")
+# Every operator of a training comes by, so these are looked up once.
+_MM, _ADDMM = torch.ops.aten.mm.default, torch.ops.aten.addmm.default
+
+_running = threading.local()  # a dispatch mode holds for its thread alone
+
+
+def uses_onednn(kind: str, device: str | torch.device = "cpu") -> bool:
+    """Whether oneDNN is to multiply the matrices of a model.
+
+    Parameters
+    ----------
+    kind : {"auto", "torch", "onednn"}
+        auto: onednn where :func:`wants_onednn`, else torch.
+    device : str or torch.device
+        Where the model is; the answer is no unless that is a CPU.
+
+    Raises
+    ------
+    ConfigError
+        There is no such kind, or this torch has no oneDNN.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f"matrix_products must be one of {', '.join(KINDS)}, found {kind!r}")
+    if kind == "onednn" and not _works():
+        raise ConfigError("matrix_products: onednn: this torch has no oneDNN; use auto or torch")
+    wanted = kind == "onednn" or (kind == "auto" and wants_onednn())
+    return wanted and torch.device(device).type == "cpu"
+
+
+@contextmanager
+def matrix_products(kind: str, device: str | torch.device = "cpu"):
+    """Let oneDNN multiply float32 matrices while the context lasts, if :func:`uses_onednn`.
+
+    Gradients are included. Sums are made in another order, so results differ by rounding.
+    """
+    if getattr(_running, "yes", False) or not uses_onednn(kind, device):
+        yield
+        return
+    _running.yes = True
+    try:
+        with _OneDNN():
+            yield
+    finally:
+        _running.yes = False
+
+
+def wants_onednn() -> bool:
+    """Whether torch's MKL passes over vector instructions that the processor has.
+
+    A rule and no measurement: a run that is resumed must not choose otherwise than before.
+    """
+    widest = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return widest and torch.backends.mkl.is_available() and not _is_intel() and _works()
+
+
+def _is_intel() -> bool:
+    try:
+        return "GenuineIntel" in _CPUINFO.read_text()[:4096]
+    except OSError:  # not Linux: nothing is known, so nothing is changed
+        return True
+
+
+def _works() -> bool:
+    """Whether oneDNN's operator, which is not torch's documented interface, is as known here."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    a = torch.arange(12.0).view(3, 4)
+    try:
+        return torch.equal(_product(a, a.T), (a[:, None] * a).sum(-1))
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+
+
+def _product(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """``a @ b + bias``, ``[m, k]`` and ``[k, n]``."""
+    return torch.ops.mkldnn._linear_pointwise(a, b.t(), bias, "none", [], "")
+
+
+class _OneDNN(TorchDispatchMode):
+    """Replaces the two operators that a linear layer and its gradients come down to."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is _MM and _suits(*args):
+            a, b = args
+            if a.stride(0) == 1 and len(a) > b.shape[1]:
+                # A weight's gradient. oneDNN is up to twice as fast with the longer side second.
+                return _product(b.t(), a.t()).t().contiguous()
+            return _product(a, b)
+        if func is _ADDMM and not kwargs:
+            bias, a, b = args
+            if bias.dim() == 1 and bias.dtype == torch.float32 and _suits(a, b):
+                return _product(a, b, bias)
+        return func(*args, **(kwargs or {}))
+
+
+def _suits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return (
+        a.dtype == b.dtype == torch.float32
+        and a.device.type == b.device.type == "cpu"
+        and a.layout == b.layout == torch.strided
+        and a.numel() * b.shape[1] >= _SMALL
+    )

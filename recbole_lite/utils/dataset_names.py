@@ -1,0 +1,41 @@
+"""Names that become part of paths."""
+
+from __future__ import annotations
+
+import re
+
+from recbole_lite.utils.errors import DataError
+
+MAX_BYTES = 200  # file systems allow 255 for a file, and a log's name holds more than the data set
+
+
+def check_name(name: str) -> str:
+    """Refuse a data set name that is not the plain name of a folder.
+
+    Parameters
+    ----------
+    name : str
+        From the user.
+
+    Returns
+    -------
+    str
+        The same name.
+
+    Raises
+    ------
+    DataError
+        The name could lead out of its folder, or no file could have it.
+    """
+    if not name or name.startswith((".", "_")) or re.search(r"[/\\:]|\.\.", name):
+        raise DataError(
+            f"{name!r} is not a data set name: it must be the plain name of a folder inside the "
+            "data path, without '/', '\\', ':' or '..', and not begin with '.' or '_'. "
+            "A folder elsewhere goes into --data_path."
+        )
+    if not name.isprintable() or len(name.encode("utf-8", "replace")) > MAX_BYTES:
+        raise DataError(
+            f"{name[:60]!r} is not a data set name: no control characters, at most {MAX_BYTES} "
+            f"bytes"
+        )
+    return name

@@ -1,0 +1,80 @@
+"""Metrics against a brute-force reference on random scores."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from recbole_lite import create_dataset, data_preparation, get_trainer
+
+
+def reference(scores, targets, histories, ks):
+    """Rank each user's target among the items that are neither padding nor history."""
+    sums = {f"{name}@{k}": 0.0 for name in ("recall", "ndcg", "mrr", "map") for k in ks}
+    for row, target, history in zip(scores, targets, histories, strict=True):
+        better = [i for i in range(1, len(row)) if i not in history and row[i] > row[target]]
+        rank = len(better) + 1
+        for k in ks:
+            if rank <= k:
+                sums[f"recall@{k}"] += 1
+                sums[f"ndcg@{k}"] += 1 / math.log2(rank + 1)
+                sums[f"mrr@{k}"] += 1 / rank
+                sums[f"map@{k}"] += 1 / rank
+    return {name: total / len(targets) for name, total in sums.items()}
+
+
+@pytest.mark.parametrize("exclude", [True, False])
+@pytest.mark.parametrize("phase", ["valid", "test"])
+def test_metrics_equal_brute_force(config_for, exclude, phase):
+    config = config_for(
+        "SASRec",
+        metrics=["Recall", "NDCG", "MRR", "MAP"],
+        topk=[1, 3, 10],
+        valid_metric="MRR@3",
+        eval_exclude_history=exclude,
+        metric_decimal_place=9,
+        MAX_ITEM_LIST_LENGTH=4,
+    )
+    dataset = create_dataset(config)
+    train_data, valid_data, test_data = data_preparation(config, dataset)
+    data = valid_data if phase == "valid" else test_data
+    model = config.model_class(config, train_data._dataset)
+    scores = torch.from_numpy(np.random.default_rng(3).random((dataset.user_num, dataset.item_num)))
+    model.full_sort_predict = lambda batch: scores[batch["user_id"]].clone()
+    trainer = get_trainer(config["MODEL_TYPE"], "SASRec")(config, model)
+
+    rows, targets, histories = [], [], []
+    store = data._dataset.inter_feat.store
+    users, items = store.columns["user_id"].tolist(), store.columns["item_id"].tolist()
+    left_out = 1 if phase == "test" else 2
+    for user in sorted(set(users)):
+        sequence = [item for u, item in zip(users, items, strict=True) if u == user]
+        rows.append(scores[user].tolist())
+        targets.append(sequence[-left_out])
+        histories.append(set(sequence[:-left_out]) - {targets[-1]} if exclude else set())
+    expected = reference(rows, targets, histories, [1, 3, 10])
+    measured = trainer.evaluate(data, load_best_model=False)
+    assert measured == pytest.approx(expected, abs=1e-8)
+
+
+def test_several_targets_per_user_equal_the_definitions():
+    from recbole_lite.evaluator.evaluator import LiteMAP, LiteMRR, LiteNDCG
+
+    rng = random.Random(1)
+    hits = np.array([[rng.random() < 0.3 for _ in range(6)] for _ in range(50)])
+    relevant = hits.sum(1) + np.array([rng.randrange(1, 4) for _ in range(50)])
+    config = {"topk": [6], "metric_decimal_place": 4}
+    ndcg = LiteNDCG(config).metric_info(hits, relevant)
+    ap = LiteMAP(config).metric_info(hits, relevant)
+    mrr = LiteMRR(config).metric_info(hits)
+    for user in range(50):
+        for k in range(1, 7):
+            ranks = [r for r in range(1, k + 1) if hits[user, r - 1]]
+            ideal = sum(1 / math.log2(r + 1) for r in range(1, min(k, relevant[user]) + 1))
+            dcg = sum(1 / math.log2(r + 1) for r in ranks)
+            assert ndcg[user, k - 1] == pytest.approx(dcg / ideal)
+            precision = sum(hits[user, :r].sum() / r for r in ranks)
+            assert ap[user, k - 1] == pytest.approx(precision / min(k, relevant[user]))
+            assert mrr[user, k - 1] == pytest.approx(1 / ranks[0] if ranks else 0)

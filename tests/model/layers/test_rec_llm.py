@@ -1,0 +1,142 @@
+"""Encoders that read vectors: sizes of input and output, masks, and what is refused when."""
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel
+
+from recbole_lite import run
+from recbole_lite.model.layers.rec_llm import VectorReader
+from recbole_lite.utils.errors import ConfigError
+
+SIZES = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "max_position_embeddings": 32,
+    "vocab_size": 8,
+}
+OPT = {"hidden_size": 16, "word_embed_proj_dim": 8, "ffn_dim": 16, "max_position_embeddings": 32}
+OPT |= {
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "vocab_size": 8,
+    "do_layer_norm_before": False,
+}
+BLOOM = {"hidden_size": 16, "n_layer": 1, "n_head": 2, "vocab_size": 8}
+MAMBA = {"hidden_size": 16, "num_hidden_layers": 1, "state_size": 4, "vocab_size": 8}
+XLNET = {"d_model": 16, "n_layer": 1, "n_head": 2, "d_inner": 16, "vocab_size": 8}
+
+
+def reader(kind, causal, **sizes):
+    torch.manual_seed(0)
+    return VectorReader(AutoModel.from_config(AutoConfig.for_model(kind, **sizes)), causal)
+
+
+@pytest.mark.parametrize(
+    "kind, sizes, read, given",
+    [
+        ("albert", {**SIZES, "embedding_size": 4}, 4, 16),
+        ("electra", {**SIZES, "embedding_size": 4}, 4, 16),
+        ("opt", OPT, 8, 8),
+        ("bert", SIZES, 16, 16),
+    ],
+)
+def test_sizes_are_those_of_the_embeddings_and_of_the_output(kind, sizes, read, given):
+    encoder = reader(kind, causal=False, **sizes)
+    assert (encoder.input_size, encoder.hidden_size) == (read, given)
+    output = encoder(torch.randn(3, 5, read), torch.ones(3, 5, dtype=torch.bool))
+    assert output.shape == (3, 5, given)
+    assert encoder.training
+
+
+@pytest.mark.parametrize(
+    "kind, sizes, masked",
+    [("bert", SIZES, True), ("bloom", BLOOM, False), ("mamba", MAMBA, False)],
+)
+def test_causal_encoders_do_not_look_ahead(kind, sizes, masked):
+    encoder = reader(kind, causal=True, **sizes).eval()
+    assert encoder.masks_future == masked
+    vectors, mask = torch.randn(1, 6, 16), torch.ones(1, 6, dtype=torch.bool)
+    other = vectors.clone()
+    other[:, 3:] = 1
+    one, two = encoder(vectors, mask), encoder(other, mask)
+    torch.testing.assert_close(one[:, :3], two[:, :3])
+    assert not torch.allclose(one[:, 4:], two[:, 4:])
+
+
+@pytest.mark.parametrize("kind, sizes", [("xlnet", XLNET), ("deberta-v2", SIZES)])
+def test_an_encoder_that_looks_ahead_is_no_causal_one(kind, sizes):
+    reader(kind, causal=False, **sizes)
+    with pytest.raises(ConfigError, match=r"rec_llm cannot read item vectors causally \("):
+        reader(kind, causal=True, **sizes)
+
+
+def test_an_encoder_without_masks_is_refused():
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 16, "vocab_size": 8}
+    with pytest.raises(ConfigError, match=r"rec_llm cannot read item vectors \("):
+        reader("fnet", causal=False, **sizes)
+
+
+def test_the_probe_draws_no_random_numbers():
+    model = AutoModel.from_config(AutoConfig.for_model("bert", **SIZES))
+    before = torch.get_rng_state()
+    VectorReader(model, causal=False)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def albert(quick, **changes):
+    architecture = {"model_type": "albert", **SIZES, "embedding_size": 4}
+    return quick(rec_llm=architecture, rec_llm_config={}, epochs=1, **changes)
+
+
+def test_adapter_and_head_have_the_sizes_of_input_and_output(quick):
+    from recbole_lite import load_data_and_model
+
+    result = run("LiteLLM4Rec", "tiny", config_dict=albert(quick))
+    model = load_data_and_model(result["run_dir"])[1]
+    assert model.item_tower.adapter.weight.shape == (4, 16)  # BERT's 16 to ALBERT's 4
+    assert model.head.weight.shape == (24, 16)
+
+
+def test_a_tied_head_wants_equal_sizes(quick):
+    with pytest.raises(ConfigError, match=r"rec_llm reads 4 numbers and gives 16\. Set tie_head"):
+        run("LiteLLM4Rec", "tiny", config_dict=albert(quick, tie_head=True))
+
+
+def test_a_refusal_comes_before_the_catalogue_is_encoded(quick, monkeypatch):
+    from recbole_lite.model.layers import item_tower
+
+    monkeypatch.setattr(item_tower, "item_vectors", lambda *_: pytest.fail("encoded"))
+    settings = quick(
+        rec_llm={"model_type": "xlnet", **XLNET}, rec_llm_config={}, rec_llm_causal=True
+    )
+    with pytest.raises(ConfigError, match="cannot read item vectors causally"):
+        run("LiteLLM4Rec", "tiny", config_dict=settings)
+
+
+def test_item_lm_sets_the_size_of_embeddings_too(config_for):
+    from recbole_lite.data import create_dataset
+    from recbole_lite.model.item_lm import ItemLM
+
+    config = config_for("ItemLM", lm_architecture="albert", item_init="random", n_heads=2)
+    lm = ItemLM(config, create_dataset(config)).lm
+    assert lm.input_size == lm.hidden_size == 16
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"lm_architecture": "gpt_neo"}, "lm_architecture 'gpt_neo' does not take the sizes"),
+        ({"lm_architecture": "xlnet"}, "lm_architecture 'xlnet' does not take the sizes"),
+        ({"lm_config": {"n_layer": "a"}}, "lm_config: n_layer: 'a' is refused"),
+    ],
+)
+def test_sizes_that_an_architecture_refuses(settings, message, config_for):
+    from recbole_lite.data import create_dataset
+    from recbole_lite.model.item_lm import ItemLM
+
+    settings = {"lm_architecture": "gpt2", "item_init": "random", "n_heads": 2, **settings}
+    config = config_for("ItemLM", **settings)
+    with pytest.raises(ConfigError, match=message):
+        ItemLM(config, create_dataset(config))

@@ -1,0 +1,204 @@
+"""Matrix products by oneDNN: which are replaced, what they give, when the choice is made."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from recbole_lite.trainer import onednn_matmul
+from recbole_lite.trainer.onednn_matmul import matrix_products, uses_onednn, wants_onednn
+from recbole_lite.utils.errors import ConfigError
+from tests.tiny_data import QUICK, write_tiny
+
+BIG = (130, 100, 110)  # m, k, n: more than 2**20 multiplications
+ONEDNN = "mkldnn::_linear_pointwise"
+
+needs_onednn = pytest.mark.skipif(not onednn_matmul._works(), reason="this torch has no oneDNN")
+
+
+class Calls(TorchDispatchMode):
+    """Names of the operators that reach torch."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.name().split(".")[0])
+        return func(*args, **(kwargs or {}))
+
+
+def calls(work, *context):
+    with Calls() as recorder, matrix_products(*context):
+        recorder.names.clear()  # of the look whether the operator is there
+        work()
+    return recorder.names
+
+
+def laid_out(rows, columns, transposed):
+    return torch.randn(columns, rows).t() if transposed else torch.randn(rows, columns)
+
+
+@needs_onednn
+@pytest.mark.parametrize("b_transposed", [False, True])
+@pytest.mark.parametrize("a_transposed", [False, True])
+@pytest.mark.parametrize(("m", "k", "n"), [BIG, BIG[::-1], (1, 1100, 1000), (1024, 1025, 1)])
+def test_products_are_right_however_the_matrices_lie(m, k, n, a_transposed, b_transposed):
+    a, b, bias = laid_out(m, k, a_transposed), laid_out(k, n, b_transposed), torch.randn(n)
+    with matrix_products("onednn"):
+        product, with_bias = a @ b, torch.addmm(bias, a, b)
+    expected = a.double() @ b.double()
+    torch.testing.assert_close(product.double(), expected, rtol=0, atol=2e-4)
+    torch.testing.assert_close(with_bias.double(), expected + bias, rtol=0, atol=2e-4)
+    assert product.is_contiguous()
+    assert with_bias.is_contiguous()
+
+
+@needs_onednn
+def test_a_layer_and_its_gradients_go_through_onednn():
+    m, k, n = BIG
+    layer, x = torch.nn.Linear(k, n), torch.randn(2, m // 2, k, requires_grad=True)
+
+    def gradients():
+        return torch.autograd.grad(layer(x).square().sum(), [x, layer.weight, layer.bias])
+
+    expected, found = gradients(), []
+    names = calls(lambda: found.extend(gradients()), "onednn")
+    assert names.count(ONEDNN) == 3  # forward, gradient of x, gradient of the weight
+    assert not {"aten::mm", "aten::addmm"} & set(names)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (torch.ones(9, 9), torch.ones(9, 9)),
+        (torch.ones(0, 2000), torch.ones(2000, 2000)),
+        (torch.ones(200, 200, dtype=torch.float64), torch.ones(200, 200, dtype=torch.float64)),
+        (torch.ones(200, 200, dtype=torch.bfloat16), torch.ones(200, 200, dtype=torch.bfloat16)),
+        (torch.ones(200, 200).to_sparse(), torch.ones(200, 200)),
+    ],
+    ids=["small", "empty", "float64", "bfloat16", "sparse"],
+)
+def test_other_products_are_left_alone(a, b):
+    assert ONEDNN not in calls(lambda: a @ b, "onednn")
+
+
+def test_a_bias_that_is_a_matrix_or_scaled_is_left_alone():
+    m, k, n = BIG
+    a, b = torch.ones(m, k), torch.ones(k, n)
+    found = []
+
+    def work():
+        found.append(torch.addmm(torch.ones(m, n), a, b))
+        found.append(torch.addmm(torch.ones(n), a, b, beta=2))
+
+    names = calls(work, "onednn")
+    assert ONEDNN not in names
+    assert [one.unique().item() for one in found] == [k + 1, k + 2]
+
+
+@needs_onednn
+def test_nothing_changes_outside_inside_torch_and_off_the_cpu():
+    a = torch.ones(200, 200)
+    assert calls(lambda: a @ a, "onednn").count(ONEDNN) == 1
+    assert calls(lambda: a @ a, "torch") == ["aten::mm"]
+    assert calls(lambda: a @ a, "onednn", "cuda") == ["aten::mm"]
+    with Calls() as recorder:
+        a @ a
+    assert recorder.names == ["aten::mm"]
+
+
+@needs_onednn
+def test_a_context_within_another_multiplies_once():
+    a = torch.ones(200, 200)
+
+    def work():
+        with matrix_products("onednn"):
+            a @ a
+        a @ a  # the outer context still holds
+
+    assert calls(work, "onednn") == [*("aten::t", ONEDNN) * 2]
+
+
+INTEL, AMD, OTHER = "vendor_id\t: GenuineIntel\n", "vendor_id\t: AuthenticAMD\n", None
+
+
+@pytest.mark.parametrize(
+    ("capability", "vendor", "mkl", "works", "chosen"),
+    [
+        ("AVX512", AMD, True, True, True),  # MKL would take AVX2
+        ("AVX512", INTEL, True, True, False),
+        ("AVX2", AMD, True, True, False),
+        ("AVX2", INTEL, True, True, False),
+        ("DEFAULT", AMD, True, True, False),
+        ("AVX512", AMD, False, True, False),  # torch multiplies by something else
+        ("AVX512", AMD, True, False, False),
+        ("AVX512", OTHER, True, True, False),
+        ("NO AVX", OTHER, False, True, False),
+    ],
+)
+def test_auto_goes_by_the_processor(capability, vendor, mkl, works, chosen, monkeypatch, tmp_path):
+    """Answers of processors that need not be at hand."""
+    if vendor is not None:
+        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{vendor}")
+    monkeypatch.setattr(onednn_matmul, "_CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
+    monkeypatch.setattr(onednn_matmul, "_works", lambda: works)
+    assert wants_onednn() is uses_onednn("auto") is chosen
+    assert uses_onednn("auto", "cuda:0") is False
+    assert uses_onednn("torch") is False
+    if works:
+        assert uses_onednn("onednn") is True
+
+
+def test_a_torch_without_the_operator(monkeypatch):
+    def absent(*_):
+        raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_linear_pointwise'")
+
+    monkeypatch.setattr(onednn_matmul, "_product", absent)
+    assert not wants_onednn()
+    with pytest.raises(ConfigError, match="this torch has no oneDNN"):
+        uses_onednn("onednn")
+
+
+def test_an_unknown_kind_is_refused_before_the_training(tmp_path):
+    from recbole_lite import run
+
+    write_tiny(tmp_path)
+    settings = {**QUICK, "data_path": str(tmp_path)}
+    with pytest.raises(ConfigError, match="matrix_products must be one of auto, torch, onednn"):
+        run("SASRec", "tiny", config_dict={**settings, "matrix_products": "mkl"})
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "processor", "onednn"),
+    [
+        ("SASRec", "torch", True, False),
+        ("SASRec", "auto", False, False),
+        pytest.param("SASRec", "auto", True, True, marks=needs_onednn),
+        pytest.param("SASRec", "onednn", False, True, marks=needs_onednn),
+        pytest.param("ItemLM", "onednn", False, True, marks=needs_onednn),
+    ],
+)
+def test_a_training_gives_the_same_but_for_rounding(
+    tmp_path, monkeypatch, model, kind, processor, onednn
+):
+    """Both ways on any machine; `processor` is what the processor would choose."""
+    from recbole_lite import run
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(onednn_matmul, "_SMALL", 0)  # all products, small as the model is
+    monkeypatch.setattr(onednn_matmul, "wants_onednn", lambda: processor)
+    write_tiny(tmp_path)
+    losses, used = [], []
+    for products_by in ("torch", kind):
+        settings = {**QUICK, "data_path": str(tmp_path), "matrix_products": products_by}
+        with Calls() as recorder:
+            history = run(model, "tiny", config_dict={**settings, "epochs": 2})["history"]
+        losses.append([entry["train_loss"] for entry in history])
+        used.append(recorder.names.count(ONEDNN))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert used[0] == 0
+    assert used[1] > 50 if onednn else used[1] == 0
