@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from recbole.utils import init_seed
 
-from recbole_lite.config.configurator import LiteConfig, explained, paths_of
+from recbole_lite.config.configurator import LiteConfig, paths_of, translate_errors
 from recbole_lite.config.registry import can_train_prefixes, get_model, get_trainer
 from recbole_lite.data import create_dataset, data_preparation
 from recbole_lite.data.candidates import write_candidates
@@ -34,9 +34,9 @@ from recbole_lite.report.run_report import (
 from recbole_lite.report.samples import item_titles, sample_users
 from recbole_lite.trainer import checkpoint, process_group
 from recbole_lite.trainer.initial_weights import (
-    begin_with,
     check_begun,
     check_train_stage,
+    load_initial_weights,
     next_train_stage,
 )
 from recbole_lite.trainer.onednn_matmul import uses_onednn
@@ -107,7 +107,7 @@ def run(
     }
     overrides = list(overrides or [])
     config = LiteConfig(model, overrides=overrides, **sources)
-    if process_group.wants_processes(config):
+    if process_group.needs_launch(config):
         given = {"saved": saved, "per_user": per_user, "overrides": overrides}
         return process_group.launch(run, config, {"model": model, **sources, **given})
     names = config["baselines"]
@@ -186,7 +186,7 @@ def run_one(
         _check_writable(config["checkpoint_dir"])
     resumes, begins, trained = _start(config, resume, init_from)
 
-    with clock("data"), explained(f"{config['dataset']} cannot be read", config):
+    with clock("data"), translate_errors(f"{config['dataset']} cannot be read", config):
         dataset = create_dataset(config, trained)
         counts = count_data(dataset)
         logger.info(dataset, extra=FILE_ONLY)
@@ -198,17 +198,20 @@ def run_one(
         parts = count_parts(loaders)
         _tell_empty(parts)
 
-    with clock("item vectors and model"), explained(f"{config['model']} cannot be built", config):
+    with (
+        clock("item vectors and model"),
+        translate_errors(f"{config['model']} cannot be built", config),
+    ):
         init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
         model = _build_model(config, train_data._dataset)
         logger.info(model, extra=FILE_ONLY)
         if begins:
-            _check_rows(begin_with(config, model), Path(begins), trained, dataset)
+            _check_rows(load_initial_weights(config, model), Path(begins), trained, dataset)
         parameters = _trainable(model)
         how = ", products by oneDNN" * uses_onednn(config["matrix_products"], config["device"])
         logger.info(f"{parameters:,} trainable parameters on {config['device']}{how}")
 
-    with explained(f"{config['model']} cannot be trained", config):
+    with translate_errors(f"{config['model']} cannot be trained", config):
         trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
     try:
         if resumes:
@@ -216,7 +219,7 @@ def run_one(
             for entry in trainer.history if on_epoch else []:
                 on_epoch(entry)
         callback = (lambda *_: on_epoch(trainer.history[-1])) if on_epoch else None
-        with clock("training"), explained(f"{config['model']} cannot be trained", config):
+        with clock("training"), translate_errors(f"{config['model']} cannot be trained", config):
             score, valid_result = trainer.fit(
                 train_data,
                 valid_data,
@@ -266,7 +269,7 @@ def run_one(
 def _tested(config, folder: str | None):
     """Say of a test that fails where the trained weights are."""
     try:
-        with explained(f"{config['model']} cannot be tested", config):
+        with translate_errors(f"{config['model']} cannot be tested", config):
             yield
     except ConfigError as error:
         whole = f" The trained weights are whole: {folder}" if folder else ""

@@ -19,7 +19,7 @@ from recbole_lite.evaluator.evaluator import LiteEvaluator
 from recbole_lite.experiments.ablate import ablate
 from recbole_lite.report.random_baseline import random_guess
 from recbole_lite.report.summary import render
-from recbole_lite.trainer.initial_weights import begin_with
+from recbole_lite.trainer.initial_weights import load_initial_weights
 from recbole_lite.trainer.trainer import LiteTrainer
 from recbole_lite.utils.errors import CheckpointError, ConfigError
 
@@ -160,7 +160,7 @@ def test_fine_tuning_begins_with_the_weights_of_a_sequential_model(model, settin
     values = settings(model, init_from=first["run_dir"], seed=7)
     config = LiteConfig(model, "tiny", config_dict=values)
     begun = config.model_class(config, data_preparation(config, create_dataset(config))[0]._dataset)
-    begin_with(config, begun)
+    load_initial_weights(config, begun)
     own = begun.state_dict()
     assert all(tensor.equal(own[name]) for name, tensor in trained.items())
     new = {name.split(".")[0] for name in set(own) - set(trained)}

@@ -99,7 +99,7 @@ class LiteConfig(Config):
         self.origins: dict[str, Setting] = {}
         self._overrides = list(overrides or [])
         self._string_sources = STRING_SOURCES - ({"config_dict"} if typed else set())
-        with explained("the settings cannot be read", self):
+        with translate_errors("the settings cannot be read", self):
             super().__init__(model, dataset, paths_of(config_file_list), config_dict)
 
     def given(self) -> str:
@@ -343,7 +343,7 @@ OVER_VALUES = (
 
 
 @contextmanager
-def explained(what: str, config: LiteConfig):
+def translate_errors(what: str, config: LiteConfig):
     """Turn an error from the depths of other libraries into one line.
 
     A value can be wrong in more ways than are checked one by one. What is known at this point is

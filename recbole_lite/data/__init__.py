@@ -76,7 +76,7 @@ def data_preparation(config: LiteConfig, dataset: Dataset):
     from recbole_lite.data.candidates import give_candidates
     from recbole_lite.data.column_settings import check_counts
     from recbole_lite.data.loaders import DrawingLoader, HistoryMaskLoader
-    from recbole_lite.data.windows import DrawnWindows, Windows
+    from recbole_lite.data.windows import ResampledWindows, Windows
     from recbole_lite.trainer import process_group
 
     for key in ("save_dataset", "save_dataloaders"):
@@ -90,7 +90,7 @@ def data_preparation(config: LiteConfig, dataset: Dataset):
     classes = [get_dataloader(config, phase) for phase in phases]
     if isinstance(parts[0].inter_feat, Windows):
         parts[0].inter_feat = _training_windows(config, parts[0].inter_feat)
-        if isinstance(parts[0].inter_feat, DrawnWindows):
+        if isinstance(parts[0].inter_feat, ResampledWindows):
             classes[0] = DrawingLoader
     if config["task"] == "topn":
         give_candidates(config, dataset, parts)
@@ -130,13 +130,13 @@ def _check_parts(config, dataset, parts):
 
 def _training_windows(config, windows):
     """Lay the training windows as ``train_strategy`` says."""
-    from recbole_lite.data.prefix_windows import Prefixes
-    from recbole_lite.data.windows import Segments
+    from recbole_lite.data.prefix_windows import PrefixWindows
+    from recbole_lite.data.windows import RandomSegments
 
     if config["train_strategy"] == "sampling":
-        windows = Segments(windows)
+        windows = RandomSegments(windows)
     elif config["train_strategy"] == "prefix":
-        windows = Prefixes(windows, config["prefix_overlap"])
+        windows = PrefixWindows(windows, config["prefix_overlap"])
     if config["loss_exclude_history"]:
         windows.lists_seen = getattr(config.model_class, "can_exclude_history", False)
         if not windows.lists_seen:

@@ -18,7 +18,7 @@ from recbole_lite.utils.files import write_atomically
 _ROUNDS = 20  # of drawing anew what was had or drawn twice, before such rows are drawn exactly
 
 
-class NegativePool:
+class NegativeSampler:
     """Items that users have not had, drawn uniformly without replacement.
 
     Parameters
@@ -104,19 +104,19 @@ def _among(targets, negatives, rng) -> np.ndarray:
     return candidates
 
 
-class FixedCandidates:
+class EvalCandidates:
     """Candidates of validation or test: drawn once, in the order of the users.
 
     They depend on the seed and the data alone, so all models get the same.
 
     Parameters
     ----------
-    pool : NegativePool
+    pool : NegativeSampler
     windows : Windows
     seed : sequence of int
     """
 
-    def __init__(self, pool: NegativePool, windows: Windows, seed):
+    def __init__(self, pool: NegativeSampler, windows: Windows, seed):
         self.rows = np.unique(windows.rows)
         users, targets = _users_and_targets(windows.at(self.rows))
         pool.check(users)
@@ -128,17 +128,17 @@ class FixedCandidates:
         return self.table[np.searchsorted(self.rows, rows)]
 
 
-class DrawnCandidates:
+class TrainCandidates:
     """Candidates of training: drawn batch by batch, and others in every epoch.
 
     Parameters
     ----------
-    pool : NegativePool
+    pool : NegativeSampler
     windows : Windows
     seed : int
     """
 
-    def __init__(self, pool: NegativePool, windows: Windows, seed: int):
+    def __init__(self, pool: NegativeSampler, windows: Windows, seed: int):
         self.pool, self.windows, self.seed, self.epoch = pool, windows, seed, 0
         pool.check(windows[windows.store.user_field].numpy())
 
@@ -196,16 +196,16 @@ def give_candidates(config, dataset, parts) -> None:
         def name_of(user):
             return repr(str(dataset.id2token(dataset.uid_field, int(user))))
 
-        return NegativePool(users, items, dataset.item_num, config["topn_negatives"], name_of)
+        return NegativeSampler(users, items, dataset.item_num, config["topn_negatives"], name_of)
 
     store = held_out[-1].store
     users, items = (store.columns[name].numpy() for name in (store.user_field, store.item_field))
     whole = pool(users, items)
     for phase, windows in enumerate(held_out, 1):
-        windows.candidates = FixedCandidates(whole, windows, [seed, phase])
+        windows.candidates = EvalCandidates(whole, windows, [seed, phase])
     if reader:
         known = pool(*train.interactions())
-        train.candidates = DrawnCandidates(known, train, seed)
+        train.candidates = TrainCandidates(known, train, seed)
 
 
 def write_candidates(path: Path, dataset, part) -> str:

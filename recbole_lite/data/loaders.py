@@ -14,7 +14,7 @@ from recbole.utils import ModelType
 from torch.utils.data import RandomSampler, SequentialSampler
 
 from recbole_lite.config.registry import knows_candidates
-from recbole_lite.data.windows import CANDIDATES, DrawnWindows
+from recbole_lite.data.windows import CANDIDATES, ResampledWindows
 
 
 class HistoryMaskLoader(FullSortEvalDataLoader):
@@ -82,7 +82,7 @@ class HistoryMaskLoader(FullSortEvalDataLoader):
 
 
 class DrawingLoader(TrainDataLoader):
-    """Training on what each epoch draws anew: windows (``Segments``, ``Prefixes``), candidates.
+    """Training on what each epoch draws anew: windows (``ResampledWindows``), candidates.
 
     They come from the loader's own generator, whose state a checkpoint holds.
     """
@@ -91,7 +91,7 @@ class DrawingLoader(TrainDataLoader):
         windows = self._dataset.inter_feat
         if windows.candidates is not None:
             windows.candidates.draw(self.generator)
-        if isinstance(windows, DrawnWindows):
+        if isinstance(windows, ResampledWindows):
             windows.draw(self.generator)
         # A draw may give another number of windows; this is the list that torch's loader indexes.
         if isinstance(self.sampler, (RandomSampler, SequentialSampler)):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_lite.data.windows import DrawnWindows, Windows
+from recbole_lite.data.windows import ResampledWindows, Windows
 from recbole_lite.utils.errors import ConfigError
 
 # Field of a batch: the item after each input, 0 where none is asked for. Not "target_list": that is
@@ -18,7 +18,7 @@ from recbole_lite.utils.errors import ConfigError
 TARGETS = "prefix_targets"
 
 
-class Prefixes(DrawnWindows):
+class PrefixWindows(ResampledWindows):
     """Windows that together ask once for every target of a training sequence.
 
     Where they begin is drawn anew for every epoch: a target then stands now early, now late in

@@ -271,7 +271,7 @@ class Windows(Interaction):
         return lists
 
 
-class DrawnWindows(Windows):
+class ResampledWindows(Windows):
     """Training windows that are laid anew for every epoch.
 
     Parameters
@@ -304,7 +304,7 @@ class DrawnWindows(Windows):
         raise NotImplementedError
 
 
-class Segments(DrawnWindows):
+class RandomSegments(ResampledWindows):
     """One random segment of each user's training sequence, drawn anew for every epoch.
 
     The rule is POD's (Li et al., CIKM 2023), which the paper follows (Section 5.1.4,

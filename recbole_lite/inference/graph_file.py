@@ -12,7 +12,7 @@ from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recbole_lite.inference.model_folder import Contents
+from recbole_lite.inference.model_folder import ModelBundle
 from recbole_lite.inference.runtime import FORMAT_VERSION
 from recbole_lite.utils.files import file_sha256, write_atomically
 
@@ -24,7 +24,7 @@ PACKAGES = ("onnxruntime", "onnx", "onnxscript")
 _LOCK = ".graph.lock"
 
 
-def path_of(contents: Contents) -> Path:
+def path_of(contents: ModelBundle) -> Path:
     """Where the graph of a folder's model is, or would be."""
     made_of = {
         "format_version": FORMAT_VERSION,
@@ -44,14 +44,14 @@ def missing_package() -> str | None:
     return next((name for name in PACKAGES if find_spec(name) is None), None)
 
 
-def make(contents: Contents, model: torch.nn.Module) -> Path | bytes:
+def make(contents: ModelBundle, model: torch.nn.Module) -> Path | bytes:
     """Export a model into its folder, unless somebody else has done so meanwhile.
 
     Graphs of other weights in the same folder are removed.
 
     Parameters
     ----------
-    contents : Contents
+    contents : ModelBundle
     model : torch.nn.Module
         Built from it.
 

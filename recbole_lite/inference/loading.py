@@ -8,7 +8,7 @@ import torch
 
 from recbole_lite.config.registry import get_model
 from recbole_lite.config.yaml_files import read_yaml
-from recbole_lite.inference.model_folder import Contents
+from recbole_lite.inference.model_folder import ModelBundle
 from recbole_lite.text import ItemVectors
 from recbole_lite.trainer import checkpoint
 from recbole_lite.utils.paths import PROPERTIES
@@ -62,12 +62,12 @@ class CatalogueDataset:
         return {"text": list(self._texts or [])}
 
 
-def build_model(contents: Contents, device: torch.device) -> torch.nn.Module:
+def build_model(contents: ModelBundle, device: torch.device) -> torch.nn.Module:
     """Build a model with its trained weights, ready to score.
 
     Parameters
     ----------
-    contents : Contents
+    contents : ModelBundle
     device : torch.device
 
     Returns

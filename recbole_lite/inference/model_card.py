@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from recbole_lite.inference.model_folder import Contents
+from recbole_lite.inference.model_folder import ModelBundle
 
 PAPER = "https://arxiv.org/abs/2402.09543"
 
 
-def model_card(contents: Contents) -> ModelCard:
+def model_card(contents: ModelBundle) -> ModelCard:
     """Model card in the form of the Hugging Face hub.
 
     Parameters
     ----------
-    contents : Contents
+    contents : ModelBundle
         Everything in the card comes from here.
 
     Returns
@@ -60,7 +60,7 @@ def model_card(contents: Contents) -> ModelCard:
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n", ignore_metadata_errors=True)
 
 
-def _introduction(contents: Contents) -> str:
+def _introduction(contents: ModelBundle) -> str:
     text = (
         f"A sequential recommender ({contents.model}): from the items that a user had, in order, "
         "to scores of all items of its catalogue."
@@ -88,7 +88,7 @@ recommender.recommend([["ID OF AN ITEM", "ID OF THE NEXT ONE"]], k=10)
 Ids and titles are in `items.jsonl`."""
 
 
-def _data(contents: Contents) -> str:
+def _data(contents: ModelBundle) -> str:
     counts = contents.about.get("data", {})
     listed = ", ".join(f"{value:,} {key}" for key, value in counts.items())
     more = f" {contents.added:,} items were added after training." if contents.added else ""
@@ -138,7 +138,7 @@ def _results(about) -> str:
     return "\n".join(lines)
 
 
-def _limits(contents: Contents) -> str:
+def _limits(contents: ModelBundle) -> str:
     return (
         "It recommends the items of its catalogue to users with at least one of them in their "
         f"history, and repeats the habits and gaps of `{contents.dataset}`. One training run; "

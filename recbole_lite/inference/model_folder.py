@@ -51,7 +51,7 @@ _LOCAL = {
 
 
 @dataclass
-class Contents:
+class ModelBundle:
     """What a folder holds.
 
     Attributes
@@ -218,7 +218,7 @@ def _counts(dataset) -> list[int]:
     return np.bincount(items, minlength=dataset.item_num)[1:].tolist()
 
 
-def read(folder: str | Path) -> Contents:
+def read(folder: str | Path) -> ModelBundle:
     """Read a folder.
 
     Raises
@@ -254,10 +254,10 @@ def read(folder: str | Path) -> Contents:
         raise CheckpointError(f"{folder / name}: no such file; has the run saved anything?")
     catalogue = Catalogue.load(folder / ITEMS_FILE)
     dataset = str(content.get("dataset"))
-    return Contents(model, dataset, content["settings"], about, catalogue, folder / name)
+    return ModelBundle(model, dataset, content["settings"], about, catalogue, folder / name)
 
 
-def write(folder: str | Path, contents: Contents) -> None:
+def write(folder: str | Path, contents: ModelBundle) -> None:
     """Write a packed folder, without what belongs to the machine that trained."""
     folder = Path(folder)
     settings = {key: value for key, value in contents.settings.items() if key not in _LOCAL}

@@ -17,7 +17,7 @@ from torch import nn
 
 from recbole_lite.inference.history_inputs import check_text, is_missing, raw_id
 from recbole_lite.inference.loading import CatalogueDataset, Settings
-from recbole_lite.inference.model_folder import Contents
+from recbole_lite.inference.model_folder import ModelBundle
 from recbole_lite.inference.new_item_calibration import find_stretch
 from recbole_lite.inference.ridge import Ridge, fit_ridge
 from recbole_lite.model.layers.item_tower import Norm
@@ -33,7 +33,7 @@ class NewItems:
 
     Parameters
     ----------
-    contents : Contents
+    contents : ModelBundle
         Its folder's; the Item LLM that its settings name must be at hand.
     model : LiteLLM4Rec
 
@@ -56,7 +56,7 @@ class NewItems:
         The Item LLM cannot be had.
     """
 
-    def __init__(self, contents: Contents, model: nn.Module):
+    def __init__(self, contents: ModelBundle, model: nn.Module):
         self.settings = _settings_of(contents)
         self.model = model
         tower = model.item_tower
@@ -110,12 +110,12 @@ class NewItems:
         return item_vectors(settings, CatalogueDataset(len(texts), texts=texts))
 
 
-def add_items(contents: Contents, model: nn.Module, new: NewItems, items: Sequence) -> list[str]:
+def add_items(contents: ModelBundle, model: nn.Module, new: NewItems, items: Sequence) -> list[str]:
     """Add items to a model and its catalogue.
 
     Parameters
     ----------
-    contents : Contents
+    contents : ModelBundle
         Changed.
     model : LiteLLM4Rec
         Changed.
@@ -150,7 +150,7 @@ def add_items(contents: Contents, model: nn.Module, new: NewItems, items: Sequen
     return ids
 
 
-def _settings_of(contents: Contents) -> Settings:
+def _settings_of(contents: ModelBundle) -> Settings:
     settings = Settings(contents.settings, **_TEXT_AS_IT_IS, dataset=contents.dataset)
     if contents.model != "LiteLLM4Rec":
         raise RequestError(
@@ -168,7 +168,7 @@ def _settings_of(contents: Contents) -> Settings:
     return settings
 
 
-def _check_same_item_llm(contents: Contents, moved: bool) -> None:
+def _check_same_item_llm(contents: ModelBundle, moved: bool) -> None:
     kinds = {contents.settings.get("item_llm_training")}
     kinds |= {s.get("item_llm_training") for s in contents.settings.get("stages") or []}
     if moved and "embeddings" not in kinds:

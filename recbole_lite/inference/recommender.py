@@ -57,7 +57,7 @@ class Recommender(ModelHubMixin):
 
     Parameters
     ----------
-    contents : Contents
+    contents : ModelBundle
         What a model's folder holds.
     device, runtime
         See :meth:`load`.
@@ -73,7 +73,7 @@ class Recommender(ModelHubMixin):
     # Not None: otherwise huggingface_hub copies the arguments, all weights among them.
     _hub_mixin_config: ClassVar[dict] = {}
 
-    def __init__(self, contents: folders.Contents, device="cpu", runtime: str = "auto"):
+    def __init__(self, contents: folders.ModelBundle, device="cpu", runtime: str = "auto"):
         if runtime not in RUNTIMES:
             raise RequestError(f"runtime must be one of {', '.join(RUNTIMES)}, found {runtime!r}")
         self._contents, self._device = contents, device

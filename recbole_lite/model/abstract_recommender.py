@@ -10,8 +10,8 @@ from recbole_lite.data.prefix_windows import TARGETS
 from recbole_lite.data.transfer import moved, on_host
 from recbole_lite.data.windows import SEEN
 from recbole_lite.model.layers.deduplicate import distinct_rows
-from recbole_lite.model.layers.history_mask import Seen
-from recbole_lite.model.layers.rec_llm import VectorReader
+from recbole_lite.model.layers.history_mask import HistoryMask
+from recbole_lite.model.layers.rec_llm import EmbeddingEncoder
 from recbole_lite.model.layers.softmax_loss import cross_entropy, sampled_cross_entropy
 from recbole_lite.utils.errors import ConfigError
 
@@ -51,7 +51,7 @@ class NextItemModel(SequentialRecommender):
             raise ConfigError("loss_exclude_history works with loss_type: CE only")
 
     @property
-    def reader(self) -> VectorReader:
+    def reader(self) -> EmbeddingEncoder:
         """The language model over item vectors."""
         raise NotImplementedError
 
@@ -109,7 +109,7 @@ class NextItemModel(SequentialRecommender):
             return sampled_cross_entropy(users, self.head_weight(), targets - 1, self.n_negatives)
         seen = None
         if self.excludes_seen:
-            seen = Seen(interaction[SEEN], item_seq, rows, steps, targets)
+            seen = HistoryMask(interaction[SEEN], item_seq, rows, steps, targets)
         return cross_entropy(users, self.head_weight(), targets - 1, seen)
 
     def loss_terms(self, interaction) -> int:

@@ -12,7 +12,7 @@ from recbole_lite.model.layers.dropout import Dropout
 from recbole_lite.model.layers.item_tower import ItemTower
 from recbole_lite.model.layers.llm_architecture import change_architecture
 from recbole_lite.model.layers.pca import principal_axes
-from recbole_lite.model.layers.rec_llm import VectorReader
+from recbole_lite.model.layers.rec_llm import EmbeddingEncoder
 from recbole_lite.model.layers.user_pooling import UserPooling
 from recbole_lite.text import item_vectors
 from recbole_lite.text.hf_model import random_encoder
@@ -56,7 +56,7 @@ class ItemLM(NextItemModel):
         super().__init__(config, dataset)
         name = config["lm_architecture"]
         encoder = random_encoder(_architecture(config, self.max_seq_length))
-        self.lm = VectorReader(encoder, True, label=f"lm_architecture {name!r}")
+        self.lm = EmbeddingEncoder(encoder, True, label=f"lm_architecture {name!r}")
         d = self.lm.input_size
         if d != self.lm.hidden_size:
             raise ConfigError(
@@ -86,7 +86,7 @@ class ItemLM(NextItemModel):
         self.read_loss(config)
 
     @property
-    def reader(self) -> VectorReader:
+    def reader(self) -> EmbeddingEncoder:
         """The causal language model."""
         return self.lm
 

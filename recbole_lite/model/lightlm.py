@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from itertools import chain
 
-from recbole_lite.model.generative.generative_recommender import GenerativeRecommender, Words
+from recbole_lite.model.generative.generative_recommender import (
+    GenerativeRecommender,
+    ItemVocabulary,
+)
 from recbole_lite.model.generative.prompts import Prompts, TokenTable
 from recbole_lite.model.generative.spectral import cooccurrence, spectral_paths
-from recbole_lite.model.generative.trie import ItemPaths
+from recbole_lite.model.generative.trie import ItemTrie
 
 PAD, EOS, FIRST_DIGIT, FIRST_CLUSTER = 0, 1, 2, 12
 
@@ -41,4 +44,4 @@ class LightLM(GenerativeRecommender):
         digits = [[FIRST_DIGIT + int(d) for d in str(n)] for n in range(1, dataset.user_num)]
         prompts = Prompts([([], [], [EOS])], TokenTable([[], *digits]), TokenTable(paths))
         vocabulary = FIRST_CLUSTER + width * max(map(len, paths))
-        return Words(prompts, ItemPaths(paths, EOS), vocabulary)
+        return ItemVocabulary(prompts, ItemTrie(paths, EOS), vocabulary)

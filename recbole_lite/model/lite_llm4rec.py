@@ -9,10 +9,10 @@ from recbole_lite.config.stages import Stage, read_stages
 from recbole_lite.data.windows import CANDIDATES
 from recbole_lite.model.abstract_recommender import NextItemModel
 from recbole_lite.model.layers.candidate_scores import (
-    behind_history,
+    append_candidates,
     candidate_loss,
-    over_all_items,
-    scores_of,
+    scatter_to_catalogue,
+    score_candidates,
 )
 from recbole_lite.model.layers.dropout import Dropout
 from recbole_lite.model.layers.item_tower import ItemTower
@@ -89,7 +89,7 @@ class LiteLLM4Rec(NextItemModel):
 
     def enter(self, stage: Stage) -> None:
         """Make trainable what a stage trains."""
-        self.item_tower.train_as(stage.item_llm_training)
+        self.item_tower.set_trainable(stage.item_llm_training)
         parts = {
             "rec_llm": [self.rec_llm, self.pooling],
             "adapter": [self.item_tower.adapter],
@@ -126,10 +126,10 @@ class LiteLLM4Rec(NextItemModel):
         Their order makes no difference: other places, the same scores.
         """
         candidates, history = interaction[CANDIDATES], interaction[self.ITEM_SEQ]
-        inputs = behind_history(history if self.shows_history else history[:, :0], candidates)
+        inputs = append_candidates(history if self.shows_history else history[:, :0], candidates)
         together = candidates.shape[1]
         h_u = self.pooling(self.encode(inputs, together), inputs != 0, together)
-        return scores_of(self.user_dropout(h_u), self.head_weight(), candidates)
+        return score_candidates(self.user_dropout(h_u), self.head_weight(), candidates)
 
     def calculate_loss(self, interaction):
         """As every model of this kind; with ``task: topn`` cross entropy over the candidates."""
@@ -153,7 +153,7 @@ class LiteLLM4Rec(NextItemModel):
         if CANDIDATES not in interaction:
             return super().full_sort_predict(interaction)
         scores = self.candidate_scores(interaction)
-        return over_all_items(scores, interaction[CANDIDATES], self.n_items)
+        return scatter_to_catalogue(scores, interaction[CANDIDATES], self.n_items)
 
 
 def _check_tied(stages: list[Stage]) -> None:

@@ -77,7 +77,7 @@ def check_begun(config) -> None:
             )
 
 
-def begin_with(config, model: torch.nn.Module) -> dict:
+def load_initial_weights(config, model: torch.nn.Module) -> dict:
     """Put the best weights of the run in ``init_from`` into a model.
 
     What the model has for its present task alone (its attribute ``only_for_task``: beginnings of

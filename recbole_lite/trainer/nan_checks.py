@@ -15,7 +15,7 @@ SHOWN = 5  # ids in the message; the log file has all of them
 _ID_FIELDS = ("uid_field", "iid_field")
 
 
-class Watch:
+class NonFiniteGuard:
     """Remembers the batches that are being trained on.
 
     Parameters

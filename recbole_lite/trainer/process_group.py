@@ -34,7 +34,7 @@ _COLLECTED = ("rec.topk", "rec.meanrank", "rec.score", "rec.items", "data.label"
 # -- processes --------------------------------------------------------------------------------
 
 
-def wants_processes(config) -> bool:
+def needs_launch(config) -> bool:
     """Whether this process is to start others that train, rather than to train."""
     if not config["single_spec"]:
         return False
@@ -169,7 +169,7 @@ def wait_for_all(config) -> None:
         dist.barrier()
 
 
-def tell(config, value: Any) -> Any:
+def broadcast(config, value: Any) -> Any:
     """The first process's `value`, in all of them."""
     values = [value]
     dist.broadcast_object_list(values, device=config["device"])
@@ -239,7 +239,7 @@ class _Skips:
         return (batch for batch in batches if batch is not None)
 
 
-class JointLoss:
+class WeightedLoss:
     """A model's loss, weighted so that the processes' mean is the loss of the joint batch.
 
     Parameters
@@ -363,7 +363,7 @@ def gather_collected(struct) -> None:
         struct.set(name, torch.cat([part[name] for part in parts if name in part]))
 
 
-def in_order(joined: torch.Tensor | None, loader) -> torch.Tensor | None:
+def restore_order(joined: torch.Tensor | None, loader) -> torch.Tensor | None:
     """Rows that :func:`gather_collected` has joined, ``[n, ...]``, in the order of the loader."""
     n, size, world = len(loader.sampler), loader.batch_size, dist.get_world_size()
     if joined is None or len(joined) != n:  # not one row for each of the loader's
@@ -373,7 +373,7 @@ def in_order(joined: torch.Tensor | None, loader) -> torch.Tensor | None:
     return joined[np.argsort(np.concatenate(order))]
 
 
-def add_up(counts: Any, device: torch.device) -> None:
+def all_reduce_counts(counts: Any, device: torch.device) -> None:
     """Add up a dataclass of whole numbers over the processes, in place."""
     names = [entry.name for entry in fields(counts)]
     values = torch.tensor([getattr(counts, name) for name in names], device=device)
@@ -384,4 +384,4 @@ def add_up(counts: Any, device: torch.device) -> None:
 
 def agreed_folder(config, folder: Callable[[], Path]) -> Path:
     """Folder that the first process makes, in all processes."""
-    return Path(tell(config, str(folder()) if is_first(config) else None))
+    return Path(broadcast(config, str(folder()) if is_first(config) else None))

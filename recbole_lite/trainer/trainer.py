@@ -19,7 +19,7 @@ from recbole_lite.data.vocabulary import Vocabulary
 from recbole_lite.evaluator.evaluator import LiteCollector, LiteEvaluator
 from recbole_lite.trainer import checkpoint, process_group
 from recbole_lite.trainer.initial_weights import next_train_stage
-from recbole_lite.trainer.nan_checks import Watch, check_scores, check_weights
+from recbole_lite.trainer.nan_checks import NonFiniteGuard, check_scores, check_weights
 from recbole_lite.trainer.onednn_matmul import matrix_products, uses_onednn
 from recbole_lite.trainer.resume import Resuming, counters
 from recbole_lite.trainer.trackers import (
@@ -345,9 +345,9 @@ class LiteMixin(Resuming):
         shared = not self.config["single_spec"]
         if shared:
             terms = getattr(self.model, "loss_terms", len)  # what the loss is a mean over
-            own = process_group.JointLoss(own, train_data, terms, self.model)
+            own = process_group.WeightedLoss(own, train_data, terms, self.model)
         # RecBole's loop hands the batch to the loss alone; a message about the loss wants its ids.
-        self._watch = Watch(own, train_data, epoch_idx, LOOKED_AT_TOGETHER)
+        self._watch = NonFiniteGuard(own, train_data, epoch_idx, LOOKED_AT_TOGETHER)
         loss = super()._train_epoch(train_data, epoch_idx, self._watch, *arguments[1:], **others)
         if shared:
             process_group.join_batch_norms(self.model)
@@ -407,9 +407,9 @@ class LiteMixin(Resuming):
         with self._products():
             result = super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
         if eval_data and not self.config["single_spec"]:
-            self.evaluator.ranked = process_group.in_order(self.evaluator.ranked, eval_data)
+            self.evaluator.ranked = process_group.restore_order(self.evaluator.ranked, eval_data)
             if counts is not None:
-                process_group.add_up(counts, self.device)
+                process_group.all_reduce_counts(counts, self.device)
         if counts is not None and counts.beams:
             self.logger.info(str(counts))
         return result

@@ -10,8 +10,8 @@ from torch.utils.data import RandomSampler, SequentialSampler
 
 from recbole_lite import create_dataset, data_preparation
 from recbole_lite.data.dataset import split_last
-from recbole_lite.data.prefix_windows import TARGETS, Prefixes
-from recbole_lite.data.windows import SEEN, Segments, SequenceStore, Windows
+from recbole_lite.data.prefix_windows import TARGETS, PrefixWindows
+from recbole_lite.data.windows import SEEN, RandomSegments, SequenceStore, Windows
 from recbole_lite.utils.errors import ConfigError
 
 LENGTHS = [1, 2, 3, 4, 5, 6, 7, 9, 14, 23, 40]  # interactions; all but 1 have a training target
@@ -75,7 +75,7 @@ def test_every_training_target_is_asked_for_once_with_its_context(max_length):
     inside = {item for s in sequences for item in held_in(s)}
     expected = sorted(item for item in inside if had[item])
     for overlap, seed in itertools.product(range(max_length), range(12)):
-        windows = Prefixes(training_windows(sequences, max_length), overlap)
+        windows = PrefixWindows(training_windows(sequences, max_length), overlap)
         windows.draw(seeded(seed))
         batch = windows.gather(slice(None))
         inputs, targets = batch["item_id_list"], batch[TARGETS]
@@ -94,7 +94,7 @@ def test_every_training_target_is_asked_for_once_with_its_context(max_length):
 
 
 def test_a_user_without_a_training_target_has_no_window():
-    windows = Prefixes(training_windows(numbered([1, 1]), 4))
+    windows = PrefixWindows(training_windows(numbered([1, 1]), 4))
     windows.draw(seeded(0))
     assert len(windows) == 0
     assert len(windows.gather(slice(None))[TARGETS]) == 0
@@ -111,7 +111,7 @@ LAYOUTS = {
 
 def test_the_three_layouts_of_a_sequence_by_hand():
     """How many targets the last window has is drawn: 3 (a whole stride), 1 or 2."""
-    windows = Prefixes(training_windows([[*SEQUENCE, 8, 6]], 4), overlap=1)
+    windows = PrefixWindows(training_windows([[*SEQUENCE, 8, 6]], 4), overlap=1)
     found = Counter()
     for seed in range(60):
         windows.draw(seeded(seed))
@@ -122,7 +122,7 @@ def test_the_three_layouts_of_a_sequence_by_hand():
 
 
 def test_a_batch_has_what_other_windows_have_and_zeros_behind():
-    windows = Prefixes(training_windows([[*SEQUENCE, 8, 6]], 4), overlap=1)
+    windows = PrefixWindows(training_windows([[*SEQUENCE, 8, 6]], 4), overlap=1)
     while len(windows) != 3 or windows.counts[0] != 1:  # layout 1
         windows.draw(torch.default_generator)
     (last,) = np.flatnonzero(windows.gather(slice(None))["item_length"].numpy() == 3)
@@ -137,7 +137,7 @@ def test_windows_begin_everywhere_equally_often():
     """Far from a user's first items each target opens a window in one of `stride` draws."""
     max_length, overlap, n, draws = 6, 2, 40, 6000
     stride = max_length - overlap
-    windows = Prefixes(training_windows([list(range(1, n + 4))], max_length), overlap)
+    windows = PrefixWindows(training_windows([list(range(1, n + 4))], max_length), overlap)
     opens, first, steps = Counter(), Counter(), Counter()
     generator = seeded(3)
     for _ in range(draws):
@@ -160,7 +160,7 @@ def test_windows_begin_everywhere_equally_often():
 @pytest.mark.parametrize("overlap", [-1, 6, 7, 1.0, 2.5, "1", None])
 def test_an_overlap_that_makes_no_sense(overlap):
     with pytest.raises(ConfigError, match=r"prefix_overlap must be a whole number in 0\.\.5 .*"):
-        Prefixes(training_windows(numbered([8]), 6), overlap)
+        PrefixWindows(training_windows(numbered([8]), 6), overlap)
 
 
 # -- the loader -------------------------------------------------------------------------------
@@ -325,7 +325,10 @@ def test_seen_items_are_those_before_the_window(strategy, loaders):
         train_strategy=strategy, loss_exclude_history=True, MAX_ITEM_LIST_LENGTH=3
     )
     windows = train._dataset.inter_feat
-    assert type(windows) is {"all": Windows, "sampling": Segments, "prefix": Prefixes}[strategy]
+    assert (
+        type(windows)
+        is {"all": Windows, "sampling": RandomSegments, "prefix": PrefixWindows}[strategy]
+    )
     users, items, times = (
         windows.store.columns[name].tolist() for name in ("user_id", "item_id", "timestamp")
     )

@@ -11,7 +11,7 @@ from recbole_lite import create_dataset, data_preparation
 from recbole_lite.data.windows import CANDIDATES
 from recbole_lite.model.generative.candidate_decoding import split_candidate_template
 from recbole_lite.model.generative.item_indexing import item_numbers
-from recbole_lite.model.layers.candidate_scores import behind_history, over_all_items
+from recbole_lite.model.layers.candidate_scores import append_candidates, scatter_to_catalogue
 from recbole_lite.model.layers.user_pooling import UserPooling
 from recbole_lite.utils.errors import ConfigError
 
@@ -144,7 +144,7 @@ def test_with_a_history_a_single_candidate_is_the_next_item(encoder, of_encoder)
     """One candidate behind a history is a sequence, read as the sequential model reads it."""
     model, batch = of_encoder(encoder, topn_history=True)
     one = batch[CANDIDATES][:, :1]
-    inputs = behind_history(batch["item_id_list"], one)
+    inputs = append_candidates(batch["item_id_list"], one)
     seen = model.encode(inputs, together=1)
     for row, n in enumerate(batch["item_length"].tolist()):
         sequence = torch.cat([batch["item_id_list"][row, :n], one[row]])[None]
@@ -154,9 +154,9 @@ def test_with_a_history_a_single_candidate_is_the_next_item(encoder, of_encoder)
 
 def test_the_history_ends_before_the_candidates_by_hand():
     histories = torch.tensor([[5, 6, 0, 0], [1, 2, 3, 4], [0, 0, 0, 0]])
-    inputs = behind_history(histories, torch.tensor([[9, 8]] * 3))
+    inputs = append_candidates(histories, torch.tensor([[9, 8]] * 3))
     assert inputs.tolist() == [[0, 0, 5, 6, 9, 8], [1, 2, 3, 4, 9, 8], [0, 0, 0, 0, 9, 8]]
-    assert behind_history(histories[:, :0], torch.tensor([[9, 8]] * 3)).tolist() == [[9, 8]] * 3
+    assert append_candidates(histories[:, :0], torch.tensor([[9, 8]] * 3)).tolist() == [[9, 8]] * 3
 
 
 def test_the_loss_is_the_cross_entropy_among_the_candidates(built):
@@ -186,7 +186,7 @@ def test_the_last_places_pool_as_one_by_hand():
 
 
 def test_scores_over_all_items_by_hand():
-    scores = over_all_items(torch.tensor([[5.0, 6.0]]), torch.tensor([[3, 1]]), 5)
+    scores = scatter_to_catalogue(torch.tensor([[5.0, 6.0]]), torch.tensor([[3, 1]]), 5)
     inf = float("inf")
     assert scores.tolist() == [[-inf, 6, -inf, 5, -inf]]
 

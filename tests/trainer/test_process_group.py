@@ -18,7 +18,7 @@ from recbole_lite import (
 )
 from recbole_lite.cli.main import run_main
 from recbole_lite.trainer import process_group
-from recbole_lite.trainer.process_group import launch, wants_processes
+from recbole_lite.trainer.process_group import launch, needs_launch
 from recbole_lite.utils.errors import ConfigError, TrainingError
 
 # No dropout: its draws are each process's own.
@@ -126,12 +126,12 @@ def test_an_error_in_the_processes_is_one_line(quick, capsys):
 
 
 def test_one_process_is_no_group(config_for):
-    assert not wants_processes(config_for("GRU4Rec"))
-    assert not wants_processes(config_for("GRU4Rec", nproc=1, world_size=-1))
-    assert wants_processes(config_for("GRU4Rec", nproc=2))
-    assert wants_processes(config_for("GRU4Rec", world_size=4))
+    assert not needs_launch(config_for("GRU4Rec"))
+    assert not needs_launch(config_for("GRU4Rec", nproc=1, world_size=-1))
+    assert needs_launch(config_for("GRU4Rec", nproc=2))
+    assert needs_launch(config_for("GRU4Rec", world_size=4))
     with pytest.raises(ConfigError, match="nproc must be a whole number, found 'two'"):
-        wants_processes(config_for("GRU4Rec", nproc="two"))
+        needs_launch(config_for("GRU4Rec", nproc="two"))
 
 
 def test_more_processes_than_gpus(config_for, monkeypatch):

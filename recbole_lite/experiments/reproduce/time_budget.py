@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from recbole.utils import ModelType
 
-from recbole_lite.config.configurator import LiteConfig, explained
+from recbole_lite.config.configurator import LiteConfig, translate_errors
 from recbole_lite.config.registry import get_trainer
 from recbole_lite.data import create_dataset, data_preparation
 from recbole_lite.quick_start import run
@@ -96,13 +96,13 @@ def plan(side: Side, dataset: str, settings: Mapping[str, Any], seconds: float) 
     """
     settings = {"checkpoint_every": 0, "show_progress": False, **settings, **side.settings}
     config = LiteConfig(side.model, dataset, side.files, config_dict=settings)
-    with explained(f"{side.model} cannot be built", config):
+    with translate_errors(f"{side.model} cannot be built", config):
         train_data, *_ = data_preparation(config, create_dataset(config))
     if config["MODEL_TYPE"] == ModelType.TRADITIONAL:  # counts once; there is nothing to repeat
         steps = len(train_data)
         settings |= {"epochs": 1}
         return {"step_seconds": 0.0, "steps": steps, "steps_per_epoch": steps, "settings": settings}
-    with explained(f"{side.model} cannot be built", config):
+    with translate_errors(f"{side.model} cannot be built", config):
         model = config.model_class(config, train_data._dataset).to(config["device"]).train()
         trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
     trainer.keep_no_record()

@@ -7,7 +7,7 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any
 
-from recbole_lite.config.configurator import explained
+from recbole_lite.config.configurator import translate_errors
 from recbole_lite.data import create_dataset
 from recbole_lite.experiments.tune.space import Space
 from recbole_lite.text import item_vectors
@@ -62,7 +62,7 @@ def prepare(space: Space, configure: Callable[[dict[str, Any]], Any]) -> None:
             getLogger().warning(f"{params}: {error}")
     if len(failures) == len(combinations):
         raise failures[0]
-    with explained(f"{config['dataset']} cannot be split", config):
+    with translate_errors(f"{config['dataset']} cannot be split", config):
         validation = dataset.build()[1]
     if not len(validation):
         raise ConfigError(

@@ -10,20 +10,20 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from recbole_lite.model.generative.candidate_decoding import allowed_states
 from recbole_lite.model.generative.shared_cross_attention import NAME, keys_of_users
-from recbole_lite.model.generative.trie import ItemPaths
+from recbole_lite.model.generative.trie import ItemTrie
 
 
-class OnPaths(LogitsProcessor):
+class TrieConstraint(LogitsProcessor):
     """Forbid every token that leaves the items' paths, for all beams at once.
 
     Parameters
     ----------
-    paths : ItemPaths
+    paths : ItemTrie
     candidates : torch.Tensor, optional
         ``[B, C]`` ids; no other item may be written for a user.
     """
 
-    def __init__(self, paths: ItemPaths, candidates: torch.Tensor | None = None):
+    def __init__(self, paths: ItemTrie, candidates: torch.Tensor | None = None):
         self.paths = paths
         self.allowed = None if candidates is None else allowed_states(paths, candidates)
 
@@ -94,7 +94,7 @@ def beam_search(
     model: PreTrainedModel,
     states: torch.Tensor,
     mask: torch.Tensor,
-    paths: ItemPaths,
+    paths: ItemTrie,
     width: int,
     constrained: bool,
     candidates: torch.Tensor | None = None,
@@ -109,7 +109,7 @@ def beam_search(
         Output of the encoder, ``[B, T, d]``.
     mask : torch.Tensor
         ``[B, T]``, 1 where there is a token.
-    paths : ItemPaths
+    paths : ItemTrie
         What items look like.
     width : int
         Beams per user; as many items come out.
@@ -147,7 +147,7 @@ def write(model, states, mask, paths, width, constrained, candidates=None) -> to
         pad_token_id=model.config.pad_token_id,
         decoder_start_token_id=model.config.decoder_start_token_id,
     )
-    processors = LogitsProcessorList([OnPaths(paths, candidates)] if constrained else [])
+    processors = LogitsProcessorList([TrieConstraint(paths, candidates)] if constrained else [])
     return model.generate(
         encoder_outputs=BaseModelOutput(last_hidden_state=states),
         attention_mask=mask,

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from recbole_lite.model.generative.prompts import HostBuffers, Prompts, TokenTable, joined
-from recbole_lite.model.generative.trie import ItemPaths
+from recbole_lite.model.generative.trie import ItemTrie
 from recbole_lite.utils.errors import ConfigError
 
 KEY = "topn_templates"
@@ -100,12 +100,12 @@ def split_candidate_template(template: str) -> tuple[str, str, str | None, str]:
     return tuple(texts)
 
 
-def allowed_states(paths: ItemPaths, candidates: torch.Tensor) -> torch.Tensor:
+def allowed_states(paths: ItemTrie, candidates: torch.Tensor) -> torch.Tensor:
     """States of the trie on the way to each user's candidates.
 
     Parameters
     ----------
-    paths : ItemPaths
+    paths : ItemTrie
     candidates : torch.Tensor
         ``[B, C]`` ids.
 

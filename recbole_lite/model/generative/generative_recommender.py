@@ -16,8 +16,12 @@ from recbole_lite.model.generative.beam_search import BeamCounts, beam_search, s
 from recbole_lite.model.generative.candidate_decoding import CandidatePrompts
 from recbole_lite.model.generative.prompts import Prompts
 from recbole_lite.model.generative.shared_cross_attention import share_keys
-from recbole_lite.model.generative.trie import ItemPaths
-from recbole_lite.model.layers.candidate_scores import candidate_loss, over_all_items, scores_of
+from recbole_lite.model.generative.trie import ItemTrie
+from recbole_lite.model.layers.candidate_scores import (
+    candidate_loss,
+    scatter_to_catalogue,
+    score_candidates,
+)
 from recbole_lite.model.layers.deduplicate import distinct_rows
 from recbole_lite.model.layers.llm_architecture import (
     change_architecture,
@@ -32,14 +36,14 @@ from recbole_lite.utils.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
-class Words:
+class ItemVocabulary:
     """How users and items are written.
 
     Attributes
     ----------
     prompts : Prompts
         From users and histories to the encoder's input.
-    paths : ItemPaths
+    paths : ItemTrie
         What the decoder writes for an item.
     vocabulary : int or None
         Number of tokens; None: as many as the language model has.
@@ -48,7 +52,7 @@ class Words:
     """
 
     prompts: Prompts
-    paths: ItemPaths
+    paths: ItemTrie
     vocabulary: int | None = None
     candidates: CandidatePrompts | None = None
 
@@ -117,7 +121,7 @@ class GenerativeRecommender(SequentialRecommender):
         nn.init.uniform_(self.prompt_vectors, -0.1, 0.1)
         self.beam_counts = BeamCounts()
 
-    def words(self, config, dataset) -> Words:
+    def words(self, config, dataset) -> ItemVocabulary:
         """How this model writes users and items."""
         raise NotImplementedError
 
@@ -188,7 +192,7 @@ class GenerativeRecommender(SequentialRecommender):
             h_u = masked_mean(states, mask.bool())
             if self.candidate_prompts is not None:
                 candidates = interaction[CANDIDATES]
-                scores = scores_of(h_u, self.head.weight, candidates)
+                scores = score_candidates(h_u, self.head.weight, candidates)
                 return candidate_loss(scores, candidates, targets)
             return cross_entropy(h_u, self.head.weight, targets - 1)
         return self.llm(
@@ -227,8 +231,8 @@ class GenerativeRecommender(SequentialRecommender):
         if not self.has_decoder:
             h_u = self.forward(interaction)
             if candidates is not None:
-                scores = scores_of(h_u, self.head.weight, candidates)
-                return over_all_items(scores, candidates, self.n_items)
+                scores = score_candidates(h_u, self.head.weight, candidates)
+                return scatter_to_catalogue(scores, candidates, self.n_items)
             return F.pad(self.head(h_u), (1, 0), value=-torch.inf)
         items = self.beams(interaction)
         self.beam_counts.add(items, candidates)

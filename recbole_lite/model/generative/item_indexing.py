@@ -9,10 +9,10 @@ from recbole_lite.model.generative.candidate_decoding import (
     CandidatePrompts,
     split_candidate_template,
 )
-from recbole_lite.model.generative.generative_recommender import Words
-from recbole_lite.model.generative.numeric_ids import NumeralPaths
+from recbole_lite.model.generative.generative_recommender import ItemVocabulary
+from recbole_lite.model.generative.numeric_ids import NumericItemTrie
 from recbole_lite.model.generative.prompts import Prompts, TokenTable, split_template
-from recbole_lite.model.generative.trie import ItemPaths
+from recbole_lite.model.generative.trie import ItemTrie
 from recbole_lite.text.hf_model import load_tokenizer
 from recbole_lite.text.item_llm_settings import TextFields
 from recbole_lite.text.item_vectors import read_texts
@@ -20,7 +20,7 @@ from recbole_lite.text.llm_files import resolve_tokenizer
 from recbole_lite.utils.errors import ConfigError
 
 
-def numbered_words(config, dataset) -> Words:
+def numbered_words(config, dataset) -> ItemVocabulary:
     """Write users as ``user_12`` and items as ``item_34`` in prompts, items as ``34`` behind.
 
     Parameters
@@ -50,14 +50,16 @@ def numbered_words(config, dataset) -> Words:
     users = TokenTable([[], *spell([f"user_{n}" for n in range(1, dataset.user_num)])])
     items = TokenTable([[], *spell(_names(config, dataset, numbers))])
     spelled = [[], *spell([str(n) for n in numbers])]
-    paths = NumeralPaths(spelled, eos, _pieces(tokenizer), name_of)
+    paths = NumericItemTrie(spelled, eos, _pieces(tokenizer), name_of)
     if paths.numbers(paths.labels[1:]).tolist() != numbers:  # not SentencePiece: read tokens alone
-        paths = ItemPaths(spelled, eos, name_of)
+        paths = ItemTrie(spelled, eos, name_of)
     templates = []
     for template in _templates(config["prompt_templates"]):
         before, between, behind = spell(list(split_template(template, "prompt_templates")))
         templates.append((before, between, [*behind, eos]))
-    return Words(Prompts(templates, users, items), paths, candidates=_for_topn(config, spell, eos))
+    return ItemVocabulary(
+        Prompts(templates, users, items), paths, candidates=_for_topn(config, spell, eos)
+    )
 
 
 def _pieces(tokenizer) -> list[str]:

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from recbole_lite.model.generative.trie import ItemPaths
+from recbole_lite.model.generative.trie import ItemTrie
 
 SPACE = "▁"  # how SentencePiece writes a space
 _MOST_DIGITS = 18  # that an int64 holds
 
 
-class NumeralPaths(ItemPaths):
+class NumericItemTrie(ItemTrie):
     """Items whose tokens are read back as text, as P5's and POD's code does.
 
     A free beam may cut a number into other tokens than the tokenizer would. It is the item all
@@ -21,7 +21,7 @@ class NumeralPaths(ItemPaths):
     Parameters
     ----------
     paths, eos, name_of
-        As :class:`ItemPaths`; the text of each path is a number of its own.
+        As :class:`ItemTrie`; the text of each path is a number of its own.
     pieces : sequence of str
         Text of each token, ``▁`` for a space; "" for those that decoding skips.
     """

@@ -16,7 +16,7 @@ from recbole_lite.text.attention import mask_without_looking
 NAME = "sdpa_of_beams"
 
 
-class KeysOfUsers(EncoderDecoderCache):
+class SharedCrossAttentionCache(EncoderDecoderCache):
     """Cache whose cross-attention part has a row for each user, not for each beam."""
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
@@ -68,7 +68,9 @@ def share_keys(model: PreTrainedModel) -> bool:
     return True
 
 
-def keys_of_users(model: PreTrainedModel, states: torch.Tensor, mask: torch.Tensor) -> KeysOfUsers:
+def keys_of_users(
+    model: PreTrainedModel, states: torch.Tensor, mask: torch.Tensor
+) -> SharedCrossAttentionCache:
     """Work out the cross-attention's keys and values of a batch.
 
     Parameters
@@ -88,4 +90,4 @@ def keys_of_users(model: PreTrainedModel, states: torch.Tensor, mask: torch.Tens
         past_key_values=cache,
         use_cache=True,
     )
-    return KeysOfUsers(DynamicCache(), cache.cross_attention_cache)
+    return SharedCrossAttentionCache(DynamicCache(), cache.cross_attention_cache)

@@ -11,7 +11,7 @@ from torch import nn
 from recbole_lite.utils.errors import DataError
 
 
-class ItemPaths(nn.Module):
+class ItemTrie(nn.Module):
     """Trie of the items' token paths, each ended by the end-of-sequence token.
 
     States are numbered from 0, the root; -1 stands for what is on no path. The transitions are

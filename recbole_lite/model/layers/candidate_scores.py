@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 
-def behind_history(item_seq: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+def append_candidates(item_seq: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
     """Inputs of history and candidates, with the padding in front.
 
     Parameters
@@ -29,7 +29,9 @@ def behind_history(item_seq: torch.Tensor, candidates: torch.Tensor) -> torch.Te
     return torch.cat([item_seq, candidates], 1)
 
 
-def scores_of(users: torch.Tensor, weight: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+def score_candidates(
+    users: torch.Tensor, weight: torch.Tensor, candidates: torch.Tensor
+) -> torch.Tensor:
     """Score each user's candidates alone.
 
     Parameters
@@ -57,7 +59,9 @@ def candidate_loss(
     return F.cross_entropy(scores, place)
 
 
-def over_all_items(scores: torch.Tensor, candidates: torch.Tensor, n_items: int) -> torch.Tensor:
+def scatter_to_catalogue(
+    scores: torch.Tensor, candidates: torch.Tensor, n_items: int
+) -> torch.Tensor:
     """Spread scores of candidates ``[B, C]`` over all items, ``[B, n_items]``; -inf elsewhere."""
     everything = scores.new_full((len(scores), n_items), -torch.inf)
     return everything.scatter_(1, candidates, scores)

@@ -7,7 +7,7 @@ import torch
 from recbole_lite.data.transfer import on_host
 
 
-class Seen:
+class HistoryMask:
     """Items that the users of a batch had before each of its targets.
 
     The evaluation ranks I without I_u (paper, Section 5.1.2); with these items left out, the

@@ -83,7 +83,7 @@ class ItemTower(nn.Module):
     def _known(self):
         return self.item_llm.encode_all()[self.item_llm.has_text]
 
-    def train_as(self, how: str) -> None:
+    def set_trainable(self, how: str) -> None:
         """Make trainable what ``item_llm_training`` says."""
         if self.item_llm is None:
             self.vectors.requires_grad_(how == "embeddings")

@@ -14,13 +14,13 @@ from recbole_lite.model.layers.llm_architecture import (
     check_init,
     read_architecture,
 )
-from recbole_lite.model.layers.shared_position import OnePlace, check_no_order
+from recbole_lite.model.layers.shared_position import SharedPosition, check_no_order
 from recbole_lite.text.attention import does_not_look
 from recbole_lite.text.hf_model import load_encoder, position_limit, random_encoder
 from recbole_lite.utils.errors import ConfigError, one_line
 
 
-class VectorReader(nn.Module):
+class EmbeddingEncoder(nn.Module):
     """A Hugging Face model that reads vectors in place of words.
 
     Parameters
@@ -50,11 +50,11 @@ class VectorReader(nn.Module):
     ):
         super().__init__()
         self.input_size: int = encoder.get_input_embeddings().weight.shape[1]
-        self.encoder = does_not_look(_without_words(encoder))
+        self.encoder = does_not_look(_drop_token_embeddings(encoder))
         use_cheap_dropout(self.encoder)
         self.encoder.config.use_cache = False  # keys and values are for generation
         self.causal = self.masks_future = causal
-        self.one_place = OnePlace(self.encoder) if reads_sets else None
+        self.one_place = SharedPosition(self.encoder) if reads_sets else None
         training = self.training
         self.eval()
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -116,7 +116,7 @@ class VectorReader(nn.Module):
         return output.last_hidden_state
 
 
-class RecommendationLLM(VectorReader):
+class RecommendationLLM(EmbeddingEncoder):
     """Encoder over item vectors (paper, Section 4.2, equation 4).
 
     Parameters
@@ -198,7 +198,7 @@ def _with_a_set(causal: torch.Tensor, mask: torch.Tensor, together: int) -> torc
     return torch.where(mask[:, None, None, :], visible, lowest)
 
 
-def _without_words(model: nn.Module) -> nn.Module:
+def _drop_token_embeddings(model: nn.Module) -> nn.Module:
     """Drop what reads words or sums up a text: neither is used with ``inputs_embeds``."""
     model.set_input_embeddings(nn.Identity())
     if getattr(model, "pooler", None) is not None:

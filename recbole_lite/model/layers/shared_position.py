@@ -29,7 +29,7 @@ class _OnePlaceBias(nn.Embedding):
         return F.embedding(buckets, self.weight)
 
 
-class OnePlace:
+class SharedPosition:
     """Makes the last inputs of an encoder stand at one position, just behind the others.
 
     Models with a bias by distance are given another one, with the same weights and names;

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from recbole_lite.model.layers.history_mask import Seen
+from recbole_lite.model.layers.history_mask import HistoryMask
 
 # Scores held at once: on a CPU about what its last-level cache takes.
 _SCORES = {"cpu": 2**21, "cuda": 2**27}
@@ -16,7 +16,10 @@ _FEWEST_ROWS = 128  # below, reading the head's weights anew for each chunk cost
 
 
 def cross_entropy(
-    users: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, seen: Seen | None = None
+    users: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    seen: HistoryMask | None = None,
 ) -> torch.Tensor:
     """Mean cross entropy over all items (paper, equations 5 and 6).
 
@@ -31,7 +34,7 @@ def cross_entropy(
         Head, ``[n_items, d]``.
     targets : torch.Tensor
         Row of `weight` that is right, ``[N]``.
-    seen : Seen, optional
+    seen : HistoryMask, optional
         Items to leave out of each row's softmax.
 
     Returns

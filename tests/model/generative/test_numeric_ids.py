@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from recbole_lite.model.generative.numeric_ids import NumeralPaths
+from recbole_lite.model.generative.numeric_ids import NumericItemTrie
 
 PAD, EOS, UNK = 0, 1, 2
 
@@ -21,7 +21,7 @@ def paths(tokenizer):
     spelled = tokenizer(texts, add_special_tokens=False).input_ids
     pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     pieces[:3] = ["", "", ""]  # <pad> </s> <unk>
-    return NumeralPaths([[], *spelled], EOS, pieces)
+    return NumericItemTrie([[], *spelled], EOS, pieces)
 
 
 @pytest.mark.parametrize(

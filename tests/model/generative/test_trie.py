@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from recbole_lite.model.generative.trie import ItemPaths
+from recbole_lite.model.generative.trie import ItemTrie
 from recbole_lite.utils.errors import DataError
 
 EOS = 1
@@ -11,7 +11,7 @@ PATHS = [[], [12], [12, 34], [12, 56], [7, 8, 9]]  # the first is a prefix of th
 
 
 def test_sequences_spell_items():
-    paths = ItemPaths(PATHS, EOS)
+    paths = ItemTrie(PATHS, EOS)
     sequences = torch.tensor(
         [
             [12, 1, 0, 0],  # item 1, then padding
@@ -32,7 +32,7 @@ def test_sequences_spell_items():
 
 
 def test_continuations_by_hand():
-    paths = ItemPaths(PATHS, EOS)
+    paths = ItemTrie(PATHS, EOS)
     sequences = torch.tensor([[12, 34], [12, 1], [7, 8], [5, 5]])
     states = torch.cat([torch.tensor([0]), paths.walk(torch.tensor([[12]])), paths.walk(sequences)])
     rows, tokens = paths.continuations(states)
@@ -48,7 +48,7 @@ def test_against_a_plain_dictionary():
         length = int(torch.randint(1, 5, (), generator=generator))
         path = tuple(torch.randint(2, 9, (length,), generator=generator).tolist())
         plain.setdefault(path, len(plain) + 1)
-    paths = ItemPaths([[], *plain], EOS)
+    paths = ItemTrie([[], *plain], EOS)
     sequences = torch.randint(1, 9, (5000, 5), generator=generator)
 
     def spelled(tokens):
@@ -60,7 +60,7 @@ def test_against_a_plain_dictionary():
 
 
 def test_labels_end_with_the_end_of_sequence():
-    labels = ItemPaths(PATHS, EOS).labels
+    labels = ItemTrie(PATHS, EOS).labels
     assert labels.tolist() == [
         [-100] * 4,
         [12, 1, -100, -100],
@@ -79,4 +79,4 @@ def test_labels_end_with_the_end_of_sequence():
 )
 def test_items_that_cannot_be_told_apart(paths, message):
     with pytest.raises(DataError, match=message):
-        ItemPaths(paths, EOS, lambda item: f"<{item}>")
+        ItemTrie(paths, EOS, lambda item: f"<{item}>")

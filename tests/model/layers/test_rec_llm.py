@@ -5,7 +5,7 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from recbole_lite import run
-from recbole_lite.model.layers.rec_llm import VectorReader
+from recbole_lite.model.layers.rec_llm import EmbeddingEncoder
 from recbole_lite.utils.errors import ConfigError
 
 SIZES = {
@@ -30,7 +30,7 @@ XLNET = {"d_model": 16, "n_layer": 1, "n_head": 2, "d_inner": 16, "vocab_size": 
 
 def reader(kind, causal, **sizes):
     torch.manual_seed(0)
-    return VectorReader(AutoModel.from_config(AutoConfig.for_model(kind, **sizes)), causal)
+    return EmbeddingEncoder(AutoModel.from_config(AutoConfig.for_model(kind, **sizes)), causal)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_an_encoder_without_masks_is_refused():
 def test_the_probe_draws_no_random_numbers():
     model = AutoModel.from_config(AutoConfig.for_model("bert", **SIZES))
     before = torch.get_rng_state()
-    VectorReader(model, causal=False)
+    EmbeddingEncoder(model, causal=False)
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from recbole_lite.model.layers import softmax_loss
-from recbole_lite.model.layers.history_mask import Seen
+from recbole_lite.model.layers.history_mask import HistoryMask
 from recbole_lite.model.layers.softmax_loss import (
     cross_entropy,
     rows_at_once,
@@ -52,7 +52,7 @@ def reference(users, weight, targets, seen=False):
 
 
 def seen_of(targets):
-    return Seen(BEFORE, INPUTS, ROWS, STEPS, targets + 1)
+    return HistoryMask(BEFORE, INPUTS, ROWS, STEPS, targets + 1)
 
 
 def gradients(loss, *tensors):
@@ -78,7 +78,7 @@ def test_left_out_items_get_no_gradient(chunk):
     users, weight, targets = problem(n=1)
     before = torch.arange(1, N_ITEMS + 1)[None]
     first = torch.zeros(1, dtype=torch.long)
-    seen = Seen(before, torch.zeros(1, 2, dtype=torch.long), first, first, targets + 1)
+    seen = HistoryMask(before, torch.zeros(1, 2, dtype=torch.long), first, first, targets + 1)
     loss = cross_entropy(users, weight, targets, seen)
     assert loss.item() == 0
     assert not any(gradient.any() for gradient in gradients(loss, users, weight))
@@ -141,7 +141,7 @@ def test_a_second_derivative_is_refused():
 def test_no_rows(with_seen, chunk):
     users, weight, targets = problem(n=0)
     none = torch.zeros(0, dtype=torch.long)
-    seen = Seen(BEFORE, INPUTS, none, none, targets) if with_seen else None
+    seen = HistoryMask(BEFORE, INPUTS, none, none, targets) if with_seen else None
     loss = cross_entropy(users, weight, targets, seen)
     assert loss.item() == 0
     loss.backward()
