@@ -23,7 +23,7 @@ class Ridge:
     penalty : float
         The one with the smallest leave-one-out error.
     r2 : float
-        Share of the targets' variance that is translate_errors on rows left out of the fit.
+        Share of the targets' variance that is explained on rows left out of the fit.
     left_out : numpy.ndarray
         ``[n, d]``, prediction of each row by a fit without it.
     """
