@@ -40,6 +40,7 @@ test-cluster: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo --no-cache
 
 # RecBole's own requirements cannot be met (docs/recbole.md), so it comes without them.
 $(VENV)/.demo: setup.py constraints.txt

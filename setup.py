@@ -46,6 +46,7 @@ EXTRAS = {
         "pytest>=8.0",
         "hypothesis>=6.100",
         "ruff>=0.12",
+        "import-linter>=2.3",
         "build>=1.2",
         "fastapi>=0.110",
         "uvicorn>=0.29",
