@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from recbole_lite import LiteConfig, load_data_and_model, run
-from recbole_lite.cli.main import main
+from recbole_lite.cli import main
 from recbole_lite.config.yaml_files import read_yaml
 from recbole_lite.trainer import checkpoint
 from recbole_lite.utils.errors import CheckpointError, ConfigError, DataError, RecboleLiteError
