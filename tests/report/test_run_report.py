@@ -22,17 +22,17 @@ STEPS = {
     "quick_start.per_user_of": ({"users.csv"}, 1),
     "quick_start.sample_users": (set(), 1),
     "quick_start._describe": (set(), 1),
-    "inference.folder.complete": ({"items.jsonl"}, 1),
-    "inference.folder.catalogue_of": ({"items.jsonl"}, 1),
-    "checkpoint.save_history": ({"history.csv"}, 1),
-    "report.write.environment": ({"environment.json"}, 1),
-    "report.write.read_test_set": ({"users.csv"}, 1),
-    "report.write._write_users": ({"users.csv"}, 1),
-    "report.write._keep_samples": ({"samples.json"}, 1),
-    "report.write.sample_users": ({"samples.json"}, 1),
+    "inference.model_folder.complete": ({"items.jsonl"}, 1),
+    "inference.model_folder.catalogue_of": ({"items.jsonl"}, 1),
+    "trainer.checkpoint.save_history": ({"history.csv"}, 1),
+    "report.run_report.environment": ({"environment.json"}, 1),
+    "report.run_report.read_test_set": ({"users.csv"}, 1),
+    "report.run_report._write_users": ({"users.csv"}, 1),
+    "report.run_report._keep_samples": ({"samples.json"}, 1),
+    "report.run_report.sample_users": ({"samples.json"}, 1),
     "report.page.render": ({"report.html"}, 1),
     "report.page_charts.charts.line_chart": ({"report.html"}, 1),
-    "report.write.runs_beside": ({"report.html"}, 1),
+    "report.run_report.runs_beside": ({"report.html"}, 1),
 }
 ERRORS = [OSError(28, "No space left on device"), KeyError("x"), RuntimeError("out of memory")]
 
@@ -45,7 +45,7 @@ def test_a_description_that_fails_costs_nothing_else(step, quick, monkeypatch, c
         raise error
 
     settings = quick(epochs=1, sample_users=2)
-    if step == "checkpoint.save_history":  # also written by every epoch
+    if step == "trainer.checkpoint.save_history":  # also written by every epoch
         settings["eval_step"] = 0
     with monkeypatch.context() as patch:
         patch.setattr(f"recbole_lite.{step}", fail)
