@@ -88,6 +88,16 @@ def test_settings_take_the_same_values():
     assert differ == []
 
 
+def test_cached_item_vectors_are_found_again():
+    """A catalogue that took hours to encode is not encoded anew."""
+    inputs = places.at(places.CACHE_INPUTS)(
+        ["", "toy story", "é"], pooling="mean", max_length=None, dtype="float32"
+    )
+    key = places.at(places.CACHE_KEY)(inputs, "0" * 64)
+    path = places.at(places.CACHE_PATH)(Path("cache"), "ml-1m", "org/llm", key)
+    assert path == Path("cache/ml-1m-llm-6b2b0c07beefcc43.safetensors")
+
+
 # -- names and options ------------------------------------------------------------------------
 
 

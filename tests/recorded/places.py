@@ -99,6 +99,10 @@ KNOWN_KEYS = "recbole_lite.settings:known_keys"
 CHECKED = "recbole_lite.settings:checked"
 SETTING = "recbole_lite.settings:Setting"
 ERRORS = "recbole_lite.errors"
+# Functions that name the file of item vectors in the cache.
+CACHE_INPUTS = "recbole_lite.text.cache:inputs_digest"
+CACHE_KEY = "recbole_lite.text.cache:cache_key"
+CACHE_PATH = "recbole_lite.text.cache:cache_path"
 # Programs: functions that take the words of a command line.
 PROGRAMS = {
     "recbole-lite": "recbole_lite.cli:main",
