@@ -17,96 +17,96 @@ RENAMED_VALUES: dict[tuple[str, str], str] = {}
 # keys of the time of the recording; keys that are newer may be members or not.
 KEYS = {
     # may differ between a run and its continuation
-    "free_on_resume": "recbole_lite.resuming:FREE_ON_RESUME",
+    "free_on_resume": "recbole_lite.trainer.resume:FREE_ON_RESUME",
     # likewise, where the run has saved weights: what it began with
-    "began_with": "recbole_lite.resuming:BEGAN_WITH",
+    "began_with": "recbole_lite.trainer.resume:BEGAN_WITH",
     # may differ between a sweep and its continuation, of properties/tune.yaml
-    "free_on_resume_of_a_sweep": "recbole_lite.tune.settings:FREE_ON_RESUME",
+    "free_on_resume_of_a_sweep": "recbole_lite.experiments.tune.tune_settings:FREE_ON_RESUME",
     # likewise, of the settings of its trials: where files are
-    "places_of_a_sweep": "recbole_lite.tune.made:PLACES",
+    "places_of_a_sweep": "recbole_lite.experiments.tune.sweep_spec:PLACES",
     # cannot be in the space of a sweep
-    "not_parameters": "recbole_lite.tune.made:NOT_PARAMETERS",
+    "not_parameters": "recbole_lite.experiments.tune.sweep_spec:NOT_PARAMETERS",
     # a sweep's own settings
-    "settings_of_a_sweep": "recbole_lite.tune.settings:NAMES",
+    "settings_of_a_sweep": "recbole_lite.experiments.tune.tune_settings:NAMES",
     # decide the item vectors that a sweep makes before its trials
-    "item_vectors_of_a_sweep": "recbole_lite.tune.items:KEYS",
+    "item_vectors_of_a_sweep": "recbole_lite.experiments.tune.items:KEYS",
     # not set by a row of an ablation
-    "not_a_rows": "recbole_lite.ablate:NOT_A_ROWS",
+    "not_a_rows": "recbole_lite.experiments.ablate:NOT_A_ROWS",
     # change no figure: two rows of an ablation that differ in them alone are the same
-    "presentation": "recbole_lite.ablate:PRESENTATION",
+    "presentation": "recbole_lite.experiments.ablate:PRESENTATION",
     # left out of packed folders
-    "local": "recbole_lite.inference.folder:_LOCAL",
+    "local": "recbole_lite.inference.model_folder:_LOCAL",
     # left out of a run's config.yaml unless they were set
-    "of_the_machine": "recbole_lite.checkpoint:OF_THE_MACHINE",
+    "of_the_machine": "recbole_lite.trainer.checkpoint:OF_THE_MACHINE",
     # left out of a run's settings
-    "not_settings": "recbole_lite.config:NOT_SETTINGS",
+    "not_settings": "recbole_lite.config.configurator:NOT_SETTINGS",
     # which process of how many this is
-    "processes": "recbole_lite.distributed:KEYS",
+    "processes": "recbole_lite.trainer.process_group:KEYS",
     # decide the internal ids of items
-    "decide_ids": "recbole_lite.fine_tuning:_DECIDE_IDS",
+    "decide_ids": "recbole_lite.trainer.initial_weights:_DECIDE_IDS",
     # do not make another result of a model trained within a time: where files are
-    "places_of_budget": "recbole_lite.reproduce.budget:_PLACES",
+    "places_of_budget": "recbole_lite.experiments.reproduce.time_budget:_PLACES",
     # likewise: decided by the plan
-    "planned": "recbole_lite.reproduce.budget:_PLANNED",
+    "planned": "recbole_lite.experiments.reproduce.time_budget:_PLANNED",
     # must agree for figures to be compared
     "protocol": "recbole_lite.report.run_folder:PROTOCOL",
     # are paths that must not be empty on the command line
-    "paths": "recbole_lite.settings:_PATHS",
+    "paths": "recbole_lite.config.yaml_files:_PATHS",
     # are non-empty texts
-    "texts": "recbole_lite.settings:_TEXTS",
+    "texts": "recbole_lite.config.yaml_files:_TEXTS",
     # counts that may be None
-    "may_be_none": "recbole_lite.settings:_MAY_BE_NONE",
+    "may_be_none": "recbole_lite.config.yaml_files:_MAY_BE_NONE",
     # must have a value
-    "needed": "recbole_lite.settings:_NEEDED",
+    "needed": "recbole_lite.config.yaml_files:_NEEDED",
     # settings of one stage of a training
-    "stage": "recbole_lite.stages:Stage.__dataclass_fields__",
+    "stage": "recbole_lite.config.stages:Stage.__dataclass_fields__",
     # columns of .item that are checked
     "mappings": "recbole_lite.data.column_settings:_MAPPINGS",
 }
 # Keys with a value each, compared likewise.
 VALUES = {
     # smallest value of counts
-    "counts": "recbole_lite.settings:_COUNTS",
-    "counts_of_a_sweep": "recbole_lite.tune.settings:_COUNTS",
+    "counts": "recbole_lite.config.yaml_files:_COUNTS",
+    "counts_of_a_sweep": "recbole_lite.experiments.tune.tune_settings:_COUNTS",
     # what a trained LiteLLM4Rec is built with, instead of what it was trained with
-    "trained": "recbole_lite.inference.rebuild:_TRAINED",
+    "trained": "recbole_lite.inference.loading:_TRAINED",
     # values of train_stage, in order, by model
-    "train_stages": "recbole_lite.fine_tuning:TRAIN_STAGES",
+    "train_stages": "recbole_lite.trainer.initial_weights:TRAIN_STAGES",
 }
 # Names that settings can have as values; there may be more than were recorded.
 CHOICES = {
-    "settings": "recbole_lite.settings:_CHOICES",
-    "settings_of_a_sweep": "recbole_lite.tune.settings:_CHOICES",
-    "matrix_products": "recbole_lite.products:KINDS",
-    "item_llm_training": "recbole_lite.stages:ITEM_LLM_TRAINING",
-    "frozen_parts": "recbole_lite.stages:PARTS",
-    "user_pooling": "recbole_lite.model.pooling:POOLINGS",
-    "item_llm_pooling": "recbole_lite.text.settings:POOLINGS",
-    "item_llm_dtype": "recbole_lite.text.settings:DTYPES",
-    "eval_args_split": "recbole_lite.protocol:SPLITS",
+    "settings": "recbole_lite.config.yaml_files:_CHOICES",
+    "settings_of_a_sweep": "recbole_lite.experiments.tune.tune_settings:_CHOICES",
+    "matrix_products": "recbole_lite.trainer.onednn_matmul:KINDS",
+    "item_llm_training": "recbole_lite.config.stages:ITEM_LLM_TRAINING",
+    "frozen_parts": "recbole_lite.config.stages:PARTS",
+    "user_pooling": "recbole_lite.model.layers.user_pooling:POOLINGS",
+    "item_llm_pooling": "recbole_lite.text.item_llm_settings:POOLINGS",
+    "item_llm_dtype": "recbole_lite.text.item_llm_settings:DTYPES",
+    "eval_args_split": "recbole_lite.config.evaluation_settings:SPLITS",
     "runtime": "recbole_lite.inference.recommender:RUNTIMES",
     "no_history": "recbole_lite.inference.recommender:NO_HISTORY",
-    "recommending": "recbole_lite.inference.folder:SUPPORTED",
+    "recommending": "recbole_lite.inference.model_folder:SUPPORTED",
     "exportable": "recbole_lite.inference.graph_file:EXPORTABLE",
-    "kinds_of_parameters": "recbole_lite.tune.space:KINDS",
-    "models": "recbole_lite.registry:MODELS",
-    "overridden": "recbole_lite.registry:OVERRIDDEN",
-    "refused": "recbole_lite.registry:REFUSED",
+    "kinds_of_parameters": "recbole_lite.experiments.tune.space:KINDS",
+    "models": "recbole_lite.config.registry:MODELS",
+    "overridden": "recbole_lite.config.registry:OVERRIDDEN",
+    "refused": "recbole_lite.config.registry:REFUSED",
 }
 # ``known_keys(model class)``: keys that a run of the model may set.
-KNOWN_KEYS = "recbole_lite.settings:known_keys"
+KNOWN_KEYS = "recbole_lite.config.yaml_files:known_keys"
 # ``checked(key, Setting(value, origin), default)`` raises where the value cannot be meant.
-CHECKED = "recbole_lite.settings:checked"
-SETTING = "recbole_lite.settings:Setting"
-ERRORS = "recbole_lite.errors"
+CHECKED = "recbole_lite.config.yaml_files:checked"
+SETTING = "recbole_lite.config.yaml_files:Setting"
+ERRORS = "recbole_lite.utils.errors"
 # Functions that name the file of item vectors in the cache.
-CACHE_INPUTS = "recbole_lite.text.cache:inputs_digest"
-CACHE_KEY = "recbole_lite.text.cache:cache_key"
-CACHE_PATH = "recbole_lite.text.cache:cache_path"
+CACHE_INPUTS = "recbole_lite.text.vector_cache:inputs_digest"
+CACHE_KEY = "recbole_lite.text.vector_cache:cache_key"
+CACHE_PATH = "recbole_lite.text.vector_cache:cache_path"
 # Programs: functions that take the words of a command line.
 PROGRAMS = {
-    "recbole-lite": "recbole_lite.cli:main",
-    "run_recbole_lite.py": "recbole_lite.cli:run_main",
+    "recbole-lite": "recbole_lite.cli.main:main",
+    "run_recbole_lite.py": "recbole_lite.cli.main:run_main",
 }
 
 # -- reading them -----------------------------------------------------------------------------
