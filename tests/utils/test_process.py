@@ -13,7 +13,7 @@ from tests.faults.processes import ROOT
 # A command of a few lines in place of recbole-lite's, which import torch for seconds.
 PROGRAM = """
 import subprocess, os, signal, sys, time
-from recbole_lite import process
+from recbole_lite.utils import process
 from recbole_lite.cli.main import _program
 
 def work(args, argv):
