@@ -120,18 +120,18 @@ def run(
     result = run_one(config, saved, per_user=per_user)
     result["baselines"] = {}
     for baseline in baselines:
-        with _costing_no_result(baseline):
+        with _baseline_may_fail(baseline):
             result["baselines"][baseline["model"]] = run_one(
-                baseline, saved, resume=False, samples=False, per_user=per_user, init_from=False
+                baseline, saved, samples=False, per_user=per_user
             )
     if result["report"] and baselines:
         with optional(result["report"], later(result["run_dir"])):
-            write_report(result["run_dir"])  # anew: now the baselines stand beside it
+            write_report(result["run_dir"])  # again: now it can show the baselines
     return result
 
 
 @contextmanager
-def _costing_no_result(baseline):
+def _baseline_may_fail(baseline):
     """Let a baseline fail with a warning; processes that wait for each other fail together."""
     try:
         yield
@@ -147,7 +147,6 @@ def run_one(
     resume: bool = True,
     samples: bool = True,
     per_user: bool = False,
-    init_from: bool = True,
     test: bool = True,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
     log_folder: str | Path = "log",
@@ -159,13 +158,13 @@ def run_one(
     config : LiteConfig
     saved, per_user : bool
         See :func:`run`.
-    resume, samples, init_from : bool
-        Whether to heed the keys ``resume``, ``sample_users`` and ``init_from``.
+    resume, samples : bool
+        Whether to heed the keys ``resume`` and ``sample_users``.
     test : bool
         Whether to look at the test split; False leaves ``test_result`` None.
     on_epoch : callable, optional
-        Told each entry of the history, as soon as the epoch is saved; of a resumed run first those
-        that it has.
+        Called with each entry of the history, as soon as the epoch is saved; of a resumed run
+        first with those that it has.
     log_folder : str or Path
         See :func:`~recbole_lite.utils.log.init_logger`.
 
@@ -174,96 +173,131 @@ def run_one(
     dict
         As :func:`run`, without ``baselines``.
     """
-    clock = _Clock()
+    timer = _StepTimer()
+    name = config["model"]
+    log_file = _start_log(config, log_folder)
+    _check_before_data(config, saved)
+    resumed, initial, trained = _weights_to_start_from(config, resume)
+
+    with timer("data"), translate_errors(f"{config['dataset']} cannot be read", config):
+        dataset = create_dataset(config, trained)
+        counts = _log_data(dataset)
+        if saved or (samples and config["sample_users"]):
+            item_titles(dataset, config["title_field"])  # an error must not come after training
+        loaders = data_preparation(config, dataset)
+        parts = _count_parts(loaders)
+
+    with timer("item vectors and model"), translate_errors(f"{name} cannot be built", config):
+        model = _build_model(config, loaders[0]._dataset)
+        if initial:
+            check_rows(load_initial_weights(config, model), Path(initial), trained, dataset)
+        parameters = _count_parameters(model, config)
+
+    with translate_errors(f"{name} cannot be trained", config):
+        trainer = get_trainer(config["MODEL_TYPE"], name)(config, model)
+    try:
+        if resumed:
+            trainer.resume_checkpoint(resumed)
+            for entry in trainer.history if on_epoch else []:
+                on_epoch(entry)
+        with timer("training"), translate_errors(f"{name} cannot be trained", config):
+            validated = _fit(trainer, loaders, saved, on_epoch)
+        result = _training_result(trainer, *validated)
+        result |= {"data": counts, "parts": parts, "parameters": parameters}
+        result |= {"log_file": str(log_file), "seconds": timer.seconds, "memory": timer.memory}
+        if following := next_train_stage(config):
+            weights = shlex.quote(str(trainer.saved_model_file))
+            getLogger().info(f"Next: --train_stage={following} --pre_model_path={weights}")
+        elif test:
+            with timer("test"), _tested(config, result["run_dir"]):
+                result |= _test_result(trainer, loaders[2], saved)
+            _end(result, trainer, dataset, loaders, saved, per_user, samples)
+        return result
+    finally:
+        trainer.wandblogger.finish()
+
+
+def _start_log(config, folder: str | Path) -> Path:
+    """Seed all generators, and open the log of a run with its settings."""
     init_seed(config["seed"], config["reproducibility"])
-    log_file = init_logger(config, log_folder)
-    logger = getLogger()
-    logger.info(f"{config['model']} on {config['dataset']}; log: {log_file}")
-    logger.info(config, extra=FILE_ONLY)
+    log_file = init_logger(config, folder)
+    getLogger().info(f"{config['model']} on {config['dataset']}; log: {log_file}")
+    getLogger().info(config, extra=FILE_ONLY)
+    return log_file
+
+
+def _check_before_data(config, saved: bool) -> None:
+    """Check what can be checked before the data are read."""
     check_train_stage(config)
     check_trackers(config)
     if saved:
         check_folder(config["checkpoint_dir"], "checkpoint_dir")
         _check_writable(config["checkpoint_dir"])
-    resumes, begins, trained = _start(config, resume, init_from)
 
-    with clock("data"), translate_errors(f"{config['dataset']} cannot be read", config):
-        dataset = create_dataset(config, trained)
-        counts = count_data(dataset)
-        logger.info(dataset, extra=FILE_ONLY)
-        size = ", ".join(f"{count:,} {name}" for name, count in counts.items())
-        logger.info(f"{config['dataset']}: {size}")
-        if saved or (samples and config["sample_users"]):
-            item_titles(dataset, config["title_field"])  # what is wrong is to be known now
-        loaders = train_data, valid_data, test_data = data_preparation(config, dataset)
-        parts = count_parts(loaders)
-        _tell_empty(parts)
 
-    with (
-        clock("item vectors and model"),
-        translate_errors(f"{config['model']} cannot be built", config),
-    ):
-        init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
-        model = config.model_class(config, train_data._dataset).to(config["device"])
-        logger.info(model, extra=FILE_ONLY)
-        if begins:
-            check_rows(load_initial_weights(config, model), Path(begins), trained, dataset)
-        parameters = _trainable(model)
-        how = ", products by oneDNN" * uses_onednn(config["matrix_products"], config["device"])
-        logger.info(f"{parameters:,} trainable parameters on {config['device']}{how}")
+def _log_data(dataset) -> dict[str, int]:
+    """Log a data set that is not split yet; returns its counts."""
+    counts = count_data(dataset)
+    size = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    getLogger().info(dataset, extra=FILE_ONLY)
+    getLogger().info(f"{dataset.dataset_name}: {size}")
+    return counts
 
-    with translate_errors(f"{config['model']} cannot be trained", config):
-        trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
-    try:
-        if resumes:
-            trainer.resume_checkpoint(config["resume"])
-            for entry in trainer.history if on_epoch else []:
-                on_epoch(entry)
-        callback = (lambda *_: on_epoch(trainer.history[-1])) if on_epoch else None
-        with clock("training"), translate_errors(f"{config['model']} cannot be trained", config):
-            score, valid_result = trainer.fit(
-                train_data,
-                valid_data,
-                saved=saved,
-                show_progress=config["show_progress"],
-                callback_fn=callback,
-            )
-        result = {
-            "model": config["model"],
-            "dataset": config["dataset"],
-            "data": counts,
-            "parts": parts,
-            "best_valid_score": score if valid_result else None,
-            "valid_score_bigger": config["valid_metric_bigger"],
-            "best_valid_result": valid_result,
-            "test_result": None,
-            "run_dir": trainer.saved_model_file,
-            "report": None,
-            "log_file": str(log_file),
-            "parameters": parameters,
-            "epochs": len(trainer.train_loss_dict),
-            "history": trainer.history,
-            "beams": None,
-            "candidates": None,
-            "random_guess": None,
-            "seconds": clock.seconds,
-            "memory": clock.memory,
-            "samples": [],
-        }
-        if following := next_train_stage(config):
-            weights = shlex.quote(str(trainer.saved_model_file))
-            logger.info(f"Next: --train_stage={following} --pre_model_path={weights}")
-        elif test:
-            with clock("test"), _tested(config, result["run_dir"]):
-                result["test_result"] = trainer.evaluate(
-                    test_data, load_best_model=saved, show_progress=config["show_progress"]
-                )
-            counts = getattr(model, "beam_counts", None)
-            result["beams"] = asdict(counts) if counts is not None else None
-            _end(result, trainer, dataset, loaders, saved, per_user, samples)
-        return result
-    finally:
-        trainer.wandblogger.finish()
+
+def _build_model(config, dataset):
+    init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
+    model = config.model_class(config, dataset).to(config["device"])
+    getLogger().info(model, extra=FILE_ONLY)
+    return model
+
+
+def _count_parameters(model, config) -> int:
+    """Number of trainable parameters; logs it."""
+    number = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    how = ", products by oneDNN" * uses_onednn(config["matrix_products"], config["device"])
+    getLogger().info(f"{number:,} trainable parameters on {config['device']}{how}")
+    return number
+
+
+def _fit(trainer, loaders, saved: bool, on_epoch) -> tuple:
+    """Train; returns RecBole's best validation score and its metrics."""
+    return trainer.fit(
+        loaders[0],
+        loaders[1],
+        saved=saved,
+        show_progress=trainer.config["show_progress"],
+        callback_fn=on_epoch and (lambda *_: on_epoch(trainer.history[-1])),
+    )
+
+
+def _training_result(trainer, score: float, valid_result) -> dict[str, Any]:
+    """Result of a run that is trained and not tested."""
+    config = trainer.config
+    return {
+        "model": config["model"],
+        "dataset": config["dataset"],
+        "best_valid_score": score if valid_result else None,
+        "valid_score_bigger": config["valid_metric_bigger"],
+        "best_valid_result": valid_result,
+        "test_result": None,
+        "run_dir": trainer.saved_model_file,
+        "report": None,
+        "epochs": len(trainer.train_loss_dict),
+        "history": trainer.history,
+        "beams": None,
+        "candidates": None,
+        "random_guess": None,
+        "samples": [],
+    }
+
+
+def _test_result(trainer, test_data, saved: bool) -> dict[str, Any]:
+    """Metrics of the test part, and the counts of a beam search."""
+    show_progress = trainer.config["show_progress"]
+    found = trainer.evaluate(test_data, load_best_model=saved, show_progress=show_progress)
+    counts = getattr(trainer.model, "beam_counts", None)
+    beams = None if counts is None else asdict(counts)
+    return {"test_result": found, "beams": beams}
 
 
 @contextmanager
@@ -325,45 +359,39 @@ def _complete(result, model, dataset, config):
         model_folder.complete(result["run_dir"], model, dataset, config, result["data"], measured)
 
 
-def count_parts(loaders) -> dict[str, int]:
-    """Rows of the parts that loaders of training, validation and test go over."""
-    return {
-        name: len(loader._dataset)
-        for name, loader in zip(("train", "valid", "test"), loaders, strict=True)
-    }
-
-
-def _tell_empty(parts: dict[str, int]) -> None:
-    """Say before the training what a split without a part means."""
-    warn = getLogger().warning
+def _count_parts(loaders) -> dict[str, int]:
+    """Rows of the parts of a split; warns of what an empty part means, before the training."""
+    parts = dict(zip(("train", "valid", "test"), (len(x._dataset) for x in loaders), strict=True))
     if not parts["valid"]:
-        warn(
+        getLogger().warning(
             "eval_args leave nothing for validation: the weights of the last epoch are kept, "
             "valid_metric and stopping_step have no effect"
         )
     if not parts["test"]:
-        warn("eval_args leave nothing for a test: the model is trained and not measured")
+        getLogger().warning(
+            "eval_args leave nothing for a test: the model is trained and not measured"
+        )
+    return parts
 
 
-def _start(config, resume: bool, init_from: bool) -> tuple:
-    """Folders of the run to continue and of the run to begin with, and the raw ids of its rows.
+def _weights_to_start_from(config, resume: bool) -> tuple:
+    """Find the run to continue, the run whose weights to begin with, and the raw ids of its rows.
 
     Each is None where there is none. What does not fit is refused before the data are read.
     """
-    resumes = config["resume"] if resume else None
-    begins = config["init_from"] if init_from else None
-    if resumes:
-        check_same_run(Path(resumes), config)
-        if checkpoint.has_last(resumes):  # else it was killed in its first epoch, and begins again
-            return resumes, None, trained_vocabulary(Path(resumes))
-    if begins:
+    resumed, initial = config["resume"] if resume else None, config["init_from"]
+    if resumed:
+        check_same_run(Path(resumed), config)
+        if checkpoint.has_last(resumed):  # else it was killed in its first epoch: it starts again
+            return resumed, None, trained_vocabulary(Path(resumed))
+    if initial:
         check_begun(config)
-        trained = trained_vocabulary(Path(begins))
+        trained = trained_vocabulary(Path(initial))
     else:
         trained = _vocabulary_of_pretraining(config)
     if trained is not None:
         trained.interactions = None  # others of the same users and items are welcome
-    return resumes, begins, trained
+    return resumed, initial, trained
 
 
 def _vocabulary_of_pretraining(config) -> Vocabulary | None:
@@ -378,9 +406,10 @@ def _baseline(name, config, overrides, sources) -> LiteConfig:
         # The nearest that it can do: the same targets, one at a time.
         overrides = [given for given in overrides if not given.startswith("--train_strategy=")]
         overrides.append("--train_strategy=all")
-    # Its own config.yaml shall run it alone.
-    overrides = [given for given in overrides if not given.startswith("--baselines=")]
-    overrides.append("--baselines=[]")
+    # Checkpoints named by these keys are the main model's. Its config.yaml must run it alone.
+    own = ("--baselines=[]", "--resume=~", "--init_from=~")
+    keys = tuple(override.partition("=")[0] + "=" for override in own)
+    overrides = [given for given in overrides if not given.startswith(keys)] + list(own)
     return LiteConfig(name, overrides=overrides, **sources)
 
 
@@ -403,15 +432,11 @@ def _store_candidates(folder, dataset, parts) -> dict[str, dict[str, str]]:
     return stored
 
 
-def _trainable(model) -> int:
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
 def _plain(result) -> str:
     return ", ".join(f"{name} {float(value):.4f}" for name, value in (result or {}).items())
 
 
-class _Clock:
+class _StepTimer:
     """Wall time of named steps, and the memory after each."""
 
     def __init__(self):
