@@ -35,7 +35,7 @@ from recbole_lite.report.run_report import (
 from recbole_lite.report.samples import item_titles, sample_users
 from recbole_lite.trainer import checkpoint
 from recbole_lite.trainer.initial_weights import (
-    check_begun,
+    check_initial_weights,
     check_train_stage,
     load_initial_weights,
     next_train_stage,
@@ -385,7 +385,7 @@ def _weights_to_start_from(config, resume: bool) -> tuple:
         if checkpoint.has_last(resumed):  # else it was killed in its first epoch: it starts again
             return resumed, None, trained_vocabulary(Path(resumed))
     if initial:
-        check_begun(config)
+        check_initial_weights(config)
         trained = trained_vocabulary(Path(initial))
     else:
         trained = _vocabulary_of_pretraining(config)

@@ -77,6 +77,6 @@ def check_rows(facts: Mapping, folder: Path, trained: Vocabulary | None, dataset
     """Check weights against the vocabulary that the data were numbered by, or the data's own."""
     named, source = facts.get("vocabulary"), folder / checkpoint.BEST_FILE
     if named is None and trained is None:
-        checkpoint.warn_of_rows(source)
+        checkpoint.warn_unknown_vocabulary(source)
     if trained is None or named != trained.sha256:
         checkpoint.check_vocabulary(named, dataset.vocabulary, source)

@@ -187,7 +187,7 @@ def _test_again(record: RunRecord) -> None:
     loaded = load_data_and_model(folder, changes=here)
     config, model, dataset, train_data, valid_data, test_data = loaded
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
-    trainer.keep_no_record()
+    trainer.disable_tensorboard()
     trainer.eval_collector.data_collect(train_data)  # counts that some metrics need
     trainer.evaluate(test_data, load_best_model=False, show_progress=config["show_progress"])
     per_user = per_user_results(trainer.evaluator, test_data, dataset)

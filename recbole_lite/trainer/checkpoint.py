@@ -259,7 +259,7 @@ def load_pretrained_vocabulary(path: Path) -> Vocabulary | None:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)["vocabulary"]
     except KeyError:
-        warn_of_rows(path)
+        warn_unknown_vocabulary(path)
         return None
     except Exception:  # no file of weights: the model's own reading of it says more
         return None
@@ -292,7 +292,7 @@ def check_vocabulary(named: str | None, vocabulary: Vocabulary | None, source) -
     )
 
 
-def warn_of_rows(source) -> None:
+def warn_unknown_vocabulary(source) -> None:
     """Say that weights name no vocabulary."""
     getLogger().warning(
         f"{source}: saved by an older version, without the raw ids that its rows belong to; they "

@@ -53,7 +53,7 @@ def check_train_stage(config) -> None:
         )
 
 
-def check_begun(config) -> None:
+def check_initial_weights(config) -> None:
     """Check that the run in ``init_from`` has weights for this one.
 
     Raises

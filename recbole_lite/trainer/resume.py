@@ -25,14 +25,14 @@ FREE_ON_RESUME = {
 BEGAN_WITH = {"init_from", "pre_model_path"}
 
 
-class Resuming:
+class ResumeMixin:
     """What a trainer keeps of its state, and how it goes on from there."""
 
     def _state(self, epoch) -> dict:
         best = self.best_valid_result
         return {
             "epoch": epoch,
-            "stage": [self._stage, self._stage_begin],
+            "stage": [self._stage, self._stage_first_epoch],
             "steps": self._steps,
             "cur_step": self.cur_step,
             "best_valid_score": float(self.best_valid_score),
@@ -82,7 +82,7 @@ class Resuming:
         if last is None:
             if not settings.get("checkpoint_every"):
                 raise CheckpointError(f"{folder}: the run saved no epochs (checkpoint_every: 0)")
-            self._use(folder)
+            self._set_run_dir(folder)
             if mine:
                 checkpoint.save_yaml(folder, self.config)  # the kill may have come before it
             self.logger.warning(f"{folder}: no epoch was finished; starting from the beginning")
@@ -92,7 +92,7 @@ class Resuming:
             checkpoint.load_weights(folder / checkpoint.BEST_FILE)  # a damage is better known now
         self._resumed = folder, state.get("vocabulary")  # compared when the data are known
         self._restore(tensors, state, folder)
-        self._use(folder)
+        self._set_run_dir(folder)
         if mine:
             checkpoint.save_yaml(folder, self.config)  # epochs, say, may be others than before
         self.logger.info(f"Resuming {folder} after epoch {state['epoch']}")
@@ -101,7 +101,7 @@ class Resuming:
         """Take on the weights and the state of the last epoch."""
         checkpoint.restore_model(self.model, tensors, folder)
         if len(self.stages) > 1:
-            self._enter(*state["stage"])
+            self._start_stage(*state["stage"])
         # Version 0.1 saved the trainer's own optimiser alone, and no counters.
         for name, optimizer in (
             state.get("optimizers") or {"optimizer": state["optimizer"]}

@@ -10,7 +10,6 @@ from pathlib import Path
 from time import time
 
 import torch
-from recbole.utils import get_local_time
 
 from recbole_lite.config.stages import read_stages
 from recbole_lite.data.loaders import FirstBatches
@@ -22,19 +21,20 @@ from recbole_lite.trainer import checkpoint, data_parallel
 from recbole_lite.trainer.initial_weights import next_train_stage
 from recbole_lite.trainer.nan_checks import NonFiniteGuard, check_scores, check_weights
 from recbole_lite.trainer.onednn_matmul import matrix_products, uses_onednn
-from recbole_lite.trainer.resume import Resuming, counters
+from recbole_lite.trainer.resume import ResumeMixin, counters
 from recbole_lite.trainer.trackers import (
-    Guarded,
+    SafeTracker,
     start_wandb,
     tensorboard_folder,
     without_wandb,
 )
-from recbole_lite.trainer.training_loop import LOOKED_AT_TOGETHER, TrainingLoop
+from recbole_lite.trainer.training_loop import LOSSES_PER_CHECK, TrainingLoop
 from recbole_lite.utils import process_group
 from recbole_lite.utils.errors import CheckpointError, ConfigError, TrainingError
+from recbole_lite.utils.paths import create_unique, run_name
 
 
-class LiteMixin(Resuming):
+class LiteMixin(ResumeMixin):
     """Overrides for any of RecBole's trainers: metrics, checkpoints, resuming.
 
     Attributes
@@ -50,7 +50,7 @@ class LiteMixin(Resuming):
     def __init__(self, config, model):
         self.stages = read_stages(config)
         uses_onednn(config["matrix_products"])  # a wrong value is to be known now
-        self._stage = self._stage_begin = 0  # number of the present stage; its first epoch
+        self._stage = self._stage_first_epoch = 0  # number of the present stage; its first epoch
         self._steps = 0  # of the optimiser, in the present stage
         self.distributed_model = None
         with (
@@ -59,13 +59,13 @@ class LiteMixin(Resuming):
             tensorboard_folder(config) as folder,
         ):
             super().__init__(config, model)
-        self.tensorboard = Guarded(self.tensorboard, "TensorBoard")
+        self.tensorboard = SafeTracker(self.tensorboard, "TensorBoard")
         self._tensorboard_folder = folder
         if not process_group.is_main_process(config):
-            self.keep_no_record()
+            self.disable_tensorboard()
         self.wandblogger = start_wandb(config)
         if len(self.stages) > 1:
-            self._enter(0)
+            self._start_stage(0)
         else:
             self._wrap()
         self.evaluator = LiteEvaluator(config)
@@ -77,16 +77,16 @@ class LiteMixin(Resuming):
         self._schedule = self._schedule_state = None
         self._first_counters = counters(model)
         self._validates, self._saves = True, False
-        self._watch = self._evaluated = None
+        self._guard = self._evaluated = None
         self.saved_model_file = None
         self._vocabulary: Vocabulary | None = None  # of the data; known with the first loader
-        self._keeps_vocabulary_in: Path | None = None
+        self._vocabulary_saved_in: Path | None = None
         self._resumed: tuple[Path, str | None] | None = None  # from where, and its vocabulary
 
-    def keep_no_record(self):
+    def disable_tensorboard(self):
         """Leave nothing for TensorBoard: this trainer only evaluates, or another one keeps it."""
         self.tensorboard.close()
-        self.tensorboard = Guarded(None, "TensorBoard")
+        self.tensorboard = SafeTracker(None, "TensorBoard")
         shutil.rmtree(self._tensorboard_folder, ignore_errors=True)
 
     # -- where ------------------------------------------------------------------------------
@@ -95,20 +95,12 @@ class LiteMixin(Resuming):
     def run_dir(self) -> Path:
         """Folder of the run; the first call makes it."""
         if self._run_dir is None:
-            name = f"{self.config['model']}-{self.config['dataset']}-{get_local_time()}"
-            folder, n = Path(self.checkpoint_dir, name), 1
-            while True:
-                try:
-                    folder.mkdir(parents=True)
-                    break
-                except FileExistsError:  # runs that start within one second
-                    n += 1
-                    folder = Path(self.checkpoint_dir, f"{name}-{n}")
-            self._use(folder)
+            folder = create_unique(Path(self.checkpoint_dir), run_name(self.config))
+            self._set_run_dir(folder)
             checkpoint.save_config(folder, self.config)
         return self._run_dir
 
-    def _use(self, folder: Path):
+    def _set_run_dir(self, folder: Path):
         self._run_dir = folder
         self.saved_model_file = str(folder)  # RecBole's name for what load_data_and_model takes
 
@@ -117,19 +109,19 @@ class LiteMixin(Resuming):
         """Training loss by epoch, summed over the epoch's batches (RecBole's figure)."""
         return {epoch: float(loss) for epoch, loss in self.train_loss_dict.items()}
 
-    def _keep_vocabulary(self):
+    def _save_vocabulary(self):
         """Write the raw ids before the first weights: a kill must not leave weights without."""
-        if self._vocabulary is not None and self._keeps_vocabulary_in != self.run_dir:
+        if self._vocabulary is not None and self._vocabulary_saved_in != self.run_dir:
             checkpoint.save_vocabulary(self.run_dir, self._vocabulary)
-            self._keeps_vocabulary_in = self.run_dir
+            self._vocabulary_saved_in = self.run_dir
 
-    def _meet(self, loader):
+    def _check_vocabulary(self, loader):
         """Take the vocabulary of the data, which the weights of a resumed run must belong to."""
         self._vocabulary = getattr(loader._dataset, "vocabulary", None)
         if self._resumed is not None:
             (folder, named), self._resumed = self._resumed, None
             if named is None:
-                checkpoint.warn_of_rows(folder)
+                checkpoint.warn_unknown_vocabulary(folder)
             checkpoint.check_vocabulary(named, self._vocabulary, folder)
 
     def _products(self):
@@ -145,7 +137,7 @@ class LiteMixin(Resuming):
         best = self.run_dir / checkpoint.BEST_FILE
         if epoch < 0 and best.exists():
             return  # RecBole saves when there is nothing left to train; the best stands already
-        self._keep_vocabulary()
+        self._save_vocabulary()
         facts = {"epoch": epoch, "valid_score": float(self.best_valid_score)}
         facts["vocabulary"] = self._vocabulary and self._vocabulary.sha256
         checkpoint.save_weights(best, self.model, **facts)
@@ -158,7 +150,7 @@ class LiteMixin(Resuming):
         every = self.config["checkpoint_every"] if process_group.is_main_process(self.config) else 0
         if every and (epoch + 1) % every == 0:
             check_weights(self.model, epoch, self._last_good())
-            self._keep_vocabulary()
+            self._save_vocabulary()
             checkpoint.save_last(self.run_dir, epoch, self.model, self._state(epoch))
 
     def save_pretrained_model(self, epoch, saved_model_file):
@@ -174,7 +166,7 @@ class LiteMixin(Resuming):
 
     def pretrain(self, train_data, verbose=True, show_progress=False):
         """Pre-train; the last epoch is saved also where ``save_step`` does not meet it."""
-        self._meet(train_data)
+        self._check_vocabulary(train_data)
         with self._products():
             result = super().pretrain(train_data, verbose, show_progress)
         if self.pretrain_epochs % self.save_step:
@@ -185,10 +177,10 @@ class LiteMixin(Resuming):
 
     # -- training ---------------------------------------------------------------------------
 
-    def _enter(self, number: int, first_epoch: int = 0):
+    def _start_stage(self, number: int, first_epoch: int = 0):
         """Take on the settings of a stage that begins with epoch `first_epoch`."""
         stage = self.stages[number]
-        self._stage, self._stage_begin, self._steps = number, first_epoch, 0
+        self._stage, self._stage_first_epoch, self._steps = number, first_epoch, 0
         self.start_epoch, self.epochs = first_epoch, first_epoch + stage.epochs
         self.learning_rate, self.weight_decay = stage.learning_rate, stage.weight_decay
         self.stopping_step, self.cur_step = stage.stopping_step, 0
@@ -262,7 +254,7 @@ class LiteMixin(Resuming):
         """
         started = time()
         self._saves = saved
-        self._meet(train_data)
+        self._check_vocabulary(train_data)
         self._generator = getattr(train_data, "generator", None)
         self._validates = bool(valid_data) and self.eval_step > 0
         # Once, before the first draw of windows: a resumed run must plan for as many steps.
@@ -288,7 +280,7 @@ class LiteMixin(Resuming):
             checkpoint.restore_random_state(self._random_state, self._generator)
         if saved and not self.config["single_spec"]:
             own = str(self.run_dir) if process_group.is_main_process(self.config) else None
-            self._use(Path(process_group.broadcast(self.config, own)))
+            self._set_run_dir(Path(process_group.broadcast(self.config, own)))
         try:
             with self._products():
                 result = self._fit_stages(
@@ -311,11 +303,11 @@ class LiteMixin(Resuming):
             first = max(self.train_loss_dict, default=-1) + 1
             if saved and (self.run_dir / checkpoint.BEST_FILE).exists():
                 self._load_best(self.run_dir, before=first)
-            self._enter(number, first)
+            self._start_stage(number, first)
             if saved and first and self.config["checkpoint_every"] and mine:
                 # A run killed later in this stage must not look for the best of the last one:
                 # by then it may have been replaced.
-                self._keep_vocabulary()
+                self._save_vocabulary()
                 checkpoint.save_last(self.run_dir, first - 1, self.model, self._state(first - 1))
             result = self._fit_stage(*arguments)
         return result
@@ -327,7 +319,9 @@ class LiteMixin(Resuming):
             )
         most = self.stages[self._stage].max_steps
         if most is not None:
-            self.epochs = min(self.epochs, self._stage_begin + -(-most // self._steps_per_epoch))
+            self.epochs = min(
+                self.epochs, self._stage_first_epoch + -(-most // self._steps_per_epoch)
+            )
         if self.config["end_epoch"] is not None:
             self.epochs = min(self.epochs, self.config["end_epoch"])
         self._start_schedule()
@@ -350,8 +344,8 @@ class LiteMixin(Resuming):
             terms = getattr(self.model, "loss_terms", len)  # what the loss is a mean over
             own = data_parallel.WeightedLoss(own, train_data, terms, self.model)
         # RecBole's loop hands the batch to the loss alone; a message about the loss wants its ids.
-        self._watch = NonFiniteGuard(own, train_data, epoch_idx, LOOKED_AT_TOGETHER)
-        loss = super()._train_epoch(train_data, epoch_idx, self._watch, *arguments[1:], **others)
+        self._guard = NonFiniteGuard(own, train_data, epoch_idx, LOSSES_PER_CHECK)
+        loss = super()._train_epoch(train_data, epoch_idx, self._guard, *arguments[1:], **others)
         if shared:
             data_parallel.average_batch_norms(self.model)
             loss = data_parallel.all_reduce_mean(loss, self.device)
@@ -366,7 +360,7 @@ class LiteMixin(Resuming):
 
     def _valid_epoch(self, valid_data, show_progress=False):
         # RecBole puts every evaluation into the tracker's summary, which is the test's place.
-        tracker, self.wandblogger = self.wandblogger, Guarded(None, "")
+        tracker, self.wandblogger = self.wandblogger, SafeTracker(None, "")
         try:
             score, result = super()._valid_epoch(valid_data, show_progress)
         finally:
@@ -381,7 +375,7 @@ class LiteMixin(Resuming):
 
     def _refuse_loss(self, value, steps_ago):
         raise TrainingError(
-            f"the training loss is {value} in {self._watch.where(steps_ago)}. Try a smaller "
+            f"the training loss is {value} in {self._guard.where(steps_ago)}. Try a smaller "
             "learning_rate or set clip_grad_norm={'max_norm': 1.0}. " + self._last_good()
         )
 
@@ -399,7 +393,7 @@ class LiteMixin(Resuming):
         A split without this part gives None; the best weights are loaded all the same.
         """
         if eval_data:
-            self._meet(eval_data)
+            self._check_vocabulary(eval_data)
         if load_best_model:
             path = Path(model_file or self.saved_model_file)
             self._load_best(path)

@@ -33,7 +33,7 @@ def evaluate_best(record: Record, plan: Plan) -> dict[str, float] | None:
         loaded = load_data_and_model(record.run_dir, changes=changes)
         config, model, _, train_data, _, test_data = loaded
         trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
-        trainer.keep_no_record()
+        trainer.disable_tensorboard()
         trainer.eval_collector.data_collect(train_data)  # counts that some metrics need
         return trainer.evaluate(test_data, load_best_model=False, show_progress=False)
     finally:
