@@ -14,10 +14,10 @@ from recbole.utils import ModelType
 
 
 def shard_loaders(config, loaders: tuple) -> tuple:
-    """Give this process its share of every batch (training, validation, test).
+    """Restrict loaders (training, validation, test) to this process's rows of every batch.
 
-    A model that counts rather than learns (Pop) is trained on whole batches in every process: what
-    it counts has no gradient that would be added up.
+    A model that counts instead of learning (Pop) is trained on whole batches in every process:
+    counts have no gradient that would be summed.
     """
     if config["single_spec"]:
         return loaders
@@ -25,7 +25,7 @@ def shard_loaders(config, loaders: tuple) -> tuple:
     for loader, trains in zip(loaders, (True, False, False), strict=True):
         if not (trains and counts):
             loader.collate_fn = _Shard(loader.collate_fn, keeps_step=trains)
-        loader.shuffle = False  # RecBole would look for its DistributedSampler
+        loader.shuffle = False  # RecBole expects its DistributedSampler otherwise
     return loaders
 
 
@@ -39,8 +39,8 @@ def skip_empty_batches(config, loader_class: type) -> type:
 class _Shard:
     """Every n-th row of a batch.
 
-    A batch of fewer rows than processes leaves some without any. In training they take part with
-    a row that counts nothing, as the others wait for them; in evaluation they have no batch.
+    A batch can have fewer rows than there are processes. In training, a process without a row takes
+    part in the step with a row of weight 0; in evaluation it skips the batch.
     """
 
     def __init__(self, collate: Callable, keeps_step: bool):

@@ -16,7 +16,7 @@ class LiteCollector(Collector):
     """RecBole's collector for metrics that need counts, too (ItemCoverage, GiniIndex ...)."""
 
     def eval_batch_collect(self, scores_tensor, interaction, positive_u, positive_i):
-        """Collect a batch; what is scored -inf is not recommended, and so never a hit.
+        """Collect a batch; items of score -inf are not recommended and never hits.
 
         Where fewer than K items have a score (beam search), RecBole fills the list with items
         of score -inf, in the order of their ids, and counts the right one among them.
@@ -35,7 +35,7 @@ class LiteCollector(Collector):
             ranked[-n:, :-1] *= ~torch.isneginf(values).to(ranked.device)
 
     def get_data_struct(self):
-        """Hand out what was collected; RecBole calls ``.cpu()`` on plain numbers as well."""
+        """Return the collected values; RecBole would call ``.cpu()`` on plain numbers as well."""
         plain = {
             key: value
             for key, value in self.data_struct._data_dict.items()
@@ -52,7 +52,7 @@ class LiteCollector(Collector):
 
 
 def _gather_collected(struct) -> None:
-    """Join what the processes have collected in an evaluation, in place, in all of them."""
+    """Concatenate the values that the processes have collected, in place, in all of them."""
     own = {name: struct.get(name) for name in _COLLECTED if name in struct}
     parts: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(parts, own)

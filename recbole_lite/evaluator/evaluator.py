@@ -55,7 +55,7 @@ class LiteEvaluator(Evaluator):
                 self.metric_class[name] = self.replacements[name](config)
 
     def evaluate(self, dataobject):
-        """Compute all metrics; what they rank by is kept for :meth:`per_user`."""
+        """Compute all metrics; :attr:`ranked` is kept for :meth:`per_user`."""
         self.ranked = dataobject.get("rec.topk") if "rec.topk" in dataobject else None
         found = super().evaluate(dataobject)
         # Some of RecBole's metrics give NumPy's numbers, which JSON and others do not take.

@@ -19,18 +19,18 @@ from recbole_lite.utils.errors import ConfigError
 
 
 class WeightedLoss:
-    """A model's loss, weighted so that the processes' mean is the loss of the joint batch.
+    """Loss function weighted so that its mean over the processes is the loss of the joint batch.
 
     Parameters
     ----------
     loss : callable
         Interaction -> mean over its rows, or a tuple of such.
     loader : DataLoader
-        Whose batches are shared; one call is one batch.
+        Its batches are divided among the processes; one call is one batch.
     count : callable
         Interaction -> number of terms that the loss is a mean over, as a number or tensor.
     model : torch.nn.Module
-        Whose loss it is.
+        Model of the loss.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class WeightedLoss:
         Raises
         ------
         ConfigError
-            The first batch has changed the model's own state, in each process otherwise.
+            The first batch changed the model's state differently in each process.
         """
         size = self._loader.batch_size
         rows = min(size, len(self._loader.sampler) - self._batch * size)
@@ -70,7 +70,7 @@ class WeightedLoss:
 
 
 def _module_state(model: torch.nn.Module) -> dict[str, Any]:
-    """What a model keeps beside its parameters: place -> digest of tensors, arrays and numbers."""
+    """State of a model beside its parameters: path -> digest of tensors, arrays and numbers."""
     found = {}
     for place, module in model.named_modules():
         if isinstance(module, _BatchNorm):  # see `average_batch_norms`
@@ -89,10 +89,10 @@ def _module_state(model: torch.nn.Module) -> dict[str, Any]:
 
 
 def _check_module_state(model: torch.nn.Module, before: dict[str, Any]) -> None:
-    """Refuse a model whose training changes more than parameters by the rows that it sees.
+    """Refuse a model whose loss changes more than gradients, by the rows that it sees.
 
-    Gradients are added up; what such a change means, and how those of several processes could be
-    joined, is known to the model alone. What changes everywhere alike (a count of steps) is fine.
+    Gradients are summed over the processes; how other changes could be combined is unknown here.
+    Changes that are equal in all processes (a count of steps) are allowed.
     """
     now = _module_state(model)
     changed = {name: now[name] for name in now if name in before and now[name] != before[name]}
@@ -125,6 +125,6 @@ def all_reduce_mean(loss, device: torch.device):
 
 
 def wrap_ddp(model: torch.nn.Module, device: torch.device):
-    """``DistributedDataParallel`` over gloo or NCCL; the first process's weights go to all."""
+    """``DistributedDataParallel`` over gloo or NCCL; the main process's weights go to all."""
     ids = [device.index] if device.type == "cuda" else None
     return torch.nn.parallel.DistributedDataParallel(model, device_ids=ids)

@@ -27,12 +27,12 @@ def needs_launch(config) -> bool:
 
 
 def launch(run: Callable[..., Any], config, arguments: dict[str, Any]) -> Any:
-    """Run ``run(**arguments)`` in ``nproc`` processes of this machine that train together.
+    """Run ``run(**arguments)`` in ``nproc`` processes of this machine as one process group.
 
     Parameters
     ----------
     run : callable
-        Takes `arguments`, of which ``config_dict`` is completed for each process.
+        Called with `arguments`; each process adds its own keys to ``config_dict``.
     config : LiteConfig
         Keys ``nproc``, and with more machines ``world_size``, ``offset``, ``ip``, ``port``
         (RecBole's keys).
@@ -40,12 +40,12 @@ def launch(run: Callable[..., Any], config, arguments: dict[str, Any]) -> Any:
     Returns
     -------
     object
-        What the first process of this machine returned.
+        Return value of the first process of this machine.
 
     Raises
     ------
     RecboleLiteError
-        A process's own, or `TrainingError` if one died.
+        Raised by a process; `TrainingError` if one died.
     """
     nproc = config["nproc"] or 1
     here = torch.cuda.device_count()
@@ -72,7 +72,7 @@ def launch(run: Callable[..., Any], config, arguments: dict[str, Any]) -> Any:
             try:
                 over = processes.join(timeout=0.2)
             finally:
-                while not queue.empty():  # a process waits until its answer is read
+                while not queue.empty():  # a process ends only once its answer is read
                     answers.append(queue.get())
     except Exception as problem:
         errors = [answer for kind, answer in answers if kind == "error"]

@@ -1,7 +1,7 @@
 """Experiment trackers, TensorBoard and Weights & Biases: one record for each run.
 
-They describe a training and must not end it: one that fails says so once and is silent from then
-on. Of several processes that train together the first one alone keeps records.
+A tracker that fails must not end a training: it warns once and is off from then on. Of several
+processes that train together, the main process alone keeps records.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from recbole_lite.utils.process_group import is_main_process
 
 
 def check_trackers(config) -> None:
-    """Check before the training that ``log_wandb`` can be had.
+    """Check before the training that ``log_wandb`` can be used.
 
     Raises
     ------
     MissingDependencyError
-        With the command that installs the package.
+        The package is not installed; the message has the command that installs it.
     """
     if not config["log_wandb"]:
         return
@@ -42,7 +42,7 @@ def check_trackers(config) -> None:
 
 @contextmanager
 def without_wandb(config) -> Iterator[None]:
-    """Keep RecBole's constructors from starting a record, which would be the process's only one."""
+    """Turn ``log_wandb`` off for RecBole's constructors, which start one record per process."""
     before = config["log_wandb"]
     config["log_wandb"] = False
     try:
@@ -52,14 +52,14 @@ def without_wandb(config) -> Iterator[None]:
 
 
 class SafeTracker:
-    """A tracker whose failures are told once and cost nothing else.
+    """Tracker whose first error is a warning and turns it off.
 
     Parameters
     ----------
     tracker : object
-        Its methods are called; None: nothing is.
+        Receives the method calls; None: they are ignored.
     name : str
-        What the warning calls it.
+        Its name in the warning.
     """
 
     def __init__(self, tracker: Any, name: str):
@@ -87,13 +87,13 @@ class SafeTracker:
 def tensorboard_folder(config) -> Iterator[Path]:
     """Let RecBole's constructors write to a new folder below ``log_tensorboard``.
 
-    RecBole names it by the log's file up to the first dot, so that runs of a data set whose name
-    has one, and trials that begin in the same second, share a record.
+    RecBole names the folder after the log file up to its first dot. Runs of a data set with a dot
+    in its name, and trials that start in the same second, would share a record.
 
     Raises
     ------
     ConfigError
-        The folder cannot be made.
+        The folder cannot be created.
     """
     logger = getLogger()
     logs = [handler.baseFilename for handler in logger.handlers if hasattr(handler, "baseFilename")]
@@ -167,12 +167,12 @@ class LiteWandbLogger(WandbLogger):
 
 
 def start_wandb(config) -> SafeTracker:
-    """Begin the record of a run; nothing is kept where ``log_wandb`` is off.
+    """Start the record of a run; a tracker that ignores all calls where ``log_wandb`` is off.
 
     Raises
     ------
     ConfigError
-        Weights & Biases cannot start. A record after the first, of a baseline say, is done without.
+        Weights & Biases cannot start. Records after the first one only warn.
     """
     record = None
     if config["log_wandb"] and is_main_process(config):

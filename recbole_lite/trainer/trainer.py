@@ -84,7 +84,7 @@ class LiteMixin(ResumeMixin):
         self._resumed: tuple[Path, str | None] | None = None  # from where, and its vocabulary
 
     def disable_tensorboard(self):
-        """Leave nothing for TensorBoard: this trainer only evaluates, or another one keeps it."""
+        """Remove the TensorBoard record: a trainer that only evaluates needs none."""
         self.tensorboard.close()
         self.tensorboard = SafeTracker(None, "TensorBoard")
         shutil.rmtree(self._tensorboard_folder, ignore_errors=True)
@@ -110,13 +110,13 @@ class LiteMixin(ResumeMixin):
         return {epoch: float(loss) for epoch, loss in self.train_loss_dict.items()}
 
     def _save_vocabulary(self):
-        """Write the raw ids before the first weights: a kill must not leave weights without."""
+        """Write the raw ids; before the first weights, which a kill must not leave without them."""
         if self._vocabulary is not None and self._vocabulary_saved_in != self.run_dir:
             checkpoint.save_vocabulary(self.run_dir, self._vocabulary)
             self._vocabulary_saved_in = self.run_dir
 
     def _check_vocabulary(self, loader):
-        """Take the vocabulary of the data, which the weights of a resumed run must belong to."""
+        """Take the vocabulary of the data, and compare it with that of a resumed run's weights."""
         self._vocabulary = getattr(loader._dataset, "vocabulary", None)
         if self._resumed is not None:
             (folder, named), self._resumed = self._resumed, None
@@ -178,7 +178,7 @@ class LiteMixin(ResumeMixin):
     # -- training ---------------------------------------------------------------------------
 
     def _start_stage(self, number: int, first_epoch: int = 0):
-        """Take on the settings of a stage that begins with epoch `first_epoch`."""
+        """Apply the settings of a stage that starts with epoch `first_epoch`."""
         stage = self.stages[number]
         self._stage, self._stage_first_epoch, self._steps = number, first_epoch, 0
         self.start_epoch, self.epochs = first_epoch, first_epoch + stage.epochs
@@ -191,7 +191,7 @@ class LiteMixin(ResumeMixin):
         self._wrap()
 
     def _wrap(self):
-        """Let the processes of a training add up the gradients of what is trainable now."""
+        """Sum the gradients of what is trainable now over the processes, if there are several."""
         if not self.config["single_spec"]:
             self.distributed_model = None  # takes its hooks off the parameters
             self.distributed_model = data_parallel.wrap_ddp(self.model, self.device)
@@ -380,7 +380,7 @@ class LiteMixin(ResumeMixin):
         )
 
     def _last_good(self) -> str:
-        """What a training that went wrong leaves behind."""
+        """Which weights are intact after a failed training, for messages."""
         if self._run_dir is None or not (self._run_dir / checkpoint.BEST_FILE).exists():
             return "No weights were saved before"
         return f"The best weights before this are whole: {self._run_dir / checkpoint.BEST_FILE}"
@@ -412,7 +412,7 @@ class LiteMixin(ResumeMixin):
         return result
 
     def _map_reduce(self, result, num_sample):
-        """Nothing to reduce: the metrics are of all processes' users (``LiteCollector``)."""
+        """Return `result`: ``LiteCollector`` has gathered the users of all processes already."""
         return result
 
     def _full_sort_batch_eval(self, batched_data):

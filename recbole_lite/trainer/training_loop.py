@@ -13,13 +13,13 @@ from tqdm import tqdm
 
 from recbole_lite.data.transfer import to_device
 
-# Losses that stay on a GPU until they are looked at together. RecBole looks at each, twice, and
-# the GPU is idle until the host has prepared the next step.
+# Losses that stay on a GPU until they are checked together. RecBole reads each one, twice, and the
+# GPU is idle until the host has prepared the next step.
 LOSSES_PER_CHECK = 64
 
 
 class TrainingLoop(Trainer):
-    """Loop of an epoch; stands behind RecBole's own trainers in the order of resolution."""
+    """RecBole's ``Trainer`` with another epoch loop; RecBole's subclasses precede it in the MRO."""
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
         """Train for an epoch.
@@ -80,12 +80,12 @@ class TrainingLoop(Trainer):
 
 
 class _EpochLoss:
-    """Sum of the losses of an epoch, and a look at whether they are finite.
+    """Sum of the losses of an epoch; checks that they are finite.
 
     Parameters
     ----------
     device : torch.device
-        On a CPU each loss is looked at before its gradients are computed.
+        On a CPU each loss is checked before its gradients are computed.
     refuse : callable
         ``(value, steps_ago)``; raises.
     """

@@ -1,4 +1,4 @@
-"""Logging of a run: RecBole's formats and places, one file per run, colours on terminals only."""
+"""Logging of a run in RecBole's format: one file per run, colours on terminals only."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _OURS = "recbole_lite_handler"
 
 
 class _FileHandler(logging.FileHandler):
-    """Handler that says once that it cannot write: a full disk must not end the run."""
+    """Handler that reports a failed write once and goes on: a full disk must not end the run."""
 
     def handleError(self, record):  # noqa: N802 (logging's name)
         error = sys.exc_info()[1]
@@ -30,7 +30,7 @@ class _FileHandler(logging.FileHandler):
 
 
 class _PlainFormatter(logging.Formatter):
-    """Formatter that takes out the colours that RecBole writes into its messages."""
+    """Formatter that removes the colour codes in RecBole's messages."""
 
     def format(self, record):
         return COLOURS.sub("", super().format(record))
