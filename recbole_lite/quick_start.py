@@ -173,26 +173,17 @@ def run_one(
     dict
         As :func:`run`, without ``baselines``.
     """
-    timer = _StepTimer()
-    name = config["model"]
+    timer, name = _StepTimer(), config["model"]
     log_file = _start_log(config, log_folder)
     _check_before_data(config, saved)
     resumed, initial, trained = _weights_to_start_from(config, resume)
-
     with timer("data"), translate_errors(f"{config['dataset']} cannot be read", config):
-        dataset = create_dataset(config, trained)
-        counts = _log_data(dataset)
-        if saved or (samples and config["sample_users"]):
-            item_titles(dataset, config["title_field"])  # an error must not come after training
-        loaders = data_preparation(config, dataset)
-        parts = _count_parts(loaders)
-
+        dataset, loaders, counts = _prepare_data(config, trained, saved, samples)
     with timer("item vectors and model"), translate_errors(f"{name} cannot be built", config):
         model = _build_model(config, loaders[0]._dataset)
         if initial:
             check_rows(load_initial_weights(config, model), Path(initial), trained, dataset)
         parameters = _count_parameters(model, config)
-
     with translate_errors(f"{name} cannot be trained", config):
         trainer = get_trainer(config["MODEL_TYPE"], name)(config, model)
     try:
@@ -202,8 +193,7 @@ def run_one(
                 on_epoch(entry)
         with timer("training"), translate_errors(f"{name} cannot be trained", config):
             validated = _fit(trainer, loaders, saved, on_epoch)
-        result = _training_result(trainer, *validated)
-        result |= {"data": counts, "parts": parts, "parameters": parameters}
+        result = {**_training_result(trainer, *validated), **counts, "parameters": parameters}
         result |= {"log_file": str(log_file), "seconds": timer.seconds, "memory": timer.memory}
         if following := next_train_stage(config):
             weights = shlex.quote(str(trainer.saved_model_file))
@@ -235,13 +225,17 @@ def _check_before_data(config, saved: bool) -> None:
         _check_writable(config["checkpoint_dir"])
 
 
-def _log_data(dataset) -> dict[str, int]:
-    """Log a data set that is not split yet; returns its counts."""
-    counts = count_data(dataset)
+def _prepare_data(config, trained: Vocabulary | None, saved: bool, samples: bool) -> tuple:
+    """Read and split the data; returns the data set, its loaders, ``data`` and ``parts``."""
+    dataset = create_dataset(config, trained)
+    counts = count_data(dataset)  # before the split
     size = ", ".join(f"{count:,} {name}" for name, count in counts.items())
     getLogger().info(dataset, extra=FILE_ONLY)
-    getLogger().info(f"{dataset.dataset_name}: {size}")
-    return counts
+    getLogger().info(f"{config['dataset']}: {size}")
+    if saved or (samples and config["sample_users"]):
+        item_titles(dataset, config["title_field"])  # an error must not come after training
+    loaders = data_preparation(config, dataset)
+    return dataset, loaders, {"data": counts, "parts": _count_parts(loaders)}
 
 
 def _build_model(config, dataset):
