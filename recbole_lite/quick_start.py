@@ -335,12 +335,12 @@ def _end(result, trainer, dataset, loaders, saved: bool, per_user: bool, samples
 def _describe(result, trainer):
     """Add what there is to say of a test beside its figures, and log them."""
     logger, config = getLogger(), trainer.config
-    logger.info(f"best valid: {_plain(result['best_valid_result'])}")
-    logger.info(f"test: {_plain(result['test_result'])}")
+    logger.info(f"best valid: {_format(result['best_valid_result'])}")
+    logger.info(f"test: {_format(result['test_result'])}")
     if config["task"] != "topn":
         return
     result["random_guess"] = random_guess(trainer.evaluator, config)
-    logger.info(f"random guessing: {_plain(result['random_guess'])}")
+    logger.info(f"random guessing: {_format(result['random_guess'])}")
 
 
 def _complete(result, model, dataset, config):
@@ -426,7 +426,7 @@ def _store_candidates(folder, dataset, parts) -> dict[str, dict[str, str]]:
     return stored
 
 
-def _plain(result) -> str:
+def _format(result) -> str:
     return ", ".join(f"{name} {float(value):.4f}" for name, value in (result or {}).items())
 
 

@@ -37,6 +37,9 @@ from recbole_lite.utils.paths import create_unique, run_name
 class LiteMixin(ResumeMixin):
     """Overrides for any of RecBole's trainers: metrics, checkpoints, resuming.
 
+    It stands before RecBole's trainer of a model in the MRO, ``TrainingLoop`` behind it
+    (:func:`~recbole_lite.config.registry.get_trainer`).
+
     Attributes
     ----------
     run_dir : Path
