@@ -115,8 +115,8 @@ def children_in_own_group() -> Iterator[None]:
 
     A signal to the group of this process (``timeout``, a batch system) does not reach them, so
     that this process can stop their work. Meant for libraries with child processes and signal
-    handlers of their own, such as Ray. SIGTERM and SIGHUP wait
-    for the end of the block and then interrupt. Use it within :func:`termination_interrupts`.
+    handlers of their own, such as Ray. SIGTERM and SIGHUP wait for the end of the block and then
+    interrupt. Use it within :func:`termination_interrupts`.
     """
     global _children_in_own_group
     if not hasattr(signal, "pthread_sigmask"):  # Windows
