@@ -106,7 +106,7 @@ def test_each_stage_counts_its_own_steps(config_for):
     loss_of, epochs = trainer.model.calculate_loss, []
 
     def counted(batch):
-        epochs.append(trainer._watch.epoch)
+        epochs.append(trainer._guard.epoch)
         return loss_of(batch)
 
     trainer.model.calculate_loss = counted
