@@ -12,15 +12,16 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 from recbole.utils import init_seed
 
 from recbole_lite.config.configurator import LiteConfig, paths_of, translate_errors
 from recbole_lite.config.registry import can_train_prefixes, get_model, get_trainer
-from recbole_lite.data import create_dataset, data_preparation
+from recbole_lite.data import count_data, create_dataset, data_preparation
 from recbole_lite.data.candidates import write_candidates
 from recbole_lite.data.vocabulary import Vocabulary
-from recbole_lite.evaluator.evaluator import first_ranks
+from recbole_lite.evaluator.evaluator import NO_USERS, per_user_results
+from recbole_lite.inference.saved_run import check_rows, trained_vocabulary
+from recbole_lite.inference.saved_run import load_data_and_model as load_data_and_model
 from recbole_lite.report.memory import memory
 from recbole_lite.report.random_baseline import random_guess
 from recbole_lite.report.run_report import (
@@ -32,21 +33,21 @@ from recbole_lite.report.run_report import (
     write_report,
 )
 from recbole_lite.report.samples import item_titles, sample_users
-from recbole_lite.trainer import checkpoint, process_group
+from recbole_lite.trainer import checkpoint
 from recbole_lite.trainer.initial_weights import (
-    check_begun,
+    check_initial_weights,
     check_train_stage,
     load_initial_weights,
     next_train_stage,
 )
+from recbole_lite.trainer.launch import launch, needs_launch
 from recbole_lite.trainer.onednn_matmul import uses_onednn
 from recbole_lite.trainer.resume import check_same_run
 from recbole_lite.trainer.trackers import check_trackers
 from recbole_lite.utils.errors import ConfigError, RecboleLiteError
 from recbole_lite.utils.files import check_folder
 from recbole_lite.utils.log import FILE_ONLY, init_logger
-
-NO_USERS = {"users": [], "metrics": {}, "ranks": np.zeros(0, int)}
+from recbole_lite.utils.process_group import is_main_process
 
 
 def run(
@@ -107,9 +108,9 @@ def run(
     }
     overrides = list(overrides or [])
     config = LiteConfig(model, overrides=overrides, **sources)
-    if process_group.needs_launch(config):
+    if needs_launch(config):
         given = {"saved": saved, "per_user": per_user, "overrides": overrides}
-        return process_group.launch(run, config, {"model": model, **sources, **given})
+        return launch(run, config, {"model": model, **sources, **given})
     names = config["baselines"]
     # All are configured before the first is trained: a mistake must not cost a training.
     baselines = [
@@ -119,18 +120,18 @@ def run(
     result = run_one(config, saved, per_user=per_user)
     result["baselines"] = {}
     for baseline in baselines:
-        with _costing_no_result(baseline):
+        with _baseline_may_fail(baseline):
             result["baselines"][baseline["model"]] = run_one(
-                baseline, saved, resume=False, samples=False, per_user=per_user, init_from=False
+                baseline, saved, samples=False, per_user=per_user
             )
     if result["report"] and baselines:
         with optional(result["report"], later(result["run_dir"])):
-            write_report(result["run_dir"])  # anew: now the baselines stand beside it
+            write_report(result["run_dir"])  # again: now it can show the baselines
     return result
 
 
 @contextmanager
-def _costing_no_result(baseline):
+def _baseline_may_fail(baseline):
     """Let a baseline fail with a warning; processes that wait for each other fail together."""
     try:
         yield
@@ -146,7 +147,6 @@ def run_one(
     resume: bool = True,
     samples: bool = True,
     per_user: bool = False,
-    init_from: bool = True,
     test: bool = True,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
     log_folder: str | Path = "log",
@@ -158,13 +158,13 @@ def run_one(
     config : LiteConfig
     saved, per_user : bool
         See :func:`run`.
-    resume, samples, init_from : bool
-        Whether to heed the keys ``resume``, ``sample_users`` and ``init_from``.
+    resume, samples : bool
+        Whether to heed the keys ``resume`` and ``sample_users``.
     test : bool
         Whether to look at the test split; False leaves ``test_result`` None.
     on_epoch : callable, optional
-        Told each entry of the history, as soon as the epoch is saved; of a resumed run first those
-        that it has.
+        Called with each entry of the history, as soon as the epoch is saved; of a resumed run
+        first with those that it has.
     log_folder : str or Path
         See :func:`~recbole_lite.utils.log.init_logger`.
 
@@ -173,96 +173,125 @@ def run_one(
     dict
         As :func:`run`, without ``baselines``.
     """
-    clock = _Clock()
+    timer, name = _StepTimer(), config["model"]
+    log_file = _start_log(config, log_folder)
+    _check_before_data(config, saved)
+    resumed, initial, trained = _weights_to_start_from(config, resume)
+    with timer("data"), translate_errors(f"{config['dataset']} cannot be read", config):
+        dataset, loaders, counts = _prepare_data(config, trained, saved, samples)
+    with timer("item vectors and model"), translate_errors(f"{name} cannot be built", config):
+        model = _build_model(config, loaders[0]._dataset)
+        if initial:
+            check_rows(load_initial_weights(config, model), Path(initial), trained, dataset)
+        parameters = _count_parameters(model, config)
+    with translate_errors(f"{name} cannot be trained", config):
+        trainer = get_trainer(config["MODEL_TYPE"], name)(config, model)
+    try:
+        if resumed:
+            trainer.resume_checkpoint(resumed)
+            for entry in trainer.history if on_epoch else []:
+                on_epoch(entry)
+        with timer("training"), translate_errors(f"{name} cannot be trained", config):
+            validated = _fit(trainer, loaders, saved, on_epoch)
+        result = {**_training_result(trainer, *validated), **counts, "parameters": parameters}
+        result |= {"log_file": str(log_file), "seconds": timer.seconds, "memory": timer.memory}
+        if following := next_train_stage(config):
+            weights = shlex.quote(str(trainer.saved_model_file))
+            getLogger().info(f"Next: --train_stage={following} --pre_model_path={weights}")
+        elif test:
+            with timer("test"), _tested(config, result["run_dir"]):
+                result |= _test_result(trainer, loaders[2], saved)
+            _end(result, trainer, dataset, loaders, saved, per_user, samples)
+        return result
+    finally:
+        trainer.wandblogger.finish()
+
+
+def _start_log(config, folder: str | Path) -> Path:
+    """Seed all generators, and open the log of a run with its settings."""
     init_seed(config["seed"], config["reproducibility"])
-    log_file = init_logger(config, log_folder)
-    logger = getLogger()
-    logger.info(f"{config['model']} on {config['dataset']}; log: {log_file}")
-    logger.info(config, extra=FILE_ONLY)
+    log_file = init_logger(config, folder)
+    getLogger().info(f"{config['model']} on {config['dataset']}; log: {log_file}")
+    getLogger().info(config, extra=FILE_ONLY)
+    return log_file
+
+
+def _check_before_data(config, saved: bool) -> None:
+    """Check what can be checked before the data are read."""
     check_train_stage(config)
     check_trackers(config)
     if saved:
         check_folder(config["checkpoint_dir"], "checkpoint_dir")
         _check_writable(config["checkpoint_dir"])
-    resumes, begins, trained = _start(config, resume, init_from)
 
-    with clock("data"), translate_errors(f"{config['dataset']} cannot be read", config):
-        dataset = create_dataset(config, trained)
-        counts = count_data(dataset)
-        logger.info(dataset, extra=FILE_ONLY)
-        size = ", ".join(f"{count:,} {name}" for name, count in counts.items())
-        logger.info(f"{config['dataset']}: {size}")
-        if saved or (samples and config["sample_users"]):
-            item_titles(dataset, config["title_field"])  # what is wrong is to be known now
-        loaders = train_data, valid_data, test_data = data_preparation(config, dataset)
-        parts = count_parts(loaders)
-        _tell_empty(parts)
 
-    with (
-        clock("item vectors and model"),
-        translate_errors(f"{config['model']} cannot be built", config),
-    ):
-        init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
-        model = _build_model(config, train_data._dataset)
-        logger.info(model, extra=FILE_ONLY)
-        if begins:
-            _check_rows(load_initial_weights(config, model), Path(begins), trained, dataset)
-        parameters = _trainable(model)
-        how = ", products by oneDNN" * uses_onednn(config["matrix_products"], config["device"])
-        logger.info(f"{parameters:,} trainable parameters on {config['device']}{how}")
+def _prepare_data(config, trained: Vocabulary | None, saved: bool, samples: bool) -> tuple:
+    """Read and split the data; returns the data set, its loaders, ``data`` and ``parts``."""
+    dataset = create_dataset(config, trained)
+    counts = count_data(dataset)  # before the split
+    size = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    getLogger().info(dataset, extra=FILE_ONLY)
+    getLogger().info(f"{config['dataset']}: {size}")
+    if saved or (samples and config["sample_users"]):
+        item_titles(dataset, config["title_field"])  # an error must not come after training
+    loaders = data_preparation(config, dataset)
+    return dataset, loaders, {"data": counts, "parts": _count_parts(loaders)}
 
-    with translate_errors(f"{config['model']} cannot be trained", config):
-        trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
-    try:
-        if resumes:
-            trainer.resume_checkpoint(config["resume"])
-            for entry in trainer.history if on_epoch else []:
-                on_epoch(entry)
-        callback = (lambda *_: on_epoch(trainer.history[-1])) if on_epoch else None
-        with clock("training"), translate_errors(f"{config['model']} cannot be trained", config):
-            score, valid_result = trainer.fit(
-                train_data,
-                valid_data,
-                saved=saved,
-                show_progress=config["show_progress"],
-                callback_fn=callback,
-            )
-        result = {
-            "model": config["model"],
-            "dataset": config["dataset"],
-            "data": counts,
-            "parts": parts,
-            "best_valid_score": score if valid_result else None,
-            "valid_score_bigger": config["valid_metric_bigger"],
-            "best_valid_result": valid_result,
-            "test_result": None,
-            "run_dir": trainer.saved_model_file,
-            "report": None,
-            "log_file": str(log_file),
-            "parameters": parameters,
-            "epochs": len(trainer.train_loss_dict),
-            "history": trainer.history,
-            "beams": None,
-            "candidates": None,
-            "random_guess": None,
-            "seconds": clock.seconds,
-            "memory": clock.memory,
-            "samples": [],
-        }
-        if following := next_train_stage(config):
-            weights = shlex.quote(str(trainer.saved_model_file))
-            logger.info(f"Next: --train_stage={following} --pre_model_path={weights}")
-        elif test:
-            with clock("test"), _tested(config, result["run_dir"]):
-                result["test_result"] = trainer.evaluate(
-                    test_data, load_best_model=saved, show_progress=config["show_progress"]
-                )
-            counts = getattr(model, "beam_counts", None)
-            result["beams"] = asdict(counts) if counts is not None else None
-            _end(result, trainer, dataset, loaders, saved, per_user, samples)
-        return result
-    finally:
-        trainer.wandblogger.finish()
+
+def _build_model(config, dataset):
+    init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
+    model = config.model_class(config, dataset).to(config["device"])
+    getLogger().info(model, extra=FILE_ONLY)
+    return model
+
+
+def _count_parameters(model, config) -> int:
+    """Number of trainable parameters; logs it."""
+    number = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    how = ", products by oneDNN" * uses_onednn(config["matrix_products"], config["device"])
+    getLogger().info(f"{number:,} trainable parameters on {config['device']}{how}")
+    return number
+
+
+def _fit(trainer, loaders, saved: bool, on_epoch) -> tuple:
+    """Train; returns RecBole's best validation score and its metrics."""
+    return trainer.fit(
+        loaders[0],
+        loaders[1],
+        saved=saved,
+        show_progress=trainer.config["show_progress"],
+        callback_fn=on_epoch and (lambda *_: on_epoch(trainer.history[-1])),
+    )
+
+
+def _training_result(trainer, score: float, valid_result) -> dict[str, Any]:
+    """Result of a run that is trained and not tested."""
+    config = trainer.config
+    return {
+        "model": config["model"],
+        "dataset": config["dataset"],
+        "best_valid_score": score if valid_result else None,
+        "valid_score_bigger": config["valid_metric_bigger"],
+        "best_valid_result": valid_result,
+        "test_result": None,
+        "run_dir": trainer.saved_model_file,
+        "report": None,
+        "epochs": len(trainer.train_loss_dict),
+        "history": trainer.history,
+        "beams": None,
+        "candidates": None,
+        "random_guess": None,
+        "samples": [],
+    }
+
+
+def _test_result(trainer, test_data, saved: bool) -> dict[str, Any]:
+    """Metrics of the test part, and the counts of a beam search."""
+    show_progress = trainer.config["show_progress"]
+    found = trainer.evaluate(test_data, load_best_model=saved, show_progress=show_progress)
+    counts = getattr(trainer.model, "beam_counts", None)
+    beams = None if counts is None else asdict(counts)
+    return {"test_result": found, "beams": beams}
 
 
 @contextmanager
@@ -280,7 +309,7 @@ def _end(result, trainer, dataset, loaders, saved: bool, per_user: bool, samples
     """Write the metrics, then describe the run; a description that fails costs nothing else."""
     config = trainer.config
     _, valid_data, test_data = loaders
-    writes = saved and process_group.is_first(config)
+    writes = saved and is_main_process(config)
     if writes:
         if config["task"] == "topn":
             with optional("candidates"):
@@ -291,7 +320,7 @@ def _end(result, trainer, dataset, loaders, saved: bool, per_user: bool, samples
         _describe(result, trainer)
     users = None
     with optional("the test users' ranks"):
-        users = per_user_of(trainer.evaluator, test_data, dataset)
+        users = per_user_results(trainer.evaluator, test_data, dataset)
     if per_user:
         result["per_user"] = users or dict(NO_USERS)
     if samples and config["sample_users"] and result["parts"]["test"]:
@@ -306,12 +335,12 @@ def _end(result, trainer, dataset, loaders, saved: bool, per_user: bool, samples
 def _describe(result, trainer):
     """Add what there is to say of a test beside its figures, and log them."""
     logger, config = getLogger(), trainer.config
-    logger.info(f"best valid: {_plain(result['best_valid_result'])}")
-    logger.info(f"test: {_plain(result['test_result'])}")
+    logger.info(f"best valid: {_format(result['best_valid_result'])}")
+    logger.info(f"test: {_format(result['test_result'])}")
     if config["task"] != "topn":
         return
     result["random_guess"] = random_guess(trainer.evaluator, config)
-    logger.info(f"random guessing: {_plain(result['random_guess'])}")
+    logger.info(f"random guessing: {_format(result['random_guess'])}")
 
 
 def _complete(result, model, dataset, config):
@@ -324,105 +353,39 @@ def _complete(result, model, dataset, config):
         model_folder.complete(result["run_dir"], model, dataset, config, result["data"], measured)
 
 
-def count_parts(loaders) -> dict[str, int]:
-    """Rows of the parts that loaders of training, validation and test go over."""
-    return {
-        name: len(loader._dataset)
-        for name, loader in zip(("train", "valid", "test"), loaders, strict=True)
-    }
-
-
-def _tell_empty(parts: dict[str, int]) -> None:
-    """Say before the training what a split without a part means."""
-    warn = getLogger().warning
+def _count_parts(loaders) -> dict[str, int]:
+    """Rows of the parts of a split; warns of what an empty part means, before the training."""
+    parts = dict(zip(("train", "valid", "test"), (len(x._dataset) for x in loaders), strict=True))
     if not parts["valid"]:
-        warn(
+        getLogger().warning(
             "eval_args leave nothing for validation: the weights of the last epoch are kept, "
             "valid_metric and stopping_step have no effect"
         )
     if not parts["test"]:
-        warn("eval_args leave nothing for a test: the model is trained and not measured")
+        getLogger().warning(
+            "eval_args leave nothing for a test: the model is trained and not measured"
+        )
+    return parts
 
 
-def load_data_and_model(
-    model_file: str | Path,
-    data_path: str | Path | None = None,
-    changes: Mapping[str, Any] | None = None,
-):
-    """Rebuild what a run has made from its folder.
-
-    Parameters
-    ----------
-    model_file : str or Path
-        ``run_dir`` of a result, or a file in it.
-    data_path : str or Path, optional
-        Where the data set is now; default: where it was.
-    changes : dict, optional
-        Other settings that are the machine's, e.g. ``item_embedding_cache_dir``.
-
-    Returns
-    -------
-    tuple
-        ``(config, model, dataset, train_data, valid_data, test_data)``, as RecBole's function
-        of this name; the model has the weights of the best validation.
-
-    Raises
-    ------
-    CheckpointError
-        There is no whole checkpoint.
-    """
-    folder = Path(model_file)
-    folder = folder if folder.is_dir() else folder.parent
-    path = folder / checkpoint.BEST_FILE
-    content = checkpoint.load_config(folder)
-    settings = {**content["settings"], **(changes or {})}
-    if data_path is not None:
-        settings["data_path"] = str(data_path)
-    config = LiteConfig(content["model"], content["dataset"], config_dict=settings, typed=True)
-    init_seed(config["seed"], config["reproducibility"])
-    trained = _vocabulary_of(folder)
-    dataset = create_dataset(config, trained)
-    loaders = data_preparation(config, dataset)
-    model = _build_model(config, loaders[0]._dataset)
-    tensors, facts = checkpoint.load_weights(path)
-    _check_rows(facts, folder, trained, dataset)
-    checkpoint.restore_model(model, tensors, path)
-    return config, model, dataset, *loaders
-
-
-def _vocabulary_of(folder: Path) -> Vocabulary | None:
-    """Raw ids of a run's rows; an older run that has ended knows those of its items."""
-    from recbole_lite.inference.catalogue import Catalogue
-    from recbole_lite.inference.model_folder import ITEMS_FILE
-
-    vocabulary = checkpoint.load_vocabulary(folder)
-    path = folder / ITEMS_FILE
-    if vocabulary is None and path.exists():
-        vocabulary = Vocabulary(source=str(path))
-        field = checkpoint.load_config(folder)["settings"]["ITEM_ID_FIELD"]
-        vocabulary.add([field], Catalogue.load(path).ids[1:])
-    return vocabulary
-
-
-def _start(config, resume: bool, init_from: bool) -> tuple:
-    """Folders of the run to continue and of the run to begin with, and the raw ids of its rows.
+def _weights_to_start_from(config, resume: bool) -> tuple:
+    """Find the run to continue, the run whose weights to begin with, and the raw ids of its rows.
 
     Each is None where there is none. What does not fit is refused before the data are read.
     """
-    resumes = config["resume"] if resume else None
-    begins = config["init_from"] if init_from else None
-    if resumes:
-        check_same_run(Path(resumes), config)
-        if checkpoint.has_last(resumes):  # else it was killed in its first epoch, and begins again
-            return resumes, None, _vocabulary_of(Path(resumes))
-    if begins:
-        check_begun(config)
-        trained = _vocabulary_of(Path(begins))
+    resumed, initial = config["resume"] if resume else None, config["init_from"]
+    if resumed:
+        check_same_run(Path(resumed), config)
+        if checkpoint.has_last(resumed):  # else it was killed in its first epoch: it starts again
+            return resumed, None, trained_vocabulary(Path(resumed))
+    if initial:
+        check_initial_weights(config)
+        trained = trained_vocabulary(Path(initial))
     else:
         trained = _vocabulary_of_pretraining(config)
     if trained is not None:
         trained.interactions = None  # others of the same users and items are welcome
-    return resumes, begins, trained
+    return resumed, initial, trained
 
 
 def _vocabulary_of_pretraining(config) -> Vocabulary | None:
@@ -431,29 +394,17 @@ def _vocabulary_of_pretraining(config) -> Vocabulary | None:
     return checkpoint.load_pretrained_vocabulary(Path(config["pre_model_path"]))
 
 
-def _check_rows(facts, folder: Path, trained: Vocabulary | None, dataset):
-    """Check weights against the vocabulary that the data were numbered by, or the data's own."""
-    named, source = facts.get("vocabulary"), folder / checkpoint.BEST_FILE
-    if named is None and trained is None:
-        checkpoint.warn_of_rows(source)
-    if trained is None or named != trained.sha256:
-        checkpoint.check_vocabulary(named, dataset.vocabulary, source)
-
-
 def _baseline(name, config, overrides, sources) -> LiteConfig:
     """Configure a baseline with the main model's settings, as far as it can have them."""
     if config["train_strategy"] == "prefix" and not can_train_prefixes(get_model(name)):
         # The nearest that it can do: the same targets, one at a time.
         overrides = [given for given in overrides if not given.startswith("--train_strategy=")]
         overrides.append("--train_strategy=all")
-    # Its own config.yaml shall run it alone.
-    overrides = [given for given in overrides if not given.startswith("--baselines=")]
-    overrides.append("--baselines=[]")
+    # Checkpoints named by these keys are the main model's. Its config.yaml must run it alone.
+    own = ("--baselines=[]", "--resume=~", "--init_from=~")
+    keys = tuple(override.partition("=")[0] + "=" for override in own)
+    overrides = [given for given in overrides if not given.startswith(keys)] + list(own)
     return LiteConfig(name, overrides=overrides, **sources)
-
-
-def _build_model(config, dataset):
-    return config.model_class(config, dataset).to(config["device"])
 
 
 def _check_writable(folder: str) -> None:
@@ -467,15 +418,6 @@ def _check_writable(folder: str) -> None:
         raise ConfigError(f"checkpoint_dir: {folder}: {error.strerror}") from None
 
 
-def count_data(dataset) -> dict[str, int]:
-    """Number of users, items and interactions of a data set that is not split yet."""
-    return {
-        "users": dataset.user_num - 1,  # id 0 is padding
-        "items": dataset.item_num - 1,
-        "interactions": dataset.inter_num,
-    }
-
-
 def _store_candidates(folder, dataset, parts) -> dict[str, dict[str, str]]:
     stored = {}
     for phase, part in parts.items():
@@ -484,29 +426,11 @@ def _store_candidates(folder, dataset, parts) -> dict[str, dict[str, str]]:
     return stored
 
 
-def _trainable(model) -> int:
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
-def per_user_of(evaluator, loader, dataset) -> dict[str, Any]:
-    """What the evaluation that was last found for each user; empty where no metric ranks."""
-    if evaluator.ranked is None:
-        return dict(NO_USERS)
-    ids = getattr(loader, "uid_list", None)  # a loader of RecBole's that groups rows by user
-    if ids is None:
-        ids = loader._dataset.inter_feat[dataset.uid_field]
-    return {
-        "users": [str(user) for user in dataset.id2token(dataset.uid_field, np.asarray(ids))],
-        "metrics": evaluator.per_user(evaluator.ranked),
-        "ranks": first_ranks(evaluator.ranked),
-    }
-
-
-def _plain(result) -> str:
+def _format(result) -> str:
     return ", ".join(f"{name} {float(value):.4f}" for name, value in (result or {}).items())
 
 
-class _Clock:
+class _StepTimer:
     """Wall time of named steps, and the memory after each."""
 
     def __init__(self):

@@ -111,6 +111,14 @@ def test_baselines_that_cannot_train_prefixes_train_the_same_targets_one_by_one(
     assert beside["settings"]["train_strategy"] == "all"
 
 
+def test_the_baselines_of_a_run_with_initial_weights_start_from_scratch(quick, trained):
+    first = str(trained("SASRec"))
+    result = run("SASRec", "tiny", config_dict=quick(epochs=0, baselines=["Pop"], init_from=first))
+    folders = [result["run_dir"], result["baselines"]["Pop"]["run_dir"]]
+    saved = [json.loads(Path(folder, "config.json").read_text()) for folder in folders]
+    assert [content["settings"]["init_from"] for content in saved] == [first, None]
+
+
 @pytest.mark.parametrize("how", ["frozen", "full"])
 def test_a_model_of_which_nothing_is_trained_is_refused(how, quick):
     frozen = {"item_llm_training": "frozen", "frozen_parts": ["rec_llm", "adapter", "head"]}

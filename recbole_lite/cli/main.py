@@ -77,7 +77,7 @@ def run_main(argv: Sequence[str] | None = None) -> int:
 
 def _program(parse_and_do: Callable[..., int], argv: Sequence[str] | None) -> int:
     """Parse and do what the words say; `argv` None: this process is the program."""
-    process.forget_signals()
+    process.clear_signals()
     if argv is None:
         process.prepare()
         argv = sys.argv[1:]

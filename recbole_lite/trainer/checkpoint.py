@@ -1,20 +1,20 @@
-"""Checkpoints: weights in safetensors, the rest as plain data; nothing in them can run code.
+"""Checkpoints: weights in safetensors, the rest as plain data; loading them never executes code.
 
 A run's folder holds::
 
-    config.json                 settings that build the same model and data again
+    config.json                 settings that rebuild the same model and data
     vocabulary.jsonl            raw ids of users, items and features by internal id
     best.safetensors            weights of the best validation so far, its result in the header
     last-000012.pt              optimiser, random states, counters (torch.load, weights_only)
-    last-000012.safetensors     weights after epoch 12; the header knows the other's checksum
-    config.yaml                 the same settings for people, and for --config_files
+    last-000012.safetensors     weights after epoch 12; the header has the checksum of the .pt file
+    config.yaml                 the same settings, readable, for --config_files
     history.csv                 a line per epoch so far
 
-Weights name the vocabulary that their rows belong to by its SHA-256; it does not change within a
-run, and is written before the first weights.
+The header of weights has the SHA-256 of the vocabulary that their rows belong to. The vocabulary
+does not change within a run and is written before the first weights.
 
-``last`` is a pair of files, of which the weights come second and make it valid. The pair before is
-kept; it serves where the newest turns out to be damaged.
+``last`` is a pair of files; it is valid once its second file, the weights, is written. The previous
+pair is kept in case the newest is damaged.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ from recbole_lite.utils.files import file_sha256, to_json, write_atomically
 
 YAML_FILE = "config.yaml"
 HISTORY_FILE = "history.csv"
-# Without these keys show_progress follows the terminal, and CUDA_VISIBLE_DEVICES is heeded.
+# Left out of config.yaml: show_progress then follows the terminal, the GPU CUDA_VISIBLE_DEVICES.
 OF_THE_MACHINE = {"show_progress", "gpu_id"}
 VOCABULARY_FILE = "vocabulary.jsonl"
-OTHER = "other_parameter/"  # RecBole's name for what a model keeps beside its state_dict
+OTHER = "other_parameter/"  # RecBole's name for tensors outside the state_dict
 KEPT_PAIRS = 2
 
 
@@ -79,16 +79,16 @@ def restore_model(
     source,
     may_lack: tuple[str, ...] = (),
 ) -> None:
-    """Put tensors of :func:`model_tensors` back into a model built from the same settings.
+    """Load tensors of :func:`model_tensors` into a model built from the same settings.
 
     Parameters
     ----------
     model : torch.nn.Module
     tensors : mapping
     source : str or Path
-        What messages call their place.
+        Their file, for messages.
     may_lack : tuple of str
-        Beginnings of names that keep the model's own tensors where `tensors` has none.
+        Prefixes of names whose tensors stay as they are where `tensors` has none.
 
     Raises
     ------
@@ -118,7 +118,7 @@ def restore_model(
 
 
 def _restore_other(model, tensors, source):
-    """Copy into the live tensors; those that the model makes only in training are set anew."""
+    """Copy into the existing tensors; those created in training become attributes."""
     live = dict(_walk(model.other_parameter(), OTHER.rstrip("/")))
     saved = {path: tensor for path, tensor in tensors.items() if path.startswith(OTHER)}
     made_in_training = {path for path in saved if path not in live and path.count("/") == 1}
@@ -135,7 +135,7 @@ def _restore_other(model, tensors, source):
 
 
 def _walk(value: Any, path: str) -> Iterator[tuple[str, torch.Tensor]]:
-    """Tensors inside dicts, sequences and modules, with a path to each."""
+    """Tensors inside dicts, sequences and modules, each with its path."""
     if isinstance(value, torch.Tensor):
         yield path, value
     elif isinstance(value, torch.nn.Module):
@@ -155,12 +155,12 @@ def _walk(value: Any, path: str) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _write(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file, or say that it could not be done and what still stands.
+    """Write a file; an error says which earlier checkpoint is intact.
 
     Raises
     ------
     CheckpointError
-        No space, no right ...; a file of this name stays as it was.
+        No space, no permission ...; an existing file stays as it was.
     """
     try:
         write_atomically(path, write)
@@ -186,9 +186,9 @@ def save_config(folder: Path, config) -> None:
 
 
 def save_yaml(folder: Path, config) -> None:
-    """Write the settings of a run as a file for ``--config_files``: whole, a run from the start.
+    """Write all settings of a run as a file for ``--config_files``, without ``resume``.
 
-    What the run found out about its machine is left to the next machine, unless it was set.
+    Settings that were detected on this machine are left out unless the user has set them.
     """
     settings = {"model": config["model"], "dataset": config["dataset"], **config.settings}
     for key in OF_THE_MACHINE - set(config.origins):
@@ -255,13 +255,13 @@ def load_vocabulary(folder: Path) -> Vocabulary | None:
 
 
 def load_pretrained_vocabulary(path: Path) -> Vocabulary | None:
-    """Raw ids of the pre-trained weights of S3Rec or RaCT; None, after a warning: it has none."""
+    """Raw ids of the pre-trained weights of S3Rec or RaCT; None (with a warning) without any."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)["vocabulary"]
     except KeyError:
-        warn_of_rows(path)
+        warn_unknown_vocabulary(path)
         return None
-    except Exception:  # no file of weights: the model's own reading of it says more
+    except Exception:  # not a weights file: the model's own loading has the better message
         return None
     return Vocabulary.from_bytes(str(content).encode(), str(path))
 
@@ -272,11 +272,11 @@ def check_vocabulary(named: str | None, vocabulary: Vocabulary | None, source) -
     Parameters
     ----------
     named : str or None
-        SHA-256 of the vocabulary that the weights name; None: an older version saved them.
+        SHA-256 of the vocabulary of the weights; None: an older version saved them.
     vocabulary : Vocabulary or None
-        None: of data that :func:`~recbole_lite.data.create_dataset` has not read.
+        Of the data; None: :func:`~recbole_lite.data.create_dataset` has not read them.
     source : str or Path
-        Of the weights, for the message.
+        File of the weights, for messages.
 
     Raises
     ------
@@ -292,8 +292,8 @@ def check_vocabulary(named: str | None, vocabulary: Vocabulary | None, source) -
     )
 
 
-def warn_of_rows(source) -> None:
-    """Say that weights name no vocabulary."""
+def warn_unknown_vocabulary(source) -> None:
+    """Warn that weights have no vocabulary to compare with."""
     getLogger().warning(
         f"{source}: saved by an older version, without the raw ids that its rows belong to; they "
         "are taken to be those of the data in their order, which could not be verified"
@@ -335,24 +335,24 @@ def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
 
 def save_last(folder: Path, epoch: int, model: torch.nn.Module, state: dict[str, Any]) -> None:
-    """Write the pair of files that a run continues from; keep the pair before, drop others."""
+    """Write the pair of files that a run is resumed from; older pairs than the previous one go."""
     stem = f"last-{epoch:06d}"
     path = folder / f"{stem}.pt"
     _write(path, lambda name: _torch_save(state, name))
     save_weights(path.with_suffix(".safetensors"), model, epoch=epoch, state=file_sha256(path))
     stems = sorted({path.stem for path in folder.glob("last-*")}, reverse=True)
     for old in stems[KEPT_PAIRS:]:
-        for suffix in (".safetensors", ".pt"):  # as they were made, backwards
+        for suffix in (".safetensors", ".pt"):  # in reverse: no weights without their state
             (folder / f"{old}{suffix}").unlink(missing_ok=True)
 
 
 def has_last(folder: str | Path) -> bool:
-    """Whether a run has saved a pair of :func:`save_last`, whole or damaged."""
+    """Whether a run has saved a pair of :func:`save_last`, intact or damaged."""
     return any(Path(folder).glob("last-*.safetensors"))
 
 
 def load_last(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
-    """Newest whole pair of :func:`save_last`: tensors and state; None where there is none.
+    """Newest intact pair of :func:`save_last`: tensors and state; None where there is none.
 
     Raises
     ------
@@ -376,7 +376,7 @@ def load_last(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | 
 
 
 def _torch_save(state: Any, path: Path) -> None:
-    """Save through Python's own file: torch's does not say why it cannot write."""
+    """Save through Python's own file; torch's errors do not say why a write failed."""
     with path.open("wb") as file:
         torch.save(state, file)
 
@@ -408,7 +408,7 @@ def random_state(generator: torch.Generator | None = None) -> dict[str, Any]:
 
 
 def restore_random_state(state: Mapping[str, Any], generator: torch.Generator | None) -> None:
-    """Put the states of :func:`random_state` back."""
+    """Restore the states of :func:`random_state`."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     name, keys, *rest = state["numpy"]

@@ -1,4 +1,4 @@
-"""Beginning a run with the weights of another one (``init_from``, ``pre_model_path``)."""
+"""Initial weights from another run (``init_from``, ``pre_model_path``)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TRAIN_STAGES = {
     "RaCT": ("actor_pretrain", "critic_pretrain", "finetune"),
 }
 
-# Settings that decide which item has which internal id, where a run has no vocabulary that says it.
+# Settings that determine the internal ids of items; compared where a run has no vocabulary file.
 _DECIDE_IDS = (
     "filter_inter_by_user_or_item", "user_inter_num_interval", "item_inter_num_interval",
     "val_interval", "rm_dup_inter", "benchmark_filename", "alias_of_user_id", "alias_of_item_id",
@@ -25,7 +25,7 @@ _DECIDE_IDS = (
 
 
 def next_train_stage(config) -> str | None:
-    """The ``train_stage`` that goes on from a pre-training; None for any other run."""
+    """The ``train_stage`` that follows a pre-training; None for any other run."""
     stages = TRAIN_STAGES.get(config["model"], ())
     following = dict(pairwise(stages))
     return following.get(config["train_stage"])
@@ -53,7 +53,7 @@ def check_train_stage(config) -> None:
         )
 
 
-def check_begun(config) -> None:
+def check_initial_weights(config) -> None:
     """Check that the run in ``init_from`` has weights for this one.
 
     Raises
@@ -78,10 +78,10 @@ def check_begun(config) -> None:
 
 
 def load_initial_weights(config, model: torch.nn.Module) -> dict:
-    """Put the best weights of the run in ``init_from`` into a model.
+    """Load the best weights of the run in ``init_from`` into a model.
 
-    What the model has for its present task alone (its attribute ``only_for_task``: beginnings of
-    names) stays as it is where the other run lacks it.
+    Parameters that the model has for its present task alone (prefixes in its attribute
+    ``only_for_task``) keep their values where the other run lacks them.
 
     Returns
     -------

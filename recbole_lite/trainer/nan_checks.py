@@ -1,4 +1,4 @@
-"""What to say when numbers are no longer finite: where, and which users and items."""
+"""Checks for NaN and infinity in losses, weights and scores; errors name the users and items."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _ID_FIELDS = ("uid_field", "iid_field")
 
 
 class NonFiniteGuard:
-    """Remembers the batches that are being trained on.
+    """Loss function that remembers its last batches, so that an error can name their ids.
 
     Parameters
     ----------
     loss_func : callable
-        The model's.
+        Of the model.
     loader : iterable
-        Where the batches come from; its dataset knows the ids of the data files.
+        Source of the batches; its dataset maps internal ids to those of the data files.
     epoch : int
     remembered : int
-        Number of batches after which a loss has been looked at.
+        Number of batches between two checks of the losses.
     """
 
     def __init__(self, loss_func, loader, epoch: int, remembered: int):
@@ -47,12 +47,12 @@ class NonFiniteGuard:
 
 
 def check_weights(model: torch.nn.Module, epoch: int, advice: str) -> None:
-    """Refuse to save weights that are not finite: the last step of an epoch can spoil them.
+    """Check before saving that all weights are finite; the last step of an epoch can break them.
 
     Raises
     ------
     TrainingError
-        With the first such parameter; `advice` ends the message.
+        Names the first parameter that is not; `advice` ends the message.
     """
     names, parameters = zip(*model.named_parameters(), strict=True)
     finite = torch.stack([parameter.isfinite().all() for parameter in parameters]).tolist()
@@ -64,9 +64,9 @@ def check_weights(model: torch.nn.Module, epoch: int, advice: str) -> None:
 
 
 def check_scores(scores: torch.Tensor, batch, loader, advice: str, owner=None) -> None:
-    """Refuse to rank by numbers that have no order.
+    """Check before ranking that no score is NaN or +infinity.
 
-    Torch would rank NaN before everything else, and the metrics would look like metrics.
+    Torch sorts NaN before everything else, and the metrics would look plausible.
 
     Parameters
     ----------
@@ -74,16 +74,16 @@ def check_scores(scores: torch.Tensor, batch, loader, advice: str, owner=None) -
         ``[B, n_items]``; -inf is allowed: an item that is not to be recommended.
     batch : Interaction
     loader
-        Where the batch comes from.
+        Source of the batch.
     advice : str
-        End of the message: what still stands.
+        End of the message: which weights are intact.
     owner : torch.Tensor, optional
-        Row of `scores` that each row of the batch belongs to, where these differ.
+        Row of `scores` of each row of the batch, where these differ.
 
     Raises
     ------
     TrainingError
-        With the users' ids.
+        Names the users.
     """
     largest = scores.amax(dim=1)  # NaN if there is one
     wrong = largest.isnan() | largest.isposinf()
@@ -101,9 +101,9 @@ def check_scores(scores: torch.Tensor, batch, loader, advice: str, owner=None) -
 
 
 def ids_of(batch, dataset, rows: torch.Tensor | None = None) -> str:
-    """Users and target items of a batch by the ids of the data files, ``" (users: ...)"``.
+    """Users and target items of a batch by the ids of the data files, ``" (user_id u1, u2)"``.
 
-    All of them go to the log file.
+    The log file gets all of them.
     """
     parts = []
     for name in _ID_FIELDS if rows is None else _ID_FIELDS[:1]:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from recbole_lite.trainer import checkpoint, process_group
+from recbole_lite.trainer import checkpoint
+from recbole_lite.utils import process_group
 from recbole_lite.utils.errors import CheckpointError
 from recbole_lite.utils.files import leftovers
 
@@ -20,18 +21,18 @@ FREE_ON_RESUME = {
 }  # fmt: skip
 
 
-# Weights that a run began with: what is saved has taken their place.
+# Weights that a run began with; its own checkpoint has replaced them.
 BEGAN_WITH = {"init_from", "pre_model_path"}
 
 
-class Resuming:
-    """What a trainer keeps of its state, and how it goes on from there."""
+class ResumeMixin:
+    """Saving and restoring the state of a trainer."""
 
     def _state(self, epoch) -> dict:
         best = self.best_valid_result
         return {
             "epoch": epoch,
-            "stage": [self._stage, self._stage_begin],
+            "stage": [self._stage, self._stage_first_epoch],
             "steps": self._steps,
             "cur_step": self.cur_step,
             "best_valid_score": float(self.best_valid_score),
@@ -52,7 +53,7 @@ class Resuming:
         }
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Attributes that hold optimisers, one name each: RecVAE's trainer has two."""
+        """Optimisers by the attribute that holds them; RecVAE's trainer has two."""
         found = {name: v for name, v in vars(self).items() if isinstance(v, torch.optim.Optimizer)}
         names = {id(optimizer): name for name, optimizer in found.items()}  # the last, its own
         return {name: found[name] for name in names.values()}
@@ -75,32 +76,34 @@ class Resuming:
         folder = Path(resume_file)
         settings = check_same_run(folder, self.config)
         last = checkpoint.load_last(folder)
-        mine = process_group.is_first(self.config)
-        for stale in leftovers(folder) if mine else ():  # else it may be the first one's at work
+        mine = process_group.is_main_process(self.config)
+        for stale in leftovers(folder) if mine else ():  # the main process may be writing them now
             stale.unlink(missing_ok=True)
         if last is None:
             if not settings.get("checkpoint_every"):
                 raise CheckpointError(f"{folder}: the run saved no epochs (checkpoint_every: 0)")
-            self._use(folder)
+            self._set_run_dir(folder)
             if mine:
                 checkpoint.save_yaml(folder, self.config)  # the kill may have come before it
             self.logger.warning(f"{folder}: no epoch was finished; starting from the beginning")
             return
         tensors, state = last
         if state["best_valid_result"] or not self.config["eval_step"]:
-            checkpoint.load_weights(folder / checkpoint.BEST_FILE)  # a damage is better known now
-        self._resumed = folder, state.get("vocabulary")  # compared when the data are known
+            checkpoint.load_weights(folder / checkpoint.BEST_FILE)  # reports damage before training
+        self._resumed = folder, state.get("vocabulary")  # compared with that of the data later
         self._restore(tensors, state, folder)
-        self._use(folder)
+        self._set_run_dir(folder)
         if mine:
-            checkpoint.save_yaml(folder, self.config)  # epochs, say, may be others than before
+            checkpoint.save_yaml(
+                folder, self.config
+            )  # some settings, e.g. epochs, may have changed
         self.logger.info(f"Resuming {folder} after epoch {state['epoch']}")
 
     def _restore(self, tensors, state, folder: Path):
-        """Take on the weights and the state of the last epoch."""
+        """Restore the weights and the state of the last epoch."""
         checkpoint.restore_model(self.model, tensors, folder)
         if len(self.stages) > 1:
-            self._enter(*state["stage"])
+            self._start_stage(*state["stage"])
         # Version 0.1 saved the trainer's own optimiser alone, and no counters.
         for name, optimizer in (
             state.get("optimizers") or {"optimizer": state["optimizer"]}
@@ -116,7 +119,7 @@ class Resuming:
         self._schedule_state = state["schedule"]
         self.start_epoch = state["epoch"] + 1
         if self.cur_step > self.stopping_step:
-            self.start_epoch = self.epochs  # the stage had stopped by itself
+            self.start_epoch = self.epochs  # the stage had stopped early
 
 
 def check_same_run(folder: Path, config) -> dict:
@@ -150,9 +153,9 @@ def check_same_run(folder: Path, config) -> dict:
 
 
 def counters(model: torch.nn.Module) -> dict[tuple[str, str], int | float]:
-    """Plain numbers of a model's modules, by module and attribute.
+    """Plain numbers among the attributes of a model's modules, by module and attribute.
 
-    Some models count their steps in one (MultiVAE, LDiffRec).
+    MultiVAE and LDiffRec count their steps in one.
     """
     return {
         (path, name): value

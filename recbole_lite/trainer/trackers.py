@@ -1,33 +1,34 @@
 """Experiment trackers, TensorBoard and Weights & Biases: one record for each run.
 
-They describe a training and must not end it: one that fails says so once and is silent from then
-on. Of several processes that train together the first one alone keeps records.
+A tracker that fails must not end a training: it warns once and is off from then on. Of several
+processes that train together, the main process alone keeps records.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from logging import getLogger
 from pathlib import Path
 from typing import Any, ClassVar
 
-from recbole.utils import get_local_time
+from recbole.utils import WandbLogger
 
 from recbole_lite.text.llm_files import one_line
-from recbole_lite.trainer import process_group
 from recbole_lite.utils.errors import ConfigError, MissingDependencyError
+from recbole_lite.utils.paths import create_unique, run_name
+from recbole_lite.utils.process_group import is_main_process
 
 
 def check_trackers(config) -> None:
-    """Check before the training that ``log_wandb`` can be had.
+    """Check before the training that ``log_wandb`` can be used.
 
     Raises
     ------
     MissingDependencyError
-        With the command that installs the package.
+        The package is not installed; the message has the command that installs it.
     """
     if not config["log_wandb"]:
         return
@@ -41,7 +42,7 @@ def check_trackers(config) -> None:
 
 @contextmanager
 def without_wandb(config) -> Iterator[None]:
-    """Keep RecBole's constructors from starting a record, which would be the process's only one."""
+    """Turn ``log_wandb`` off for RecBole's constructors, which start one record per process."""
     before = config["log_wandb"]
     config["log_wandb"] = False
     try:
@@ -50,15 +51,15 @@ def without_wandb(config) -> Iterator[None]:
         config["log_wandb"] = before
 
 
-class Guarded:
-    """A tracker whose failures are told once and cost nothing else.
+class SafeTracker:
+    """Tracker whose first error is a warning and turns it off.
 
     Parameters
     ----------
     tracker : object
-        Its methods are called; None: nothing is.
+        Receives the method calls; None: they are ignored.
     name : str
-        What the warning calls it.
+        Its name in the warning.
     """
 
     def __init__(self, tracker: Any, name: str):
@@ -86,30 +87,22 @@ class Guarded:
 def tensorboard_folder(config) -> Iterator[Path]:
     """Let RecBole's constructors write to a new folder below ``log_tensorboard``.
 
-    RecBole names it by the log's file up to the first dot, so that runs of a data set whose name
-    has one, and trials that begin in the same second, share a record.
+    RecBole names the folder after the log file up to its first dot. Runs of a data set with a dot
+    in its name, and trials that start in the same second, would share a record.
 
     Raises
     ------
     ConfigError
-        The folder cannot be made.
+        The folder cannot be created.
     """
     logger = getLogger()
     logs = [handler.baseFilename for handler in logger.handlers if hasattr(handler, "baseFilename")]
-    default = f"{config['model']}-{config['dataset']}-{get_local_time()}"
-    name = (Path(logs[-1]).stem if logs else default).replace(".", "_")
-    folder, n = Path("log_tensorboard", name), 1
-    while True:
-        try:
-            folder.mkdir(parents=True)
-            break
-        except FileExistsError:
-            n += 1
-            folder = folder.with_name(f"{name}-{n}")
-        except OSError as error:
-            raise ConfigError(
-                f"{folder}: cannot be made for TensorBoard: {error.strerror}"
-            ) from None
+    name = (Path(logs[-1]).stem if logs else run_name(config)).replace(".", "_")
+    try:
+        folder = create_unique(Path("log_tensorboard"), name)
+    except OSError as error:
+        path = Path("log_tensorboard", name)
+        raise ConfigError(f"{path}: cannot be made for TensorBoard: {error.strerror}") from None
     guide = logging.NullHandler()
     guide.baseFilename = str(folder)  # what RecBole looks for
     logger.handlers.insert(0, guide)
@@ -122,8 +115,8 @@ def tensorboard_folder(config) -> Iterator[Path]:
 # -- Weights & Biases -------------------------------------------------------------------------
 
 
-class WandbRecord:
-    """One run's record in Weights & Biases, with the methods of RecBole's ``WandbLogger``.
+class LiteWandbLogger(WandbLogger):
+    """RecBole's logger for Weights & Biases with a record of its own for each run.
 
     A record that the user has begun (``wandb.init`` before the run) takes the first run as it is;
     the runs after it in the same record put their model's name before every figure.
@@ -132,79 +125,65 @@ class WandbRecord:
     ----------
     config : LiteConfig
         Keys ``log_wandb``, ``wandb_project``.
-
     """
 
-    has_begun: ClassVar[bool] = False  # whether a record of this process ever has
+    has_started: ClassVar[bool] = False  # whether a record of this process ever has
     _open: ClassVar[Any] = None  # wandb's object of the record that is ours
     _users: ClassVar[dict[Any, int]] = {}  # id of a user's record -> runs that it has taken
 
-    def __init__(self, config):
+    def setup(self):
+        """Begin a record, or take the one that the user has begun."""
         import wandb
 
         self._wandb, self._prefix, self._is_ours = wandb, "", False
-        if wandb.run is not None and wandb.run is WandbRecord._open:
+        if wandb.run is not None and wandb.run is LiteWandbLogger._open:
             self._end()  # of a training whose caller has not ended it
         if wandb.run is None:
-            name = config["wandb_project"]
-            wandb.init(project=name, config={**config.settings, **_names(config)})
-            WandbRecord._open, self._is_ours = wandb.run, True
+            names = {name: self.config[name] for name in ("model", "dataset")}
+            project = self.config["wandb_project"]
+            wandb.init(project=project, config={**self.config.settings, **names})
+            LiteWandbLogger._open, self._is_ours = wandb.run, True
         else:
             key = getattr(wandb.run, "id", None) or id(wandb.run)
-            taken = WandbRecord._users[key] = WandbRecord._users.get(key, 0) + 1
+            taken = LiteWandbLogger._users[key] = LiteWandbLogger._users.get(key, 0) + 1
             if taken > 1:
-                self._prefix = f"{config['model']}-{taken}/"
-        WandbRecord.has_begun = True
+                self._prefix = f"{self.config['model']}-{taken}/"
+        LiteWandbLogger.has_started = True
         for part in ("train", "valid"):
             wandb.define_metric(f"{self._prefix}{part}/*", step_metric=f"{self._prefix}{part}_step")
 
-    def log_metrics(self, metrics: Mapping[str, Any], head: str = "train", commit: bool = True):
-        """Add a line to the history; the ``..._step`` keys have no head, as with RecBole."""
-        self._wandb.log(self._named(metrics, head), commit=commit)
-
-    def log_eval_metrics(self, metrics: Mapping[str, Any], head: str = "eval"):
-        """Put figures into the summary."""
-        for name, value in self._named(metrics, head).items():
-            self._wandb.run.summary[name] = value
+    def _add_head_to_metrics(self, metrics, head):
+        named = super()._add_head_to_metrics(metrics, head)
+        return {self._prefix + name: value for name, value in named.items()}
 
     def finish(self):
         """End the record, unless the user has begun it."""
-        if self._is_ours and self._wandb.run is WandbRecord._open:
+        if self._is_ours and self._wandb.run is LiteWandbLogger._open:
             self._end()
 
     def _end(self):
-        WandbRecord._open = None
+        LiteWandbLogger._open = None
         self._wandb.finish()
 
-    def _named(self, metrics, head: str) -> dict[str, Any]:
-        return {
-            self._prefix + (name if not head or "_step" in name else f"{head}/{name}"): value
-            for name, value in metrics.items()
-        }
 
-
-def _names(config) -> dict[str, str]:
-    return {"model": config["model"], "dataset": config["dataset"]}
-
-
-def start_wandb(config) -> Guarded:
-    """Begin the record of a run; nothing is kept where ``log_wandb`` is off.
+def start_wandb(config) -> SafeTracker:
+    """Start the record of a run; a tracker that ignores all calls where ``log_wandb`` is off.
 
     Raises
     ------
     ConfigError
-        Weights & Biases cannot start. A record after the first, of a baseline say, is done without.
+        Weights & Biases cannot start. Records after the first one only warn.
     """
     record = None
-    if config["log_wandb"] and process_group.is_first(config):
+    if config["log_wandb"] and is_main_process(config):
         check_trackers(config)
         try:
-            record = WandbRecord(config)
+            record = LiteWandbLogger(config)
         except Exception as error:  # not logged in, no network ...: its own classes
             problem = f"log_wandb: Weights & Biases cannot start: {one_line(error)}"
-            if not WandbRecord.has_begun:
+            if not LiteWandbLogger.has_started:
                 raise ConfigError(
                     f"{problem}. Type `wandb login`, set WANDB_MODE=offline, or leave log_wandb out"
                 ) from error
             getLogger().warning(f"{problem}; {config['model']} is not recorded")
-    return Guarded(record, "log_wandb")
+    return SafeTracker(record, "log_wandb")

@@ -10,30 +10,35 @@ from pathlib import Path
 from time import time
 
 import torch
-from recbole.utils import get_local_time
 
 from recbole_lite.config.stages import read_stages
 from recbole_lite.data.loaders import FirstBatches
 from recbole_lite.data.transfer import to_device
 from recbole_lite.data.vocabulary import Vocabulary
-from recbole_lite.evaluator.evaluator import LiteCollector, LiteEvaluator
-from recbole_lite.trainer import checkpoint, process_group
+from recbole_lite.evaluator.collector import LiteCollector, restore_order
+from recbole_lite.evaluator.evaluator import LiteEvaluator
+from recbole_lite.trainer import checkpoint, data_parallel
 from recbole_lite.trainer.initial_weights import next_train_stage
 from recbole_lite.trainer.nan_checks import NonFiniteGuard, check_scores, check_weights
 from recbole_lite.trainer.onednn_matmul import matrix_products, uses_onednn
-from recbole_lite.trainer.resume import Resuming, counters
+from recbole_lite.trainer.resume import ResumeMixin, counters
 from recbole_lite.trainer.trackers import (
-    Guarded,
+    SafeTracker,
     start_wandb,
     tensorboard_folder,
     without_wandb,
 )
-from recbole_lite.trainer.training_loop import LOOKED_AT_TOGETHER, TrainingLoop
+from recbole_lite.trainer.training_loop import LOSSES_PER_CHECK, TrainingLoop
+from recbole_lite.utils import process_group
 from recbole_lite.utils.errors import CheckpointError, ConfigError, TrainingError
+from recbole_lite.utils.paths import create_unique, run_name
 
 
-class LiteMixin(Resuming):
+class LiteMixin(ResumeMixin):
     """Overrides for any of RecBole's trainers: metrics, checkpoints, resuming.
+
+    It stands before RecBole's trainer of a model in the MRO, ``TrainingLoop`` behind it
+    (:func:`~recbole_lite.config.registry.get_trainer`).
 
     Attributes
     ----------
@@ -48,22 +53,22 @@ class LiteMixin(Resuming):
     def __init__(self, config, model):
         self.stages = read_stages(config)
         uses_onednn(config["matrix_products"])  # a wrong value is to be known now
-        self._stage = self._stage_begin = 0  # number of the present stage; its first epoch
+        self._stage = self._stage_first_epoch = 0  # number of the present stage; its first epoch
         self._steps = 0  # of the optimiser, in the present stage
         self.distributed_model = None
         with (
-            process_group.alone(config),
+            process_group.as_single_process(config),
             without_wandb(config),
             tensorboard_folder(config) as folder,
         ):
             super().__init__(config, model)
-        self.tensorboard = Guarded(self.tensorboard, "TensorBoard")
+        self.tensorboard = SafeTracker(self.tensorboard, "TensorBoard")
         self._tensorboard_folder = folder
-        if not process_group.is_first(config):
-            self.keep_no_record()
+        if not process_group.is_main_process(config):
+            self.disable_tensorboard()
         self.wandblogger = start_wandb(config)
         if len(self.stages) > 1:
-            self._enter(0)
+            self._start_stage(0)
         else:
             self._wrap()
         self.evaluator = LiteEvaluator(config)
@@ -75,16 +80,16 @@ class LiteMixin(Resuming):
         self._schedule = self._schedule_state = None
         self._first_counters = counters(model)
         self._validates, self._saves = True, False
-        self._watch = self._evaluated = None
+        self._guard = self._evaluated = None
         self.saved_model_file = None
         self._vocabulary: Vocabulary | None = None  # of the data; known with the first loader
-        self._keeps_vocabulary_in: Path | None = None
+        self._vocabulary_saved_in: Path | None = None
         self._resumed: tuple[Path, str | None] | None = None  # from where, and its vocabulary
 
-    def keep_no_record(self):
-        """Leave nothing for TensorBoard: this trainer only evaluates, or another one keeps it."""
+    def disable_tensorboard(self):
+        """Remove the TensorBoard record: a trainer that only evaluates needs none."""
         self.tensorboard.close()
-        self.tensorboard = Guarded(None, "TensorBoard")
+        self.tensorboard = SafeTracker(None, "TensorBoard")
         shutil.rmtree(self._tensorboard_folder, ignore_errors=True)
 
     # -- where ------------------------------------------------------------------------------
@@ -93,20 +98,12 @@ class LiteMixin(Resuming):
     def run_dir(self) -> Path:
         """Folder of the run; the first call makes it."""
         if self._run_dir is None:
-            name = f"{self.config['model']}-{self.config['dataset']}-{get_local_time()}"
-            folder, n = Path(self.checkpoint_dir, name), 1
-            while True:
-                try:
-                    folder.mkdir(parents=True)
-                    break
-                except FileExistsError:  # runs that start within one second
-                    n += 1
-                    folder = Path(self.checkpoint_dir, f"{name}-{n}")
-            self._use(folder)
+            folder = create_unique(Path(self.checkpoint_dir), run_name(self.config))
+            self._set_run_dir(folder)
             checkpoint.save_config(folder, self.config)
         return self._run_dir
 
-    def _use(self, folder: Path):
+    def _set_run_dir(self, folder: Path):
         self._run_dir = folder
         self.saved_model_file = str(folder)  # RecBole's name for what load_data_and_model takes
 
@@ -115,19 +112,19 @@ class LiteMixin(Resuming):
         """Training loss by epoch, summed over the epoch's batches (RecBole's figure)."""
         return {epoch: float(loss) for epoch, loss in self.train_loss_dict.items()}
 
-    def _keep_vocabulary(self):
-        """Write the raw ids before the first weights: a kill must not leave weights without."""
-        if self._vocabulary is not None and self._keeps_vocabulary_in != self.run_dir:
+    def _save_vocabulary(self):
+        """Write the raw ids; before the first weights, which a kill must not leave without them."""
+        if self._vocabulary is not None and self._vocabulary_saved_in != self.run_dir:
             checkpoint.save_vocabulary(self.run_dir, self._vocabulary)
-            self._keeps_vocabulary_in = self.run_dir
+            self._vocabulary_saved_in = self.run_dir
 
-    def _meet(self, loader):
-        """Take the vocabulary of the data, which the weights of a resumed run must belong to."""
+    def _check_vocabulary(self, loader):
+        """Take the vocabulary of the data, and compare it with that of a resumed run's weights."""
         self._vocabulary = getattr(loader._dataset, "vocabulary", None)
         if self._resumed is not None:
             (folder, named), self._resumed = self._resumed, None
             if named is None:
-                checkpoint.warn_of_rows(folder)
+                checkpoint.warn_unknown_vocabulary(folder)
             checkpoint.check_vocabulary(named, self._vocabulary, folder)
 
     def _products(self):
@@ -137,13 +134,13 @@ class LiteMixin(Resuming):
 
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
         """Save the weights as the best so far (RecBole calls this when validation improved)."""
-        if not process_group.is_first(self.config):
+        if not process_group.is_main_process(self.config):
             return
         check_weights(self.model, epoch, self._last_good())
         best = self.run_dir / checkpoint.BEST_FILE
         if epoch < 0 and best.exists():
             return  # RecBole saves when there is nothing left to train; the best stands already
-        self._keep_vocabulary()
+        self._save_vocabulary()
         facts = {"epoch": epoch, "valid_score": float(self.best_valid_score)}
         facts["vocabulary"] = self._vocabulary and self._vocabulary.sha256
         checkpoint.save_weights(best, self.model, **facts)
@@ -153,10 +150,10 @@ class LiteMixin(Resuming):
             self.logger.info(f"Saved the best so far: {best}")
 
     def _save_last(self, epoch):
-        every = self.config["checkpoint_every"] if process_group.is_first(self.config) else 0
+        every = self.config["checkpoint_every"] if process_group.is_main_process(self.config) else 0
         if every and (epoch + 1) % every == 0:
             check_weights(self.model, epoch, self._last_good())
-            self._keep_vocabulary()
+            self._save_vocabulary()
             checkpoint.save_last(self.run_dir, epoch, self.model, self._state(epoch))
 
     def save_pretrained_model(self, epoch, saved_model_file):
@@ -172,7 +169,7 @@ class LiteMixin(Resuming):
 
     def pretrain(self, train_data, verbose=True, show_progress=False):
         """Pre-train; the last epoch is saved also where ``save_step`` does not meet it."""
-        self._meet(train_data)
+        self._check_vocabulary(train_data)
         with self._products():
             result = super().pretrain(train_data, verbose, show_progress)
         if self.pretrain_epochs % self.save_step:
@@ -183,10 +180,10 @@ class LiteMixin(Resuming):
 
     # -- training ---------------------------------------------------------------------------
 
-    def _enter(self, number: int, first_epoch: int = 0):
-        """Take on the settings of a stage that begins with epoch `first_epoch`."""
+    def _start_stage(self, number: int, first_epoch: int = 0):
+        """Apply the settings of a stage that starts with epoch `first_epoch`."""
         stage = self.stages[number]
-        self._stage, self._stage_begin, self._steps = number, first_epoch, 0
+        self._stage, self._stage_first_epoch, self._steps = number, first_epoch, 0
         self.start_epoch, self.epochs = first_epoch, first_epoch + stage.epochs
         self.learning_rate, self.weight_decay = stage.learning_rate, stage.weight_decay
         self.stopping_step, self.cur_step = stage.stopping_step, 0
@@ -197,10 +194,10 @@ class LiteMixin(Resuming):
         self._wrap()
 
     def _wrap(self):
-        """Let the processes of a training add up the gradients of what is trainable now."""
+        """Sum the gradients of what is trainable now over the processes, if there are several."""
         if not self.config["single_spec"]:
             self.distributed_model = None  # takes its hooks off the parameters
-            self.distributed_model = process_group.wrap(self.model, self.device)
+            self.distributed_model = data_parallel.wrap_ddp(self.model, self.device)
 
     def _build_optimizer(self, **kwargs):
         """RecBole's optimiser; AdamW spares norms and biases, ``adam_eps`` sets epsilon."""
@@ -260,7 +257,7 @@ class LiteMixin(Resuming):
         """
         started = time()
         self._saves = saved
-        self._meet(train_data)
+        self._check_vocabulary(train_data)
         self._generator = getattr(train_data, "generator", None)
         self._validates = bool(valid_data) and self.eval_step > 0
         # Once, before the first draw of windows: a resumed run must plan for as many steps.
@@ -285,7 +282,8 @@ class LiteMixin(Resuming):
         if self._random_state is not None:
             checkpoint.restore_random_state(self._random_state, self._generator)
         if saved and not self.config["single_spec"]:
-            self._use(process_group.agreed_folder(self.config, lambda: self.run_dir))
+            own = str(self.run_dir) if process_group.is_main_process(self.config) else None
+            self._set_run_dir(Path(process_group.broadcast(self.config, own)))
         try:
             with self._products():
                 result = self._fit_stages(
@@ -298,21 +296,21 @@ class LiteMixin(Resuming):
         if not (self.run_dir / checkpoint.BEST_FILE).exists():
             self.logger.warning("No epoch was validated (eval_step); the last weights are taken")
             self._save_checkpoint(max(self.train_loss_dict), verbose)
-        process_group.wait_for_all(self.config)
+        process_group.barrier(self.config)
         return result
 
     def _fit_stages(self, *arguments):
-        saved, mine = arguments[3], process_group.is_first(self.config)
+        saved, mine = arguments[3], process_group.is_main_process(self.config)
         result = self._fit_stage(*arguments)
         for number in range(self._stage + 1, len(self.stages)):
             first = max(self.train_loss_dict, default=-1) + 1
             if saved and (self.run_dir / checkpoint.BEST_FILE).exists():
                 self._load_best(self.run_dir, before=first)
-            self._enter(number, first)
+            self._start_stage(number, first)
             if saved and first and self.config["checkpoint_every"] and mine:
                 # A run killed later in this stage must not look for the best of the last one:
                 # by then it may have been replaced.
-                self._keep_vocabulary()
+                self._save_vocabulary()
                 checkpoint.save_last(self.run_dir, first - 1, self.model, self._state(first - 1))
             result = self._fit_stage(*arguments)
         return result
@@ -324,7 +322,9 @@ class LiteMixin(Resuming):
             )
         most = self.stages[self._stage].max_steps
         if most is not None:
-            self.epochs = min(self.epochs, self._stage_begin + -(-most // self._steps_per_epoch))
+            self.epochs = min(
+                self.epochs, self._stage_first_epoch + -(-most // self._steps_per_epoch)
+            )
         if self.config["end_epoch"] is not None:
             self.epochs = min(self.epochs, self.config["end_epoch"])
         self._start_schedule()
@@ -332,7 +332,7 @@ class LiteMixin(Resuming):
             # RecBole's name for the scaler; nothing that a user could change.
             warnings.filterwarnings("ignore", r".*torch\.cuda\.amp\.GradScaler", FutureWarning)
             result = super().fit(*arguments)
-        process_group.wait_for_all(self.config)  # until the first process has saved
+        process_group.barrier(self.config)  # until the first process has saved
         return result
 
     def _train_epoch(self, train_data, epoch_idx, *arguments, **others):
@@ -345,13 +345,13 @@ class LiteMixin(Resuming):
         shared = not self.config["single_spec"]
         if shared:
             terms = getattr(self.model, "loss_terms", len)  # what the loss is a mean over
-            own = process_group.WeightedLoss(own, train_data, terms, self.model)
+            own = data_parallel.WeightedLoss(own, train_data, terms, self.model)
         # RecBole's loop hands the batch to the loss alone; a message about the loss wants its ids.
-        self._watch = NonFiniteGuard(own, train_data, epoch_idx, LOOKED_AT_TOGETHER)
-        loss = super()._train_epoch(train_data, epoch_idx, self._watch, *arguments[1:], **others)
+        self._guard = NonFiniteGuard(own, train_data, epoch_idx, LOSSES_PER_CHECK)
+        loss = super()._train_epoch(train_data, epoch_idx, self._guard, *arguments[1:], **others)
         if shared:
-            process_group.join_batch_norms(self.model)
-            loss = process_group.mean_over_processes(loss, self.device)
+            data_parallel.average_batch_norms(self.model)
+            loss = data_parallel.all_reduce_mean(loss, self.device)
         self._steps += len(train_data)
         return loss
 
@@ -363,7 +363,7 @@ class LiteMixin(Resuming):
 
     def _valid_epoch(self, valid_data, show_progress=False):
         # RecBole puts every evaluation into the tracker's summary, which is the test's place.
-        tracker, self.wandblogger = self.wandblogger, Guarded(None, "")
+        tracker, self.wandblogger = self.wandblogger, SafeTracker(None, "")
         try:
             score, result = super()._valid_epoch(valid_data, show_progress)
         finally:
@@ -378,12 +378,12 @@ class LiteMixin(Resuming):
 
     def _refuse_loss(self, value, steps_ago):
         raise TrainingError(
-            f"the training loss is {value} in {self._watch.where(steps_ago)}. Try a smaller "
+            f"the training loss is {value} in {self._guard.where(steps_ago)}. Try a smaller "
             "learning_rate or set clip_grad_norm={'max_norm': 1.0}. " + self._last_good()
         )
 
     def _last_good(self) -> str:
-        """What a training that went wrong leaves behind."""
+        """Which weights are intact after a failed training, for messages."""
         if self._run_dir is None or not (self._run_dir / checkpoint.BEST_FILE).exists():
             return "No weights were saved before"
         return f"The best weights before this are whole: {self._run_dir / checkpoint.BEST_FILE}"
@@ -396,7 +396,7 @@ class LiteMixin(Resuming):
         A split without this part gives None; the best weights are loaded all the same.
         """
         if eval_data:
-            self._meet(eval_data)
+            self._check_vocabulary(eval_data)
         if load_best_model:
             path = Path(model_file or self.saved_model_file)
             self._load_best(path)
@@ -407,7 +407,7 @@ class LiteMixin(Resuming):
         with self._products():
             result = super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
         if eval_data and not self.config["single_spec"]:
-            self.evaluator.ranked = process_group.restore_order(self.evaluator.ranked, eval_data)
+            self.evaluator.ranked = restore_order(self.evaluator.ranked, eval_data)
             if counts is not None:
                 process_group.all_reduce_counts(counts, self.device)
         if counts is not None and counts.beams:
@@ -415,7 +415,7 @@ class LiteMixin(Resuming):
         return result
 
     def _map_reduce(self, result, num_sample):
-        """Nothing to reduce: the metrics are of all processes' users (``LiteCollector``)."""
+        """Return `result`: ``LiteCollector`` has gathered the users of all processes already."""
         return result
 
     def _full_sort_batch_eval(self, batched_data):

@@ -13,13 +13,13 @@ from tqdm import tqdm
 
 from recbole_lite.data.transfer import to_device
 
-# Losses that stay on a GPU until they are looked at together. RecBole looks at each, twice, and
-# the GPU is idle until the host has prepared the next step.
-LOOKED_AT_TOGETHER = 64
+# Losses that stay on a GPU until they are checked together. RecBole reads each one, twice, and the
+# GPU is idle until the host has prepared the next step.
+LOSSES_PER_CHECK = 64
 
 
 class TrainingLoop(Trainer):
-    """Loop of an epoch; stands behind RecBole's own trainers in the order of resolution."""
+    """RecBole's ``Trainer`` with another epoch loop; RecBole's subclasses precede it in the MRO."""
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
         """Train for an epoch.
@@ -39,7 +39,7 @@ class TrainingLoop(Trainer):
         """
         self.model.train()
         loss_func = loss_func or self.model.calculate_loss
-        losses = _Losses(self.device, self._refuse_loss)
+        losses = _EpochLoss(self.device, self._refuse_loss)
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.enable_scaler)
         batches = train_data
         if show_progress:
@@ -79,19 +79,19 @@ class TrainingLoop(Trainer):
         raise NotImplementedError
 
 
-class _Losses:
-    """Sum of the losses of an epoch, and a look at whether they are finite.
+class _EpochLoss:
+    """Sum of the losses of an epoch; checks that they are finite.
 
     Parameters
     ----------
     device : torch.device
-        On a CPU each loss is looked at before its gradients are computed.
+        On a CPU each loss is checked before its gradients are computed.
     refuse : callable
         ``(value, steps_ago)``; raises.
     """
 
     def __init__(self, device: torch.device, refuse: Callable[[float, int], None]):
-        self._together = 1 if device.type == "cpu" else LOOKED_AT_TOGETHER
+        self._per_check = 1 if device.type == "cpu" else LOSSES_PER_CHECK
         self._refuse = refuse
         self._pending: list[torch.Tensor] = []  # [parts] each
         self._sum: list[float] | None = None
@@ -101,10 +101,10 @@ class _Losses:
         self._is_tuple = isinstance(loss, tuple)
         parts = loss if self._is_tuple else (loss,)
         self._pending.append(torch.stack([part.detach().reshape(()) for part in parts]))
-        if len(self._pending) == self._together:
-            self._look()
+        if len(self._pending) == self._per_check:
+            self._check()
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         values, self._pending = torch.stack(self._pending).tolist(), []
         for steps_ago, parts in zip(range(len(values) - 1, -1, -1), values, strict=True):
             if not math.isfinite(sum(parts)):
@@ -113,7 +113,7 @@ class _Losses:
 
     def total(self):
         if self._pending:
-            self._look()
+            self._check()
         if self._sum is None:
             return None
         return tuple(self._sum) if self._is_tuple else self._sum[0]

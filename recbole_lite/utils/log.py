@@ -1,4 +1,4 @@
-"""Logging of a run: RecBole's formats and places, one file per run, colours on terminals only."""
+"""Logging of a run in RecBole's format: one file per run, colours on terminals only."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import colorlog
-from recbole.utils import get_local_time
 
 from recbole_lite.utils.errors import ConfigError
+from recbole_lite.utils.paths import create_unique, run_name
 from recbole_lite.utils.process import COLOURS, uses_colours
 
 FILE_ONLY = {"file_only": True}  # `extra=` of records that would flood a terminal
@@ -18,7 +18,7 @@ _OURS = "recbole_lite_handler"
 
 
 class _FileHandler(logging.FileHandler):
-    """Handler that says once that it cannot write: a full disk must not end the run."""
+    """Handler that reports a failed write once and goes on: a full disk must not end the run."""
 
     def handleError(self, record):  # noqa: N802 (logging's name)
         error = sys.exc_info()[1]
@@ -30,7 +30,7 @@ class _FileHandler(logging.FileHandler):
 
 
 class _PlainFormatter(logging.Formatter):
-    """Formatter that takes out the colours that RecBole writes into its messages."""
+    """Formatter that removes the colour codes in RecBole's messages."""
 
     def format(self, record):
         return COLOURS.sub("", super().format(record))
@@ -56,45 +56,45 @@ def init_logger(config, folder: str | Path = "log") -> Path:
     ConfigError
         The file cannot be written.
     """
-    level = logging.getLevelName(str(config["state"] or "INFO").upper())
-    level = level if isinstance(level, int) else logging.INFO
-    name = f"{config['model']}-{config['dataset']}-{get_local_time()}"
-    path = Path(folder, config["model"], f"{name}.log")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        to_file, n = None, 1
-        while to_file is None:
-            try:
-                to_file = _FileHandler(path, mode="x", encoding="utf-8")
-            except FileExistsError:  # runs that start within one second
-                n += 1
-                path = path.with_name(f"{name}-{n}.log")
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot write the log: {error.strerror}; logs go to "
-            f"the folder {str(folder)!r} of the working directory"
-        ) from None
+    path = _create_log_file(config, Path(folder, config["model"]))
+    to_file = _FileHandler(path, encoding="utf-8")
     to_file.setFormatter(
         _PlainFormatter("%(asctime)s %(levelname)s  %(message)s", "%a %d %b %Y %H:%M:%S")
     )
-    to_console = logging.StreamHandler(sys.stderr)
-    to_console.addFilter(lambda record: not getattr(record, "file_only", False))
-    if uses_colours():
-        line = "%(log_color)s%(asctime)s %(levelname)s  %(message)s"
-        formatter = colorlog.ColoredFormatter(line, "%H:%M:%S", log_colors=_LEVEL_COLOURS)
-    else:
-        formatter = _PlainFormatter("%(asctime)s %(levelname)s  %(message)s", "%H:%M:%S")
-    to_console.setFormatter(formatter)
-
     root = logging.getLogger()
     for handler in list(root.handlers):
         if getattr(handler, _OURS, False):  # of an earlier run in this process
             root.removeHandler(handler)
             handler.close()
-    for handler in (to_file, to_console):
+    for handler in (to_file, _console_handler()):
         setattr(handler, _OURS, True)
         root.addHandler(handler)
-    root.setLevel(level)
+    level = logging.getLevelName(str(config["state"] or "INFO").upper())
+    root.setLevel(level if isinstance(level, int) else logging.INFO)
     for chatty in ("httpx", "filelock", "fsspec", "matplotlib"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     return path
+
+
+def _create_log_file(config, folder: Path) -> Path:
+    name = run_name(config)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return create_unique(folder, name, ".log")
+    except OSError as error:
+        raise ConfigError(
+            f"{folder / name}.log: cannot write the log: {error.strerror}; logs go to "
+            f"the folder {str(folder.parent)!r} of the working directory"
+        ) from None
+
+
+def _console_handler() -> logging.Handler:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(lambda record: not getattr(record, "file_only", False))
+    if uses_colours():
+        line = "%(log_color)s%(asctime)s %(levelname)s  %(message)s"
+        formatter = colorlog.ColoredFormatter(line, "%H:%M:%S", log_colors=_LEVEL_COLOURS)
+    else:
+        formatter = _PlainFormatter("%(asctime)s %(levelname)s  %(message)s", "%H:%M:%S")
+    handler.setFormatter(formatter)
+    return handler

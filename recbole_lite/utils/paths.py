@@ -1,7 +1,8 @@
-"""Where the files that ship with the package are."""
+"""Where the files that ship with the package are, and names of what a run writes."""
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -19,3 +20,29 @@ def shipped(name: str) -> Path:
 
 PROPERTIES = shipped("properties")
 DATASET_META = shipped("dataset_meta")
+
+
+def run_name(config) -> str:
+    """Name of a run's files and folders: ``<model>-<dataset>-<time>``."""
+    from recbole.utils import get_local_time
+
+    return f"{config['model']}-{config['dataset']}-{get_local_time()}"
+
+
+def create_unique(parent: Path, name: str, suffix: str = "") -> Path:
+    """Create a folder (with a suffix: an empty file) ``name``, ``name-2``, ...: the first free one.
+
+    Runs that start within one second have the same :func:`run_name`.
+
+    Raises
+    ------
+    OSError
+        It cannot be created.
+    """
+    for n in count(1):
+        path = parent / f"{name}{f'-{n}' if n > 1 else ''}{suffix}"
+        try:
+            path.touch(exist_ok=False) if suffix else path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            continue

@@ -1,6 +1,6 @@
 """The process of a command: its standard streams, closed pipes, signals.
 
-The command line alone changes them; a program that imports the package keeps its own.
+Only the command line changes them, not a program that imports the package.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ _TERMINATION = {getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasat
 _SIGNALS = (signal.SIGINT, *_TERMINATION)
 _received: list[int] = []  # those of _SIGNALS that have come
 _owner = 0  # process that catches them
-_apart = False  # whether children are to leave the process group
+_children_in_own_group = False
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal. Python itself ends by SIGINT if the plain one passed through an ``exec``."""
+    """A signal; with a plain KeyboardInterrupt out of ``exec`` Python ends itself by SIGINT."""
 
 
 def prepare() -> None:
-    """Make this process one that a shell can steer.
+    """Set up the standard streams and signals of a command.
 
-    Closed standard streams become the null device. What cannot be written to standard error is
-    lost without an error. SIGTERM and SIGHUP interrupt as Ctrl-C does.
+    Closed standard streams become the null device. Failed writes to standard error are ignored.
+    SIGTERM and SIGHUP interrupt as Ctrl-C does.
     """
     _open_closed_streams()
     sys.stdout.reconfigure(errors="backslashreplace")  # titles are not always in the locale's code
@@ -45,7 +45,7 @@ def prepare() -> None:
 def finish() -> None:
     """Flush the standard streams, and let signals end the process at once.
 
-    At the interpreter's end, what fails or is raised would be shown.
+    The interpreter would print errors and interrupts that come while it shuts down.
     """
     for number in _SIGNALS:
         if signal.getsignal(number) is _stop:
@@ -57,8 +57,8 @@ def finish() -> None:
             _silence(stream)
 
 
-def forget_signals() -> None:
-    """Begin anew: a signal that an earlier sweep of this process got is not this command's."""
+def clear_signals() -> None:
+    """Forget the signals that earlier commands of this process received."""
     _received.clear()
 
 
@@ -68,7 +68,7 @@ def uses_colours() -> bool:
 
 
 def flush_output() -> None:
-    """Flush standard output; an error names it."""
+    """Flush standard output; an error has it as its file name."""
     try:
         sys.stdout.flush()
     except OSError as error:
@@ -98,7 +98,7 @@ def interrupted_status() -> int:
 
 @contextmanager
 def termination_interrupts() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP do in the block what Ctrl-C does, whatever handles that."""
+    """Let SIGTERM and SIGHUP call the handler of Ctrl-C in the block."""
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     _catch()
     try:
@@ -110,35 +110,36 @@ def termination_interrupts() -> Iterator[None]:
 
 
 @contextmanager
-def children_apart() -> Iterator[None]:
-    """Start in the block what has child processes and signal handlers of its own, as Ray does.
+def children_in_own_group() -> Iterator[None]:
+    """Give children that are started in the block a process group of their own.
 
-    The children get a process group of their own: a signal to this one's (``timeout``, a batch
-    system) does not reach them, so that this process can end what they do. SIGTERM and SIGHUP wait
-    for the end of the block and then interrupt. Use it within :func:`termination_interrupts`.
+    A signal to the group of this process (``timeout``, a batch system) does not reach them, so
+    that this process can stop their work. Meant for libraries with child processes and signal
+    handlers of their own, such as Ray. SIGTERM and SIGHUP wait for the end of the block and then
+    interrupt. Use it within :func:`termination_interrupts`.
     """
-    global _apart
+    global _children_in_own_group
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINATION)
-    _apart = True
+    _children_in_own_group = True
     try:
         yield
     finally:
-        _apart = False
+        _children_in_own_group = False
         _catch()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _leave_group() -> None:
-    if _apart:
+def _set_child_group() -> None:
+    if _children_in_own_group:
         os.setpgid(0, 0)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _TERMINATION)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_group)
+    os.register_at_fork(after_in_child=_set_child_group)
 
 
 def _catch() -> None:
@@ -172,7 +173,7 @@ def _in_main_thread() -> bool:
 
 
 class _Console(io.TextIOWrapper):
-    """Standard error: a lost message must not end the work; no colours with ``NO_COLOR``."""
+    """Standard error that ignores failed writes, and removes colours with ``NO_COLOR``."""
 
     def write(self, text: str) -> int:
         try:
@@ -201,7 +202,7 @@ def _open_closed_streams() -> None:
 
 
 def _silence(stream) -> None:
-    """Send what a stream still holds, and all that follows, to the null device."""
+    """Send the buffer of a stream, and all later writes, to the null device."""
     with suppress(OSError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())

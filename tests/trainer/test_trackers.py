@@ -51,8 +51,8 @@ class Wandb(types.ModuleType):
 def wandb(monkeypatch):
     module = Wandb()
     monkeypatch.setitem(sys.modules, "wandb", module)
-    monkeypatch.setattr(trackers.WandbRecord, "_open", None)
-    monkeypatch.setattr(trackers.WandbRecord, "has_begun", False)
+    monkeypatch.setattr(trackers.LiteWandbLogger, "_open", None)
+    monkeypatch.setattr(trackers.LiteWandbLogger, "has_started", False)
     return module
 
 

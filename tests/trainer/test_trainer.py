@@ -21,6 +21,14 @@ def trainer_of(config):
     return get_trainer(config["MODEL_TYPE"], config["model"])(config, model), loaders
 
 
+def test_the_import_path_of_version_0_1(config_for):
+    from recbole_lite.trainer import LiteTrainer
+
+    assert type(trainer_of(config_for("BPR"))[0]) is LiteTrainer
+    with pytest.raises(ImportError, match="Absent"):
+        from recbole_lite.trainer import Absent  # noqa: F401
+
+
 def test_weight_decay_spares_norms_and_biases(config_for):
     trainer, _ = trainer_of(config_for("SASRec", learner="adamw", weight_decay=0.3))
     decayed, spared = trainer.optimizer.param_groups
@@ -98,7 +106,7 @@ def test_each_stage_counts_its_own_steps(config_for):
     loss_of, epochs = trainer.model.calculate_loss, []
 
     def counted(batch):
-        epochs.append(trainer._watch.epoch)
+        epochs.append(trainer._guard.epoch)
         return loss_of(batch)
 
     trainer.model.calculate_loss = counted

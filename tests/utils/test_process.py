@@ -13,7 +13,7 @@ from tests.faults.processes import ROOT
 # A command of a few lines in place of recbole-lite's, which import torch for seconds.
 PROGRAM = """
 import subprocess, os, signal, sys, time
-from recbole_lite import process
+from recbole_lite.utils import process
 from recbole_lite.cli.main import _program
 
 def work(args, argv):
@@ -80,7 +80,7 @@ def test_children_started_apart_do_not_get_the_groups_signals():
     work = """
     say = "import os, signal; print(os.getpgrp(), signal.pthread_sigmask(signal.SIG_BLOCK, []))"
     with process.termination_interrupts():
-        with process.children_apart():
+        with process.children_in_own_group():
             child = subprocess.Popen(
                 [sys.executable, "-c", say], stdout=subprocess.PIPE, text=True, preexec_fn=int
             )

@@ -105,7 +105,7 @@ def plan(side: Side, dataset: str, settings: Mapping[str, Any], seconds: float) 
     with translate_errors(f"{side.model} cannot be built", config):
         model = config.model_class(config, train_data._dataset).to(config["device"]).train()
         trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
-    trainer.keep_no_record()
+    trainer.disable_tensorboard()
     optimizer = trainer.optimizer
     batches = itertools.chain.from_iterable(itertools.repeat(train_data))
     times = []

@@ -22,7 +22,7 @@ def evaluate_best(record: Record, plan: Plan) -> dict[str, float] | None:
     None where the split leaves nothing for a test.
     """
     from recbole_lite.config.registry import get_trainer
-    from recbole_lite.quick_start import load_data_and_model
+    from recbole_lite.inference.saved_run import load_data_and_model
 
     threads = torch.get_num_threads()
     torch.set_num_threads(plan.threads)  # sums in the order of the trial's
@@ -33,7 +33,7 @@ def evaluate_best(record: Record, plan: Plan) -> dict[str, float] | None:
         loaded = load_data_and_model(record.run_dir, changes=changes)
         config, model, _, train_data, _, test_data = loaded
         trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
-        trainer.keep_no_record()
+        trainer.disable_tensorboard()
         trainer.eval_collector.data_collect(train_data)  # counts that some metrics need
         return trainer.evaluate(test_data, load_best_model=False, show_progress=False)
     finally:

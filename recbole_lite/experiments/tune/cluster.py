@@ -12,7 +12,7 @@ from typing import Any
 
 from recbole_lite.experiments.tune.tune_settings import TuneSettings
 from recbole_lite.utils.errors import ConfigError, MissingDependencyError
-from recbole_lite.utils.process import children_apart, termination_interrupts
+from recbole_lite.utils.process import children_in_own_group, termination_interrupts
 
 INSTALL = 'pip install "ray[tune]"'
 _OBJECT_STORE = 200 * 2**20  # bytes; nothing large passes through it
@@ -85,7 +85,7 @@ def session(address: str | None, use_gpu: bool) -> Iterator[Any]:
         try:
             with termination_interrupts():  # Ray's own answer to SIGTERM is a dump of its stack
                 if not joined:
-                    with children_apart():
+                    with children_in_own_group():
                         _start(ray, address, use_gpu)
                 yield ray
         finally:
