@@ -18,7 +18,7 @@ from recbole.utils import init_seed
 from recbole_lite.config.configurator import LiteConfig, paths_of, translate_errors
 from recbole_lite.config.registry import can_train_prefixes, get_model, get_trainer
 from recbole_lite.data import create_dataset, data_preparation
-from recbole_lite.data.candidates import write_candidates
+from recbole_lite.data.topn_candidates import write_candidates
 from recbole_lite.data.vocabulary import Vocabulary
 from recbole_lite.evaluator.evaluator import first_ranks
 from recbole_lite.report.memory import memory

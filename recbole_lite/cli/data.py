@@ -7,7 +7,7 @@ from pathlib import Path
 
 from recbole_lite.data.sources import check, prepare
 from recbole_lite.data.sources.acquire import DEFAULT_DATA_PATH
-from recbole_lite.data.sources.listing import listing
+from recbole_lite.data.sources.list_datasets import listing
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:

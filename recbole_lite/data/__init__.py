@@ -73,9 +73,9 @@ def data_preparation(config: LiteConfig, dataset: Dataset):
     from recbole.data.dataloader import FullSortEvalDataLoader
     from recbole.data.utils import create_samplers, get_dataloader
 
-    from recbole_lite.data.candidates import give_candidates
     from recbole_lite.data.column_settings import check_counts
     from recbole_lite.data.loaders import DrawingLoader, HistoryMaskLoader
+    from recbole_lite.data.topn_candidates import give_candidates
     from recbole_lite.data.windows import ResampledWindows, Windows
     from recbole_lite.trainer import process_group
 

@@ -9,8 +9,8 @@ import torch
 from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction
 
-from recbole_lite.data.reading import ReadingMixin
-from recbole_lite.data.tables import TablesMixin
+from recbole_lite.data.dataset_processing import TablesMixin
+from recbole_lite.data.dataset_reading import ReadingMixin
 from recbole_lite.data.vocabulary import interactions_sha256
 from recbole_lite.data.windows import SequenceStore, Windows
 from recbole_lite.utils.errors import ConfigError, DataError, OtherIdsError

@@ -87,7 +87,7 @@ class Windows(Interaction):
         self.list_suffix = list_suffix
         self.length_field = length_field
         self.lists_seen = False
-        self.candidates = None  # of data/candidates.py: what is ranked, where not every item is
+        self.candidates = None  # of data/topn_candidates.py: what is ranked, where not every item is
 
     @classmethod
     def of_all_targets(cls, store: SequenceStore, *args) -> Windows:

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from recbole.model.abstract_recommender import SequentialRecommender
 
+from recbole_lite.data.device_transfer import moved, on_host
 from recbole_lite.data.prefix_windows import TARGETS
-from recbole_lite.data.transfer import moved, on_host
 from recbole_lite.data.windows import SEEN
 from recbole_lite.model.layers.deduplicate import distinct_rows
 from recbole_lite.model.layers.history_mask import HistoryMask

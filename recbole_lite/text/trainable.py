@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from recbole_lite.data.transfer import moved, on_host
+from recbole_lite.data.device_transfer import moved, on_host
 from recbole_lite.text.attention import does_not_look
 from recbole_lite.text.item_llm_settings import ConfigLike, TextSettings
 from recbole_lite.text.item_vectors import HasItemText, read_texts

@@ -7,7 +7,7 @@ from logging import getLogger
 
 import torch
 
-from recbole_lite.data.transfer import on_host
+from recbole_lite.data.device_transfer import on_host
 from recbole_lite.utils.errors import TrainingError
 from recbole_lite.utils.log import FILE_ONLY
 

@@ -13,8 +13,8 @@ import torch
 from recbole.utils import get_local_time
 
 from recbole_lite.config.stages import read_stages
+from recbole_lite.data.device_transfer import to_device
 from recbole_lite.data.loaders import FirstBatches
-from recbole_lite.data.transfer import to_device
 from recbole_lite.data.vocabulary import Vocabulary
 from recbole_lite.evaluator.evaluator import LiteCollector, LiteEvaluator
 from recbole_lite.trainer import checkpoint, process_group

@@ -11,7 +11,7 @@ from recbole.utils import get_gpu_usage, set_color
 from torch.nn.utils.clip_grad import clip_grad_norm_
 from tqdm import tqdm
 
-from recbole_lite.data.transfer import to_device
+from recbole_lite.data.device_transfer import to_device
 
 # Losses that stay on a GPU until they are looked at together. RecBole looks at each, twice, and
 # the GPU is idle until the host has prepared the next step.

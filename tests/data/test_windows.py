@@ -11,8 +11,8 @@ from recbole.data.dataset import SequentialDataset
 from recbole.data.utils import data_preparation as recbole_data_preparation
 
 from recbole_lite import LiteConfig, create_dataset, data_preparation
-from recbole_lite.data.reading import ReadingMixin
-from recbole_lite.data.tables import TablesMixin
+from recbole_lite.data.dataset_processing import TablesMixin
+from recbole_lite.data.dataset_reading import ReadingMixin
 from recbole_lite.utils.errors import ConfigError, DataError
 
 

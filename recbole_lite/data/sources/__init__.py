@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from recbole_lite.data.sources.check import CheckReport, check
+from recbole_lite.data.sources.check_dataset import CheckReport, check
 from recbole_lite.data.sources.dataset_meta import DatasetMeta, find_meta, known_names, load_meta
-from recbole_lite.data.sources.prepare import PreparedDataset, prepare, prepare_if_missing
+from recbole_lite.data.sources.prepare_dataset import PreparedDataset, prepare, prepare_if_missing
 
 __all__ = [
     "CheckReport",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from recbole_lite.data.sources.dataset_meta import DatasetMeta, Source
 from recbole_lite.data.sources.download import Patience, fetch
-from recbole_lite.data.sources.files import REPLACED, SourceFiles, mismatches
+from recbole_lite.data.sources.source_files import REPLACED, SourceFiles, mismatches
 from recbole_lite.utils.errors import DataError
 
 SOURCES_FOLDER = "_sources"  # inside the data path; a data set's name cannot begin with "_"

@@ -11,9 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from recbole_lite.data.sources.files import SourceFiles
+from recbole_lite.data.sources.converter import INTER_TYPES, Table, text_table
 from recbole_lite.data.sources.ratings import read_ratings
-from recbole_lite.data.sources.table import INTER_TYPES, Table, text_table
+from recbole_lite.data.sources.source_files import SourceFiles
 from recbole_lite.utils.errors import ConfigError, DataError
 
 _HIDDEN = re.compile(r"<!--.*?-->|<(script|style)\b.*?(</\1\s*>|$)", re.DOTALL | re.IGNORECASE)

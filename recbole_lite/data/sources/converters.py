@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from recbole_lite.data.sources.amazon import Amazon
-from recbole_lite.data.sources.local_files import Atomic
+from recbole_lite.data.sources.atomic_copy import Atomic
 from recbole_lite.data.sources.movielens import MovieLens100K, MovieLensCsv, MovieLensDat
 
 CONVERTERS = {

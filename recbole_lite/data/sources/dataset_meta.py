@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
+from recbole_lite.data.sources.converter import Converter
 from recbole_lite.data.sources.converters import CONVERTERS
 from recbole_lite.data.sources.strict import build, check_keys, nearest
-from recbole_lite.data.sources.table import Converter
 from recbole_lite.utils.dataset_names import check_name
 from recbole_lite.utils.errors import ConfigError
 from recbole_lite.utils.paths import DATASET_META

@@ -21,7 +21,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from recbole_lite.data.sources.dataset_meta import Source
-from recbole_lite.data.sources.files import REPLACED, mismatches
+from recbole_lite.data.sources.source_files import REPLACED, mismatches
 from recbole_lite.utils.errors import DownloadError
 
 BLOCK = 1 << 16

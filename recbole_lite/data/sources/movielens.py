@@ -14,9 +14,9 @@ from typing import BinaryIO
 
 import pandas as pd
 
-from recbole_lite.data.sources.files import SourceFiles
+from recbole_lite.data.sources.converter import INTER_TYPES, USER_TYPES, Table, text_table
 from recbole_lite.data.sources.ratings import read_ratings
-from recbole_lite.data.sources.table import INTER_TYPES, USER_TYPES, Table, text_table
+from recbole_lite.data.sources.source_files import SourceFiles
 from recbole_lite.utils.errors import DataError
 
 # "Title (1995)", "Title (1975-1979)", "Title (1995) (V)": the mark says "video" or "television"

@@ -9,7 +9,7 @@ from typing import BinaryIO
 import numpy as np
 import pandas as pd
 
-from recbole_lite.data.sources.table import INTER_TYPES, Table
+from recbole_lite.data.sources.converter import INTER_TYPES, Table
 from recbole_lite.utils.errors import DataError
 
 CHUNK_ROWS = 500_000

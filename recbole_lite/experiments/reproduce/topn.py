@@ -16,7 +16,7 @@ import torch
 
 from recbole_lite.config.configurator import LiteConfig
 from recbole_lite.data import create_dataset, data_preparation
-from recbole_lite.data.candidates import write_candidates
+from recbole_lite.data.topn_candidates import write_candidates
 from recbole_lite.data.windows import CANDIDATES
 from recbole_lite.evaluator.evaluator import LiteCollector, LiteEvaluator
 from recbole_lite.experiments.reproduce import paper_figures

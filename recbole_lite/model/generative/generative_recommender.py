@@ -10,7 +10,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
 
-from recbole_lite.data.transfer import moved, on_host
+from recbole_lite.data.device_transfer import moved, on_host
 from recbole_lite.data.windows import CANDIDATES
 from recbole_lite.model.generative.beam_search import BeamCounts, beam_search, strangers
 from recbole_lite.model.generative.candidate_decoding import CandidatePrompts

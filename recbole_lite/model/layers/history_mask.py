@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from recbole_lite.data.transfer import on_host
+from recbole_lite.data.device_transfer import on_host
 
 
 class HistoryMask:

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from recbole_lite.data.atomic import AtomicTable, read_atomic
-from recbole_lite.data.sources.check_text import render
+from recbole_lite.data.atomic_reader import AtomicTable, read_atomic
+from recbole_lite.data.sources.check_report import render
 from recbole_lite.data.sources.dataset_meta import (
     DatasetMeta,
     Expected,
@@ -20,9 +20,9 @@ from recbole_lite.data.sources.dataset_meta import (
     known_names,
     load_meta,
 )
-from recbole_lite.data.sources.files import digest
-from recbole_lite.data.sources.prepare import RECEIPT
-from recbole_lite.data.sources.stats import Stats, codes, differences, measure
+from recbole_lite.data.sources.dataset_stats import Stats, codes, differences, measure
+from recbole_lite.data.sources.prepare_dataset import RECEIPT
+from recbole_lite.data.sources.source_files import digest
 from recbole_lite.data.sources.strict import nearest
 from recbole_lite.utils.errors import DataError
 

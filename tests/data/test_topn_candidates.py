@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from recbole_lite import create_dataset, data_preparation
-from recbole_lite.data.candidates import NegativeSampler, _repeated, write_candidates
+from recbole_lite.data.topn_candidates import NegativeSampler, _repeated, write_candidates
 from recbole_lite.data.windows import CANDIDATES
 from recbole_lite.utils.errors import DataError
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from tabulate import tabulate
 
 if TYPE_CHECKING:
-    from recbole_lite.data.sources.check import CheckReport
-    from recbole_lite.data.sources.stats import Stats
+    from recbole_lite.data.sources.check_dataset import CheckReport
+    from recbole_lite.data.sources.dataset_stats import Stats
 
 
 def render(report: CheckReport) -> str:

@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 
 import pandas as pd
 
-from recbole_lite.data.sources.files import SourceFiles
+from recbole_lite.data.sources.source_files import SourceFiles
 
 INTER_TYPES = {
     "user_id": "token",

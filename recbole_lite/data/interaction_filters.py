@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from recbole_lite.data.sources.stats import codes
+from recbole_lite.data.sources.dataset_stats import codes
 
 
 def k_core(users: np.ndarray, items: np.ndarray, user_k: int, item_k: int) -> np.ndarray:

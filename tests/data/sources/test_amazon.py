@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 
 from recbole_lite.data.sources.amazon import Amazon, clean_text
-from recbole_lite.data.sources.files import SourceFiles
-from recbole_lite.data.sources.prepare import prepare
+from recbole_lite.data.sources.prepare_dataset import prepare
+from recbole_lite.data.sources.source_files import SourceFiles
 from recbole_lite.utils.errors import ConfigError, DataError
 
 RATINGS_2018 = (

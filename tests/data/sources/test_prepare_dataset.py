@@ -167,8 +167,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from recbole_lite.data.sources import prepare
-import recbole_lite.data.sources.prepare
-module = sys.modules["recbole_lite.data.sources.prepare"]
+import recbole_lite.data.sources.prepare_dataset
+module = sys.modules["recbole_lite.data.sources.prepare_dataset"]
 write = module.write_atomic
 def write_once(path, *rest):
     write(path, *rest)
@@ -198,7 +198,7 @@ def test_a_failing_run_cleans_up(data_path, tmp_path, ml_1m_zip, monkeypatch):
     def fail(*args):
         raise OSError(28, "No space left on device")
 
-    module = sys.modules["recbole_lite.data.sources.prepare"]
+    module = sys.modules["recbole_lite.data.sources.prepare_dataset"]
     monkeypatch.setattr(module, "write_atomic", fail)
     with pytest.raises(DataError, match="No space left on device"):
         prepare("tiny", data_path, tmp_path / "ml-1m.zip")

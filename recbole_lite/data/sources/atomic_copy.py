@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from recbole_lite.data.atomic import read_atomic
-from recbole_lite.data.sources.files import SourceFiles
-from recbole_lite.data.sources.table import Table
+from recbole_lite.data.atomic_reader import read_atomic
+from recbole_lite.data.sources.converter import Table
+from recbole_lite.data.sources.source_files import SourceFiles
 from recbole_lite.utils.errors import DataError
 
 

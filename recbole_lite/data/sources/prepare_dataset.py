@@ -16,8 +16,10 @@ from pathlib import Path
 import pandas as pd
 from filelock import FileLock
 
-from recbole_lite.data.atomic import write_atomic
+from recbole_lite.data.atomic_reader import write_atomic
+from recbole_lite.data.interaction_filters import filter_interactions
 from recbole_lite.data.sources.acquire import brought, fetched
+from recbole_lite.data.sources.converter import Table
 from recbole_lite.data.sources.dataset_meta import (
     DatasetMeta,
     check_name,
@@ -25,12 +27,10 @@ from recbole_lite.data.sources.dataset_meta import (
     known_names,
     load_meta,
 )
+from recbole_lite.data.sources.dataset_stats import Stats, differences, measure
 from recbole_lite.data.sources.download import Patience
-from recbole_lite.data.sources.files import SourceFiles, digest
-from recbole_lite.data.sources.kcore import filter_interactions
-from recbole_lite.data.sources.stats import Stats, differences, measure
+from recbole_lite.data.sources.source_files import SourceFiles, digest
 from recbole_lite.data.sources.strict import nearest
-from recbole_lite.data.sources.table import Table
 from recbole_lite.utils.errors import DataError
 
 RECEIPT = "prepared.json"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_lite.data.sources.kcore import filter_interactions, k_core
+from recbole_lite.data.interaction_filters import filter_interactions, k_core
 
 pairs = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 7)), max_size=120)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from recbole.utils import FeatureSource, FeatureType
 
-from recbole_lite.data.atomic import AtomicTable, read_atomic, read_header
+from recbole_lite.data.atomic_reader import AtomicTable, read_atomic, read_header
 from recbole_lite.data.column_settings import check_columns, check_loaded
 from recbole_lite.data.sources import ensure_dataset
 from recbole_lite.utils.errors import DataError
