@@ -74,8 +74,8 @@ def data_preparation(config: LiteConfig, dataset: Dataset):
     from recbole.data.utils import create_samplers, get_dataloader
 
     from recbole_lite.data.column_settings import check_counts
-    from recbole_lite.data.loaders import DrawingLoader, HistoryMaskLoader
-    from recbole_lite.data.topn_candidates import give_candidates
+    from recbole_lite.data.loaders import HistoryMaskLoader, ResamplingLoader
+    from recbole_lite.data.topn_candidates import attach_candidates
     from recbole_lite.data.windows import ResampledWindows, Windows
     from recbole_lite.trainer import process_group
 
@@ -91,11 +91,11 @@ def data_preparation(config: LiteConfig, dataset: Dataset):
     if isinstance(parts[0].inter_feat, Windows):
         parts[0].inter_feat = _training_windows(config, parts[0].inter_feat)
         if isinstance(parts[0].inter_feat, ResampledWindows):
-            classes[0] = DrawingLoader
+            classes[0] = ResamplingLoader
     if config["task"] == "topn":
-        give_candidates(config, dataset, parts)
+        attach_candidates(config, dataset, parts)
         if getattr(parts[0].inter_feat, "candidates", None) is not None:
-            classes[0] = DrawingLoader
+            classes[0] = ResamplingLoader
     for i in (1, 2):
         if classes[i] is FullSortEvalDataLoader and isinstance(parts[i].inter_feat, Windows):
             classes[i] = HistoryMaskLoader

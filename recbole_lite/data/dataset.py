@@ -9,7 +9,7 @@ import torch
 from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction
 
-from recbole_lite.data.dataset_processing import TablesMixin
+from recbole_lite.data.dataset_processing import ProcessingMixin
 from recbole_lite.data.dataset_reading import ReadingMixin
 from recbole_lite.data.vocabulary import interactions_sha256
 from recbole_lite.data.windows import SequenceStore, Windows
@@ -18,7 +18,7 @@ from recbole_lite.utils.errors import ConfigError, DataError, OtherIdsError
 WITHOUT_TIMES = '--eval_args="{order: RO}"'
 
 
-class SequencesMixin(ReadingMixin, TablesMixin):
+class SequencesMixin(ReadingMixin, ProcessingMixin):
     """Sequences in exact order, kept once; windows over them."""
 
     def _note_interactions(self, users: np.ndarray, items: np.ndarray, shuffled: bool = False):
@@ -54,7 +54,7 @@ class SequencesMixin(ReadingMixin, TablesMixin):
                 setattr(self, name, self._dataframe_to_interaction(getattr(self, name)))
 
     def _all_windows(self, store: SequenceStore) -> Windows:
-        return Windows.of_all_targets(
+        return Windows.over_all_targets(
             store,
             self.config["MAX_ITEM_LIST_LENGTH"],
             self.config["LIST_SUFFIX"],
@@ -64,7 +64,7 @@ class SequencesMixin(ReadingMixin, TablesMixin):
     def __getitem__(self, index, join=True):
         feat = self.inter_feat
         if isinstance(feat, Windows):
-            batch = feat.gather(index)
+            batch = feat.collate(index)
         elif isinstance(index, np.ndarray):  # RecBole would index by a Python list
             rows = torch.from_numpy(index)
             batch = Interaction({field: feat[field][rows] for field in feat})
@@ -126,17 +126,17 @@ class LiteSequentialDataset(SequencesMixin, SequentialDataset):
         self._drop_unused_col()
         parts = split_last(self.inter_feat, modes[leave_one_mode])
         if leave_one_mode == "valid_only":
-            parts = [*parts, parts[0].at([])]
+            parts = [*parts, parts[0].select([])]
         elif leave_one_mode == "test_only":
-            parts = [parts[0], parts[0].at([]), parts[1]]
+            parts = [parts[0], parts[0].select([]), parts[1]]
         return [self.copy(part) for part in parts]
 
     def inter_matrix(self, form="coo", value_field=None):
         """User-item matrix of the windows' targets and of each user's first item."""
         windows = self.inter_feat
-        firsts = np.unique(windows.store.start_of(windows.rows))
+        firsts = np.unique(windows.store.user_start(windows.rows))
         rows = np.concatenate([windows.rows, firsts])
-        local = windows.at(rows)
+        local = windows.select(rows)
         fields = [self.uid_field, self.iid_field, *([value_field] if value_field else [])]
         return self._create_sparse_matrix(
             Interaction({field: local[field] for field in fields}),
@@ -208,7 +208,7 @@ def split_last(windows: Windows, n: int) -> list[Windows]:
     counts = np.bincount(owner)
     from_end = np.repeat(np.cumsum(counts), counts) - np.arange(len(owner)) - 1
     left_out = np.repeat(np.minimum(n, counts - 1), counts)
-    parts = [windows.at(rows[from_end >= left_out])]
+    parts = [windows.select(rows[from_end >= left_out])]
     for k in range(n, 0, -1):
-        parts.append(windows.at(rows[(from_end == k - 1) & (left_out >= k)]))
+        parts.append(windows.select(rows[(from_end == k - 1) & (left_out >= k)]))
     return parts

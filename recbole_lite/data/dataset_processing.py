@@ -14,7 +14,7 @@ from recbole_lite.data.vocabulary import Numbering, Vocabulary
 from recbole_lite.utils.errors import ConfigError, DataError
 
 
-class TablesMixin:
+class ProcessingMixin:
     """Overrides of RecBole's Dataset between files and tensors; why: docs/recbole.md.
 
     Parameters

@@ -81,7 +81,7 @@ class HistoryMaskLoader(FullSortEvalDataLoader):
         return batch, history, torch.arange(len(index)), batch[self.iid_field]
 
 
-class DrawingLoader(TrainDataLoader):
+class ResamplingLoader(TrainDataLoader):
     """Training on what each epoch draws anew: windows (``ResampledWindows``), candidates.
 
     They come from the loader's own generator, whose state a checkpoint holds.
@@ -90,9 +90,9 @@ class DrawingLoader(TrainDataLoader):
     def __iter__(self):
         windows = self._dataset.inter_feat
         if windows.candidates is not None:
-            windows.candidates.draw(self.generator)
+            windows.candidates.resample(self.generator)
         if isinstance(windows, ResampledWindows):
-            windows.draw(self.generator)
+            windows.resample(self.generator)
         # A draw may give another number of windows; this is the list that torch's loader indexes.
         if isinstance(self.sampler, (RandomSampler, SequentialSampler)):
             self.sampler.data_source[:] = range(len(windows))

@@ -49,9 +49,9 @@ class PrefixWindows(ResampledWindows):
             )
         self.stride = self.max_length - overlap
         # Any draw will do here: it gives the loader a typical number of windows.
-        self.draw(torch.Generator().manual_seed(0))
+        self.resample(torch.Generator().manual_seed(0))
 
-    def draw(self, generator: torch.Generator) -> None:
+    def resample(self, generator: torch.Generator) -> None:
         """Lay the windows anew, each user's at a random phase."""
         n = self.last_rows - self.first_rows  # targets of each user
         chance = torch.rand(len(n), generator=generator, dtype=torch.float64).numpy()
@@ -70,9 +70,9 @@ class PrefixWindows(ResampledWindows):
         counts.append(left[left > 0])
         self.rows, self.counts = np.concatenate(rows), np.concatenate(counts)
 
-    def gather(self, index) -> Interaction:
-        """Batch of windows: as :meth:`Windows.gather`, and ``prefix_targets`` ``[B, L]``."""
-        batch = super().gather(index)
+    def collate(self, index) -> Interaction:
+        """Batch of windows: as :meth:`Windows.collate`, and ``prefix_targets`` ``[B, L]``."""
+        batch = super().collate(index)
         rows, counts = np.atleast_1d(self.rows[index]), np.atleast_1d(self.counts[index])
         lengths = batch[self.length_field].numpy()
         steps = np.arange(self.max_length)

@@ -50,7 +50,7 @@ class SequenceStore:
     def __len__(self) -> int:
         return len(self.columns[self.user_field])
 
-    def start_of(self, rows: np.ndarray) -> np.ndarray:
+    def user_start(self, rows: np.ndarray) -> np.ndarray:
         """First row of the user whom each of `rows` belongs to."""
         return self.starts[self.columns[self.user_field].numpy()[rows]]
 
@@ -87,10 +87,12 @@ class Windows(Interaction):
         self.list_suffix = list_suffix
         self.length_field = length_field
         self.lists_seen = False
-        self.candidates = None  # of data/topn_candidates.py: what is ranked, where not every item is
+        self.candidates = (
+            None  # of data/topn_candidates.py: what is ranked, where not every item is
+        )
 
     @classmethod
-    def of_all_targets(cls, store: SequenceStore, *args) -> Windows:
+    def over_all_targets(cls, store: SequenceStore, *args) -> Windows:
         """One window for every interaction that has an earlier one of the same user."""
         is_first = np.zeros(len(store), dtype=bool)
         starts = store.starts[:-1]
@@ -136,9 +138,9 @@ class Windows(Interaction):
             if index in self.store.columns:
                 return self.store.columns[index][torch.from_numpy(self.rows)]
             return self._lists(self.rows, self._lengths(), [index])[index]
-        return self.at(self.rows[_as_index(index)])
+        return self.select(self.rows[_as_index(index)])
 
-    def at(self, rows: np.ndarray) -> Windows:
+    def select(self, rows: np.ndarray) -> Windows:
         """Windows with the same settings at other rows of the store."""
         other = copy.copy(self)
         other.rows = np.atleast_1d(np.asarray(rows, dtype=np.int64))
@@ -166,7 +168,7 @@ class Windows(Interaction):
 
     # -- batches ----------------------------------------------------------------------------
 
-    def gather(self, index) -> Interaction:
+    def collate(self, index) -> Interaction:
         """Batch of windows.
 
         Parameters
@@ -184,7 +186,7 @@ class Windows(Interaction):
         """
         index = _as_index(index)
         rows = np.atleast_1d(self.rows[index])
-        lengths = np.minimum(rows - self.begin_of(index), self.max_length)
+        lengths = np.minimum(rows - self.first_row_of(index), self.max_length)
         picked = torch.from_numpy(rows)
         batch = {field: column[picked] for field, column in self.store.columns.items()}
         batch[self.length_field] = torch.from_numpy(lengths)
@@ -197,12 +199,12 @@ class Windows(Interaction):
         if self.lists_seen:
             batch[SEEN] = self._seen(rows - lengths)
         if self.candidates is not None:
-            batch[CANDIDATES] = torch.from_numpy(self.candidates.of(rows))
+            batch[CANDIDATES] = torch.from_numpy(self.candidates.select(rows))
         return Interaction(batch)
 
-    def begin_of(self, selection) -> np.ndarray:
+    def first_row_of(self, selection) -> np.ndarray:
         """First row that belongs to each of the selected windows: here the user's first."""
-        return self.store.start_of(np.atleast_1d(self.rows[selection]))
+        return self.store.user_start(np.atleast_1d(self.rows[selection]))
 
     def history(self, index) -> tuple[torch.Tensor, torch.Tensor]:
         """Every item that the users had before the targets, not only those in the window.
@@ -214,7 +216,7 @@ class Windows(Interaction):
             is left out, also where the user had it before.
         """
         rows = np.atleast_1d(self.rows[_as_index(index)])
-        starts = self.store.start_of(rows)
+        starts = self.store.user_start(rows)
         counts = rows - starts
         owner = np.repeat(np.arange(len(rows)), counts)
         offset = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -225,14 +227,14 @@ class Windows(Interaction):
 
     def _seen(self, rows: np.ndarray) -> torch.Tensor:
         """Items that the users had before each of `rows`, ``[B, longest]``, zeros behind."""
-        starts = self.store.start_of(rows)
+        starts = self.store.user_start(rows)
         counts = rows - starts
         steps = np.arange(counts.max(initial=0))
         inside = torch.from_numpy(steps < counts[:, None])
         positions = starts[:, None] + np.minimum(steps, np.maximum(counts - 1, 0)[:, None])
         return self.store.columns[self.store.item_field][torch.from_numpy(positions)] * inside
 
-    def ends_of_users(self) -> tuple[np.ndarray, np.ndarray]:
+    def user_bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """First row in the store and row of the last target, of each user who has a window."""
         users = self.store.columns[self.store.user_field].numpy()[self.rows]
         present = np.unique(users)
@@ -242,7 +244,7 @@ class Windows(Interaction):
 
     def interactions(self) -> tuple[np.ndarray, np.ndarray]:
         """Users and items of all interactions that the windows are laid over, ``[n]`` each."""
-        first, last = self.ends_of_users()
+        first, last = self.user_bounds()
         counts = last - first + 1
         offset = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         rows = np.repeat(first, counts) + offset
@@ -251,7 +253,7 @@ class Windows(Interaction):
         return users.numpy()[rows], items.numpy()[rows]
 
     def _lengths(self) -> np.ndarray:
-        return np.minimum(self.rows - self.begin_of(slice(None)), self.max_length)
+        return np.minimum(self.rows - self.first_row_of(slice(None)), self.max_length)
 
     def _lists(
         self, rows: np.ndarray, lengths: np.ndarray, names: list[str]
@@ -293,13 +295,13 @@ class ResampledWindows(Windows):
             windows.list_suffix,
             windows.length_field,
         )
-        self.first_rows, self.last_rows = windows.ends_of_users()
+        self.first_rows, self.last_rows = windows.user_bounds()
 
-    def ends_of_users(self) -> tuple[np.ndarray, np.ndarray]:
+    def user_bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """First and last row of each user, whatever was drawn."""
         return self.first_rows, self.last_rows
 
-    def draw(self, generator: torch.Generator) -> None:
+    def resample(self, generator: torch.Generator) -> None:
         """Lay the windows anew; the generator's state decides."""
         raise NotImplementedError
 
@@ -322,7 +324,7 @@ class RandomSegments(ResampledWindows):
         self.rows = self.last_rows  # until the first draw: whole sequences
         self.begins = self.first_rows
 
-    def draw(self, generator: torch.Generator) -> None:
+    def resample(self, generator: torch.Generator) -> None:
         """Draw all segments anew."""
         chance = torch.rand((2, len(self.first_rows)), generator=generator, dtype=torch.float64)
         start, end = chance.numpy()
@@ -332,7 +334,7 @@ class RandomSegments(ResampledWindows):
         self.begins = self.first_rows + starts
         self.rows = self.first_rows + ends
 
-    def begin_of(self, selection) -> np.ndarray:
+    def first_row_of(self, selection) -> np.ndarray:
         """First row of each of the selected segments."""
         return np.atleast_1d(self.begins[selection])
 

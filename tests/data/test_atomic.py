@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from recbole_lite.data import atomic
+from recbole_lite.data import atomic_reader
 from recbole_lite.data.atomic_reader import AtomicTable, read_atomic, read_header, write_atomic
 from recbole_lite.utils.errors import ConfigError, DataError
 
@@ -31,7 +31,7 @@ VECTORS = b"item_id:token\temb:float_seq\n"
 def any_block(request, monkeypatch):
     """Line numbers and values must not depend on where blocks end."""
     if request.param != "one block":
-        monkeypatch.setattr(atomic, "BLOCK_BYTES", 1)
+        monkeypatch.setattr(atomic_reader, "BLOCK_BYTES", 1)
 
 
 def write(folder: Path, data: str | bytes) -> Path:
@@ -433,7 +433,7 @@ def test_tables_survive_writing_and_reading(tmp_path, monkeypatch, rows, block):
         }
     )
     write_atomic(path, types, frame)
-    monkeypatch.setattr(atomic, "BLOCK_BYTES", block)
+    monkeypatch.setattr(atomic_reader, "BLOCK_BYTES", block)
     table = read_atomic(path, required=["id"], unique="id")
     assert table.types == types
     assert cells(table, "a b") == [token or None for token in first]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from recbole_lite.data.sources.dataset_meta import DatasetMeta, Source
-from recbole_lite.data.sources.download import Patience, fetch
+from recbole_lite.data.sources.download import RetryPolicy, fetch
 from recbole_lite.data.sources.source_files import REPLACED, SourceFiles, mismatches
 from recbole_lite.utils.errors import DataError
 
@@ -37,7 +37,7 @@ def fetched(
     meta: DatasetMeta,
     data_path: Path,
     say: Callable[[str], None],
-    patience: Patience | None = None,
+    retries: RetryPolicy | None = None,
 ) -> SourceFiles:
     """Download what is not there yet.
 
@@ -49,7 +49,7 @@ def fetched(
         Folder of the data sets.
     say : callable
         Takes lines for the user.
-    patience : Patience, optional
+    retries : RetryPolicy, optional
         Waiting times.
 
     Returns
@@ -68,7 +68,7 @@ def fetched(
             say(f"{meta.name}: fetching {source.url}{size} into {folder}")
         if not (source.sha256 or source.md5):
             say(f"{meta.name}: no checksum of {source.file} is published; it goes in unchecked")
-        paths.append(fetch(source, folder, help_text, patience))
+        paths.append(fetch(source, folder, help_text, retries))
     return SourceFiles(paths)
 
 

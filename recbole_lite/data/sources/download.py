@@ -29,7 +29,7 @@ RETRIED = {408, 425, 429, 500, 502, 503, 504}
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How long to wait and how often to try.
 
     Parameters
@@ -55,7 +55,7 @@ class _FinalError(Exception):
     """No further attempt will help."""
 
 
-def fetch(source: Source, folder: Path, advice: str, patience: Patience | None = None) -> Path:
+def fetch(source: Source, folder: Path, advice: str, retries: RetryPolicy | None = None) -> Path:
     """Download a file, unless it is there already.
 
     Parameters
@@ -66,7 +66,7 @@ def fetch(source: Source, folder: Path, advice: str, patience: Patience | None =
         Where to put it.
     advice : str
         How to bring the file by hand; ends every error message.
-    patience : Patience, optional
+    retries : RetryPolicy, optional
         Waiting times.
 
     Returns
@@ -84,7 +84,7 @@ def fetch(source: Source, folder: Path, advice: str, patience: Patience | None =
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f".{source.file}.lock"):
             if not target.exists():
-                _download(source, _Part(target), patience or Patience())
+                _download(source, _Part(target), retries or RetryPolicy())
             elif wrong := mismatches(target, source):
                 raise DownloadError(
                     f"{target} is not the file of {source.url}: {'; '.join(wrong)}. "
@@ -144,20 +144,20 @@ class _Part:
         _sync_folder(self.target.parent)
 
 
-def _download(source: Source, part: _Part, patience: Patience) -> None:
+def _download(source: Source, part: _Part, retries: RetryPolicy) -> None:
     resumed = part.size > 0
     failures, furthest = 0, part.size
     while True:
         try:
             if not part.is_complete(source):
-                resumed = _attempt(source, part, patience.timeout) or resumed
+                resumed = _attempt(source, part, retries.timeout) or resumed
         except _CutError as cut:
             failures = 0 if part.size > furthest else failures + 1
             furthest = max(furthest, part.size)
-            if failures >= patience.tries:
+            if failures >= retries.tries:
                 kept = f"{part.size:,} bytes are kept and the next run goes on from there"
                 raise _FinalError(f"{cut}; gave up after {failures} attempts ({kept})") from cut
-            time.sleep(patience.pause * 2 ** max(failures - 1, 0))
+            time.sleep(retries.pause * 2 ** max(failures - 1, 0))
             continue
         wrong = mismatches(part.path, source)
         if not wrong:

@@ -28,7 +28,7 @@ from recbole_lite.data.sources.dataset_meta import (
     load_meta,
 )
 from recbole_lite.data.sources.dataset_stats import Stats, differences, measure
-from recbole_lite.data.sources.download import Patience
+from recbole_lite.data.sources.download import RetryPolicy
 from recbole_lite.data.sources.source_files import SourceFiles, digest
 from recbole_lite.data.sources.strict import nearest
 from recbole_lite.utils.errors import DataError
@@ -81,7 +81,7 @@ def prepare(
     source: str | Path | None = None,
     *,
     say: Callable[[str], None] = print,
-    patience: Patience | None = None,
+    retries: RetryPolicy | None = None,
 ) -> PreparedDataset:
     """Make the folder ``<data_path>/<name>`` from the data set's source files.
 
@@ -95,7 +95,7 @@ def prepare(
         File or folder that the user has; default: download.
     say : callable
         Takes lines for the user.
-    patience : Patience, optional
+    retries : RetryPolicy, optional
         Waiting times of downloads.
 
     Returns
@@ -113,7 +113,7 @@ def prepare(
     data_path = Path(data_path)
     meta = meta_of(name, data_path)
     with _alone(name, data_path):
-        return _prepare(meta, data_path, source, say, patience)
+        return _prepare(meta, data_path, source, say, retries)
 
 
 def prepare_if_missing(name: str, data_path: Path, say: Callable[[str], None] = print) -> Path:
@@ -189,7 +189,7 @@ def _prepare(
     data_path: Path,
     source: str | Path | None,
     say: Callable[[str], None],
-    patience: Patience | None,
+    retries: RetryPolicy | None,
 ) -> PreparedDataset:
     folder = data_path / meta.name
     if (folder / f"{meta.name}.inter").is_file():
@@ -205,7 +205,7 @@ def _prepare(
             folder,
         )
     if source is None:
-        files = fetched(meta, data_path, say, patience)
+        files = fetched(meta, data_path, say, retries)
     else:
         files = brought(meta, Path(source), say)
     tables = _convert(meta, files)

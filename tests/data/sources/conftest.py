@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import yaml
 
-from recbole_lite.data.sources.download import Patience
+from recbole_lite.data.sources.download import RetryPolicy
 
 ETAG = '"one"'
 
@@ -107,8 +107,8 @@ def server():
 
 
 @pytest.fixture
-def patience():
-    return Patience(timeout=0.3, tries=2, pause=0.0)
+def retries():
+    return RetryPolicy(timeout=0.3, tries=2, pause=0.0)
 
 
 def make_zip(members):
