@@ -8,8 +8,8 @@ from recbole.data.interaction import Interaction
 _SOURCE = "_recbole_lite_source"  # attribute of a moved tensor
 
 
-def moved(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Move a CPU tensor to `device`; :func:`on_host` gives its values without a copy back.
+def tensor_to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Move a CPU tensor to `device`; :func:`to_host` gives its values without a copy back.
 
     A blocking copy would wait for all that the device has still to do.
     """
@@ -19,17 +19,17 @@ def moved(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     return copy
 
 
-def to_device(batch: Interaction, device: torch.device) -> Interaction:
-    """Move the fields of a batch, each as :func:`moved`."""
-    return Interaction({field: moved(batch[field], device) for field in batch})
+def batch_to_device(batch: Interaction, device: torch.device) -> Interaction:
+    """Move the fields of a batch, each as :func:`tensor_to_device`."""
+    return Interaction({field: tensor_to_device(batch[field], device) for field in batch})
 
 
-def on_host(values: torch.Tensor) -> torch.Tensor:
+def to_host(values: torch.Tensor) -> torch.Tensor:
     """Give values on the CPU.
 
-    A tensor that :func:`moved` has made, and nobody has changed, is not copied. What decides the
-    shape of other tensors (how many targets, the longest row) is to be read from here: read from
-    the device, it makes the host wait.
+    A tensor that :func:`tensor_to_device` has made, and nobody has changed, is not copied. What
+    decides the shape of other tensors (how many targets, the longest row) is to be read from here:
+    read from the device, it makes the host wait.
     """
     source, version = getattr(values, _SOURCE, (None, None))
     if source is not None and version == values._version:

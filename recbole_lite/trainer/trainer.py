@@ -13,6 +13,7 @@ import torch
 from recbole.utils import get_local_time
 
 from recbole_lite.config.stages import read_stages
+from recbole_lite.data.device_transfer import batch_to_device
 from recbole_lite.data.loaders import FirstBatches
 from recbole_lite.data.vocabulary import Vocabulary
 from recbole_lite.evaluator.evaluator import LiteCollector, LiteEvaluator

@@ -11,6 +11,8 @@ from recbole.utils import get_gpu_usage, set_color
 from torch.nn.utils.clip_grad import clip_grad_norm_
 from tqdm import tqdm
 
+from recbole_lite.data.device_transfer import batch_to_device
+
 # Losses that stay on a GPU until they are looked at together. RecBole looks at each, twice, and
 # the GPU is idle until the host has prepared the next step.
 LOOKED_AT_TOGETHER = 64

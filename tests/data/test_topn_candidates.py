@@ -42,7 +42,7 @@ def stored(part, dataset, path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-# -- the pool ---------------------------------------------------------------------------------
+# -- the sampler ---------------------------------------------------------------------------------
 
 
 def test_repeats_by_hand():
@@ -54,7 +54,7 @@ def test_repeats_by_hand():
 def test_every_item_not_had_is_as_likely_and_no_other_comes(left):
     n_items = 61
     had = np.arange(1, n_items - left)
-    pool = NegativeSampler(np.zeros(len(had), int), had, n_items, 4)
+    sampler = NegativeSampler(np.zeros(len(had), int), had, n_items, 4)
     drawn = sampler.sample(np.zeros(4000, int), np.random.default_rng(0))
     assert all(len(set(row)) == 4 for row in drawn.tolist())
     counts = Counter(drawn.ravel().tolist())
@@ -65,7 +65,7 @@ def test_every_item_not_had_is_as_likely_and_no_other_comes(left):
 
 
 def test_users_do_not_share_what_they_had():
-    pool = NegativeSampler(np.array([1, 1, 2]), np.array([1, 2, 4]), 5, 2)
+    sampler = NegativeSampler(np.array([1, 1, 2]), np.array([1, 2, 4]), 5, 2)
     drawn = sampler.sample(np.array([1, 2] * 50), np.random.default_rng(1))
     assert {tuple(sorted(row)) for row in drawn[::2]} == {(3, 4)}
     assert set(drawn[1::2].ravel()) == {1, 2, 3}
