@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from recbole.data.interaction import Interaction
 from recbole.utils import FeatureType
 
+from recbole_lite.data.interaction_filters import filter_by_counts
 from recbole_lite.data.vocabulary import Numbering, Vocabulary
 from recbole_lite.utils.errors import ConfigError, DataError
 
@@ -113,17 +115,13 @@ class ProcessingMixin:
                 f"val_interval {self.config['val_interval']!r} or filter_inter_by_user_or_item "
                 f"leaves no interaction of {self.dataset_name}"
             )
-        codes = {field: self.inter_feat[field].cat.codes.to_numpy() for field in intervals}
-        alive = np.ones(len(self.inter_feat), dtype=bool)
-        while True:
-            keep = alive.copy()
-            for field, interval in intervals.items():
-                if interval:
-                    counts = np.bincount(codes[field][alive], minlength=codes[field].max() + 1)
-                    keep &= self._within_intervals(counts, interval)[codes[field]]
-            if keep.sum() == alive.sum():
-                break
-            alive = keep
+        asked = {field: interval for field, interval in intervals.items() if interval}
+        if not asked:
+            return
+        alive = filter_by_counts(
+            [self.inter_feat[field].cat.codes.to_numpy() for field in asked],
+            [partial(self._within_intervals, intervals=interval) for interval in asked.values()],
+        )
         if not alive.any():
             raise ConfigError(
                 f"user_inter_num_interval {self.config['user_inter_num_interval']} and "

@@ -10,7 +10,7 @@ from recbole.utils import FeatureSource, FeatureType
 
 from recbole_lite.data.atomic_reader import AtomicTable, read_atomic, read_header
 from recbole_lite.data.column_settings import check_columns, check_load_columns
-from recbole_lite.data.sources import ensure_dataset
+from recbole_lite.data.sources.prepare_dataset import ensure_dataset
 from recbole_lite.utils.errors import DataError
 
 # Their columns meet in one batch, so each needs a name of its own.

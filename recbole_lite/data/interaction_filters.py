@@ -1,14 +1,49 @@
-"""Filters on interactions: duplicates, low ratings, the k-core.
+"""Filters on interactions: duplicates, low ratings, numbers of interactions (k-core).
 
 They run in RecBole's order: duplicates, then ratings, then counts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import pandas as pd
 
 from recbole_lite.data.sources.dataset_stats import codes
+
+
+def filter_by_counts(
+    columns: Sequence[np.ndarray], allowed: Sequence[Callable[[np.ndarray], np.ndarray]]
+) -> np.ndarray:
+    """Rows that stay when users and items with too few or too many rows are dropped.
+
+    Each round drops the rows of all of them at once, until none is left to drop.
+
+    Parameters
+    ----------
+    columns : sequence of ndarray of int
+        Codes from 0 of users, items, ..., shape ``[n]`` each.
+    allowed : sequence of callable
+        One for each column: numbers of rows -> which are allowed.
+
+    Returns
+    -------
+    ndarray of bool
+        Which rows stay, shape ``[n]``.
+    """
+    kept = np.arange(len(columns[0]))
+    while kept.size:
+        fits = np.ones(kept.size, dtype=bool)
+        for codes_of_rows, allow in zip(columns, allowed, strict=True):
+            left = codes_of_rows[kept]
+            fits &= allow(np.bincount(left))[left]
+        if fits.all():
+            break
+        kept = kept[fits]
+    mask = np.zeros(len(columns[0]), dtype=bool)
+    mask[kept] = True
+    return mask
 
 
 def k_core(users: np.ndarray, items: np.ndarray, user_k: int, item_k: int) -> np.ndarray:
@@ -29,16 +64,7 @@ def k_core(users: np.ndarray, items: np.ndarray, user_k: int, item_k: int) -> np
     ndarray of bool
         Which rows stay, shape ``[n]``.
     """
-    kept = np.arange(users.size)
-    while kept.size:
-        user, item = users[kept], items[kept]
-        enough = (np.bincount(user)[user] >= user_k) & (np.bincount(item)[item] >= item_k)
-        if enough.all():
-            break
-        kept = kept[enough]
-    mask = np.zeros(users.size, dtype=bool)
-    mask[kept] = True
-    return mask
+    return filter_by_counts((users, items), (lambda n: n >= user_k, lambda n: n >= item_k))
 
 
 def first_of_each(users: np.ndarray, items: np.ndarray, times: np.ndarray | None) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Getting hold of a data set's source files: from the network, or brought by hand."""
+"""A data set's source files: downloaded, or files that the user has."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from recbole_lite.data.sources.dataset_meta import DatasetMeta, Source
-from recbole_lite.data.sources.download import RetryPolicy, fetch
+from recbole_lite.data.sources.download import RetryPolicy, download_file
 from recbole_lite.data.sources.source_files import REPLACED, SourceFiles, mismatches
 from recbole_lite.utils.errors import DataError
 
@@ -33,7 +33,7 @@ def sources_folder(name: str, data_path: Path) -> Path:
     return data_path / SOURCES_FOLDER / name
 
 
-def fetched(
+def download(
     meta: DatasetMeta,
     data_path: Path,
     say: Callable[[str], None],
@@ -60,7 +60,7 @@ def fetched(
     if not meta.sources:
         raise DataError(f"{meta.name} cannot be downloaded. {meta.by_hand.strip()}")
     folder = sources_folder(meta.name, data_path)
-    help_text = advice(meta, data_path)
+    instructions = manual_instructions(meta, data_path)
     paths = []
     for source in meta.sources:
         if not (folder / source.file).exists():
@@ -68,11 +68,11 @@ def fetched(
             say(f"{meta.name}: fetching {source.url}{size} into {folder}")
         if not (source.sha256 or source.md5):
             say(f"{meta.name}: no checksum of {source.file} is published; it goes in unchecked")
-        paths.append(fetch(source, folder, help_text, retries))
+        paths.append(download_file(source, folder, instructions, retries))
     return SourceFiles(paths)
 
 
-def advice(meta: DatasetMeta, data_path: Path) -> str:
+def manual_instructions(meta: DatasetMeta, data_path: Path) -> str:
     """How to get the files where the network does not give them.
 
     Parameters
@@ -106,7 +106,7 @@ def advice(meta: DatasetMeta, data_path: Path) -> str:
     )
 
 
-def brought(meta: DatasetMeta, path: Path, say: Callable[[str], None]) -> SourceFiles:
+def from_local(meta: DatasetMeta, path: Path, say: Callable[[str], None]) -> SourceFiles:
     """Take source files that the user has.
 
     Parameters

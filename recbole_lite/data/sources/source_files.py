@@ -28,28 +28,6 @@ _RATIO_COUNTS_FROM = 1 << 20
 _LINK = 0o120000
 
 
-def digest(path: Path, algorithm: str = "sha256") -> str:
-    """Hexadecimal checksum of a file.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    algorithm : str
-        A name that `hashlib` knows.
-
-    Returns
-    -------
-    str
-        Lower case.
-    """
-    summed = hashlib.new(algorithm)
-    with path.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            summed.update(block)
-    return summed.hexdigest()
-
-
 def mismatches(path: Path, source: Source) -> list[str]:
     """How a file differs from what is known of it.
 
@@ -83,7 +61,11 @@ def _wrong_sums(path: Path, source: Source) -> list[str]:
     found = []
     for algorithm in ("sha256", "md5"):
         expected = getattr(source, algorithm)
-        if expected and (actual := digest(path, algorithm)) != expected:
+        if not expected:
+            continue
+        with path.open("rb") as handle:
+            actual = hashlib.file_digest(handle, algorithm).hexdigest()
+        if actual != expected:
             recorded = f" ({source.checksum_from})" if source.checksum_from else ""
             found.append(f"{algorithm} {actual}, expected {expected}{recorded}")
     return found

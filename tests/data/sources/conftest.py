@@ -88,7 +88,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _offset(self, owner):
         wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
-        fits = self.headers.get("If-Range") in (None, owner.headers.get("ETag"))
+        fits = self.headers.get("If-Range") in (None, *owner.headers.values())
         return int(wanted[1]) if wanted and owner.ranges and fits else 0
 
 

@@ -3,9 +3,9 @@ import re
 import pytest
 import yaml
 
-from recbole_lite.data.sources import find_meta, known_names, load_meta, prepare
 from recbole_lite.data.sources.amazon import Amazon
-from recbole_lite.data.sources.dataset_meta import check_name
+from recbole_lite.data.sources.dataset_meta import check_name, find_meta, known_names, load_meta
+from recbole_lite.data.sources.prepare_dataset import prepare
 from recbole_lite.utils.errors import ConfigError, DataError
 from recbole_lite.utils.paths import DATASET_META, PROPERTIES
 
