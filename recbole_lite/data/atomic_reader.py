@@ -1,4 +1,4 @@
-"""RecBole's atomic files: a strict reader and its inverse.
+"""RecBole's atomic files: a strict reader.
 
 An atomic file is UTF-8 text. Its first line names the fields as ``name:type``,
 separated by tabs; every further line is a row. Nothing is quoted: a ``"`` is a
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,10 +28,7 @@ from recbole_lite.data.atomic_checks import (
 )
 from recbole_lite.data.atomic_columns import COLUMNS, Column
 from recbole_lite.data.atomic_header import check_header
-from recbole_lite.data.atomic_writer import write_atomic
 from recbole_lite.utils.errors import DataError
-
-__all__ = ["AtomicTable", "read_atomic", "read_header", "write_atomic"]
 
 BLOCK_BYTES = 16 << 20  # read, checked and parsed at a time: bounds the memory
 HEADER_BYTES = 1 << 20  # a longer first line is no header
@@ -142,21 +139,29 @@ def read_atomic(
     with _opened(path) as file:
         types, offset = _header(file, path, separator, encoding)
         layout = Layout(path, types, separator, encoding)
-        required, loaded = _chosen(layout, columns, required, unique)
+        required, loaded = _choose_fields(layout, columns, required, unique)
         parsed = [field for field in types if field in loaded or field == unique]
         readers = {field: COLUMNS[types[field]](field, layout, seq_separator) for field in parsed}
-        numeric = [field for field in parsed if types[field] == "float"]
-        n_rows = 0
-        for block in _blocks(file, offset):
-            n_rows += check_rows(block, layout, required, numeric)
-            _parse(block, layout, readers)
-    if n_rows == 0:
-        raise DataError("the file has a header and no rows; add rows", path, 1)
+        n_rows = _read_rows(_blocks(file, offset), layout, required, readers)
     series = {field: reader.finish() for field, reader in readers.items()}
     if unique is not None:
         _check_unique(series[unique], layout, unique)
     frame = pd.DataFrame({field: series[field] for field in loaded}, index=pd.RangeIndex(n_rows))
     return AtomicTable(path, {field: types[field] for field in loaded}, frame)
+
+
+def _read_rows(
+    blocks: Iterable[Block], layout: Layout, required: list[str], readers: dict[str, Column]
+) -> int:
+    """Check the rows and have them parsed; return how many there are."""
+    numeric = [field for field in readers if layout.types[field] == "float"]
+    n_rows = 0
+    for block in blocks:
+        n_rows += check_rows(block, layout, required, numeric)
+        _parse(block, layout, readers)
+    if n_rows == 0:
+        raise DataError("the file has a header and no rows; add rows", layout.path, 1)
+    return n_rows
 
 
 @contextmanager
@@ -185,7 +190,7 @@ def _header(
     return check_header(line.removesuffix(b"\n"), path, separator, encoding), len(line)
 
 
-def _chosen(
+def _choose_fields(
     layout: Layout, columns: Collection[str] | None, required: Collection[str], unique: str | None
 ) -> tuple[list[str], list[str]]:
     """Return required fields and fields to load, in file order, all in the header."""

@@ -11,7 +11,7 @@ import torch
 from recbole.data.interaction import Interaction
 from recbole.utils import FeatureType
 
-from recbole_lite.data.interaction_filters import filter_by_counts
+from recbole_lite.data.interaction_filters import drop_repeated_pairs, filter_by_counts
 from recbole_lite.data.vocabulary import Numbering, Vocabulary
 from recbole_lite.utils.errors import ConfigError, DataError
 
@@ -93,13 +93,11 @@ class ProcessingMixin:
         if keep is None:
             return
         self._check_field("uid_field", "iid_field")
-        frame = self.inter_feat
-        if self.time_field in frame:
-            frame = frame.sort_values(self.time_field, kind="stable")
-        else:
+        if self.time_field not in self.inter_feat:
             self.logger.warning(f"no {self.time_field}: rm_dup_inter goes by file order")
-        kept = frame.drop_duplicates(subset=[self.uid_field, self.iid_field], keep=keep)
-        self.inter_feat = kept.sort_index()
+        self.inter_feat = drop_repeated_pairs(
+            self.inter_feat, self.uid_field, self.iid_field, self.time_field, keep
+        )
 
     def _filter_by_inter_num(self):
         """Keep users and items with as many interactions as asked, until all have them."""

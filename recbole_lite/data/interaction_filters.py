@@ -46,52 +46,29 @@ def filter_by_counts(
     return mask
 
 
-def k_core(users: np.ndarray, items: np.ndarray, user_k: int, item_k: int) -> np.ndarray:
-    """Rows of the largest set where each user and item has enough rows.
-
-    Rows of users or items with too few rows are dropped until none is left to drop.
-    The result does not depend on the order of dropping.
-
-    Parameters
-    ----------
-    users, items : ndarray of int
-        Codes from 0, shape ``[n]``.
-    user_k, item_k : int
-        Rows that a user and an item must keep; 0 or 1 asks for nothing.
-
-    Returns
-    -------
-    ndarray of bool
-        Which rows stay, shape ``[n]``.
-    """
-    return filter_by_counts((users, items), (lambda n: n >= user_k, lambda n: n >= item_k))
-
-
-def first_of_each(users: np.ndarray, items: np.ndarray, times: np.ndarray | None) -> np.ndarray:
-    """Rows that are the first in time of their user and item.
+def drop_repeated_pairs(
+    frame: pd.DataFrame, user_field: str, item_field: str, time_field: str, keep: str = "first"
+) -> pd.DataFrame:
+    """Keep the first or last row in time of each user and item.
 
     Parameters
     ----------
-    users, items : ndarray of int
-        Codes from 0, shape ``[n]``.
-    times : ndarray or None
-        Of equal times, and without times, the first row counts.
+    frame : DataFrame
+        Of equal times, and without the column `time_field`, the order of the rows counts.
+    user_field, item_field, time_field : str
+        Names of the columns.
+    keep : str
+        ``first`` or ``last``.
 
     Returns
     -------
-    ndarray of bool
-        Which rows stay, shape ``[n]``.
+    DataFrame
+        Rows in the order of `frame`, with its index.
     """
-    if not users.size:
-        return np.ones(0, dtype=bool)
-    pair = users * (items.max() + 1) + items
-    # lexsort is stable, so rows of one pair and one time keep their order
-    order = np.argsort(pair, kind="stable") if times is None else np.lexsort((times, pair))
-    ordered = pair[order]
-    starts = np.r_[True, ordered[1:] != ordered[:-1]]
-    mask = np.zeros(users.size, dtype=bool)
-    mask[order[starts]] = True
-    return mask
+    pairs = frame[[user_field, item_field]]
+    if time_field in frame:
+        pairs = pairs.iloc[np.argsort(frame[time_field].to_numpy(), kind="stable")]
+    return frame[~pairs.duplicated(keep=keep).sort_index()]
 
 
 def filter_interactions(
@@ -109,7 +86,7 @@ def filter_interactions(
         Columns ``user_id`` and ``item_id``; ``rating`` where `min_rating` is given;
         ``timestamp`` settles which of two equal pairs is the first.
     user_k, item_k : int
-        See `k_core`.
+        Rows that a user and an item must keep (k-core); 0 or 1 asks for nothing.
     min_rating : float, optional
         Rows with a lower rating go.
     keep_first : bool
@@ -121,12 +98,13 @@ def filter_interactions(
         With a new index from 0, and without unused categories.
     """
     if keep_first:
-        times = frame["timestamp"].to_numpy() if "timestamp" in frame else None
-        frame = frame[first_of_each(codes(frame["user_id"]), codes(frame["item_id"]), times)]
+        frame = drop_repeated_pairs(frame, "user_id", "item_id", "timestamp")
     if min_rating is not None:
         frame = frame[(frame["rating"] >= min_rating).to_numpy()]
     if user_k > 1 or item_k > 1:
-        frame = frame[k_core(codes(frame["user_id"]), codes(frame["item_id"]), user_k, item_k)]
+        columns = [codes(frame["user_id"]), codes(frame["item_id"])]
+        enough = [lambda counts: counts >= user_k, lambda counts: counts >= item_k]
+        frame = frame[filter_by_counts(columns, enough)]
     frame = frame.reset_index(drop=True)
     for column in frame.select_dtypes("category").columns:
         frame[column] = frame[column].cat.remove_unused_categories()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_lite.data.windows import ResampledWindows, Windows
+from recbole_lite.data.windows import ResampledWindows, Windows, expand_ranges
 from recbole_lite.utils.errors import ConfigError
 
 # Field of a batch: the item after each input, 0 where none is asked for. Not "target_list": that is
@@ -60,8 +60,7 @@ class PrefixWindows(ResampledWindows):
         left = n - tail
         # Whole strides from the end, as long as more is left than fits into one window.
         strides = -(-np.maximum(left - self.max_length, 0) // self.stride)
-        owner = np.repeat(np.arange(len(n)), strides)
-        step = np.arange(len(owner)) - np.repeat(np.cumsum(strides) - strides, strides)
+        owner, step = expand_ranges(np.zeros_like(strides), strides)
         rows.append((self.first_rows + left)[owner] - step * self.stride)
         counts.append(np.full(len(owner), self.stride))
         # What is left is each user's first window, in which all targets are asked for.

@@ -217,11 +217,9 @@ class Windows(Interaction):
         """
         rows = np.atleast_1d(self.rows[_as_index(index)])
         starts = self.store.user_start(rows)
-        counts = rows - starts
-        owner = np.repeat(np.arange(len(rows)), counts)
-        offset = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+        owner, before = expand_ranges(starts, rows - starts)
         items = self.store.columns[self.store.item_field].numpy()
-        seen = items[starts[owner] + offset]
+        seen = items[before]
         keep = seen != items[rows][owner]
         return torch.from_numpy(owner[keep]), torch.from_numpy(seen[keep])
 
@@ -245,9 +243,7 @@ class Windows(Interaction):
     def interactions(self) -> tuple[np.ndarray, np.ndarray]:
         """Users and items of all interactions that the windows are laid over, ``[n]`` each."""
         first, last = self.user_bounds()
-        counts = last - first + 1
-        offset = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        rows = np.repeat(first, counts) + offset
+        _, rows = expand_ranges(first, last - first + 1)
         columns = self.store.columns
         users, items = columns[self.store.user_field], columns[self.store.item_field]
         return users.numpy()[rows], items.numpy()[rows]
@@ -337,6 +333,13 @@ class RandomSegments(ResampledWindows):
     def first_row_of(self, selection) -> np.ndarray:
         """First row of each of the selected segments."""
         return np.atleast_1d(self.begins[selection])
+
+
+def expand_ranges(starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers from each start on, as many as its count, and the place of the start of each."""
+    owner = np.repeat(np.arange(len(counts)), counts)
+    step = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return owner, starts[owner] + step
 
 
 def _as_index(index):

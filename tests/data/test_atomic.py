@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recbole_lite.data import atomic_reader
-from recbole_lite.data.atomic_reader import AtomicTable, read_atomic, read_header, write_atomic
+from recbole_lite.data.atomic_reader import AtomicTable, read_atomic, read_header
+from recbole_lite.data.atomic_writer import write_atomic
 from recbole_lite.utils.errors import ConfigError, DataError
 
 relaxed = settings(

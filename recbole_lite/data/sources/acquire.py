@@ -11,26 +11,10 @@ from recbole_lite.data.sources.download import RetryPolicy, download_file
 from recbole_lite.data.sources.source_files import REPLACED, SourceFiles, mismatches
 from recbole_lite.utils.errors import DataError
 
-SOURCES_FOLDER = "_sources"  # inside the data path; a data set's name cannot begin with "_"
+SOURCES_FOLDER = (
+    "_sources"  # of downloads, inside the data path; a data set's name cannot begin with "_"
+)
 DEFAULT_DATA_PATH = "dataset"  # RecBole's
-
-
-def sources_folder(name: str, data_path: Path) -> Path:
-    """Folder where downloads of a data set lie.
-
-    Parameters
-    ----------
-    name : str
-        Of the data set.
-    data_path : Path
-        Folder of the data sets.
-
-    Returns
-    -------
-    Path
-        It need not exist.
-    """
-    return data_path / SOURCES_FOLDER / name
 
 
 def download(
@@ -59,8 +43,8 @@ def download(
     """
     if not meta.sources:
         raise DataError(f"{meta.name} cannot be downloaded. {meta.by_hand.strip()}")
-    folder = sources_folder(meta.name, data_path)
-    instructions = manual_instructions(meta, data_path)
+    folder = data_path / SOURCES_FOLDER / meta.name
+    instructions = _manual_instructions(meta, data_path)
     paths = []
     for source in meta.sources:
         if not (folder / source.file).exists():
@@ -72,22 +56,9 @@ def download(
     return SourceFiles(paths)
 
 
-def manual_instructions(meta: DatasetMeta, data_path: Path) -> str:
-    """How to get the files where the network does not give them.
-
-    Parameters
-    ----------
-    meta : DatasetMeta
-        Of the data set.
-    data_path : Path
-        Folder of the data sets.
-
-    Returns
-    -------
-    str
-        Some lines: the URLs, the folder, the command.
-    """
-    folder = sources_folder(meta.name, data_path)
+def _manual_instructions(meta: DatasetMeta, data_path: Path) -> str:
+    """How to get the files without the network: the URLs, the folder, the command."""
+    folder = data_path / SOURCES_FOLDER / meta.name
     missing = [s for s in meta.sources if not (folder / s.file).exists()]
     single = len(meta.sources) == 1
     place = f"PATH/TO/{meta.sources[0].file}" if single else "FOLDER_WITH_THESE_FILES"

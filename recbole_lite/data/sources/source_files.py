@@ -71,21 +71,8 @@ def _wrong_sums(path: Path, source: Source) -> list[str]:
     return found
 
 
-def check_zip(archive: zipfile.ZipFile, path: Path) -> None:
-    """Refuse an archive that could write elsewhere or fill the disk.
-
-    Parameters
-    ----------
-    archive : ZipFile
-        Open for reading.
-    path : Path
-        Its place, for the message.
-
-    Raises
-    ------
-    DataError
-        A member has an absolute path or ``..`` in it, is a link, or unpacks to an absurd size.
-    """
+def _check_zip(archive: zipfile.ZipFile, path: Path) -> None:
+    """Refuse an archive that could fill the disk, or that no publisher has packed."""
     for member in archive.infolist():
         problem = _problem(member)
         if problem:
@@ -217,7 +204,7 @@ def _in_folder(folder: Path, wanted: list[str]) -> Path | None:
 
 def _in_zip(path: Path, wanted: list[str]) -> str | None:
     with zipfile.ZipFile(path) as archive:
-        check_zip(archive, path)
+        _check_zip(archive, path)
         names = [n for n in archive.namelist() if not n.startswith("__MACOSX/")]
     found = [n for n in names if PurePosixPath(n).name in wanted]
     return min(found, key=lambda n: (n.count("/"), n)) if found else None
