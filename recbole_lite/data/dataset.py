@@ -103,7 +103,7 @@ class LiteSequentialDataset(SequencesMixin, SequentialDataset):
         self.inter_feat = self._all_windows(store)
 
     def data_augmentation(self):
-        """Do nothing: :meth:`_change_feat_format` has laid the windows."""
+        """Do nothing: :meth:`_change_feat_format` has made the windows."""
 
     def sort(self, by, ascending=True):
         """Sort the windows; by time: exactly, which RecBole's float32 times do not allow."""
@@ -115,8 +115,8 @@ class LiteSequentialDataset(SequencesMixin, SequentialDataset):
     def leave_one_out(self, group_by, leave_one_mode):
         """RecBole's rule and order, on arrays.
 
-        Of a user's windows the last goes to test and the one before to validation, as long as
-        one is left for training.
+        A user's last window is tested on and the one before validates, as long as one is left
+        for training.
         """
         modes = {"valid_and_test": 2, "valid_only": 1, "test_only": 1}
         if leave_one_mode not in modes:
@@ -151,7 +151,7 @@ class LiteGeneralDataset(SequencesMixin, Dataset):
     """Dataset of models without sequences (Pop, BPR ...), split and ranked like the others.
 
     Training holds plain interactions; validation and test are the same windows that a
-    sequential model gets, so that all are asked the same questions.
+    sequential model gets, so that all models are tested alike.
     """
 
     def build(self):
@@ -189,7 +189,7 @@ class LiteGeneralDataset(SequencesMixin, Dataset):
 
 
 def split_last(windows: Windows, n: int) -> list[Windows]:
-    """Leave the last `n` windows of each user out, one part each; at least one stays.
+    """Hold out the last `n` windows of each user, one part each; at least one stays.
 
     Users keep the order of their first window, which is RecBole's.
 

@@ -100,7 +100,7 @@ class ProcessingMixin:
         )
 
     def _filter_by_inter_num(self):
-        """Keep users and items with as many interactions as asked, until all have them."""
+        """Drop users and items outside the intervals, until all that stay are inside."""
         intervals = {
             field: self._parse_intervals_str(self.config[key])
             for field, key in (
@@ -216,7 +216,7 @@ class ProcessingMixin:
 
 
 def _categories(column: pd.Series, ftype: FeatureType) -> pd.Categorical:
-    """Tokens of a column as categories; those of sequence cells strung together."""
+    """Tokens of a column as categories; those of sequence cells concatenated."""
     if ftype == FeatureType.TOKEN:
         return pd.Categorical(column)
     cells = column.to_list()

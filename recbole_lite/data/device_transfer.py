@@ -1,4 +1,4 @@
-"""Batches on their way to a GPU: the host neither waits for it nor asks back what it had sent."""
+"""Transfer of batches to a GPU, without waiting for it and without copies back."""
 
 from __future__ import annotations
 

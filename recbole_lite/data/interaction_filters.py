@@ -88,7 +88,7 @@ def filter_interactions(
     user_k, item_k : int
         Rows that a user and an item must keep (k-core); 0 or 1 asks for nothing.
     min_rating : float, optional
-        Rows with a lower rating go.
+        Rows with a lower rating are dropped.
     keep_first : bool
         Of several rows of one user and item only the first in time stays.
 

@@ -21,8 +21,8 @@ TARGETS = "prefix_targets"
 class PrefixWindows(ResampledWindows):
     """Windows that together ask once for every target of a training sequence.
 
-    Where they begin is drawn anew for every epoch: a target then stands now early, now late in
-    its window, and is learned from contexts of many lengths.
+    Where they begin is sampled for every epoch: the position of a target in its window varies,
+    and it is learned from contexts of many lengths.
 
     Parameters
     ----------
@@ -48,11 +48,11 @@ class PrefixWindows(ResampledWindows):
                 f"(MAX_ITEM_LIST_LENGTH - 1), found {overlap!r}"
             )
         self.stride = self.max_length - overlap
-        # Any draw will do here: it gives the loader a typical number of windows.
+        # Any sample will do here: it gives the loader a typical number of windows.
         self.resample(torch.Generator().manual_seed(0))
 
     def resample(self, generator: torch.Generator) -> None:
-        """Lay the windows anew, each user's at a random phase."""
+        """Sample new windows, each user's at a random phase."""
         n = self.last_rows - self.first_rows  # targets of each user
         chance = torch.rand(len(n), generator=generator, dtype=torch.float64).numpy()
         tail = np.minimum((chance * self.stride).astype(np.int64), n)  # 0 .. stride - 1

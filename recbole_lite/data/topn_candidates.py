@@ -1,4 +1,4 @@
-"""Candidates of the Top-N task: each window's target among items that its user has not had."""
+"""Candidates of the Top-N task: each window's target among unseen items of its user."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from recbole_lite.data.windows import Windows
 from recbole_lite.utils.errors import ConfigError, DataError
 from recbole_lite.utils.files import write_atomically
 
-_ROUNDS = 20  # of drawing anew what was had or drawn twice, before such rows are drawn exactly
+_ROUNDS = 20  # of redrawing seen and repeated items, before such rows are sampled exactly
 
 
 class NegativeSampler:
-    """Items that users have not had, drawn uniformly without replacement.
+    """Unseen items of users, sampled uniformly without replacement.
 
     Parameters
     ----------
     users, items : numpy.ndarray
-        ``[n]`` internal ids: what the users have had.
+        ``[n]`` internal ids: the users' histories.
     n_items : int
         Number of items, padding (id 0) included.
     count : int
@@ -72,7 +72,7 @@ class NegativeSampler:
             redrawn = drawn[rows]
             redrawn[bad] = rng.integers(1, self.n_items, int(bad.sum()))
             drawn[rows] = redrawn
-        for row in rows:  # users who have had nearly everything
+        for row in rows:  # users with nearly all items in their history
             drawn[row] = rng.choice(self._unseen(users[row]), self.count, replace=False)
         return drawn
 
@@ -105,7 +105,7 @@ def _insert_targets(targets, negatives, rng) -> np.ndarray:
 
 
 class EvalCandidates:
-    """Candidates of validation or test: drawn once, in the order of the users.
+    """Candidates of validation or test: sampled once, in the order of the users.
 
     They depend on the seed and the data alone, so all models get the same.
 
@@ -129,7 +129,7 @@ class EvalCandidates:
 
 
 class TrainCandidates:
-    """Candidates of training: drawn batch by batch, and others in every epoch.
+    """Candidates of training: sampled batch by batch, and others in every epoch.
 
     Parameters
     ----------
@@ -179,7 +179,7 @@ def attach_candidates(config, dataset, parts) -> None:
     ConfigError
         The data are not split into windows.
     DataError
-        A user has had too many items.
+        A user's history has too many items.
     """
     train, *held_out = (part.inter_feat for part in parts)
     reader = reads_candidates(config.model_class)
@@ -209,7 +209,7 @@ def attach_candidates(config, dataset, parts) -> None:
 
 
 def write_candidates(path: Path, dataset, part) -> str:
-    """Write what the users of validation or test are asked, one JSON object per line.
+    """Write the candidates of validation or test, one JSON object per line.
 
     ``{"user": ..., "item": the right one, "candidates": [in the order of the input]}``, raw ids,
     in the order of the internal ids of the users.
@@ -217,7 +217,7 @@ def write_candidates(path: Path, dataset, part) -> str:
     Returns
     -------
     str
-        SHA-256 of the file's content: equal for models that were asked the same.
+        SHA-256 of the file's content: equal for models that ranked the same candidates.
     """
     candidates = part.inter_feat.candidates
     windows = part.inter_feat.select(candidates.rows)

@@ -1,4 +1,4 @@
-"""Sequences kept once as flat arrays; windows and segments of them gathered per batch.
+"""Sequences stored once as flat arrays; windows and segments of them collated per batch.
 
 RecBole's ``data_augmentation`` loops over all interactions and stores one row of
 ``MAX_ITEM_LIST_LENGTH`` values per window and per field. A window is nothing but a position in
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
-SEEN = "seen_list"  # field of a batch: what the user had before the window
+SEEN = "seen_list"  # field of a batch: items of the user before the window
 CANDIDATES = "topn_candidates"  # field of a batch: the target among negatives (task: topn)
 
 
@@ -58,8 +58,8 @@ class SequenceStore:
 class Windows(Interaction):
     """Rows ``(history -> target)`` over a :class:`SequenceStore`, one position each.
 
-    It stands where RecBole's datasets keep an augmented ``Interaction``: the target's own
-    fields can be read as columns, sub-selections are windows again. :meth:`gather` makes the
+    It takes the place of the augmented ``Interaction`` of RecBole's datasets: the target's own
+    fields can be read as columns, sub-selections are windows again. :meth:`collate` makes the
     batch with its list fields.
 
     Parameters
@@ -108,7 +108,7 @@ class Windows(Interaction):
 
     @property
     def interaction(self) -> dict[str, torch.Tensor]:
-        """The targets' own fields, gathered anew at each call."""
+        """The targets' own fields, read from the store at each call."""
         rows = torch.from_numpy(self.rows)
         fields = {field: column[rows] for field, column in self.store.columns.items()}
         fields[self.length_field] = torch.from_numpy(self._lengths())
@@ -180,8 +180,8 @@ class Windows(Interaction):
         -------
         Interaction
             The targets' fields ``[B]``, ``<field>_list`` of every field but the user's
-            ``[B, max_length]`` (earliest first, zeros behind) and the length ``[B]``. With
-            ``lists_seen`` also ``seen_list``: the items that the user had before the window,
+            ``[B, max_length]`` (earliest first, padded with zeros) and the length ``[B]``. With
+            ``lists_seen`` also ``seen_list``: the user's items before the window,
             ``[B, longest]``. With ``candidates`` also ``topn_candidates``, ``[B, C]``.
         """
         index = _as_index(index)
@@ -207,13 +207,13 @@ class Windows(Interaction):
         return self.store.user_start(np.atleast_1d(self.rows[selection]))
 
     def history(self, index) -> tuple[torch.Tensor, torch.Tensor]:
-        """Every item that the users had before the targets, not only those in the window.
+        """All items of the users before the targets, not only those in the window.
 
         Returns
         -------
         tuple of torch.Tensor
             Row numbers within the selection and item ids, ``[total]`` each; the target itself
-            is left out, also where the user had it before.
+            is left out, also if it occurs in the history.
         """
         rows = np.atleast_1d(self.rows[_as_index(index)])
         starts = self.store.user_start(rows)
@@ -224,7 +224,7 @@ class Windows(Interaction):
         return torch.from_numpy(owner[keep]), torch.from_numpy(seen[keep])
 
     def _seen(self, rows: np.ndarray) -> torch.Tensor:
-        """Items that the users had before each of `rows`, ``[B, longest]``, zeros behind."""
+        """Items of the users before each of `rows`, ``[B, longest]``, padded with zeros."""
         starts = self.store.user_start(rows)
         counts = rows - starts
         steps = np.arange(counts.max(initial=0))
@@ -241,7 +241,7 @@ class Windows(Interaction):
         return self.store.starts[present], last[present]
 
     def interactions(self) -> tuple[np.ndarray, np.ndarray]:
-        """Users and items of all interactions that the windows are laid over, ``[n]`` each."""
+        """Users and items of all interactions that the windows cover, ``[n]`` each."""
         first, last = self.user_bounds()
         _, rows = expand_ranges(first, last - first + 1)
         columns = self.store.columns
@@ -270,7 +270,7 @@ class Windows(Interaction):
 
 
 class ResampledWindows(Windows):
-    """Training windows that are laid anew for every epoch.
+    """Training windows that are resampled for every epoch.
 
     Parameters
     ----------
@@ -280,7 +280,7 @@ class ResampledWindows(Windows):
     Attributes
     ----------
     first_rows, last_rows : numpy.ndarray
-        ``[n_users]`` rows of the store between which a user's windows are laid.
+        ``[n_users]`` first and last row of the store for the windows of each user.
     """
 
     def __init__(self, windows: Windows):
@@ -294,16 +294,16 @@ class ResampledWindows(Windows):
         self.first_rows, self.last_rows = windows.user_bounds()
 
     def user_bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """First and last row of each user, whatever was drawn."""
+        """First and last row of each user, whatever windows were sampled."""
         return self.first_rows, self.last_rows
 
     def resample(self, generator: torch.Generator) -> None:
-        """Lay the windows anew; the generator's state decides."""
+        """Sample new windows; the generator's state decides which."""
         raise NotImplementedError
 
 
 class RandomSegments(ResampledWindows):
-    """One random segment of each user's training sequence, drawn anew for every epoch.
+    """One random segment of each user's training sequence, resampled for every epoch.
 
     The rule is POD's (Li et al., CIKM 2023), which the paper follows (Section 5.1.4,
     "LITE-LLM4Rec_sampling"): of a sequence of n items, its start is uniform in 0..n-2 and its
@@ -321,7 +321,7 @@ class RandomSegments(ResampledWindows):
         self.begins = self.first_rows
 
     def resample(self, generator: torch.Generator) -> None:
-        """Draw all segments anew."""
+        """Sample a new segment for every user."""
         chance = torch.rand((2, len(self.first_rows)), generator=generator, dtype=torch.float64)
         start, end = chance.numpy()
         n = self.last_rows - self.first_rows + 1

@@ -11,9 +11,8 @@ from recbole_lite.data.sources.download import RetryPolicy, download_file
 from recbole_lite.data.sources.source_files import REPLACED, SourceFiles, mismatches
 from recbole_lite.utils.errors import DataError
 
-SOURCES_FOLDER = (
-    "_sources"  # of downloads, inside the data path; a data set's name cannot begin with "_"
-)
+# Of downloads, inside the data path; a data set's name cannot begin with "_".
+SOURCES_FOLDER = "_sources"
 DEFAULT_DATA_PATH = "dataset"  # RecBole's
 
 
@@ -51,7 +50,7 @@ def download(
             size = f" ({source.size / 1e6:,.1f} MB)" if source.size else ""
             say(f"{meta.name}: fetching {source.url}{size} into {folder}")
         if not (source.sha256 or source.md5):
-            say(f"{meta.name}: no checksum of {source.file} is published; it goes in unchecked")
+            say(f"{meta.name}: no checksum of {source.file} is published; it is used unchecked")
         paths.append(download_file(source, folder, instructions, retries))
     return SourceFiles(paths)
 
@@ -67,7 +66,7 @@ def _manual_instructions(meta: DatasetMeta, data_path: Path) -> str:
         command += f" --data_path {shlex.quote(str(data_path))}"
     return "\n".join(
         [
-            "To bring it by hand, fetch on a machine with access:",
+            "To download it manually, on a machine with network access:",
             *(f"  {source.url}" for source in missing),
             "put it into this folder and run the same command again:",
             f"  {folder.absolute()}",
@@ -78,7 +77,7 @@ def _manual_instructions(meta: DatasetMeta, data_path: Path) -> str:
 
 
 def from_local(meta: DatasetMeta, path: Path, say: Callable[[str], None]) -> SourceFiles:
-    """Take source files that the user has.
+    """Use source files that the user has.
 
     Parameters
     ----------
@@ -125,7 +124,7 @@ def _find(folder: Path, source: Source, meta: DatasetMeta, say: Callable[[str], 
         unpacked = folder
     if not unpacked.exists():
         raise DataError(f"no {source.file} in it; --from wants {_wanted(meta)}", folder)
-    say(f"{meta.name}: {unpacked} stands for {source.file} unpacked; size and checksum unchecked")
+    say(f"{meta.name}: {unpacked} is used as {source.file} unpacked; size and checksum unchecked")
     return unpacked
 
 

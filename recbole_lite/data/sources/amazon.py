@@ -86,7 +86,7 @@ class Amazon(Converter):
     title_field : str
         One of `fields`: a product without a text in it gets no row.
     list_joints : dict
-        Field to what stands between the parts of a list, where it is not a space.
+        Field to the separator of the parts of a list, where it is not a space.
     """
 
     ratings: str

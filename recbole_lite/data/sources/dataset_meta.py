@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import PrivateAttr, ValidationInfo, field_validator
+from pydantic import AfterValidator, PrivateAttr
 
 from recbole_lite.data.sources.amazon import Amazon
 from recbole_lite.data.sources.atomic_copy import AtomicCopy
@@ -28,8 +28,25 @@ CONVERTERS: dict[str, type[Converter]] = {
 }
 
 
+def _matching(pattern: str, message: str) -> Any:
+    """Type of a string that matches `pattern`; `message` says what is wrong with others."""
+
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(message.format(value))
+        return value
+
+    return Annotated[str, AfterValidator(check)]
+
+
+_PlainName = _matching(r"[^./\\][^/\\]*", "{!r} must be a plain file name")
+_Url = _matching(r"https?://.*", "{!r} must begin with http:// or https://")
+_Sha256 = _matching("[0-9a-f]{64}", "64 hexadecimal digits expected, found {!r}")
+_Md5 = _matching("[0-9a-f]{32}", "32 hexadecimal digits expected, found {!r}")
+
+
 class Source(StrictModel):
-    """One file to fetch.
+    """One file to download.
 
     Parameters
     ----------
@@ -45,34 +62,12 @@ class Source(StrictModel):
         Who published or recorded them.
     """
 
-    file: str
-    url: str
+    file: _PlainName
+    url: _Url
     size: int | None = None
-    sha256: str | None = None
-    md5: str | None = None
+    sha256: _Sha256 | None = None
+    md5: _Md5 | None = None
     checksum_from: str | None = None
-
-    @field_validator("file")
-    @classmethod
-    def _plain_name(cls, value: str) -> str:
-        if Path(value).name != value or value.startswith("."):
-            raise ValueError(f"{value!r} must be a plain file name")
-        return value
-
-    @field_validator("url")
-    @classmethod
-    def _http(cls, value: str) -> str:
-        if not re.match(r"https?://", value):
-            raise ValueError(f"{value!r} must begin with http:// or https://")
-        return value
-
-    @field_validator("sha256", "md5")
-    @classmethod
-    def _hexadecimal(cls, value: str, info: ValidationInfo) -> str:
-        length = {"sha256": 64, "md5": 32}[info.field_name]
-        if not re.fullmatch(rf"[0-9a-f]{{{length}}}", value):
-            raise ValueError(f"{length} hexadecimal digits expected, found {value!r}")
-        return value
 
 
 class KCore(StrictModel):
@@ -90,7 +85,7 @@ class Filters(StrictModel):
     k_core : KCore
         Smallest numbers of interactions.
     min_rating : float, optional
-        Rows with lower ratings go.
+        Rows with lower ratings are dropped.
     duplicates : str
         ``first``: of several rows of one user and item the first in time stays;
         ``keep``: all stay.
@@ -154,7 +149,7 @@ class DatasetMeta(StrictModel):
     title, homepage, licence, citation : str
         For people.
     sources : tuple of Source
-        Files to fetch; none for a set that is brought by hand.
+        Files to download; none for a set that cannot be downloaded.
     by_hand : str
         How to get a set that has no sources.
     converter : Converter

@@ -36,7 +36,7 @@ class RetryPolicy:
     timeout : float
         Seconds without a connection or without a byte.
     tries : int
-        Attempts in a row that bring no new byte.
+        Attempts in a row without a new byte.
     pause : float
         Seconds before the second attempt; doubles with each further one.
     """

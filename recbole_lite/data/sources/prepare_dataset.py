@@ -43,13 +43,13 @@ class PreparedDataset:
     folder : Path
         Where it is.
     meta : DatasetMeta
-        What it was made after.
+        Its ``dataset_meta`` file.
     stats : Stats
         Of its interactions.
     rows : dict of str to int
         File name to rows.
     differences : list of str
-        Where it is not what `meta` expects.
+        Its differences from what `meta` expects.
     """
 
     folder: Path
@@ -104,12 +104,12 @@ def prepare(
     Raises
     ------
     DownloadError
-        The files cannot be fetched.
+        The files cannot be downloaded.
     DataError
         An unknown name, a folder that is in the way, or damaged source files.
     """
     data_path = Path(data_path)
-    meta = load_known_meta(name, data_path)
+    meta = _load_meta(name, data_path)
     with _locked(name, data_path):
         return _prepare(meta, data_path, source, say, retries)
 
@@ -141,28 +141,15 @@ def ensure_dataset(name: str, data_path: str | Path, say: Callable[[str], None] 
     data_path = Path(data_path)
     folder = data_path / check_name(name)
     if not (folder / f"{name}.inter").is_file():
-        meta = load_known_meta(name, data_path)
+        meta = _load_meta(name, data_path)
         with _locked(name, data_path):
             if not (folder / f"{name}.inter").is_file():
                 say(_prepare(meta, data_path, None, say, None).render())
     return folder
 
 
-def load_known_meta(name: str, data_path: Path) -> DatasetMeta:
-    """Load a data set's ``dataset_meta`` file, or say what there is instead.
-
-    Parameters
-    ----------
-    name : str
-        Of the data set.
-    data_path : Path
-        Folder of the data sets.
-
-    Returns
-    -------
-    DatasetMeta
-        Of the data set.
-    """
+def _load_meta(name: str, data_path: Path) -> DatasetMeta:
+    """Load the ``dataset_meta`` file of a data set, or raise a DataError that lists what exists."""
     path = find_meta(name, data_path)
     if path is None:
         inter = (data_path / name / f"{name}.inter").absolute()
