@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction
@@ -198,13 +199,9 @@ def split_last(windows: Windows, n: int) -> list[Windows]:
     list of Windows
         Training, then the parts left out, the latest last.
     """
-    users = windows[windows.store.user_field].numpy()
-    first = np.full(users.max(initial=0) + 1, len(users))
-    first[users[::-1]] = np.arange(len(users))[::-1]  # the last write, the first window, stays
-    rank = np.empty_like(first)
-    rank[np.argsort(first, kind="stable")] = np.arange(len(first))
-    order = np.argsort(rank[users], kind="stable")  # grouped by user, in order within
-    rows, owner = windows.rows[order], rank[users][order]
+    owner, _ = pd.factorize(windows[windows.store.user_field].numpy())  # by first appearance
+    order = np.argsort(owner, kind="stable")  # grouped by user, in order within
+    rows, owner = windows.rows[order], owner[order]
     counts = np.bincount(owner)
     from_end = np.repeat(np.cumsum(counts), counts) - np.arange(len(owner)) - 1
     left_out = np.repeat(np.minimum(n, counts - 1), counts)

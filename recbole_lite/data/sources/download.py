@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from recbole_lite.data.sources.dataset_meta import Source
 from recbole_lite.data.sources.source_files import REPLACED, mismatches
-from recbole_lite.utils.errors import DownloadError
+from recbole_lite.utils.errors import DownloadError, one_line
 
 BLOCK = 1 << 16
 RETRIED = {408, 425, 429, 500, 502, 503, 504}
@@ -195,7 +195,7 @@ def _open(request: urllib.request.Request, part: _Part, timeout: float) -> Any:
     except urllib.error.URLError as error:
         raise _FinalError(f"no connection ({error.reason})") from error
     except (OSError, http.client.HTTPException) as error:
-        raise _CutError(f"no answer ({_named(error)})") from error
+        raise _CutError(f"no answer ({one_line(error)})") from error
 
 
 def _total(response: Any, offset: int, part: _Part) -> int | None:
@@ -231,8 +231,4 @@ def _read(response: Any) -> bytes:
     try:
         return response.read1(BLOCK)
     except (OSError, http.client.HTTPException) as error:
-        raise _CutError(f"the transfer stopped ({_named(error)})") from error
-
-
-def _named(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise _CutError(f"the transfer stopped ({one_line(error)})") from error

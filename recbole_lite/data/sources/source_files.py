@@ -21,8 +21,7 @@ REPLACED = (
     "new size and checksum, into a folder dataset_meta inside the data path."
 )
 MAGIC = {".gz": b"\x1f\x8b", ".zip": b"PK"}
-GIGABYTE = 1 << 30
-MAX_MEMBER_BYTES = 8 * GIGABYTE  # the largest file of ml-25m has 0.7 GB
+MAX_MEMBER_BYTES = 8 << 30  # the largest file of ml-25m has 0.7 GB
 MAX_RATIO = 200  # text shrinks about tenfold; a member that shrinks more is a trap
 _RATIO_COUNTS_FROM = 1 << 20
 _LINK = 0o120000
@@ -108,9 +107,6 @@ class SourceFiles:
 
     def __init__(self, paths: list[Path]):
         self.paths = paths
-
-    def __repr__(self) -> str:
-        return f"SourceFiles({[str(path) for path in self.paths]})"
 
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
