@@ -24,7 +24,7 @@ from recbole_lite.data.atomic_checks import (
     Layout,
     check_dialect,
     check_rows,
-    shown,
+    quote,
 )
 from recbole_lite.data.atomic_columns import COLUMNS, Column
 from recbole_lite.data.atomic_header import check_header
@@ -82,7 +82,7 @@ def read_header(
     """
     check_dialect(separator, encoding)
     path = Path(path)
-    with _opened(path) as file:
+    with _open_binary(path) as file:
         types, _ = _header(file, path, separator, encoding)
     return types
 
@@ -136,7 +136,7 @@ def read_atomic(
     """
     check_dialect(separator, encoding, seq_separator)
     path = Path(path)
-    with _opened(path) as file:
+    with _open_binary(path) as file:
         types, offset = _header(file, path, separator, encoding)
         layout = Layout(path, types, separator, encoding)
         required, loaded = _choose_fields(layout, columns, required, unique)
@@ -165,7 +165,7 @@ def _read_rows(
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def _open_binary(path: Path) -> Iterator[BinaryIO]:
     """Open file for reading bytes; what the system objects to becomes a `DataError`."""
     try:
         with path.open("rb") as file:
@@ -199,7 +199,7 @@ def _choose_fields(
     known = ", ".join(layout.types)
     for field in [*wanted, *needed, *([] if unique is None else [unique])]:
         if field not in layout.types:
-            raise DataError(f"there is no field {shown(field)}; fields are {known}", layout.path, 1)
+            raise DataError(f"there is no field {quote(field)}; fields are {known}", layout.path, 1)
     if unique is not None and layout.types[unique] == "float_seq":
         message = f"{layout.label(unique)} cannot identify rows; change its type to token"
         raise DataError(message, layout.path, 1)
@@ -267,7 +267,7 @@ def _check_unique(series: pd.Series, layout: Layout, field: str) -> None:
     value = series.iloc[row]
     first = int(rows[(values == value).to_numpy().argmax()])
     raise DataError(
-        f"{layout.label(field)} {shown(str(value))} stands on line {first + 2} already; "
+        f"{layout.label(field)} {quote(str(value))} stands on line {first + 2} already; "
         "values of this field must not repeat: remove one of the two lines",
         layout.path,
         row + 2,

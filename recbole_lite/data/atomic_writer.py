@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from recbole_lite.data.atomic_checks import check_dialect, shown
+from recbole_lite.data.atomic_checks import check_dialect, quote
 from recbole_lite.data.atomic_header import check_header
 from recbole_lite.utils.errors import DataError
 from recbole_lite.utils.files import write_atomically
@@ -182,4 +182,4 @@ def _cell_problem(text: str, separator: str) -> str | None:
     found = re.search(f"[{re.escape(separator)}\n\r\0\ud800-\udfff]", text)
     if not found:
         return None
-    return f"holds {found.group()!r} in {shown(text)}, which no cell can hold; replace it"
+    return f"holds {found.group()!r} in {quote(text)}, which no cell can hold; replace it"

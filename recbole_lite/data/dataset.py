@@ -22,7 +22,7 @@ WITHOUT_TIMES = '--eval_args="{order: RO}"'
 class SequencesMixin(ReadingMixin, ProcessingMixin):
     """Sequences in exact order, kept once; windows over them."""
 
-    def _note_interactions(self, users: np.ndarray, items: np.ndarray, shuffled: bool = False):
+    def _compare_with_training(self, users: np.ndarray, items: np.ndarray, shuffled: bool = False):
         """Compare the interactions, in the order in which they are used, with the training's."""
         found = self.vocabulary.interactions = interactions_sha256(users, items)
         trained = self._numbering and self._numbering.vocabulary
@@ -45,7 +45,9 @@ class SequencesMixin(ReadingMixin, ProcessingMixin):
         keys = (users,) if self._time is None else (self._time, users)
         order = np.lexsort(keys)
         columns = self._dataframe_to_interaction(self.inter_feat.iloc[order]).interaction
-        self._note_interactions(columns[self.uid_field].numpy(), columns[self.iid_field].numpy())
+        self._compare_with_training(
+            columns[self.uid_field].numpy(), columns[self.iid_field].numpy()
+        )
         time = None if self._time is None else self._time[order]
         return SequenceStore(columns, time, self.uid_field, self.iid_field, self.user_num)
 
@@ -165,7 +167,7 @@ class LiteGeneralDataset(SequencesMixin, Dataset):
                 Path(self.dataset_path, f"{self.dataset_name}.inter"),
             )
         if order != "TO" or split != {"LS": "valid_and_test"}:
-            self._note_lines()
+            self._compare_lines_with_training()
             return super().build()
         self._convert_side_features()
         store = self._sequence_store()
@@ -180,13 +182,13 @@ class LiteGeneralDataset(SequencesMixin, Dataset):
         train = Interaction({field: column[rows] for field, column in store.columns.items()})
         return [self.copy(part) for part in (train, valid, test)]
 
-    def _note_lines(self):
+    def _compare_lines_with_training(self):
         users, items = (self.inter_feat[f].to_numpy() for f in (self.uid_field, self.iid_field))
         if self.config["eval_args"]["order"] == "TO" and self._time is not None:
             order = np.lexsort((self._time, users))
-            self._note_interactions(users[order], items[order])
+            self._compare_with_training(users[order], items[order])
         else:
-            self._note_interactions(users, items, shuffled=True)
+            self._compare_with_training(users, items, shuffled=True)
 
 
 def split_last(windows: Windows, n: int) -> list[Windows]:

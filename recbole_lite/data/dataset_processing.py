@@ -47,7 +47,7 @@ class ProcessingMixin:
                 "interactions"
             )
         self._drop_rows_without_interactions()
-        self._note_times()
+        self._keep_exact_times()
 
     def _drop_rows_without_interactions(self):
         """Rank the items that occur: those of ``.item`` alone would only be noise in a ranking.
@@ -74,7 +74,7 @@ class ProcessingMixin:
                 )
                 setattr(self, name, feat[keep].reset_index(drop=True))
 
-    def _note_times(self):
+    def _keep_exact_times(self):
         """Keep times exactly: later steps turn them into float32, which cannot hold them."""
         self._time = None
         if self.time_field in self.inter_feat:

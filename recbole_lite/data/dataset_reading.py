@@ -23,7 +23,7 @@ class ReadingMixin:
     def _load_data(self, token, dataset_path):
         check_load_columns(self.config)
         if self.benchmark_filename_list is None:
-            ensure_dataset(token, Path(dataset_path).parent, say=self.logger.info)
+            ensure_dataset(token, Path(dataset_path).parent, log=self.logger.info)
         super()._load_data(token, dataset_path)
 
     def _init_alias(self):

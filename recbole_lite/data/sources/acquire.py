@@ -19,7 +19,7 @@ DEFAULT_DATA_PATH = "dataset"  # RecBole's
 def download(
     meta: DatasetMeta,
     data_path: Path,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     retries: RetryPolicy | None = None,
 ) -> SourceFiles:
     """Download what is not there yet.
@@ -30,7 +30,7 @@ def download(
         Of the data set.
     data_path : Path
         Folder of the data sets.
-    say : callable
+    log : callable
         Takes lines for the user.
     retries : RetryPolicy, optional
         Waiting times.
@@ -48,9 +48,9 @@ def download(
     for source in meta.sources:
         if not (folder / source.file).exists():
             size = f" ({source.size / 1e6:,.1f} MB)" if source.size else ""
-            say(f"{meta.name}: fetching {source.url}{size} into {folder}")
+            log(f"{meta.name}: fetching {source.url}{size} into {folder}")
         if not (source.sha256 or source.md5):
-            say(f"{meta.name}: no checksum of {source.file} is published; it is used unchecked")
+            log(f"{meta.name}: no checksum of {source.file} is published; it is used unchecked")
         paths.append(download_file(source, folder, instructions, retries))
     return SourceFiles(paths)
 
@@ -76,7 +76,7 @@ def _manual_instructions(meta: DatasetMeta, data_path: Path) -> str:
     )
 
 
-def from_local(meta: DatasetMeta, path: Path, say: Callable[[str], None]) -> SourceFiles:
+def from_local(meta: DatasetMeta, path: Path, log: Callable[[str], None]) -> SourceFiles:
     """Use source files that the user has.
 
     Parameters
@@ -86,7 +86,7 @@ def from_local(meta: DatasetMeta, path: Path, say: Callable[[str], None]) -> Sou
     path : Path
         One file, under any name if the set has but one source; or a folder with all files,
         or with an archive's unpacked content.
-    say : callable
+    log : callable
         Takes lines for the user.
 
     Returns
@@ -103,7 +103,7 @@ def from_local(meta: DatasetMeta, path: Path, say: Callable[[str], None]) -> Sou
         _check(path, meta.sources[0])
         return SourceFiles([path])
     folder = path if path.is_dir() else path.parent
-    return SourceFiles([_find(folder, source, meta, say) for source in meta.sources])
+    return SourceFiles([_find(folder, source, meta, log) for source in meta.sources])
 
 
 def _wanted(meta: DatasetMeta) -> str:
@@ -113,7 +113,7 @@ def _wanted(meta: DatasetMeta) -> str:
     )
 
 
-def _find(folder: Path, source: Source, meta: DatasetMeta, say: Callable[[str], None]) -> Path:
+def _find(folder: Path, source: Source, meta: DatasetMeta, log: Callable[[str], None]) -> Path:
     """One source in a folder: as downloaded, or unpacked and then unchecked."""
     path = folder / source.file
     if path.is_file():
@@ -124,7 +124,7 @@ def _find(folder: Path, source: Source, meta: DatasetMeta, say: Callable[[str], 
         unpacked = folder
     if not unpacked.exists():
         raise DataError(f"no {source.file} in it; --from wants {_wanted(meta)}", folder)
-    say(f"{meta.name}: {unpacked} is used as {source.file} unpacked; size and checksum unchecked")
+    log(f"{meta.name}: {unpacked} is used as {source.file} unpacked; size and checksum unchecked")
     return unpacked
 
 

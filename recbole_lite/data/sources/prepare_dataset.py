@@ -78,7 +78,7 @@ def prepare(
     data_path: str | Path,
     source: str | Path | None = None,
     *,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
     retries: RetryPolicy | None = None,
 ) -> PreparedDataset:
     """Make the folder ``<data_path>/<name>`` from the data set's source files.
@@ -91,7 +91,7 @@ def prepare(
         Folder of the data sets.
     source : str or Path, optional
         File or folder that the user has; default: download.
-    say : callable
+    log : callable
         Takes lines for the user.
     retries : RetryPolicy, optional
         Waiting times of downloads.
@@ -111,10 +111,10 @@ def prepare(
     data_path = Path(data_path)
     meta = _load_meta(name, data_path)
     with _locked(name, data_path):
-        return _prepare(meta, data_path, source, say, retries)
+        return _prepare(meta, data_path, source, log, retries)
 
 
-def ensure_dataset(name: str, data_path: str | Path, say: Callable[[str], None] = print) -> Path:
+def ensure_dataset(name: str, data_path: str | Path, log: Callable[[str], None] = print) -> Path:
     """Folder of a data set, prepared first if its ``.inter`` is missing; processes take turns.
 
     Parameters
@@ -123,7 +123,7 @@ def ensure_dataset(name: str, data_path: str | Path, say: Callable[[str], None] 
         Of the data set: of its folder and of the files in it.
     data_path : str or Path
         Folder of the data sets.
-    say : callable
+    log : callable
         Takes lines for the user: licence and counts, when a set is prepared.
 
     Returns
@@ -144,7 +144,7 @@ def ensure_dataset(name: str, data_path: str | Path, say: Callable[[str], None] 
         meta = _load_meta(name, data_path)
         with _locked(name, data_path):
             if not (folder / f"{name}.inter").is_file():
-                say(_prepare(meta, data_path, None, say, None).render())
+                log(_prepare(meta, data_path, None, log, None).render())
     return folder
 
 
@@ -181,7 +181,7 @@ def _prepare(
     meta: DatasetMeta,
     data_path: Path,
     source: str | Path | None,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     retries: RetryPolicy | None,
 ) -> PreparedDataset:
     folder = data_path / meta.name
@@ -198,9 +198,9 @@ def _prepare(
             folder,
         )
     if source is None:
-        files = download(meta, data_path, say, retries)
+        files = download(meta, data_path, log, retries)
     else:
-        files = from_local(meta, Path(source), say)
+        files = from_local(meta, Path(source), log)
     tables = _convert(meta, files)
     stats = measure(tables["inter"].frame)
     _write(folder, meta, files, tables)

@@ -69,7 +69,8 @@ def _message(model: type[StrictModel], error: Any) -> str:
     if kind == "missing":
         text = "missing"
     elif kind in _UNKNOWN:
-        text = f"unknown key; {nearest(str(place[-1]), _model_at(model, place[:-1]).model_fields)}"
+        place = (*place[:-1], str(place[-1]))
+        text = f"unknown key; {nearest(place[-1], _model_at(model, place[:-1]).model_fields)}"
     elif kind == "value_error":
         text = str(error["ctx"]["error"])
     elif kind == "literal_error":

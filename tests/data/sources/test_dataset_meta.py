@@ -58,6 +58,8 @@ def test_text_fields_are_those_of_training(name):
     [
         ({"licenses": "x"}, "licenses: unknown key; nearest: licence"),
         ({"path": "x"}, "path: unknown key"),
+        ({"title": None, "titel": "x"}, "titel: unknown key; nearest: title"),
+        ({5: "x"}, "5: unknown key"),
         ({"title": None}, "title: missing"),
         ({"title": 5}, "title: str expected, found 5"),
         ({"filters": {"k_cores": {}}}, "filters.k_cores: unknown key; nearest: k_core"),
