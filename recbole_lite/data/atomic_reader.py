@@ -144,8 +144,7 @@ def read_atomic(
         readers = {field: COLUMNS[types[field]](field, layout, seq_separator) for field in parsed}
         n_rows = _read_rows(_blocks(file, offset), layout, required, readers)
     series = {field: reader.finish() for field, reader in readers.items()}
-    if unique is not None:
-        _check_unique(series[unique], layout, unique)
+    _check_unique(series.get(unique), layout, unique)
     frame = pd.DataFrame({field: series[field] for field in loaded}, index=pd.RangeIndex(n_rows))
     return AtomicTable(path, {field: types[field] for field in loaded}, frame)
 
@@ -253,8 +252,10 @@ def _parse(block: Block, layout: Layout, readers: dict[str, Column]) -> None:
         reader.add(frame[name_of[field]].to_numpy(), block)
 
 
-def _check_unique(series: pd.Series, layout: Layout, field: str) -> None:
+def _check_unique(series: pd.Series | None, layout: Layout, field: str | None) -> None:
     """Refuse values that repeat; empty cells are no values."""
+    if series is None:
+        return
     if isinstance(series.dtype, pd.CategoricalDtype):
         rows = np.flatnonzero(series.cat.codes >= 0)
     else:

@@ -556,9 +556,9 @@ def test_missing_values_become_empty_cells(tmp_path):
         }
     )
     types = {"n": "float", "a": "token", "t": "token_seq", "v": "float_seq", "id": "token"}
-    write_atomic(tmp_path / "x", types, frame, seq_separator=";")
+    write_atomic(tmp_path / "x", types, frame)
     rows = (tmp_path / "x").read_text().splitlines()[1:]
-    assert rows == ["1\tx\t\t1;2\t1", "\t\t\t\t2"]
+    assert rows == ["1\tx\t\t1 2\t1", "\t\t\t\t2"]
 
 
 # --- real files ------------------------------------------------------------------------
