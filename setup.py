@@ -17,6 +17,7 @@ INSTALL_REQUIRES = [
     "numpy>=2.0",
     "pandas>=2.2",
     "scipy>=1.13",
+    "pydantic>=2.5",
     "pyyaml>=6.0",
     "tqdm>=4.66",
     "tabulate>=0.9",

@@ -14,8 +14,8 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "LiteConfig": "config.configurator",
     "Recommender": "inference.recommender",
-    "create_dataset": "data",
-    "data_preparation": "data",
+    "create_dataset": "data.preparation",
+    "data_preparation": "data.preparation",
     "get_model": "config.registry",
     "get_trainer": "config.registry",
     "load_data_and_model": "inference.saved_run",

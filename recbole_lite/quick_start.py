@@ -17,7 +17,7 @@ from recbole.utils import init_seed
 from recbole_lite.config.configurator import LiteConfig, paths_of, translate_errors
 from recbole_lite.config.registry import can_train_prefixes, get_model, get_trainer
 from recbole_lite.data import count_data, create_dataset, data_preparation
-from recbole_lite.data.candidates import write_candidates
+from recbole_lite.data.topn_candidates import write_candidates
 from recbole_lite.data.vocabulary import Vocabulary
 from recbole_lite.evaluator.evaluator import NO_USERS, per_user_results
 from recbole_lite.inference.saved_run import check_rows, trained_vocabulary

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from recbole_lite.data.sources import check, prepare
 from recbole_lite.data.sources.acquire import DEFAULT_DATA_PATH
-from recbole_lite.data.sources.listing import listing
+from recbole_lite.data.sources.check_dataset import check
+from recbole_lite.data.sources.list_datasets import list_datasets
+from recbole_lite.data.sources.prepare_dataset import prepare
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -77,5 +78,5 @@ def run(args: argparse.Namespace) -> int:
         report = check(args.name, data_path)
         print(report.render())
         return 0 if report.ok else 2
-    print(listing(data_path))
+    print(list_datasets(data_path))
     return 0

@@ -61,7 +61,7 @@ class Block:
         return self.line + self.data.count(b"\n", 0, position)
 
 
-def shown(value: str | bytes, encoding: str = "utf-8") -> str:
+def quote(value: str | bytes, encoding: str = "utf-8") -> str:
     """Value as an error message quotes it: ``repr``, cut to about 60 characters."""
     text = value if isinstance(value, str) else value[:400].decode(encoding, "backslashreplace")
     return repr(text if len(text) <= 60 else text[:57] + "...")
@@ -213,7 +213,7 @@ def _column_error(block: Block, layout: Layout, row: int, start: int, end: int) 
     if found == 1:
         hint = separator_hint(line[:400].decode(layout.encoding, "replace"), layout.separator)
     columns = "1 column" if found == 1 else f"{found} columns"
-    message = f"{columns} where the header has {wanted}: {shown(line, layout.encoding)}; "
+    message = f"{columns} where the header has {wanted}: {quote(line, layout.encoding)}; "
     return DataError(message + remedy + hint, layout.path, number)
 
 
@@ -222,7 +222,7 @@ def _is_blank(line: bytes, separator: str) -> bool:
 
 
 def _blank_error(line: bytes, path: Path, number: int) -> DataError:
-    what = f"the line has no value, only {shown(line)}" if line else "the line is empty"
+    what = f"the line has no value, only {quote(line)}" if line else "the line is empty"
     return DataError(f"{what}; remove it", path, number)
 
 
@@ -270,7 +270,7 @@ def number_error(text: str, layout: Layout, field: str, line: int) -> DataError:
     else:
         problem = "not a finite number"
     return DataError(
-        f"{layout.label(field)} holds {shown(text)}, {problem}; write plain digits, such as "
+        f"{layout.label(field)} holds {quote(text)}, {problem}; write plain digits, such as "
         "881250949 or 3.5, or leave the cell empty",
         layout.path,
         line,

@@ -37,33 +37,45 @@ class Column(ABC):
         """All cells taken so far."""
 
 
-class TokenColumn(Column):
-    """Categories in order of first appearance; an empty cell is missing.
+class TokenCategories:
+    """Strings of a column as categories in order of first appearance; empty ones are missing.
 
     ``dtype="category"`` of pandas will not do: since 3.1 it turns tokens that all look
-    like integers into integers. Cells parsed as objects share one string per token.
+    like integers into integers. Each distinct token is held once.
     """
+
+    def __init__(self):
+        self.code_of: dict[str, int] = {"": -1}
+        self.codes: list[np.ndarray] = []
+
+    def add(self, values: np.ndarray) -> None:
+        """Number the tokens of a block."""
+        codes, tokens = pd.factorize(values)
+        code_of = self.code_of
+        numbers = (code_of.setdefault(token, len(code_of) - 1) for token in tokens)
+        self.codes.append(np.fromiter(numbers, dtype=np.int32, count=len(tokens))[codes])
+
+    def finish(self) -> pd.Categorical:
+        """All values taken so far; empties the object."""
+        codes, categories = np.concatenate(self.codes), pd.Index(list(self.code_of)[1:], dtype=str)
+        self.code_of, self.codes = {"": -1}, []
+        return pd.Categorical.from_codes(codes, categories=categories)
+
+
+class TokenColumn(Column):
+    """Categories in order of first appearance; an empty cell is missing."""
 
     def __init__(self, field: str, layout: Layout, seq_separator: str):
         super().__init__(field, layout, seq_separator)
-        self.tokens: list[np.ndarray] = []  # of each block, without repetition
-        self.n_tokens = 0
+        self.categories = TokenCategories()
 
     def add(self, values: np.ndarray, block: Block) -> None:
         """Number the tokens of the block."""
-        codes, tokens = pd.factorize(values)
-        self.parts.append(codes + self.n_tokens)
-        self.tokens.append(tokens)
-        self.n_tokens += len(tokens)
+        self.categories.add(values)
 
     def finish(self) -> pd.Series:
-        """Series of dtype category; blocks are merged here, in one pass over their tokens."""
-        tokens = np.concatenate(self.tokens)
-        tokens[tokens == ""] = None  # missing: factorize gives it -1
-        merged, categories = pd.factorize(tokens)
-        codes = merged.astype(np.int32)[np.concatenate(self.parts)]
-        index = pd.Index(categories, dtype=str)
-        return pd.Series(pd.Categorical.from_codes(codes, categories=index))
+        """Series of dtype category."""
+        return pd.Series(self.categories.finish())
 
 
 class TextColumn(Column):

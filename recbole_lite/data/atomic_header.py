@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recbole_lite.data.atomic_checks import Block, check_text, separator_hint, shown
+from recbole_lite.data.atomic_checks import Block, check_text, quote, separator_hint
 from recbole_lite.utils.errors import DataError
 
 FIELD_TYPES = ("token", "token_seq", "float", "float_seq")
@@ -57,14 +57,14 @@ def _header_problem(cell: str, number: int, cells: list[str], types: dict[str, s
     """Say what is wrong with one field of the header, None if nothing is."""
     if not any(":" in other for other in cells):
         return (
-            f"the first line is no header: {shown(cells[0])} has no ':type'; "
+            f"the first line is no header: {quote(cells[0])} has no ':type'; "
             f"put a line like {HEADER_EXAMPLE} above the rows"
         )
     if not cell:
         place = {1: "starts with", len(cells): "ends with"}.get(number, "has an empty field beside")
         return f"the header {place} a separator (field {number} of {len(cells)}); remove it"
     name, colon, kind = cell.partition(":")
-    where = f"field {number} of the header, {shown(cell)},"
+    where = f"field {number} of the header, {quote(cell)},"
     if not colon:
         return f"{where} has no type; write name:type, such as {name.strip()}:token"
     if not name.strip():
@@ -72,7 +72,7 @@ def _header_problem(cell: str, number: int, cells: list[str], types: dict[str, s
     if name != name.strip():
         return f"{where} has spaces around its name; remove them"
     if kind not in FIELD_TYPES:
-        return f"{where} has the unknown type {shown(kind)}; types are {', '.join(FIELD_TYPES)}"
+        return f"{where} has the unknown type {quote(kind)}; types are {', '.join(FIELD_TYPES)}"
     if name in types:
-        return f"{where} repeats the name {shown(name)}; rename or remove one of the two"
+        return f"{where} repeats the name {quote(name)}; rename or remove one of the two"
     return None

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from recbole_lite.data.atomic_checks import check_dialect, shown
+from recbole_lite.data.atomic_checks import quote
 from recbole_lite.data.atomic_header import check_header
 from recbole_lite.utils.errors import DataError
 from recbole_lite.utils.files import write_atomically
@@ -18,15 +18,8 @@ from recbole_lite.utils.files import write_atomically
 CHUNK_ROWS = 100_000
 
 
-def write_atomic(
-    path: str | Path,
-    types: dict[str, str],
-    frame: pd.DataFrame,
-    *,
-    separator: str = "\t",
-    seq_separator: str = " ",
-) -> None:
-    r"""Write a frame as an atomic file in UTF-8.
+def write_atomic(path: str | Path, types: dict[str, str], frame: pd.DataFrame) -> None:
+    """Write a frame as an atomic file in UTF-8, separated by tabs.
 
     The file appears under its name when it is complete, not before.
 
@@ -40,10 +33,6 @@ def write_atomic(
         The columns that `types` names and no others. Tokens are str or int, floats are
         numbers, a token_seq is one str, a float_seq one array of numbers; a missing
         value becomes an empty cell.
-    separator : str
-        One character between fields.
-    seq_separator : str
-        Between the elements of a float_seq.
 
     Raises
     ------
@@ -51,10 +40,9 @@ def write_atomic(
         If the reader would not give a value back: it holds the separator, a line end or
         NUL, is no finite number, or is of another kind than its field.
     """
-    check_dialect(separator, "utf-8", seq_separator)
     path = Path(path)
-    header = separator.join(f"{field}:{kind}" for field, kind in types.items())
-    _check_header(path, types, header, separator)
+    header = "\t".join(f"{field}:{kind}" for field, kind in types.items())
+    _check_header(path, types, header)
     _check_frame(path, types, frame)
 
     def write(temporary: Path) -> None:
@@ -63,12 +51,10 @@ def write_atomic(
             for start in range(0, len(frame), CHUNK_ROWS):
                 part, line = frame.iloc[start : start + CHUNK_ROWS], start + 2
                 cells = {
-                    field: _cells(
-                        part[field].tolist(), f"{field}:{kind}", seq_separator, path, line
-                    )
+                    field: _cells(part[field].tolist(), f"{field}:{kind}", path, line)
                     for field, kind in types.items()
                 }
-                file.write(_rows(cells, separator, path, line))
+                file.write(_rows(cells, path, line))
 
     try:
         write_atomically(path, write)
@@ -77,12 +63,12 @@ def write_atomic(
         raise DataError(message, path) from error
 
 
-def _check_header(path: Path, types: dict[str, str], header: str, separator: str) -> None:
+def _check_header(path: Path, types: dict[str, str], header: str) -> None:
     """Refuse names that would read back as something else."""
-    problem = next(filter(None, (_cell_problem(name, separator) for name in types)), None)
+    problem = next(filter(None, map(_cell_problem, types)), None)
     if problem:
         raise DataError(f"a name of a field {problem}", path, 1)
-    check_header(header.encode(), path, separator, "utf-8")
+    check_header(header.encode(), path, "\t", "utf-8")
 
 
 def _check_frame(path: Path, types: dict[str, str], frame: pd.DataFrame) -> None:
@@ -96,7 +82,7 @@ def _check_frame(path: Path, types: dict[str, str], frame: pd.DataFrame) -> None
         raise DataError("there are no rows to write; the reader refuses a header alone", path)
 
 
-def _cells(values: list, label: str, seq_separator: str, path: Path, line: int) -> list[str]:
+def _cells(values: list, label: str, path: Path, line: int) -> list[str]:
     """Cells of one column, of which the first stands on `line`."""
     kind = label.rpartition(":")[2]
     kinds_of_value = set(map(type, values))
@@ -107,7 +93,7 @@ def _cells(values: list, label: str, seq_separator: str, path: Path, line: int) 
     cells = []
     for row, value in enumerate(values):
         try:
-            cells.append("" if _is_missing(value) else _CELL_OF[kind](value, seq_separator))
+            cells.append("" if _is_missing(value) else _CELL_OF[kind](value))
         except (TypeError, ValueError, OverflowError):
             found = repr(value)[:60]
             message = f"{label} holds {found}; it takes {_TAKES[kind]}: convert it"
@@ -119,11 +105,11 @@ def _is_missing(value: object) -> bool:
     return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
 
 
-def _token(value: object, _: str) -> str:
+def _token(value: object) -> str:
     return str(_integer(value)) if not isinstance(value, str) else value
 
 
-def _text(value: object, _: str) -> str:
+def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError
     return value
@@ -135,7 +121,7 @@ def _integer(value: object) -> int:
     return int(value)
 
 
-def _number(value: object, _: str) -> str:
+def _number(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError
     if not math.isfinite(value):
@@ -143,11 +129,11 @@ def _number(value: object, _: str) -> str:
     return str(int(value)) if isinstance(value, numbers.Integral) else repr(float(value))
 
 
-def _vector(value: object, seq_separator: str) -> str:
+def _vector(value: object) -> str:
     array = np.asarray(value)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iuf"):
         raise TypeError
-    return seq_separator.join(_number(element, "") for element in array.tolist())
+    return " ".join(map(_number, array.tolist()))
 
 
 _CELL_OF = {"token": _token, "token_seq": _text, "float": _number, "float_seq": _vector}
@@ -159,27 +145,27 @@ _TAKES = {
 }
 
 
-def _rows(cells: dict[str, list[str]], separator: str, path: Path, line: int) -> bytes:
+def _rows(cells: dict[str, list[str]], path: Path, line: int) -> bytes:
     """Rows as they stand in the file, of which the first stands on `line`."""
-    rows = [separator.join(row) for row in zip(*cells.values(), strict=True)]
+    rows = ["\t".join(row) for row in zip(*cells.values(), strict=True)]
     text = "\n".join(rows) + "\n"
     for row, content in enumerate(rows):
-        if not content.strip(" \t" + separator):
+        if not content.strip(" \t"):
             message = "the row has no value, and the reader refuses blank lines; drop the row"
             raise DataError(message, path, line + row)
-    separators = text.count(separator) == len(rows) * (len(cells) - 1)
+    separators = text.count("\t") == len(rows) * (len(cells) - 1)
     if separators and text.count("\n") == len(rows) and not re.search("[\r\0\ud800-\udfff]", text):
         return text.encode()
     for row, values in enumerate(zip(*cells.values(), strict=True)):
         for field, value in zip(cells, values, strict=True):
-            if problem := _cell_problem(value, separator):
+            if problem := _cell_problem(value):
                 raise DataError(f"{field} {problem}", path, line + row)
     raise AssertionError("a forbidden character is in the text and in none of its cells")
 
 
-def _cell_problem(text: str, separator: str) -> str | None:
+def _cell_problem(text: str) -> str | None:
     """Say which character of a cell the file cannot hold, None if there is none."""
-    found = re.search(f"[{re.escape(separator)}\n\r\0\ud800-\udfff]", text)
+    found = re.search("[\t\n\r\0\ud800-\udfff]", text)
     if not found:
         return None
-    return f"holds {found.group()!r} in {shown(text)}, which no cell can hold; replace it"
+    return f"holds {found.group()!r} in {quote(text)}, which no cell can hold; replace it"

@@ -11,7 +11,7 @@ from recbole_lite.utils.errors import ConfigError
 FILES = ("inter", "user", "item", "kg", "link", "net")
 
 
-def check_loaded(config) -> None:
+def check_load_columns(config) -> None:
     """Check ``load_col``, ``unload_col`` and ``seq_len`` before a file is read.
 
     Raises

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction
 
-from recbole_lite.data.reading import ReadingMixin
-from recbole_lite.data.tables import TablesMixin
+from recbole_lite.data.dataset_processing import ProcessingMixin
+from recbole_lite.data.dataset_reading import ReadingMixin
 from recbole_lite.data.vocabulary import interactions_sha256
 from recbole_lite.data.windows import SequenceStore, Windows
 from recbole_lite.utils.errors import ConfigError, DataError, OtherIdsError
@@ -18,10 +19,10 @@ from recbole_lite.utils.errors import ConfigError, DataError, OtherIdsError
 WITHOUT_TIMES = '--eval_args="{order: RO}"'
 
 
-class SequencesMixin(ReadingMixin, TablesMixin):
+class SequencesMixin(ReadingMixin, ProcessingMixin):
     """Sequences in exact order, kept once; windows over them."""
 
-    def _note_interactions(self, users: np.ndarray, items: np.ndarray, shuffled: bool = False):
+    def _compare_with_training(self, users: np.ndarray, items: np.ndarray, shuffled: bool = False):
         """Compare the interactions, in the order in which they are used, with the training's."""
         found = self.vocabulary.interactions = interactions_sha256(users, items)
         trained = self._numbering and self._numbering.vocabulary
@@ -44,7 +45,9 @@ class SequencesMixin(ReadingMixin, TablesMixin):
         keys = (users,) if self._time is None else (self._time, users)
         order = np.lexsort(keys)
         columns = self._dataframe_to_interaction(self.inter_feat.iloc[order]).interaction
-        self._note_interactions(columns[self.uid_field].numpy(), columns[self.iid_field].numpy())
+        self._compare_with_training(
+            columns[self.uid_field].numpy(), columns[self.iid_field].numpy()
+        )
         time = None if self._time is None else self._time[order]
         return SequenceStore(columns, time, self.uid_field, self.iid_field, self.user_num)
 
@@ -54,7 +57,7 @@ class SequencesMixin(ReadingMixin, TablesMixin):
                 setattr(self, name, self._dataframe_to_interaction(getattr(self, name)))
 
     def _all_windows(self, store: SequenceStore) -> Windows:
-        return Windows.of_all_targets(
+        return Windows.over_all_targets(
             store,
             self.config["MAX_ITEM_LIST_LENGTH"],
             self.config["LIST_SUFFIX"],
@@ -64,7 +67,7 @@ class SequencesMixin(ReadingMixin, TablesMixin):
     def __getitem__(self, index, join=True):
         feat = self.inter_feat
         if isinstance(feat, Windows):
-            batch = feat.gather(index)
+            batch = feat.collate(index)
         elif isinstance(index, np.ndarray):  # RecBole would index by a Python list
             rows = torch.from_numpy(index)
             batch = Interaction({field: feat[field][rows] for field in feat})
@@ -103,7 +106,7 @@ class LiteSequentialDataset(SequencesMixin, SequentialDataset):
         self.inter_feat = self._all_windows(store)
 
     def data_augmentation(self):
-        """Do nothing: :meth:`_change_feat_format` has laid the windows."""
+        """Do nothing: :meth:`_change_feat_format` has made the windows."""
 
     def sort(self, by, ascending=True):
         """Sort the windows; by time: exactly, which RecBole's float32 times do not allow."""
@@ -115,8 +118,8 @@ class LiteSequentialDataset(SequencesMixin, SequentialDataset):
     def leave_one_out(self, group_by, leave_one_mode):
         """RecBole's rule and order, on arrays.
 
-        Of a user's windows the last goes to test and the one before to validation, as long as
-        one is left for training.
+        A user's last window is tested on and the one before validates, as long as one is left
+        for training.
         """
         modes = {"valid_and_test": 2, "valid_only": 1, "test_only": 1}
         if leave_one_mode not in modes:
@@ -126,17 +129,17 @@ class LiteSequentialDataset(SequencesMixin, SequentialDataset):
         self._drop_unused_col()
         parts = split_last(self.inter_feat, modes[leave_one_mode])
         if leave_one_mode == "valid_only":
-            parts = [*parts, parts[0].at([])]
+            parts = [*parts, parts[0].select([])]
         elif leave_one_mode == "test_only":
-            parts = [parts[0], parts[0].at([]), parts[1]]
+            parts = [parts[0], parts[0].select([]), parts[1]]
         return [self.copy(part) for part in parts]
 
     def inter_matrix(self, form="coo", value_field=None):
         """User-item matrix of the windows' targets and of each user's first item."""
         windows = self.inter_feat
-        firsts = np.unique(windows.store.start_of(windows.rows))
+        firsts = np.unique(windows.store.user_start(windows.rows))
         rows = np.concatenate([windows.rows, firsts])
-        local = windows.at(rows)
+        local = windows.select(rows)
         fields = [self.uid_field, self.iid_field, *([value_field] if value_field else [])]
         return self._create_sparse_matrix(
             Interaction({field: local[field] for field in fields}),
@@ -151,7 +154,7 @@ class LiteGeneralDataset(SequencesMixin, Dataset):
     """Dataset of models without sequences (Pop, BPR ...), split and ranked like the others.
 
     Training holds plain interactions; validation and test are the same windows that a
-    sequential model gets, so that all are asked the same questions.
+    sequential model gets, so that all models are tested alike.
     """
 
     def build(self):
@@ -164,7 +167,7 @@ class LiteGeneralDataset(SequencesMixin, Dataset):
                 Path(self.dataset_path, f"{self.dataset_name}.inter"),
             )
         if order != "TO" or split != {"LS": "valid_and_test"}:
-            self._note_lines()
+            self._compare_lines_with_training()
             return super().build()
         self._convert_side_features()
         store = self._sequence_store()
@@ -179,17 +182,17 @@ class LiteGeneralDataset(SequencesMixin, Dataset):
         train = Interaction({field: column[rows] for field, column in store.columns.items()})
         return [self.copy(part) for part in (train, valid, test)]
 
-    def _note_lines(self):
+    def _compare_lines_with_training(self):
         users, items = (self.inter_feat[f].to_numpy() for f in (self.uid_field, self.iid_field))
         if self.config["eval_args"]["order"] == "TO" and self._time is not None:
             order = np.lexsort((self._time, users))
-            self._note_interactions(users[order], items[order])
+            self._compare_with_training(users[order], items[order])
         else:
-            self._note_interactions(users, items, shuffled=True)
+            self._compare_with_training(users, items, shuffled=True)
 
 
 def split_last(windows: Windows, n: int) -> list[Windows]:
-    """Leave the last `n` windows of each user out, one part each; at least one stays.
+    """Hold out the last `n` windows of each user, one part each; at least one stays.
 
     Users keep the order of their first window, which is RecBole's.
 
@@ -198,17 +201,13 @@ def split_last(windows: Windows, n: int) -> list[Windows]:
     list of Windows
         Training, then the parts left out, the latest last.
     """
-    users = windows[windows.store.user_field].numpy()
-    first = np.full(users.max(initial=0) + 1, len(users))
-    first[users[::-1]] = np.arange(len(users))[::-1]  # the last write, the first window, stays
-    rank = np.empty_like(first)
-    rank[np.argsort(first, kind="stable")] = np.arange(len(first))
-    order = np.argsort(rank[users], kind="stable")  # grouped by user, in order within
-    rows, owner = windows.rows[order], rank[users][order]
+    owner, _ = pd.factorize(windows[windows.store.user_field].numpy())  # by first appearance
+    order = np.argsort(owner, kind="stable")  # grouped by user, in order within
+    rows, owner = windows.rows[order], owner[order]
     counts = np.bincount(owner)
     from_end = np.repeat(np.cumsum(counts), counts) - np.arange(len(owner)) - 1
     left_out = np.repeat(np.minimum(n, counts - 1), counts)
-    parts = [windows.at(rows[from_end >= left_out])]
+    parts = [windows.select(rows[from_end >= left_out])]
     for k in range(n, 0, -1):
-        parts.append(windows.at(rows[(from_end == k - 1) & (left_out >= k)]))
+        parts.append(windows.select(rows[(from_end == k - 1) & (left_out >= k)]))
     return parts

@@ -1,4 +1,4 @@
-"""Loaders: evaluation that knows what each user has had, training on drawn segments."""
+"""Loaders: evaluation that masks each user's history, training on resampled windows."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class HistoryMaskLoader(FullSortEvalDataLoader):
 
     @cached_property
     def uid2history_item(self) -> np.ndarray:
-        """What each user had before the target, targets left out; ``[n_users]`` tensors of ids.
+        """History of each user before the target, without targets; ``[n_users]`` tensors of ids.
 
-        Of users without a target, all that they had.
+        For users without a target, all their items.
         """
         windows = self._dataset.inter_feat
         store = windows.store
@@ -57,9 +57,9 @@ class HistoryMaskLoader(FullSortEvalDataLoader):
             ends[user] = min(ends[user], row)
             targets[user].add(items[row])
         history = np.empty(len(ends), dtype=object)
-        for user, had in enumerate(targets):
+        for user, held_out in enumerate(targets):
             seen = np.unique(items[starts[user] : ends[user]])
-            history[user] = torch.from_numpy(seen[~np.isin(seen, list(had))])
+            history[user] = torch.from_numpy(seen[~np.isin(seen, list(held_out))])
         return history
 
     def _init_batch_size_and_step(self):
@@ -81,8 +81,8 @@ class HistoryMaskLoader(FullSortEvalDataLoader):
         return batch, history, torch.arange(len(index)), batch[self.iid_field]
 
 
-class DrawingLoader(TrainDataLoader):
-    """Training on what each epoch draws anew: windows (``ResampledWindows``), candidates.
+class ResamplingLoader(TrainDataLoader):
+    """Training on what each epoch resamples: windows (``ResampledWindows``), candidates.
 
     They come from the loader's own generator, whose state a checkpoint holds.
     """
@@ -90,10 +90,10 @@ class DrawingLoader(TrainDataLoader):
     def __iter__(self):
         windows = self._dataset.inter_feat
         if windows.candidates is not None:
-            windows.candidates.draw(self.generator)
+            windows.candidates.resample(self.generator)
         if isinstance(windows, ResampledWindows):
-            windows.draw(self.generator)
-        # A draw may give another number of windows; this is the list that torch's loader indexes.
+            windows.resample(self.generator)
+        # The number of windows may change; this is the list that torch's loader indexes.
         if isinstance(self.sampler, (RandomSampler, SequentialSampler)):
             self.sampler.data_source[:] = range(len(windows))
         return super().__iter__()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_lite.data.windows import ResampledWindows, Windows
+from recbole_lite.data.windows import ResampledWindows, Windows, expand_ranges
 from recbole_lite.utils.errors import ConfigError
 
 # Field of a batch: the item after each input, 0 where none is asked for. Not "target_list": that is
@@ -21,8 +21,8 @@ TARGETS = "prefix_targets"
 class PrefixWindows(ResampledWindows):
     """Windows that together ask once for every target of a training sequence.
 
-    Where they begin is drawn anew for every epoch: a target then stands now early, now late in
-    its window, and is learned from contexts of many lengths.
+    Where they begin is sampled for every epoch: the position of a target in its window varies,
+    and it is learned from contexts of many lengths.
 
     Parameters
     ----------
@@ -48,11 +48,11 @@ class PrefixWindows(ResampledWindows):
                 f"(MAX_ITEM_LIST_LENGTH - 1), found {overlap!r}"
             )
         self.stride = self.max_length - overlap
-        # Any draw will do here: it gives the loader a typical number of windows.
-        self.draw(torch.Generator().manual_seed(0))
+        # Any sample will do here: it gives the loader a typical number of windows.
+        self.resample(torch.Generator().manual_seed(0))
 
-    def draw(self, generator: torch.Generator) -> None:
-        """Lay the windows anew, each user's at a random phase."""
+    def resample(self, generator: torch.Generator) -> None:
+        """Sample new windows, each user's at a random phase."""
         n = self.last_rows - self.first_rows  # targets of each user
         chance = torch.rand(len(n), generator=generator, dtype=torch.float64).numpy()
         tail = np.minimum((chance * self.stride).astype(np.int64), n)  # 0 .. stride - 1
@@ -60,8 +60,7 @@ class PrefixWindows(ResampledWindows):
         left = n - tail
         # Whole strides from the end, as long as more is left than fits into one window.
         strides = -(-np.maximum(left - self.max_length, 0) // self.stride)
-        owner = np.repeat(np.arange(len(n)), strides)
-        step = np.arange(len(owner)) - np.repeat(np.cumsum(strides) - strides, strides)
+        owner, step = expand_ranges(np.zeros_like(strides), strides)
         rows.append((self.first_rows + left)[owner] - step * self.stride)
         counts.append(np.full(len(owner), self.stride))
         # What is left is each user's first window, in which all targets are asked for.
@@ -70,9 +69,9 @@ class PrefixWindows(ResampledWindows):
         counts.append(left[left > 0])
         self.rows, self.counts = np.concatenate(rows), np.concatenate(counts)
 
-    def gather(self, index) -> Interaction:
-        """Batch of windows: as :meth:`Windows.gather`, and ``prefix_targets`` ``[B, L]``."""
-        batch = super().gather(index)
+    def collate(self, index) -> Interaction:
+        """Batch of windows: as :meth:`Windows.collate`, and ``prefix_targets`` ``[B, L]``."""
+        batch = super().collate(index)
         rows, counts = np.atleast_1d(self.rows[index]), np.atleast_1d(self.counts[index])
         lengths = batch[self.length_field].numpy()
         steps = np.arange(self.max_length)

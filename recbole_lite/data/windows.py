@@ -1,4 +1,4 @@
-"""Sequences kept once as flat arrays; windows and segments of them gathered per batch.
+"""Sequences stored once as flat arrays; windows and segments of them collated per batch.
 
 RecBole's ``data_augmentation`` loops over all interactions and stores one row of
 ``MAX_ITEM_LIST_LENGTH`` values per window and per field. A window is nothing but a position in
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
-SEEN = "seen_list"  # field of a batch: what the user had before the window
+SEEN = "seen_list"  # field of a batch: items of the user before the window
 CANDIDATES = "topn_candidates"  # field of a batch: the target among negatives (task: topn)
 
 
@@ -50,7 +50,7 @@ class SequenceStore:
     def __len__(self) -> int:
         return len(self.columns[self.user_field])
 
-    def start_of(self, rows: np.ndarray) -> np.ndarray:
+    def user_start(self, rows: np.ndarray) -> np.ndarray:
         """First row of the user whom each of `rows` belongs to."""
         return self.starts[self.columns[self.user_field].numpy()[rows]]
 
@@ -58,8 +58,8 @@ class SequenceStore:
 class Windows(Interaction):
     """Rows ``(history -> target)`` over a :class:`SequenceStore`, one position each.
 
-    It stands where RecBole's datasets keep an augmented ``Interaction``: the target's own
-    fields can be read as columns, sub-selections are windows again. :meth:`gather` makes the
+    It takes the place of the augmented ``Interaction`` of RecBole's datasets: the target's own
+    fields can be read as columns, sub-selections are windows again. :meth:`collate` makes the
     batch with its list fields.
 
     Parameters
@@ -87,10 +87,12 @@ class Windows(Interaction):
         self.list_suffix = list_suffix
         self.length_field = length_field
         self.lists_seen = False
-        self.candidates = None  # of data/candidates.py: what is ranked, where not every item is
+        self.candidates = (
+            None  # of data/topn_candidates.py: what is ranked, where not every item is
+        )
 
     @classmethod
-    def of_all_targets(cls, store: SequenceStore, *args) -> Windows:
+    def over_all_targets(cls, store: SequenceStore, *args) -> Windows:
         """One window for every interaction that has an earlier one of the same user."""
         is_first = np.zeros(len(store), dtype=bool)
         starts = store.starts[:-1]
@@ -106,7 +108,7 @@ class Windows(Interaction):
 
     @property
     def interaction(self) -> dict[str, torch.Tensor]:
-        """The targets' own fields, gathered anew at each call."""
+        """The targets' own fields, read from the store at each call."""
         rows = torch.from_numpy(self.rows)
         fields = {field: column[rows] for field, column in self.store.columns.items()}
         fields[self.length_field] = torch.from_numpy(self._lengths())
@@ -136,9 +138,9 @@ class Windows(Interaction):
             if index in self.store.columns:
                 return self.store.columns[index][torch.from_numpy(self.rows)]
             return self._lists(self.rows, self._lengths(), [index])[index]
-        return self.at(self.rows[_as_index(index)])
+        return self.select(self.rows[_as_index(index)])
 
-    def at(self, rows: np.ndarray) -> Windows:
+    def select(self, rows: np.ndarray) -> Windows:
         """Windows with the same settings at other rows of the store."""
         other = copy.copy(self)
         other.rows = np.atleast_1d(np.asarray(rows, dtype=np.int64))
@@ -166,7 +168,7 @@ class Windows(Interaction):
 
     # -- batches ----------------------------------------------------------------------------
 
-    def gather(self, index) -> Interaction:
+    def collate(self, index) -> Interaction:
         """Batch of windows.
 
         Parameters
@@ -178,13 +180,13 @@ class Windows(Interaction):
         -------
         Interaction
             The targets' fields ``[B]``, ``<field>_list`` of every field but the user's
-            ``[B, max_length]`` (earliest first, zeros behind) and the length ``[B]``. With
-            ``lists_seen`` also ``seen_list``: the items that the user had before the window,
+            ``[B, max_length]`` (earliest first, padded with zeros) and the length ``[B]``. With
+            ``lists_seen`` also ``seen_list``: the user's items before the window,
             ``[B, longest]``. With ``candidates`` also ``topn_candidates``, ``[B, C]``.
         """
         index = _as_index(index)
         rows = np.atleast_1d(self.rows[index])
-        lengths = np.minimum(rows - self.begin_of(index), self.max_length)
+        lengths = np.minimum(rows - self.first_row_of(index), self.max_length)
         picked = torch.from_numpy(rows)
         batch = {field: column[picked] for field, column in self.store.columns.items()}
         batch[self.length_field] = torch.from_numpy(lengths)
@@ -197,42 +199,40 @@ class Windows(Interaction):
         if self.lists_seen:
             batch[SEEN] = self._seen(rows - lengths)
         if self.candidates is not None:
-            batch[CANDIDATES] = torch.from_numpy(self.candidates.of(rows))
+            batch[CANDIDATES] = torch.from_numpy(self.candidates.select(rows))
         return Interaction(batch)
 
-    def begin_of(self, selection) -> np.ndarray:
+    def first_row_of(self, selection) -> np.ndarray:
         """First row that belongs to each of the selected windows: here the user's first."""
-        return self.store.start_of(np.atleast_1d(self.rows[selection]))
+        return self.store.user_start(np.atleast_1d(self.rows[selection]))
 
     def history(self, index) -> tuple[torch.Tensor, torch.Tensor]:
-        """Every item that the users had before the targets, not only those in the window.
+        """All items of the users before the targets, not only those in the window.
 
         Returns
         -------
         tuple of torch.Tensor
             Row numbers within the selection and item ids, ``[total]`` each; the target itself
-            is left out, also where the user had it before.
+            is left out, also if it occurs in the history.
         """
         rows = np.atleast_1d(self.rows[_as_index(index)])
-        starts = self.store.start_of(rows)
-        counts = rows - starts
-        owner = np.repeat(np.arange(len(rows)), counts)
-        offset = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+        starts = self.store.user_start(rows)
+        owner, before = expand_ranges(starts, rows - starts)
         items = self.store.columns[self.store.item_field].numpy()
-        seen = items[starts[owner] + offset]
+        seen = items[before]
         keep = seen != items[rows][owner]
         return torch.from_numpy(owner[keep]), torch.from_numpy(seen[keep])
 
     def _seen(self, rows: np.ndarray) -> torch.Tensor:
-        """Items that the users had before each of `rows`, ``[B, longest]``, zeros behind."""
-        starts = self.store.start_of(rows)
+        """Items of the users before each of `rows`, ``[B, longest]``, padded with zeros."""
+        starts = self.store.user_start(rows)
         counts = rows - starts
         steps = np.arange(counts.max(initial=0))
         inside = torch.from_numpy(steps < counts[:, None])
         positions = starts[:, None] + np.minimum(steps, np.maximum(counts - 1, 0)[:, None])
         return self.store.columns[self.store.item_field][torch.from_numpy(positions)] * inside
 
-    def ends_of_users(self) -> tuple[np.ndarray, np.ndarray]:
+    def user_bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """First row in the store and row of the last target, of each user who has a window."""
         users = self.store.columns[self.store.user_field].numpy()[self.rows]
         present = np.unique(users)
@@ -241,17 +241,15 @@ class Windows(Interaction):
         return self.store.starts[present], last[present]
 
     def interactions(self) -> tuple[np.ndarray, np.ndarray]:
-        """Users and items of all interactions that the windows are laid over, ``[n]`` each."""
-        first, last = self.ends_of_users()
-        counts = last - first + 1
-        offset = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        rows = np.repeat(first, counts) + offset
+        """Users and items of all interactions that the windows cover, ``[n]`` each."""
+        first, last = self.user_bounds()
+        _, rows = expand_ranges(first, last - first + 1)
         columns = self.store.columns
         users, items = columns[self.store.user_field], columns[self.store.item_field]
         return users.numpy()[rows], items.numpy()[rows]
 
     def _lengths(self) -> np.ndarray:
-        return np.minimum(self.rows - self.begin_of(slice(None)), self.max_length)
+        return np.minimum(self.rows - self.first_row_of(slice(None)), self.max_length)
 
     def _lists(
         self, rows: np.ndarray, lengths: np.ndarray, names: list[str]
@@ -272,7 +270,7 @@ class Windows(Interaction):
 
 
 class ResampledWindows(Windows):
-    """Training windows that are laid anew for every epoch.
+    """Training windows that are resampled for every epoch.
 
     Parameters
     ----------
@@ -282,7 +280,7 @@ class ResampledWindows(Windows):
     Attributes
     ----------
     first_rows, last_rows : numpy.ndarray
-        ``[n_users]`` rows of the store between which a user's windows are laid.
+        ``[n_users]`` first and last row of the store for the windows of each user.
     """
 
     def __init__(self, windows: Windows):
@@ -293,19 +291,19 @@ class ResampledWindows(Windows):
             windows.list_suffix,
             windows.length_field,
         )
-        self.first_rows, self.last_rows = windows.ends_of_users()
+        self.first_rows, self.last_rows = windows.user_bounds()
 
-    def ends_of_users(self) -> tuple[np.ndarray, np.ndarray]:
-        """First and last row of each user, whatever was drawn."""
+    def user_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """First and last row of each user, whatever windows were sampled."""
         return self.first_rows, self.last_rows
 
-    def draw(self, generator: torch.Generator) -> None:
-        """Lay the windows anew; the generator's state decides."""
+    def resample(self, generator: torch.Generator) -> None:
+        """Sample new windows; the generator's state decides which."""
         raise NotImplementedError
 
 
 class RandomSegments(ResampledWindows):
-    """One random segment of each user's training sequence, drawn anew for every epoch.
+    """One random segment of each user's training sequence, resampled for every epoch.
 
     The rule is POD's (Li et al., CIKM 2023), which the paper follows (Section 5.1.4,
     "LITE-LLM4Rec_sampling"): of a sequence of n items, its start is uniform in 0..n-2 and its
@@ -322,8 +320,8 @@ class RandomSegments(ResampledWindows):
         self.rows = self.last_rows  # until the first draw: whole sequences
         self.begins = self.first_rows
 
-    def draw(self, generator: torch.Generator) -> None:
-        """Draw all segments anew."""
+    def resample(self, generator: torch.Generator) -> None:
+        """Sample a new segment for every user."""
         chance = torch.rand((2, len(self.first_rows)), generator=generator, dtype=torch.float64)
         start, end = chance.numpy()
         n = self.last_rows - self.first_rows + 1
@@ -332,9 +330,16 @@ class RandomSegments(ResampledWindows):
         self.begins = self.first_rows + starts
         self.rows = self.first_rows + ends
 
-    def begin_of(self, selection) -> np.ndarray:
+    def first_row_of(self, selection) -> np.ndarray:
         """First row of each of the selected segments."""
         return np.atleast_1d(self.begins[selection])
+
+
+def expand_ranges(starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers from each start on, as many as its count, and the place of the start of each."""
+    owner = np.repeat(np.arange(len(counts)), counts)
+    step = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return owner, starts[owner] + step
 
 
 def _as_index(index):

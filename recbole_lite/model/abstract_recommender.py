@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from recbole.model.abstract_recommender import SequentialRecommender
 
+from recbole_lite.data.device_transfer import tensor_to_device, to_host
 from recbole_lite.data.prefix_windows import TARGETS
-from recbole_lite.data.transfer import moved, on_host
 from recbole_lite.data.windows import SEEN
 from recbole_lite.model.layers.deduplicate import distinct_rows
 from recbole_lite.model.layers.history_mask import HistoryMask
@@ -93,16 +93,17 @@ class NextItemModel(SequentialRecommender):
         if TARGETS in interaction:  # one target for each prefix
             targets, length = interaction[TARGETS], item_seq.shape[1]  # [B, L]
             # Their number decides shapes, so the host finds them.
-            asked = on_host(targets).flatten().nonzero().squeeze(1)  # [N] places in [B * L]
+            asked = to_host(targets).flatten().nonzero().squeeze(1)  # [N] places in [B * L]
             rows, steps, asked = (
-                moved(x, targets.device) for x in (asked // length, asked % length, asked)
+                tensor_to_device(x, targets.device)
+                for x in (asked // length, asked % length, asked)
             )
             targets = targets.flatten()[asked]
             pooled = self.pooling.prefixes(self.encode(item_seq))  # [B, L, d]
             users = self.user_dropout(pooled.flatten(0, 1)[asked])  # [N, d]
         else:
             targets = interaction[self.POS_ITEM_ID]
-            rows = moved(torch.arange(len(targets)), targets.device)
+            rows = tensor_to_device(torch.arange(len(targets)), targets.device)
             steps = interaction[self.ITEM_SEQ_LEN] - 1
             users = self.forward(item_seq, interaction[self.ITEM_SEQ_LEN])
         if self.loss_type == "SCE":
@@ -115,7 +116,7 @@ class NextItemModel(SequentialRecommender):
     def loss_terms(self, interaction) -> int:
         """Number of targets that a batch's loss is the mean over."""
         if TARGETS in interaction:
-            return int((on_host(interaction[TARGETS]) > 0).sum())
+            return int((to_host(interaction[TARGETS]) > 0).sum())
         return len(interaction)
 
     def predict(self, interaction):

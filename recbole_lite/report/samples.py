@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from recbole_lite.config.yaml_files import nearest
-from recbole_lite.data.atomic import read_header
+from recbole_lite.data.atomic_reader import read_header
 from recbole_lite.data.loaders import HistoryMaskLoader
 from recbole_lite.data.windows import Windows
 from recbole_lite.utils.errors import ConfigError, ReportError

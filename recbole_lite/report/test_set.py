@@ -87,7 +87,7 @@ def read_test_set(dataset, valid_data, test_data) -> TestSet | None:
         items=[str(item) for item in dataset.id2token(dataset.iid_field, targets)],
         item_interactions=counts[targets],
         item_quartiles=quartile_of[targets],
-        history_lengths=windows.rows - windows.store.start_of(windows.rows),
+        history_lengths=windows.rows - windows.store.user_start(windows.rows),
         quartiles=quartiles,
     )
 

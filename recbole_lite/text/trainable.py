@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from recbole_lite.data.transfer import moved, on_host
+from recbole_lite.data.device_transfer import tensor_to_device, to_host
 from recbole_lite.text.attention import does_not_look
 from recbole_lite.text.item_llm_settings import ConfigLike, TextSettings
 from recbole_lite.text.item_vectors import HasItemText, read_texts
@@ -113,9 +113,9 @@ class TrainableItemLLM(nn.Module):
         if not self.training and not torch.is_grad_enabled():
             return F.embedding(item_ids, self.vectors())
         # On the host: how many there are decides shapes.
-        distinct, inverse = torch.unique(on_host(item_ids), return_inverse=True)  # [n], [...]
+        distinct, inverse = torch.unique(to_host(item_ids), return_inverse=True)  # [n], [...]
         # [n, d] -> [..., d]
-        return F.embedding(moved(inverse, item_ids.device), self._encode(distinct))
+        return F.embedding(tensor_to_device(inverse, item_ids.device), self._encode(distinct))
 
     def encode_all(self) -> torch.Tensor:
         """Encode all items without dropout and without gradients; the mode stays as it was.
@@ -177,7 +177,7 @@ class TrainableItemLLM(nn.Module):
         chunks = items[order].split(self._chunk_size)
         recompute = len(chunks) > 1 and torch.is_grad_enabled()
         encoded = torch.cat([self._encode_chunk(chunk, recompute) for chunk in chunks])
-        return vectors.index_copy(0, moved(order, device), encoded)
+        return vectors.index_copy(0, tensor_to_device(order, device), encoded)
 
     def _encode_chunk(self, items: torch.Tensor, recompute: bool) -> torch.Tensor:
         """Encode items that all have tokens, the first the most: [B] ids on the CPU -> [B, d]."""
@@ -186,7 +186,7 @@ class TrainableItemLLM(nn.Module):
         mask = position < lengths  # [B, L]
         place = (self._starts[items].unsqueeze(1) + position).clamp(max=len(self._tokens) - 1)
         ids = self._tokens[place].masked_fill(~mask, self._pad_id)  # [B, L]
-        ids, mask = (moved(part, self.has_text.device) for part in (ids, mask.long()))
+        ids, mask = (tensor_to_device(part, self.has_text.device) for part in (ids, mask.long()))
         arguments = (self.encoder, ids, mask, self._pooling, self._folder)
         if recompute:
             return checkpoint(pooled_states, *arguments, use_reentrant=False)

@@ -7,7 +7,7 @@ from logging import getLogger
 
 import torch
 
-from recbole_lite.data.transfer import on_host
+from recbole_lite.data.device_transfer import to_host
 from recbole_lite.utils.errors import TrainingError
 from recbole_lite.utils.log import FILE_ONLY
 
@@ -37,7 +37,7 @@ class NonFiniteGuard:
         """Loss of a batch."""
         self.number += 1
         names = [getattr(self.dataset, name, None) for name in _ID_FIELDS]
-        self._batches.append({name: on_host(batch[name]) for name in names if name in batch})
+        self._batches.append({name: to_host(batch[name]) for name in names if name in batch})
         return self.loss_func(batch)
 
     def where(self, steps_ago: int = 0) -> str:
@@ -110,7 +110,7 @@ def ids_of(batch, dataset, rows: torch.Tensor | None = None) -> str:
         field = getattr(dataset, name, None)
         if field is None or batch is None or field not in batch:
             continue
-        ids = on_host(batch[field]).flatten()
+        ids = to_host(batch[field]).flatten()
         ids = ids if rows is None else ids[rows]
         tokens = list(map(str, dataset.id2token(field, ids.numpy())))
         getLogger().error(f"{field} of the batch: {', '.join(tokens)}", extra=FILE_ONLY)

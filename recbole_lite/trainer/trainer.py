@@ -12,8 +12,8 @@ from time import time
 import torch
 
 from recbole_lite.config.stages import read_stages
+from recbole_lite.data.device_transfer import batch_to_device
 from recbole_lite.data.loaders import FirstBatches
-from recbole_lite.data.transfer import to_device
 from recbole_lite.data.vocabulary import Vocabulary
 from recbole_lite.evaluator.collector import LiteCollector, restore_order
 from recbole_lite.evaluator.evaluator import LiteEvaluator
@@ -419,7 +419,7 @@ class LiteMixin(ResumeMixin):
         return result
 
     def _full_sort_batch_eval(self, batched_data):
-        batched_data = (to_device(batched_data[0], self.device), *batched_data[1:])
+        batched_data = (batch_to_device(batched_data[0], self.device), *batched_data[1:])
         evaluated = batch, scores, *_ = super()._full_sort_batch_eval(batched_data)
         check_scores(scores, batch, self._evaluated, self._last_good())
         return evaluated

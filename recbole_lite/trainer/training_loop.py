@@ -11,7 +11,7 @@ from recbole.utils import get_gpu_usage, set_color
 from torch.nn.utils.clip_grad import clip_grad_norm_
 from tqdm import tqdm
 
-from recbole_lite.data.transfer import to_device
+from recbole_lite.data.device_transfer import batch_to_device
 
 # Losses that stay on a GPU until they are checked together. RecBole reads each one, twice, and the
 # GPU is idle until the host has prepared the next step.
@@ -46,7 +46,7 @@ class TrainingLoop(Trainer):
             title = set_color(f"Train {epoch_idx:>5}", "pink")
             batches = tqdm(train_data, total=len(train_data), ncols=100, desc=title)
         for batch in batches:
-            batch = to_device(batch, self.device)
+            batch = batch_to_device(batch, self.device)
             self.optimizer.zero_grad()
             of_all_parameters = 0
             if not self.config["single_spec"]:

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from recbole_lite.data import atomic
-from recbole_lite.data.atomic import AtomicTable, read_atomic, read_header, write_atomic
+from recbole_lite.data import atomic_reader
+from recbole_lite.data.atomic_reader import AtomicTable, read_atomic, read_header
+from recbole_lite.data.atomic_writer import write_atomic
 from recbole_lite.utils.errors import ConfigError, DataError
 
 relaxed = settings(
@@ -31,7 +32,7 @@ VECTORS = b"item_id:token\temb:float_seq\n"
 def any_block(request, monkeypatch):
     """Line numbers and values must not depend on where blocks end."""
     if request.param != "one block":
-        monkeypatch.setattr(atomic, "BLOCK_BYTES", 1)
+        monkeypatch.setattr(atomic_reader, "BLOCK_BYTES", 1)
 
 
 def write(folder: Path, data: str | bytes) -> Path:
@@ -433,7 +434,7 @@ def test_tables_survive_writing_and_reading(tmp_path, monkeypatch, rows, block):
         }
     )
     write_atomic(path, types, frame)
-    monkeypatch.setattr(atomic, "BLOCK_BYTES", block)
+    monkeypatch.setattr(atomic_reader, "BLOCK_BYTES", block)
     table = read_atomic(path, required=["id"], unique="id")
     assert table.types == types
     assert cells(table, "a b") == [token or None for token in first]
@@ -555,9 +556,9 @@ def test_missing_values_become_empty_cells(tmp_path):
         }
     )
     types = {"n": "float", "a": "token", "t": "token_seq", "v": "float_seq", "id": "token"}
-    write_atomic(tmp_path / "x", types, frame, seq_separator=";")
+    write_atomic(tmp_path / "x", types, frame)
     rows = (tmp_path / "x").read_text().splitlines()[1:]
-    assert rows == ["1\tx\t\t1;2\t1", "\t\t\t\t2"]
+    assert rows == ["1\tx\t\t1 2\t1", "\t\t\t\t2"]
 
 
 # --- real files ------------------------------------------------------------------------

@@ -25,7 +25,7 @@ def training_windows(sequences, max_length):
         "item_id": torch.tensor([item for s in sequences for item in s]),
     }
     store = SequenceStore(columns, None, "user_id", "item_id", len(sequences) + 1)
-    windows = Windows.of_all_targets(store, max_length, "_list", "item_length")
+    windows = Windows.over_all_targets(store, max_length, "_list", "item_length")
     return split_last(windows, 2)[0]
 
 
@@ -76,8 +76,8 @@ def test_every_training_target_is_asked_for_once_with_its_context(max_length):
     expected = sorted(item for item in inside if had[item])
     for overlap, seed in itertools.product(range(max_length), range(12)):
         windows = PrefixWindows(training_windows(sequences, max_length), overlap)
-        windows.draw(seeded(seed))
-        batch = windows.gather(slice(None))
+        windows.resample(seeded(seed))
+        batch = windows.collate(slice(None))
         inputs, targets = batch["item_id_list"], batch[TARGETS]
         asked = targets > 0
         assert sorted(targets[asked].tolist()) == expected
@@ -95,9 +95,9 @@ def test_every_training_target_is_asked_for_once_with_its_context(max_length):
 
 def test_a_user_without_a_training_target_has_no_window():
     windows = PrefixWindows(training_windows(numbered([1, 1]), 4))
-    windows.draw(seeded(0))
+    windows.resample(seeded(0))
     assert len(windows) == 0
-    assert len(windows.gather(slice(None))[TARGETS]) == 0
+    assert len(windows.collate(slice(None))[TARGETS]) == 0
 
 
 # Items a .. h train, targets b .. h; windows of 4 inputs overlap by 1, so the stride is 3.
@@ -114,8 +114,8 @@ def test_the_three_layouts_of_a_sequence_by_hand():
     windows = PrefixWindows(training_windows([[*SEQUENCE, 8, 6]], 4), overlap=1)
     found = Counter()
     for seed in range(60):
-        windows.draw(seeded(seed))
-        rows = as_rows(windows.gather(slice(None)))
+        windows.resample(seeded(seed))
+        rows = as_rows(windows.collate(slice(None)))
         layout = next(key for key, value in LAYOUTS.items() if sorted(value) == sorted(rows))
         found[layout] += 1
     assert set(found) == set(LAYOUTS)
@@ -124,9 +124,9 @@ def test_the_three_layouts_of_a_sequence_by_hand():
 def test_a_batch_has_what_other_windows_have_and_zeros_behind():
     windows = PrefixWindows(training_windows([[*SEQUENCE, 8, 6]], 4), overlap=1)
     while len(windows) != 3 or windows.counts[0] != 1:  # layout 1
-        windows.draw(torch.default_generator)
-    (last,) = np.flatnonzero(windows.gather(slice(None))["item_length"].numpy() == 3)
-    batch = windows.gather([int(last)])
+        windows.resample(torch.default_generator)
+    (last,) = np.flatnonzero(windows.collate(slice(None))["item_length"].numpy() == 3)
+    batch = windows.collate([int(last)])
     assert set(batch.columns) == {"user_id", "item_id", "item_length", "item_id_list", TARGETS}
     assert batch["item_id_list"].tolist() == [[A, B, C, 0]]
     assert batch[TARGETS].tolist() == [[B, C, D, 0]]
@@ -141,7 +141,7 @@ def test_windows_begin_everywhere_equally_often():
     opens, first, steps = Counter(), Counter(), Counter()
     generator = seeded(3)
     for _ in range(draws):
-        windows.draw(generator)
+        windows.resample(generator)
         opens.update((windows.rows - windows.counts + 1).tolist())
         first[int(windows.counts[windows.rows == windows.rows.min()][0])] += 1
         # At which step of its window the target in row 20 is asked for.
@@ -262,7 +262,7 @@ def test_shuffle_is_about_the_windows_order(shuffle, loaders):
     assert isinstance(train.sampler, RandomSampler if shuffle else SequentialSampler)
     for _ in range(2):
         rows = [row for batch in train for row in as_rows(batch)]
-        laid = as_rows(train._dataset.inter_feat.gather(slice(None)))
+        laid = as_rows(train._dataset.inter_feat.collate(slice(None)))
         assert (rows == laid) is not shuffle
         assert sorted(rows) == sorted(laid)
 
@@ -311,12 +311,12 @@ def test_what_was_before_a_window_by_hand():
         (7, 8): [5, 6],
         (4,): [],
     }
-    batch = windows.gather(slice(None))
+    batch = windows.collate(slice(None))
     assert batch[SEEN].shape == (5, 2)
     lists = zip(batch["item_id_list"].tolist(), batch[SEEN].tolist(), strict=True)
     found = {tuple(i for i in inputs if i): [i for i in seen if i] for inputs, seen in lists}
     assert found == expected
-    assert windows.gather([0])[SEEN].shape == (1, 0)  # no wider than the batch needs
+    assert windows.collate([0])[SEEN].shape == (1, 0)  # no wider than the batch needs
 
 
 @pytest.mark.parametrize("strategy", ["all", "sampling", "prefix"])

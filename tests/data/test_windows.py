@@ -11,12 +11,12 @@ from recbole.data.dataset import SequentialDataset
 from recbole.data.utils import data_preparation as recbole_data_preparation
 
 from recbole_lite import LiteConfig, create_dataset, data_preparation
-from recbole_lite.data.reading import ReadingMixin
-from recbole_lite.data.tables import TablesMixin
+from recbole_lite.data.dataset_processing import ProcessingMixin
+from recbole_lite.data.dataset_reading import ReadingMixin
 from recbole_lite.utils.errors import ConfigError, DataError
 
 
-class RecBoleWindows(ReadingMixin, TablesMixin, SequentialDataset):
+class RecBoleWindows(ReadingMixin, ProcessingMixin, SequentialDataset):
     """RecBole's augmentation, order and split over tables that pandas 3 does not break."""
 
 
@@ -298,7 +298,7 @@ def test_segments_follow_pods_rule(settings):
     draws = 20_000
     generator = torch.Generator().manual_seed(0)
     for _ in range(draws):
-        segments.draw(generator)
+        segments.resample(generator)
         first = segments.first_rows[user]
         count[int(segments.begins[user] - first), int(segments.rows[user] - first)] += 1
     assert set(count) == set(expected)
@@ -319,7 +319,7 @@ def test_segments_end_before_the_last_two_items_and_are_cut(settings):
         ends = store.starts[users[segments.rows] + 1]  # first row of the next user
         assert (segments.rows <= ends - 3).all()
         assert (segments.begins < segments.rows).all()
-        batch = segments.gather(slice(None))
+        batch = segments.collate(slice(None))
         for row in range(len(segments)):
             length = int(batch["item_length"][row])
             assert length == min(segments.rows[row] - segments.begins[row], 5)

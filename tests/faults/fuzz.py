@@ -31,7 +31,7 @@ from tiny_data import QUICK, write_tiny  # noqa: E402
 
 from recbole_lite import LiteConfig, run  # noqa: E402
 from recbole_lite.config.yaml_files import Loader, parse_overrides  # noqa: E402
-from recbole_lite.data.atomic import read_atomic  # noqa: E402
+from recbole_lite.data.atomic_reader import read_atomic  # noqa: E402
 from recbole_lite.utils.errors import RecboleLiteError  # noqa: E402
 
 MODELS = ["LiteLLM4Rec", "ItemLM", "SASRec", "Pop", "P5"]

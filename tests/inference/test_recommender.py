@@ -83,7 +83,7 @@ def measured(folder):
     items = store.columns[dataset.iid_field].numpy()
     histories = [
         [str(dataset.id2token(dataset.iid_field, i)) for i in items[start:end]]
-        for start, end in zip(store.start_of(windows.rows), windows.rows, strict=True)
+        for start, end in zip(store.user_start(windows.rows), windows.rows, strict=True)
     ]
     return histories, scores, plain, dataset
 

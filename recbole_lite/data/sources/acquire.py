@@ -1,4 +1,4 @@
-"""Getting hold of a data set's source files: from the network, or brought by hand."""
+"""A data set's source files: downloaded, or files that the user has."""
 
 from __future__ import annotations
 
@@ -7,37 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 from recbole_lite.data.sources.dataset_meta import DatasetMeta, Source
-from recbole_lite.data.sources.download import Patience, fetch
-from recbole_lite.data.sources.files import REPLACED, SourceFiles, mismatches
+from recbole_lite.data.sources.download import RetryPolicy, download_file
+from recbole_lite.data.sources.source_files import REPLACED, SourceFiles, mismatches
 from recbole_lite.utils.errors import DataError
 
-SOURCES_FOLDER = "_sources"  # inside the data path; a data set's name cannot begin with "_"
+# Of downloads, inside the data path; a data set's name cannot begin with "_".
+SOURCES_FOLDER = "_sources"
 DEFAULT_DATA_PATH = "dataset"  # RecBole's
 
 
-def sources_folder(name: str, data_path: Path) -> Path:
-    """Folder where downloads of a data set lie.
-
-    Parameters
-    ----------
-    name : str
-        Of the data set.
-    data_path : Path
-        Folder of the data sets.
-
-    Returns
-    -------
-    Path
-        It need not exist.
-    """
-    return data_path / SOURCES_FOLDER / name
-
-
-def fetched(
+def download(
     meta: DatasetMeta,
     data_path: Path,
-    say: Callable[[str], None],
-    patience: Patience | None = None,
+    log: Callable[[str], None],
+    retries: RetryPolicy | None = None,
 ) -> SourceFiles:
     """Download what is not there yet.
 
@@ -47,9 +30,9 @@ def fetched(
         Of the data set.
     data_path : Path
         Folder of the data sets.
-    say : callable
+    log : callable
         Takes lines for the user.
-    patience : Patience, optional
+    retries : RetryPolicy, optional
         Waiting times.
 
     Returns
@@ -59,35 +42,22 @@ def fetched(
     """
     if not meta.sources:
         raise DataError(f"{meta.name} cannot be downloaded. {meta.by_hand.strip()}")
-    folder = sources_folder(meta.name, data_path)
-    help_text = advice(meta, data_path)
+    folder = data_path / SOURCES_FOLDER / meta.name
+    instructions = _manual_instructions(meta, data_path)
     paths = []
     for source in meta.sources:
         if not (folder / source.file).exists():
             size = f" ({source.size / 1e6:,.1f} MB)" if source.size else ""
-            say(f"{meta.name}: fetching {source.url}{size} into {folder}")
+            log(f"{meta.name}: fetching {source.url}{size} into {folder}")
         if not (source.sha256 or source.md5):
-            say(f"{meta.name}: no checksum of {source.file} is published; it goes in unchecked")
-        paths.append(fetch(source, folder, help_text, patience))
+            log(f"{meta.name}: no checksum of {source.file} is published; it is used unchecked")
+        paths.append(download_file(source, folder, instructions, retries))
     return SourceFiles(paths)
 
 
-def advice(meta: DatasetMeta, data_path: Path) -> str:
-    """How to get the files where the network does not give them.
-
-    Parameters
-    ----------
-    meta : DatasetMeta
-        Of the data set.
-    data_path : Path
-        Folder of the data sets.
-
-    Returns
-    -------
-    str
-        Some lines: the URLs, the folder, the command.
-    """
-    folder = sources_folder(meta.name, data_path)
+def _manual_instructions(meta: DatasetMeta, data_path: Path) -> str:
+    """How to get the files without the network: the URLs, the folder, the command."""
+    folder = data_path / SOURCES_FOLDER / meta.name
     missing = [s for s in meta.sources if not (folder / s.file).exists()]
     single = len(meta.sources) == 1
     place = f"PATH/TO/{meta.sources[0].file}" if single else "FOLDER_WITH_THESE_FILES"
@@ -96,7 +66,7 @@ def advice(meta: DatasetMeta, data_path: Path) -> str:
         command += f" --data_path {shlex.quote(str(data_path))}"
     return "\n".join(
         [
-            "To bring it by hand, fetch on a machine with access:",
+            "To download it manually, on a machine with network access:",
             *(f"  {source.url}" for source in missing),
             "put it into this folder and run the same command again:",
             f"  {folder.absolute()}",
@@ -106,8 +76,8 @@ def advice(meta: DatasetMeta, data_path: Path) -> str:
     )
 
 
-def brought(meta: DatasetMeta, path: Path, say: Callable[[str], None]) -> SourceFiles:
-    """Take source files that the user has.
+def from_local(meta: DatasetMeta, path: Path, log: Callable[[str], None]) -> SourceFiles:
+    """Use source files that the user has.
 
     Parameters
     ----------
@@ -116,7 +86,7 @@ def brought(meta: DatasetMeta, path: Path, say: Callable[[str], None]) -> Source
     path : Path
         One file, under any name if the set has but one source; or a folder with all files,
         or with an archive's unpacked content.
-    say : callable
+    log : callable
         Takes lines for the user.
 
     Returns
@@ -133,7 +103,7 @@ def brought(meta: DatasetMeta, path: Path, say: Callable[[str], None]) -> Source
         _check(path, meta.sources[0])
         return SourceFiles([path])
     folder = path if path.is_dir() else path.parent
-    return SourceFiles([_find(folder, source, meta, say) for source in meta.sources])
+    return SourceFiles([_find(folder, source, meta, log) for source in meta.sources])
 
 
 def _wanted(meta: DatasetMeta) -> str:
@@ -143,7 +113,7 @@ def _wanted(meta: DatasetMeta) -> str:
     )
 
 
-def _find(folder: Path, source: Source, meta: DatasetMeta, say: Callable[[str], None]) -> Path:
+def _find(folder: Path, source: Source, meta: DatasetMeta, log: Callable[[str], None]) -> Path:
     """One source in a folder: as downloaded, or unpacked and then unchecked."""
     path = folder / source.file
     if path.is_file():
@@ -154,7 +124,7 @@ def _find(folder: Path, source: Source, meta: DatasetMeta, say: Callable[[str], 
         unpacked = folder
     if not unpacked.exists():
         raise DataError(f"no {source.file} in it; --from wants {_wanted(meta)}", folder)
-    say(f"{meta.name}: {unpacked} stands for {source.file} unpacked; size and checksum unchecked")
+    log(f"{meta.name}: {unpacked} is used as {source.file} unpacked; size and checksum unchecked")
     return unpacked
 
 

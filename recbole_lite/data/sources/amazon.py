@@ -6,15 +6,16 @@ import html
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
+from pydantic import model_validator
 
-from recbole_lite.data.sources.files import SourceFiles
+from recbole_lite.data.sources.converter import INTER_TYPES, Converter, Table, text_table
 from recbole_lite.data.sources.ratings import read_ratings
-from recbole_lite.data.sources.table import INTER_TYPES, Table, text_table
-from recbole_lite.utils.errors import ConfigError, DataError
+from recbole_lite.data.sources.source_files import SourceFiles
+from recbole_lite.data.sources.strict_model import Tuple
+from recbole_lite.utils.errors import DataError
 
 _HIDDEN = re.compile(r"<!--.*?-->|<(script|style)\b.*?(</\1\s*>|$)", re.DOTALL | re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f\ud800-\udfff]")  # and halves of surrogate pairs
@@ -65,8 +66,7 @@ def _is_title(value: Any) -> bool:
     return isinstance(value, str) and PAGE_SCRIPT not in value and bool(clean_text(value))
 
 
-@dataclass(frozen=True)
-class Amazon:
+class Amazon(Converter):
     """A ratings file and a metadata file of one product category.
 
     Parameters
@@ -86,30 +86,30 @@ class Amazon:
     title_field : str
         One of `fields`: a product without a text in it gets no row.
     list_joints : dict
-        Field to what stands between the parts of a list, where it is not a space.
+        Field to the separator of the parts of a list, where it is not a space.
     """
 
     ratings: str
     metadata: str
-    columns: tuple[str, ...] = ("item_id", "user_id", "rating", "timestamp")
-    header: tuple[str, ...] = ()
+    columns: Tuple[str] = ("item_id", "user_id", "rating", "timestamp")
+    header: Tuple[str] = ()
     item_key: str = "asin"
-    fields: dict[str, str] = field(
-        default_factory=lambda: {
-            "title": "title",
-            "brand": "brand",
-            "categories": "category",
-            "description": "description",
-        }
-    )
+    fields: dict[str, str] = {  # noqa: RUF012 - pydantic copies defaults
+        "title": "title",
+        "brand": "brand",
+        "categories": "category",
+        "description": "description",
+    }
     title_field: str = "title"
-    list_joints: dict[str, str] = field(default_factory=lambda: {"categories": ", "})
+    list_joints: dict[str, str] = {"categories": ", "}  # noqa: RUF012
 
-    def __post_init__(self):
+    @model_validator(mode="after")
+    def _check(self) -> Amazon:
         if sorted(self.columns) != sorted(INTER_TYPES):
-            raise ConfigError(f"columns: {', '.join(INTER_TYPES)} expected in the file's order")
+            raise ValueError(f"columns: {', '.join(INTER_TYPES)} expected in the file's order")
         if self.title_field not in self.fields:
-            raise ConfigError(f"title_field: {self.title_field!r} is not among the fields")
+            raise ValueError(f"title_field: {self.title_field!r} is not among the fields")
+        return self
 
     def interactions(self, files: SourceFiles) -> Table:
         """Read the ratings; ids become categories, so that each is held once."""
@@ -137,9 +137,6 @@ class Amazon:
                 self.metadata,
             )
         return text_table(types, rows)
-
-    def users(self, files: SourceFiles) -> None:
-        """Say that these sets tell nothing of their users."""
 
     def _texts(self, record: dict[str, Any]) -> list[str]:
         return [

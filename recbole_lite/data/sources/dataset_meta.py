@@ -3,26 +3,50 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import AfterValidator, PrivateAttr
 
-from recbole_lite.data.sources.converters import CONVERTERS
-from recbole_lite.data.sources.strict import build, check_keys, nearest
-from recbole_lite.data.sources.table import Converter
+from recbole_lite.data.sources.amazon import Amazon
+from recbole_lite.data.sources.atomic_copy import AtomicCopy
+from recbole_lite.data.sources.converter import Converter
+from recbole_lite.data.sources.movielens import MovieLens100K, MovieLensCsv, MovieLensDat
+from recbole_lite.data.sources.strict_model import StrictModel, Tuple, nearest, validate
 from recbole_lite.utils.dataset_names import check_name
 from recbole_lite.utils.errors import ConfigError
 from recbole_lite.utils.paths import DATASET_META
 
 OWN_FOLDER = "dataset_meta"  # inside the data path: a user's own files, which come first
-DUPLICATES = ("keep", "first")
+CONVERTERS: dict[str, type[Converter]] = {
+    "amazon": Amazon,
+    "atomic": AtomicCopy,
+    "movielens-100k": MovieLens100K,
+    "movielens-csv": MovieLensCsv,
+    "movielens-dat": MovieLensDat,
+}
 
 
-@dataclass(frozen=True)
-class Source:
-    """One file to fetch.
+def _matching(pattern: str, message: str) -> Any:
+    """Type of a string that matches `pattern`; `message` says what is wrong with others."""
+
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(message.format(value))
+        return value
+
+    return Annotated[str, AfterValidator(check)]
+
+
+_PlainName = _matching(r"[^./\\][^/\\]*", "{!r} must be a plain file name")
+_Url = _matching(r"https?://.*", "{!r} must begin with http:// or https://")
+_Sha256 = _matching("[0-9a-f]{64}", "64 hexadecimal digits expected, found {!r}")
+_Md5 = _matching("[0-9a-f]{32}", "32 hexadecimal digits expected, found {!r}")
+
+
+class Source(StrictModel):
+    """One file to download.
 
     Parameters
     ----------
@@ -38,34 +62,22 @@ class Source:
         Who published or recorded them.
     """
 
-    file: str
-    url: str
+    file: _PlainName
+    url: _Url
     size: int | None = None
-    sha256: str | None = None
-    md5: str | None = None
+    sha256: _Sha256 | None = None
+    md5: _Md5 | None = None
     checksum_from: str | None = None
 
-    def __post_init__(self):
-        if Path(self.file).name != self.file or self.file.startswith("."):
-            raise ConfigError(f"file: {self.file!r} must be a plain file name")
-        if not re.match(r"https?://", self.url):
-            raise ConfigError(f"url: {self.url!r} must begin with http:// or https://")
-        for key, length in (("sha256", 64), ("md5", 32)):
-            value = getattr(self, key)
-            if value is not None and not re.fullmatch(rf"[0-9a-f]{{{length}}}", value):
-                raise ConfigError(f"{key}: {length} hexadecimal digits expected, found {value!r}")
 
-
-@dataclass(frozen=True)
-class KCore:
+class KCore(StrictModel):
     """Interactions that a user and an item must have in the core (0: any number)."""
 
     users: int = 0
     items: int = 0
 
 
-@dataclass(frozen=True)
-class Filters:
+class Filters(StrictModel):
     """What is dropped after conversion.
 
     Parameters
@@ -73,7 +85,7 @@ class Filters:
     k_core : KCore
         Smallest numbers of interactions.
     min_rating : float, optional
-        Rows with lower ratings go.
+        Rows with lower ratings are dropped.
     duplicates : str
         ``first``: of several rows of one user and item the first in time stays;
         ``keep``: all stay.
@@ -81,15 +93,10 @@ class Filters:
 
     k_core: KCore = KCore()
     min_rating: float | None = None
-    duplicates: str = "keep"
-
-    def __post_init__(self):
-        if self.duplicates not in DUPLICATES:
-            raise ConfigError(f"duplicates: one of {DUPLICATES} expected, not {self.duplicates!r}")
+    duplicates: Literal["keep", "first"] = "keep"
 
 
-@dataclass(frozen=True)
-class Expected:
+class Expected(StrictModel):
     """Counts after the filters; ``null`` where they are not known.
 
     Parameters
@@ -105,17 +112,16 @@ class Expected:
     users: int | None = None
     items: int | None = None
     interactions: int | None = None
-    text_coverage: dict[str, float] = field(default_factory=dict)
-    sha256: dict[str, str] = field(default_factory=dict)
+    text_coverage: dict[str, float] = {}  # noqa: RUF012 - pydantic copies defaults
+    sha256: dict[str, str] = {}  # noqa: RUF012 - pydantic copies defaults
 
     def counts(self) -> dict[str, int]:
         """Return the counts that are known, by name."""
-        values = {key: getattr(self, key) for key in ("users", "items", "interactions")}
-        return {key: value for key, value in values.items() if value is not None}
+        counts = {"users", "items", "interactions"}
+        return self.model_dump(include=counts, exclude_none=True)
 
 
-@dataclass(frozen=True)
-class Variant:
+class Variant(StrictModel):
     """A known copy that differs from what the converter makes.
 
     Parameters
@@ -133,8 +139,7 @@ class Variant:
     expected: Expected
 
 
-@dataclass(frozen=True)
-class DatasetMeta:
+class DatasetMeta(StrictModel):
     """One file of ``dataset_meta``.
 
     Parameters
@@ -144,7 +149,7 @@ class DatasetMeta:
     title, homepage, licence, citation : str
         For people.
     sources : tuple of Source
-        Files to fetch; none for a set that is brought by hand.
+        Files to download; none for a set that cannot be downloaded.
     by_hand : str
         How to get a set that has no sources.
     converter : Converter
@@ -157,6 +162,9 @@ class DatasetMeta:
         Columns of ``.item`` that hold the items' text.
     variants : tuple of Variant
         Other copies that are in use.
+
+    Attributes
+    ----------
     path : Path
         The YAML file.
     """
@@ -167,13 +175,17 @@ class DatasetMeta:
     licence: str
     citation: str
     converter: Converter
-    path: Path
-    sources: tuple[Source, ...] = ()
+    sources: Tuple[Source] = ()
     by_hand: str = ""
     filters: Filters = Filters()
     expected: Expected = Expected()
-    text_fields: tuple[str, ...] = ()
-    variants: tuple[Variant, ...] = ()
+    text_fields: Tuple[str] = ()
+    variants: Tuple[Variant] = ()
+    _path: Path = PrivateAttr()
+
+    @property
+    def path(self) -> Path:  # noqa: D102 - in the class's docstring
+        return self._path
 
 
 def known_names(data_path: str | Path | None = None) -> list[str]:
@@ -242,25 +254,29 @@ def load_meta(path: Path) -> DatasetMeta:
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: a mapping of keys to values expected")
     try:
-        check_keys(data, [f.name for f in fields(DatasetMeta) if f.name != "path"], "")
-        data = {**data, "converter": _converter(data.get("converter")), "path": path}
-        meta = build(DatasetMeta, data, "")
+        data = {**data, "converter": _converter(data.get("converter"))}
+        meta = validate(DatasetMeta, data)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     if meta.name != path.stem:
         raise ConfigError(f"{path}: name: {meta.name!r} must be the file's name, {path.stem!r}")
     if not meta.sources and not meta.by_hand:
         raise ConfigError(f"{path}: without sources, by_hand must say how to get the files")
+    meta._path = path
     return meta
+
+
+class _ConverterChoice(StrictModel):
+    name: str
+    options: dict[str, Any] = {}  # noqa: RUF012 - pydantic copies defaults
 
 
 def _converter(data: Any) -> Converter:
     if not isinstance(data, dict):
         raise ConfigError("converter: a mapping with the keys name and options expected")
-    check_keys(data, ("name", "options"), "converter.")
-    name = data.get("name")
-    if name not in CONVERTERS:
+    choice = validate(_ConverterChoice, data, "converter.")
+    if choice.name not in CONVERTERS:
         raise ConfigError(
-            f"converter.name: {name!r} is not known; {nearest(str(name), CONVERTERS)}"
+            f"converter.name: {choice.name!r} is not known; {nearest(choice.name, CONVERTERS)}"
         )
-    return build(CONVERTERS[name], data.get("options") or {}, "converter.options.")
+    return validate(CONVERTERS[choice.name], choice.options, "converter.options.")

@@ -9,14 +9,19 @@ import csv
 import io
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import BinaryIO
 
 import pandas as pd
 
-from recbole_lite.data.sources.files import SourceFiles
+from recbole_lite.data.sources.converter import (
+    INTER_TYPES,
+    USER_TYPES,
+    Converter,
+    Table,
+    text_table,
+)
 from recbole_lite.data.sources.ratings import read_ratings
-from recbole_lite.data.sources.table import INTER_TYPES, USER_TYPES, Table, text_table
+from recbole_lite.data.sources.source_files import SourceFiles
 from recbole_lite.utils.errors import DataError
 
 # "Title (1995)", "Title (1975-1979)", "Title (1995) (V)": the mark says "video" or "television"
@@ -87,8 +92,7 @@ def _fields(
         yield fields
 
 
-@dataclass(frozen=True)
-class MovieLensDat:
+class MovieLensDat(Converter):
     """Files ``ratings.dat``, ``movies.dat``, ``users.dat`` with ``::`` between fields (1M, 10M).
 
     Parameters
@@ -128,8 +132,7 @@ class MovieLensDat:
         return text_table(USER_TYPES, rows)
 
 
-@dataclass(frozen=True)
-class MovieLens100K:
+class MovieLens100K(Converter):
     """Files ``u.data``, ``u.item``, ``u.genre``, ``u.user`` of the 100K release.
 
     Parameters
@@ -164,8 +167,7 @@ class MovieLens100K:
         return text_table(USER_TYPES, rows)
 
 
-@dataclass(frozen=True)
-class MovieLensCsv:
+class MovieLensCsv(Converter):
     """Files ``ratings.csv`` and ``movies.csv`` with a header (20M, 25M, 32M, latest).
 
     Parameters
@@ -193,6 +195,3 @@ class MovieLensCsv:
                 genres = record["genres"].split("|")
                 rows.append(_item_row(record["movieId"], record["title"], genres))
         return text_table(_item_types(self.genre_field), rows)
-
-    def users(self, files: SourceFiles) -> None:
-        """Say that this layout has no users file."""

@@ -9,34 +9,12 @@ from typing import BinaryIO
 import numpy as np
 import pandas as pd
 
-from recbole_lite.data.sources.table import INTER_TYPES, Table
+from recbole_lite.data.atomic_columns import TokenCategories
+from recbole_lite.data.sources.converter import INTER_TYPES, Table
 from recbole_lite.utils.errors import DataError
 
 CHUNK_ROWS = 500_000
 IDS = ("user_id", "item_id")
-
-
-class _Ids:
-    """Numbers ids in order of first appearance; each distinct id is held once.
-
-    pandas' own ``dtype="category"`` will not do: since 3.1 it reads ids that look like
-    numbers as numbers, and ``0005019281`` would lose its zeros.
-    """
-
-    def __init__(self):
-        self.code_of: dict[str, int] = {}
-        self.parts: list[np.ndarray] = []
-
-    def add(self, values: pd.Series) -> None:
-        codes, ids = pd.factorize(values.to_numpy())
-        code_of = self.code_of
-        known = (code_of.setdefault(one, len(code_of)) for one in ids)
-        self.parts.append(np.fromiter(known, dtype=np.int32, count=len(ids))[codes])
-
-    def column(self) -> pd.Categorical:
-        codes, ids = np.concatenate(self.parts), pd.Index(list(self.code_of), dtype=str)
-        self.code_of, self.parts = {}, []
-        return pd.Categorical.from_codes(codes, categories=ids)
 
 
 def read_ratings(
@@ -67,7 +45,7 @@ def read_ratings(
     DataError
         A line has other fields than these.
     """
-    ids = {field: _Ids() for field in IDS}
+    ids = {field: TokenCategories() for field in IDS}
     numbers: dict[str, list[np.ndarray]] = {"rating": [], "timestamp": []}
     if header:
         _check_header(stream.readline(), name, sep, header)
@@ -86,14 +64,14 @@ def read_ratings(
         ):
             _check_complete(chunk, name, 2 if header else 1)
             for field, column in ids.items():
-                column.add(chunk[field])
+                column.add(chunk[field].to_numpy())
             for field, parts in numbers.items():
                 parts.append(pd.to_numeric(chunk[field]).to_numpy())
     except (ValueError, pd.errors.ParserError) as error:
         raise DataError(f"a table of {', '.join(columns)} expected: {error}", name) from error
     if not sum(map(len, numbers["timestamp"])):
         raise DataError("no rows in it", name)
-    frame = pd.DataFrame({field: column.column() for field, column in ids.items()})
+    frame = pd.DataFrame({field: column.finish() for field, column in ids.items()})
     for field, parts in numbers.items():
         frame[field] = np.concatenate(parts)
     return Table(INTER_TYPES, frame)

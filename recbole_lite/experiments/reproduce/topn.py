@@ -16,7 +16,7 @@ import torch
 
 from recbole_lite.config.configurator import LiteConfig
 from recbole_lite.data import create_dataset, data_preparation
-from recbole_lite.data.candidates import write_candidates
+from recbole_lite.data.topn_candidates import write_candidates
 from recbole_lite.data.windows import CANDIDATES
 from recbole_lite.evaluator.collector import LiteCollector
 from recbole_lite.evaluator.evaluator import LiteEvaluator, per_user_results

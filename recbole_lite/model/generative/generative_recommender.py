@@ -10,7 +10,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
 
-from recbole_lite.data.transfer import moved, on_host
+from recbole_lite.data.device_transfer import tensor_to_device, to_host
 from recbole_lite.data.windows import CANDIDATES
 from recbole_lite.model.generative.beam_search import BeamCounts, beam_search, strangers
 from recbole_lite.model.generative.candidate_decoding import CandidatePrompts
@@ -141,7 +141,7 @@ class GenerativeRecommender(SequentialRecommender):
         """
         device = interaction[self.USER_ID].device
         # Made on the host: the longest prompt decides their shape.
-        users, item_seq = on_host(interaction[self.USER_ID]), on_host(interaction[self.ITEM_SEQ])
+        users, item_seq = to_host(interaction[self.USER_ID]), to_host(interaction[self.ITEM_SEQ])
         if item_seq.numel() and int(item_seq.max()) >= self.n_items:
             raise DataError(
                 f"the history holds item {int(item_seq.max())}; there are {self.n_items - 1} items"
@@ -149,11 +149,11 @@ class GenerativeRecommender(SequentialRecommender):
         if template is None:
             template = torch.zeros_like(users)
         if self.candidate_prompts is not None:
-            candidates = on_host(interaction[CANDIDATES])
+            candidates = to_host(interaction[CANDIDATES])
             made = self.candidate_prompts(self.prompts, users, item_seq, candidates, template)
         else:
             made = self.prompts(users, item_seq, template)
-        return tuple(moved(part, device) for part in made)
+        return tuple(tensor_to_device(part, device) for part in made)
 
     def encode(self, tokens, words, mask) -> tuple[torch.Tensor, torch.Tensor]:
         """Outputs of the encoder ``[B, T', d]`` and their mask; T' counts the prompt vectors."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from recbole_lite.data.transfer import on_host
+from recbole_lite.data.device_transfer import to_host
 
 
 class HistoryMask:
@@ -28,7 +28,7 @@ class HistoryMask:
     def __init__(self, before, inputs, rows, steps, targets):
         self.before, self.inputs = before, inputs
         self.rows, self.steps, self.targets = rows, steps, targets
-        self._rows = on_host(rows)
+        self._rows = to_host(rows)
 
     def exclude(self, scores: torch.Tensor, part: slice) -> None:
         """Set the scores ``[n, n_items]`` of `part` of the targets to -inf in place.

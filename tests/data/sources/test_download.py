@@ -1,6 +1,5 @@
 import hashlib
 import http.server
-import json
 import random
 import socket
 import threading
@@ -8,7 +7,7 @@ import threading
 import pytest
 
 from recbole_lite.data.sources.dataset_meta import Source
-from recbole_lite.data.sources.download import fetch
+from recbole_lite.data.sources.download import download_file
 from recbole_lite.utils.errors import DownloadError
 
 ADVICE = "ADVICE"
@@ -48,132 +47,141 @@ def names(folder):
     return sorted(p.name for p in folder.iterdir() if not p.name.endswith(".lock"))
 
 
-def test_whole_file(server, source, folder, body, patience):
-    path = fetch(source, folder / "in" / "here", ADVICE, patience)
+def test_whole_file(server, source, folder, body, retries):
+    path = download_file(source, folder / "in" / "here", ADVICE, retries)
     assert path.read_bytes() == body
     assert names(path.parent) == ["a.zip"]
-    fetch(source, path.parent, ADVICE, patience)
+    download_file(source, path.parent, ADVICE, retries)
     assert len(server.seen) == 1  # what is there is not fetched again
 
 
-def test_resumes_after_cuts(server, source, folder, body, patience):
+def test_resumes_after_cuts(server, source, folder, body, retries):
     server.plan = [("cut", 100_000), ("cut", 50_000), "plain"]
-    assert fetch(source, folder, ADVICE, patience).read_bytes() == body
+    assert download_file(source, folder, ADVICE, retries).read_bytes() == body
     ranges = [headers.get("Range") for _, headers in server.seen]
     assert ranges == [None, "bytes=100000-", "bytes=150000-"]
     assert server.seen[1][1]["If-Range"] == '"one"'
 
 
-def test_resumes_in_the_next_run(server, source, folder, body, patience):
+def test_resumes_in_the_next_run(server, source, folder, body, retries):
     server.plan = [("cut", 100_000), ("status", 503), ("status", 503)]
     with pytest.raises(DownloadError, match=r"503.*100,000 bytes are kept"):
-        fetch(source, folder, ADVICE, patience)
-    assert names(folder) == ["a.zip.part", "a.zip.part.json"]
-    assert fetch(source, folder, ADVICE, patience).read_bytes() == body
+        download_file(source, folder, ADVICE, retries)
+    assert names(folder) == ["a.zip.part"]
+    assert download_file(source, folder, ADVICE, retries).read_bytes() == body
     assert server.seen[-1][1]["Range"] == "bytes=100000-"
 
 
-def test_complete_part_of_a_killed_run_is_used(server, source, folder, body, patience):
+def test_complete_part_of_a_killed_run_is_used(server, source, folder, body, retries):
     (folder / "a.zip.part").write_bytes(body)
-    notes = {"url": source.url, "validator": None, "total": len(body)}
-    (folder / "a.zip.part.json").write_text(json.dumps(notes))
-    assert fetch(source, folder, ADVICE, patience).read_bytes() == body
+    assert download_file(source, folder, ADVICE, retries).read_bytes() == body
     assert server.seen == []
 
 
-def test_server_without_ranges_starts_over(server, source, folder, body, patience):
+def test_server_without_ranges_starts_over(server, source, folder, body, retries):
     server.ranges = False
     server.plan = [("cut", 100_000), "plain"]
-    assert fetch(source, folder, ADVICE, patience).read_bytes() == body
+    assert download_file(source, folder, ADVICE, retries).read_bytes() == body
 
 
-def test_changed_file_is_not_glued_to_the_old_one(server, unknown, folder, body, patience):
+def test_changed_file_is_not_glued_to_the_old_one(server, unknown, folder, body, retries):
     server.plan = [("cut", 100_000), ("status", 500), ("status", 500)]
     with pytest.raises(DownloadError):
-        fetch(unknown, folder, ADVICE, patience)
+        download_file(unknown, folder, ADVICE, retries)
     server.body = b"PK" + bytes(200_000)
     server.headers = {"ETag": '"two"'}
-    assert fetch(unknown, folder, ADVICE, patience).read_bytes() == server.body
+    assert download_file(unknown, folder, ADVICE, retries).read_bytes() == server.body
 
 
-def test_changed_file_without_validator_is_fetched_afresh(server, source, folder, body, patience):
+def test_changed_file_without_validator_is_fetched_afresh(server, source, folder, body, retries):
     server.headers = {}
     (folder / "a.zip.part").write_bytes(bytes(100_000))
-    (folder / "a.zip.part.json").write_text(json.dumps({"url": source.url}))
-    assert fetch(source, folder, ADVICE, patience).read_bytes() == body
+    assert download_file(source, folder, ADVICE, retries).read_bytes() == body
     assert [h.get("Range") for _, h in server.seen] == ["bytes=100000-", None]
 
 
-def test_part_of_unknown_origin_is_not_used(server, unknown, folder, body, patience):
+def test_part_of_unknown_origin_is_not_used(server, unknown, folder, body, retries):
     (folder / "a.zip.part").write_bytes(body[:1000])
-    assert fetch(unknown, folder, ADVICE, patience).read_bytes() == body
-    assert "Range" not in server.seen[0][1]
+    assert download_file(unknown, folder, ADVICE, retries).read_bytes() == body
+    assert server.seen[0][1]["If-Range"].endswith("GMT")  # not the server's: it sends the whole
 
 
-def test_part_longer_than_the_file(server, source, folder, body, patience):
+def test_the_time_of_a_part_tells_the_server_which_file_it_is_of(
+    server, unknown, folder, body, retries
+):
+    changed = "Mon, 01 Jan 2024 10:00:00 GMT"
+    server.headers = {"Last-Modified": changed}
+    server.plan = [("cut", 100_000), ("status", 500), ("status", 500)]
+    with pytest.raises(DownloadError):
+        download_file(unknown, folder, ADVICE, retries)
+    assert download_file(unknown, folder, ADVICE, retries).read_bytes() == body
+    assert server.seen[-1][1]["If-Range"] == changed
+    assert server.seen[-1][1]["Range"] == "bytes=100000-"
+
+
+def test_part_longer_than_the_file(server, source, folder, body, retries):
     (folder / "a.zip.part").write_bytes(body + b"more")
-    (folder / "a.zip.part.json").write_text(json.dumps({"url": source.url, "validator": '"one"'}))
-    assert fetch(source, folder, ADVICE, patience).read_bytes() == body
+    assert download_file(source, folder, ADVICE, retries).read_bytes() == body
 
 
 @pytest.mark.usefixtures("hurried")
-def test_stall_times_out_and_is_resumed(server, source, folder, body, patience):
+def test_stall_times_out_and_is_resumed(server, source, folder, body, retries):
     server.plan = [("stall", 100_000), "plain"]
-    assert fetch(source, folder, ADVICE, patience).read_bytes() == body
+    assert download_file(source, folder, ADVICE, retries).read_bytes() == body
     assert server.seen[1][1]["Range"] == "bytes=100000-"
 
 
 @pytest.mark.usefixtures("hurried")
-def test_a_server_that_only_stalls_is_given_up(server, source, folder, patience):
+def test_a_server_that_only_stalls_is_given_up(server, source, folder, retries):
     server.plan = [("stall", 0)] * 5
     with pytest.raises(DownloadError, match=r"timed out.*gave up after 2 attempts"):
-        fetch(source, folder, ADVICE, patience)
+        download_file(source, folder, ADVICE, retries)
     assert "a.zip" not in names(folder)
 
 
 @pytest.mark.parametrize("code", [403, 404, 410])
-def test_refusals_are_final(server, source, folder, patience, code):
+def test_refusals_are_final(server, source, folder, retries, code):
     server.plan = [("status", code)]
     with pytest.raises(DownloadError) as caught:
-        fetch(source, folder, ADVICE, patience)
+        download_file(source, folder, ADVICE, retries)
     assert str(caught.value).startswith(f"{source.url}: the server answered {code}")
     assert str(caught.value).endswith(ADVICE)
     assert len(server.seen) == 1
     assert names(folder) == []
 
 
-def test_wrong_checksum(server, source, folder, body, patience):
+def test_wrong_checksum(server, source, folder, body, retries):
     server.body = body[:-1] + b"x"
     with pytest.raises(DownloadError, match=rf"sha256 [0-9a-f]{{64}}, expected {source.sha256}"):
-        fetch(source, folder, ADVICE, patience)
+        download_file(source, folder, ADVICE, retries)
     assert names(folder) == []
 
 
-def test_wrong_md5(server, unknown, folder, patience):
+def test_wrong_md5(server, unknown, folder, retries):
     wrong = Source(file=unknown.file, url=unknown.url, md5="0" * 32, checksum_from="its page")
     with pytest.raises(DownloadError, match=r"md5 [0-9a-f]{32}, expected 0{32} \(its page\)"):
-        fetch(wrong, folder, ADVICE, patience)
+        download_file(wrong, folder, ADVICE, retries)
 
 
-def test_wrong_size(server, source, folder, body, patience):
+def test_wrong_size(server, source, folder, body, retries):
     server.body = body + b"x"
     with pytest.raises(DownloadError, match=r"offers 300,003 bytes, expected 300,002"):
-        fetch(source, folder, ADVICE, patience)
+        download_file(source, folder, ADVICE, retries)
     assert names(folder) == []
 
 
-def test_page_of_a_login_is_not_taken_for_the_archive(server, unknown, folder, patience):
+def test_page_of_a_login_is_not_taken_for_the_archive(server, unknown, folder, retries):
     server.body = b"<html>Please log in</html>"
     with pytest.raises(DownloadError, match=r"begins with b'<h': no \.zip file"):
-        fetch(unknown, folder, ADVICE, patience)
+        download_file(unknown, folder, ADVICE, retries)
 
 
-def test_unknown_length_needs_a_checksum(server, source, unknown, folder, body, patience):
+def test_unknown_length_needs_a_checksum(server, source, unknown, folder, body, retries):
     server.length = False
     with pytest.raises(DownloadError, match="a cut would go unnoticed"):
-        fetch(unknown, folder, ADVICE, patience)
+        download_file(unknown, folder, ADVICE, retries)
     server.plan = [("cut", 1000), "plain"]
-    assert fetch(source, folder, ADVICE, patience).read_bytes() == body
+    assert download_file(source, folder, ADVICE, retries).read_bytes() == body
 
 
 @pytest.mark.usefixtures("hurried")
@@ -182,34 +190,34 @@ def test_connection_refused_fails_at_once(folder):
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/a.zip"
         with pytest.raises(DownloadError, match=r"no connection.*refused") as caught:
-            fetch(Source(file="a.zip", url=url), folder, ADVICE)  # with patience for minutes
+            download_file(Source(file="a.zip", url=url), folder, ADVICE)  # with retries for minutes
     assert url in str(caught.value)
     assert str(caught.value).endswith(ADVICE)
 
 
-def test_wrong_file_in_the_folder_is_named_and_kept(server, source, folder, patience):
+def test_wrong_file_in_the_folder_is_named_and_kept(server, source, folder, retries):
     (folder / "a.zip").write_bytes(b"PK mine")
     with pytest.raises(DownloadError, match=r"a\.zip is not the file of.*7 bytes.*Delete it"):
-        fetch(source, folder, ADVICE, patience)
+        download_file(source, folder, ADVICE, retries)
     assert (folder / "a.zip").read_bytes() == b"PK mine"
     assert server.seen == []
 
 
-def test_unwritable_folder(server, source, folder, patience):
+def test_unwritable_folder(server, source, folder, retries):
     (folder / "file").write_text("")
     with pytest.raises(DownloadError, match="cannot write"):
-        fetch(source, folder / "file" / "folder", ADVICE, patience)
+        download_file(source, folder / "file" / "folder", ADVICE, retries)
 
 
-def test_proxy_is_honoured(server, source, folder, body, patience, monkeypatch):
+def test_proxy_is_honoured(server, source, folder, body, retries, monkeypatch):
     monkeypatch.delenv("NO_PROXY")
     monkeypatch.setenv("http_proxy", server.url)
     elsewhere = Source(file="a.zip", url="http://files.example.invalid/a.zip", sha256=source.sha256)
-    assert fetch(elsewhere, folder, ADVICE, patience).read_bytes() == body
+    assert download_file(elsewhere, folder, ADVICE, retries).read_bytes() == body
     assert server.seen[0][0] == elsewhere.url
 
 
-def test_redirect_is_followed(server, source, folder, body, patience):
+def test_redirect_is_followed(server, source, folder, body, retries):
     class Redirect(http.server.BaseHTTPRequestHandler):
         def log_message(self, *args):
             pass
@@ -224,13 +232,14 @@ def test_redirect_is_followed(server, source, folder, body, patience):
         thread.start()
         url = f"http://127.0.0.1:{other.server_address[1]}/a.zip"
         moved = Source(file="a.zip", url=url, sha256=source.sha256)
-        assert fetch(moved, folder, ADVICE, patience).read_bytes() == body
+        assert download_file(moved, folder, ADVICE, retries).read_bytes() == body
         thread.join()
 
 
-def test_two_at_once_fetch_once(server, source, folder, body, patience):
+def test_two_at_once_fetch_once(server, source, folder, body, retries):
     threads = [
-        threading.Thread(target=fetch, args=(source, folder, ADVICE, patience)) for _ in range(4)
+        threading.Thread(target=download_file, args=(source, folder, ADVICE, retries))
+        for _ in range(4)
     ]
     for one in threads:
         one.start()
@@ -240,6 +249,6 @@ def test_two_at_once_fetch_once(server, source, folder, body, patience):
     assert names(folder) == ["a.zip"]
 
 
-def test_no_bar_without_a_terminal(source, folder, patience, capfd):
-    fetch(source, folder, ADVICE, patience)
+def test_no_bar_without_a_terminal(source, folder, retries, capfd):
+    download_file(source, folder, ADVICE, retries)
     assert capfd.readouterr() == ("", "")

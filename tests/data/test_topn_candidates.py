@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from recbole_lite import create_dataset, data_preparation
-from recbole_lite.data.candidates import NegativeSampler, _repeated, write_candidates
+from recbole_lite.data.topn_candidates import NegativeSampler, _repeats, write_candidates
 from recbole_lite.data.windows import CANDIDATES
 from recbole_lite.utils.errors import DataError
 
@@ -42,20 +42,20 @@ def stored(part, dataset, path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-# -- the pool ---------------------------------------------------------------------------------
+# -- the sampler ---------------------------------------------------------------------------------
 
 
 def test_repeats_by_hand():
     drawn = np.array([[3, 1, 3, 3], [1, 2, 3, 4], [5, 5, 2, 2]])
-    assert _repeated(drawn).astype(int).tolist() == [[0, 0, 1, 1], [0, 0, 0, 0], [0, 1, 0, 1]]
+    assert _repeats(drawn).astype(int).tolist() == [[0, 0, 1, 1], [0, 0, 0, 0], [0, 1, 0, 1]]
 
 
 @pytest.mark.parametrize("left", [4, 5, 40], ids=["all that is left", "nearly all", "many"])
 def test_every_item_not_had_is_as_likely_and_no_other_comes(left):
     n_items = 61
     had = np.arange(1, n_items - left)
-    pool = NegativeSampler(np.zeros(len(had), int), had, n_items, 4)
-    drawn = pool.draw(np.zeros(4000, int), np.random.default_rng(0))
+    sampler = NegativeSampler(np.zeros(len(had), int), had, n_items, 4)
+    drawn = sampler.sample(np.zeros(4000, int), np.random.default_rng(0))
     assert all(len(set(row)) == 4 for row in drawn.tolist())
     counts = Counter(drawn.ravel().tolist())
     assert set(counts) == set(range(n_items - left, n_items))
@@ -65,8 +65,8 @@ def test_every_item_not_had_is_as_likely_and_no_other_comes(left):
 
 
 def test_users_do_not_share_what_they_had():
-    pool = NegativeSampler(np.array([1, 1, 2]), np.array([1, 2, 4]), 5, 2)
-    drawn = pool.draw(np.array([1, 2] * 50), np.random.default_rng(1))
+    sampler = NegativeSampler(np.array([1, 1, 2]), np.array([1, 2, 4]), 5, 2)
+    drawn = sampler.sample(np.array([1, 2] * 50), np.random.default_rng(1))
     assert {tuple(sorted(row)) for row in drawn[::2]} == {(3, 4)}
     assert set(drawn[1::2].ravel()) == {1, 2, 3}
 

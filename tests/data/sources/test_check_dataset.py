@@ -3,7 +3,8 @@ import os
 
 import pytest
 
-from recbole_lite.data.sources import check, prepare
+from recbole_lite.data.sources.check_dataset import check
+from recbole_lite.data.sources.prepare_dataset import prepare
 from recbole_lite.utils.errors import DataError
 
 INTER = "user_id:token\titem_id:token\ttimestamp:float\n" + "".join(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,12 @@ import torch
 from recbole.data.interaction import Interaction
 from recbole.utils import FeatureType
 
+from recbole_lite.data.interaction_filters import drop_repeated_pairs, filter_by_counts
 from recbole_lite.data.vocabulary import Numbering, Vocabulary
 from recbole_lite.utils.errors import ConfigError, DataError
 
 
-class TablesMixin:
+class ProcessingMixin:
     """Overrides of RecBole's Dataset between files and tensors; why: docs/recbole.md.
 
     Parameters
@@ -45,7 +47,7 @@ class TablesMixin:
                 "interactions"
             )
         self._drop_rows_without_interactions()
-        self._note_times()
+        self._keep_exact_times()
 
     def _drop_rows_without_interactions(self):
         """Rank the items that occur: those of ``.item`` alone would only be noise in a ranking.
@@ -72,7 +74,7 @@ class TablesMixin:
                 )
                 setattr(self, name, feat[keep].reset_index(drop=True))
 
-    def _note_times(self):
+    def _keep_exact_times(self):
         """Keep times exactly: later steps turn them into float32, which cannot hold them."""
         self._time = None
         if self.time_field in self.inter_feat:
@@ -91,16 +93,14 @@ class TablesMixin:
         if keep is None:
             return
         self._check_field("uid_field", "iid_field")
-        frame = self.inter_feat
-        if self.time_field in frame:
-            frame = frame.sort_values(self.time_field, kind="stable")
-        else:
+        if self.time_field not in self.inter_feat:
             self.logger.warning(f"no {self.time_field}: rm_dup_inter goes by file order")
-        kept = frame.drop_duplicates(subset=[self.uid_field, self.iid_field], keep=keep)
-        self.inter_feat = kept.sort_index()
+        self.inter_feat = drop_repeated_pairs(
+            self.inter_feat, self.uid_field, self.iid_field, self.time_field, keep
+        )
 
     def _filter_by_inter_num(self):
-        """Keep users and items with as many interactions as asked, until all have them."""
+        """Drop users and items outside the intervals, until all that stay are inside."""
         intervals = {
             field: self._parse_intervals_str(self.config[key])
             for field, key in (
@@ -113,17 +113,13 @@ class TablesMixin:
                 f"val_interval {self.config['val_interval']!r} or filter_inter_by_user_or_item "
                 f"leaves no interaction of {self.dataset_name}"
             )
-        codes = {field: self.inter_feat[field].cat.codes.to_numpy() for field in intervals}
-        alive = np.ones(len(self.inter_feat), dtype=bool)
-        while True:
-            keep = alive.copy()
-            for field, interval in intervals.items():
-                if interval:
-                    counts = np.bincount(codes[field][alive], minlength=codes[field].max() + 1)
-                    keep &= self._within_intervals(counts, interval)[codes[field]]
-            if keep.sum() == alive.sum():
-                break
-            alive = keep
+        asked = {field: interval for field, interval in intervals.items() if interval}
+        if not asked:
+            return
+        alive = filter_by_counts(
+            [self.inter_feat[field].cat.codes.to_numpy() for field in asked],
+            [partial(self._within_intervals, intervals=interval) for interval in asked.values()],
+        )
         if not alive.any():
             raise ConfigError(
                 f"user_inter_num_interval {self.config['user_inter_num_interval']} and "
@@ -220,7 +216,7 @@ class TablesMixin:
 
 
 def _categories(column: pd.Series, ftype: FeatureType) -> pd.Categorical:
-    """Tokens of a column as categories; those of sequence cells strung together."""
+    """Tokens of a column as categories; those of sequence cells concatenated."""
     if ftype == FeatureType.TOKEN:
         return pd.Categorical(column)
     cells = column.to_list()

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
-import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,22 +13,23 @@ from pathlib import Path
 import pandas as pd
 from filelock import FileLock
 
-from recbole_lite.data.atomic import write_atomic
-from recbole_lite.data.sources.acquire import brought, fetched
+from recbole_lite.data.atomic_writer import write_atomic
+from recbole_lite.data.interaction_filters import filter_interactions
+from recbole_lite.data.sources.acquire import download, from_local
+from recbole_lite.data.sources.converter import Table
 from recbole_lite.data.sources.dataset_meta import (
     DatasetMeta,
-    check_name,
     find_meta,
     known_names,
     load_meta,
 )
-from recbole_lite.data.sources.download import Patience
-from recbole_lite.data.sources.files import SourceFiles, digest
-from recbole_lite.data.sources.kcore import filter_interactions
-from recbole_lite.data.sources.stats import Stats, differences, measure
-from recbole_lite.data.sources.strict import nearest
-from recbole_lite.data.sources.table import Table
+from recbole_lite.data.sources.dataset_stats import Stats, differences, measure
+from recbole_lite.data.sources.download import RetryPolicy
+from recbole_lite.data.sources.source_files import SourceFiles
+from recbole_lite.data.sources.strict_model import nearest
+from recbole_lite.utils.dataset_names import check_name
 from recbole_lite.utils.errors import DataError
+from recbole_lite.utils.files import file_sha256
 
 RECEIPT = "prepared.json"
 
@@ -45,13 +43,13 @@ class PreparedDataset:
     folder : Path
         Where it is.
     meta : DatasetMeta
-        What it was made after.
+        Its ``dataset_meta`` file.
     stats : Stats
         Of its interactions.
     rows : dict of str to int
         File name to rows.
     differences : list of str
-        Where it is not what `meta` expects.
+        Its differences from what `meta` expects.
     """
 
     folder: Path
@@ -80,8 +78,8 @@ def prepare(
     data_path: str | Path,
     source: str | Path | None = None,
     *,
-    say: Callable[[str], None] = print,
-    patience: Patience | None = None,
+    log: Callable[[str], None] = print,
+    retries: RetryPolicy | None = None,
 ) -> PreparedDataset:
     """Make the folder ``<data_path>/<name>`` from the data set's source files.
 
@@ -93,9 +91,9 @@ def prepare(
         Folder of the data sets.
     source : str or Path, optional
         File or folder that the user has; default: download.
-    say : callable
+    log : callable
         Takes lines for the user.
-    patience : Patience, optional
+    retries : RetryPolicy, optional
         Waiting times of downloads.
 
     Returns
@@ -106,57 +104,52 @@ def prepare(
     Raises
     ------
     DownloadError
-        The files cannot be fetched.
+        The files cannot be downloaded.
     DataError
         An unknown name, a folder that is in the way, or damaged source files.
     """
     data_path = Path(data_path)
-    meta = meta_of(name, data_path)
-    with _alone(name, data_path):
-        return _prepare(meta, data_path, source, say, patience)
+    meta = _load_meta(name, data_path)
+    with _locked(name, data_path):
+        return _prepare(meta, data_path, source, log, retries)
 
 
-def prepare_if_missing(name: str, data_path: Path, say: Callable[[str], None] = print) -> Path:
-    """Prepare a data set unless its ``.inter`` is there, also while several processes ask.
+def ensure_dataset(name: str, data_path: str | Path, log: Callable[[str], None] = print) -> Path:
+    """Folder of a data set, prepared first if its ``.inter`` is missing; processes take turns.
 
     Parameters
     ----------
     name : str
-        Of the data set.
-    data_path : Path
+        Of the data set: of its folder and of the files in it.
+    data_path : str or Path
         Folder of the data sets.
-    say : callable
-        Takes lines for the user.
+    log : callable
+        Takes lines for the user: licence and counts, when a set is prepared.
 
     Returns
     -------
     Path
-        Folder of the data set.
+        ``<data_path>/<name>``, with ``<name>.inter`` in it.
+
+    Raises
+    ------
+    DataError
+        The name is not one, or nothing is known of the data set.
+    DownloadError
+        The data set cannot be downloaded.
     """
+    data_path = Path(data_path)
     folder = data_path / check_name(name)
     if not (folder / f"{name}.inter").is_file():
-        meta = meta_of(name, data_path)
-        with _alone(name, data_path):
+        meta = _load_meta(name, data_path)
+        with _locked(name, data_path):
             if not (folder / f"{name}.inter").is_file():
-                say(_prepare(meta, data_path, None, say, None).render())
+                log(_prepare(meta, data_path, None, log, None).render())
     return folder
 
 
-def meta_of(name: str, data_path: Path) -> DatasetMeta:
-    """Load a data set's ``dataset_meta`` file, or say what there is instead.
-
-    Parameters
-    ----------
-    name : str
-        Of the data set.
-    data_path : Path
-        Folder of the data sets.
-
-    Returns
-    -------
-    DatasetMeta
-        Of the data set.
-    """
+def _load_meta(name: str, data_path: Path) -> DatasetMeta:
+    """Load the ``dataset_meta`` file of a data set, or raise a DataError that lists what exists."""
     path = find_meta(name, data_path)
     if path is None:
         inter = (data_path / name / f"{name}.inter").absolute()
@@ -171,7 +164,7 @@ def meta_of(name: str, data_path: Path) -> DatasetMeta:
 
 
 @contextmanager
-def _alone(name: str, data_path: Path) -> Iterator[None]:
+def _locked(name: str, data_path: Path) -> Iterator[None]:
     lock = FileLock(data_path / f".{name}.lock")
     try:
         data_path.mkdir(parents=True, exist_ok=True)
@@ -188,8 +181,8 @@ def _prepare(
     meta: DatasetMeta,
     data_path: Path,
     source: str | Path | None,
-    say: Callable[[str], None],
-    patience: Patience | None,
+    log: Callable[[str], None],
+    retries: RetryPolicy | None,
 ) -> PreparedDataset:
     folder = data_path / meta.name
     if (folder / f"{meta.name}.inter").is_file():
@@ -205,12 +198,12 @@ def _prepare(
             folder,
         )
     if source is None:
-        files = fetched(meta, data_path, say, patience)
+        files = download(meta, data_path, log, retries)
     else:
-        files = brought(meta, Path(source), say)
+        files = from_local(meta, Path(source), log)
     tables = _convert(meta, files)
     stats = measure(tables["inter"].frame)
-    _write(folder, meta, files, tables, stats)
+    _write(folder, meta, files, tables)
     return PreparedDataset(
         folder=folder,
         meta=meta,
@@ -242,17 +235,20 @@ def _convert(meta: DatasetMeta, files: SourceFiles) -> dict[str, Table]:
     return {ending: table for ending, table in tables.items() if table is not None}
 
 
-def _write(
-    folder: Path, meta: DatasetMeta, files: SourceFiles, tables: dict[str, Table], stats: Stats
-) -> None:
+def _write(folder: Path, meta: DatasetMeta, files: SourceFiles, tables: dict[str, Table]) -> None:
     """Write into a folder beside the right one, and rename it when it is complete."""
-    temporary = _temporary(folder)
+    temporary = folder.with_name(f".{folder.name}.new.tmp")  # ours alone: we hold the lock
+    shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
     try:
+        temporary.mkdir()
         for ending, table in tables.items():
             write_atomic(temporary / f"{meta.name}.{ending}", table.types, table.frame)
-        receipt = _receipt(temporary, meta, files, stats)
+        receipt = {
+            "name": meta.name,
+            "sources": {path.name: file_sha256(path) for path in files.paths if path.is_file()},
+            "sha256": {path.name: file_sha256(path) for path in sorted(temporary.iterdir())},
+        }
         (temporary / RECEIPT).write_text(json.dumps(receipt, indent=2) + "\n", encoding="utf-8")
-        temporary.chmod(0o777 & ~_umask())
         if folder.exists():
             folder.rmdir()  # empty, or it would have been refused
         os.rename(temporary, folder)
@@ -260,30 +256,3 @@ def _write(
         raise DataError(f"cannot write there: {error}", folder) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _temporary(folder: Path) -> Path:
-    """Make a folder to write into, and remove those that killed runs left: we hold the lock."""
-    pattern = re.compile(rf"\.{re.escape(folder.name)}\.[a-z0-9_]{{8}}\.tmp")
-    for path in folder.parent.iterdir():
-        if pattern.fullmatch(path.name):
-            shutil.rmtree(path, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _receipt(folder: Path, meta: DatasetMeta, files: SourceFiles, stats: Stats) -> dict:
-    """What the set was made of and how, and the checksums of its files."""
-    return {
-        "name": meta.name,
-        "sources": {path.name: digest(path) for path in files.paths if path.is_file()},
-        "converter": {type(meta.converter).__name__: dataclasses.asdict(meta.converter)},
-        "filters": dataclasses.asdict(meta.filters),
-        "counts": stats.as_dict(),
-        "sha256": {path.name: digest(path) for path in sorted(folder.glob(f"{meta.name}.*"))},
-    }

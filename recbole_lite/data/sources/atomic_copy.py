@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pandas as pd
 
-from recbole_lite.data.atomic import read_atomic
-from recbole_lite.data.sources.files import SourceFiles
-from recbole_lite.data.sources.table import Table
+from recbole_lite.data.atomic_reader import read_atomic
+from recbole_lite.data.sources.converter import Converter, Table
+from recbole_lite.data.sources.source_files import SourceFiles
 from recbole_lite.utils.errors import DataError
 
 
-@dataclass(frozen=True)
-class Atomic:
+class AtomicCopy(Converter):
     """Files ``<stem>.inter``, and ``.item`` and ``.user`` where there are such.
 
     Parameters

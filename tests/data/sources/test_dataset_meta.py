@@ -3,9 +3,9 @@ import re
 import pytest
 import yaml
 
-from recbole_lite.data.sources import find_meta, known_names, load_meta, prepare
 from recbole_lite.data.sources.amazon import Amazon
-from recbole_lite.data.sources.dataset_meta import check_name
+from recbole_lite.data.sources.dataset_meta import check_name, find_meta, known_names, load_meta
+from recbole_lite.data.sources.prepare_dataset import prepare
 from recbole_lite.utils.errors import ConfigError, DataError
 from recbole_lite.utils.paths import DATASET_META, PROPERTIES
 
@@ -58,6 +58,8 @@ def test_text_fields_are_those_of_training(name):
     [
         ({"licenses": "x"}, "licenses: unknown key; nearest: licence"),
         ({"path": "x"}, "path: unknown key"),
+        ({"title": None, "titel": "x"}, "titel: unknown key; nearest: title"),
+        ({5: "x"}, "5: unknown key"),
         ({"title": None}, "title: missing"),
         ({"title": 5}, "title: str expected, found 5"),
         ({"filters": {"k_cores": {}}}, "filters.k_cores: unknown key; nearest: k_core"),

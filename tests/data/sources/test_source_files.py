@@ -4,8 +4,8 @@ import zipfile
 
 import pytest
 
-from recbole_lite.data.sources import files
-from recbole_lite.data.sources.files import SourceFiles
+from recbole_lite.data.sources import source_files
+from recbole_lite.data.sources.source_files import SourceFiles
 from recbole_lite.utils.errors import DataError
 
 
@@ -41,7 +41,7 @@ def test_a_member_that_shrank_too_well(zipped, tmp_path):
 
 
 def test_a_member_that_is_too_large(zipped, tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "MAX_MEMBER_BYTES", 3)
+    monkeypatch.setattr(source_files, "MAX_MEMBER_BYTES", 3)
     (tmp_path / "a.zip").write_bytes(zipped({"ratings.dat": "four"}))
     with pytest.raises(DataError, match=r"unpacks to 4 bytes \(limit 3\)"):
         read([tmp_path / "a.zip"], "ratings.dat")

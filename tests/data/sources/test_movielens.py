@@ -1,8 +1,8 @@
 import pytest
 
-from recbole_lite.data.sources.files import SourceFiles
 from recbole_lite.data.sources.movielens import MovieLensCsv, MovieLensDat, split_year
-from recbole_lite.data.sources.prepare import prepare
+from recbole_lite.data.sources.prepare_dataset import prepare
+from recbole_lite.data.sources.source_files import SourceFiles
 from recbole_lite.utils.errors import DataError
 
 ML_100K = {

@@ -1,35 +1,77 @@
-"""A check's report as text."""
+"""What a check has found, and how it is printed."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from tabulate import tabulate
 
-if TYPE_CHECKING:
-    from recbole_lite.data.sources.check import CheckReport
-    from recbole_lite.data.sources.stats import Stats
+from recbole_lite.data.sources.dataset_meta import DatasetMeta, Variant
+from recbole_lite.data.sources.dataset_stats import Stats
 
 
-def render(report: CheckReport) -> str:
-    """Lay a report out for a terminal.
+@dataclass(frozen=True)
+class FileLine:
+    """One atomic file of a data set."""
+
+    name: str
+    rows: int
+    columns: dict[str, str]
+    sha256: str
+
+
+@dataclass
+class CheckReport:
+    """What was found in a data set.
 
     Parameters
     ----------
-    report : CheckReport
-        From `check`.
-
-    Returns
-    -------
-    str
-        Lines without a final line end.
+    name : str
+        Of the data set.
+    folder : Path
+        Where it is.
+    meta : DatasetMeta, optional
+        What is known of it.
+    files : list of FileLine
+        Those that could be read.
+    stats : Stats, optional
+        Of its interactions.
+    coverage : dict of str to int
+        Text field to the number of items with interactions that have a text in it.
+    idle_items : int
+        Rows of ``.item`` whose item has no interaction.
+    variant : Variant, optional
+        The known copy that this is.
+    notes, warnings, problems : list of str
+        Sentences; a problem makes the check fail.
     """
-    title = f" ({report.meta.title})" if report.meta else ""
-    blocks = [f"{report.name}{title} in {report.folder}", _files(report)]
-    if report.stats is not None:
-        blocks += [_statistics(report.stats, report.idle_items), _coverage(report, report.stats)]
-    blocks.append(_verdict(report))
-    return "\n\n".join(block for block in blocks if block)
+
+    name: str
+    folder: Path
+    meta: DatasetMeta | None = None
+    files: list[FileLine] = field(default_factory=list)
+    stats: Stats | None = None
+    coverage: dict[str, int] = field(default_factory=dict)
+    idle_items: int = 0
+    variant: Variant | None = None
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong; warnings do not count."""
+        return not self.problems
+
+    def render(self) -> str:
+        """Lay the report out for a terminal; lines without a final line end."""
+        title = f" ({self.meta.title})" if self.meta else ""
+        blocks = [f"{self.name}{title} in {self.folder}", _files(self)]
+        if self.stats is not None:
+            blocks += [_statistics(self.stats, self.idle_items), _coverage(self, self.stats)]
+        blocks.append(_verdict(self))
+        return "\n\n".join(block for block in blocks if block)
 
 
 def _table(rows: list[list[str]], headers: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""RecBole's atomic files: a strict reader and its inverse.
+"""RecBole's atomic files: a strict reader.
 
 An atomic file is UTF-8 text. Its first line names the fields as ``name:type``,
 separated by tabs; every further line is a row. Nothing is quoted: a ``"`` is a
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +24,11 @@ from recbole_lite.data.atomic_checks import (
     Layout,
     check_dialect,
     check_rows,
-    shown,
+    quote,
 )
 from recbole_lite.data.atomic_columns import COLUMNS, Column
 from recbole_lite.data.atomic_header import check_header
-from recbole_lite.data.atomic_writer import write_atomic
 from recbole_lite.utils.errors import DataError
-
-__all__ = ["AtomicTable", "read_atomic", "read_header", "write_atomic"]
 
 BLOCK_BYTES = 16 << 20  # read, checked and parsed at a time: bounds the memory
 HEADER_BYTES = 1 << 20  # a longer first line is no header
@@ -85,7 +82,7 @@ def read_header(
     """
     check_dialect(separator, encoding)
     path = Path(path)
-    with _opened(path) as file:
+    with _open_binary(path) as file:
         types, _ = _header(file, path, separator, encoding)
     return types
 
@@ -139,28 +136,35 @@ def read_atomic(
     """
     check_dialect(separator, encoding, seq_separator)
     path = Path(path)
-    with _opened(path) as file:
+    with _open_binary(path) as file:
         types, offset = _header(file, path, separator, encoding)
         layout = Layout(path, types, separator, encoding)
-        required, loaded = _chosen(layout, columns, required, unique)
+        required, loaded = _choose_fields(layout, columns, required, unique)
         parsed = [field for field in types if field in loaded or field == unique]
         readers = {field: COLUMNS[types[field]](field, layout, seq_separator) for field in parsed}
-        numeric = [field for field in parsed if types[field] == "float"]
-        n_rows = 0
-        for block in _blocks(file, offset):
-            n_rows += check_rows(block, layout, required, numeric)
-            _parse(block, layout, readers)
-    if n_rows == 0:
-        raise DataError("the file has a header and no rows; add rows", path, 1)
+        n_rows = _read_rows(_blocks(file, offset), layout, required, readers)
     series = {field: reader.finish() for field, reader in readers.items()}
-    if unique is not None:
-        _check_unique(series[unique], layout, unique)
+    _check_unique(series.get(unique), layout, unique)
     frame = pd.DataFrame({field: series[field] for field in loaded}, index=pd.RangeIndex(n_rows))
     return AtomicTable(path, {field: types[field] for field in loaded}, frame)
 
 
+def _read_rows(
+    blocks: Iterable[Block], layout: Layout, required: list[str], readers: dict[str, Column]
+) -> int:
+    """Check the rows and have them parsed; return how many there are."""
+    numeric = [field for field in readers if layout.types[field] == "float"]
+    n_rows = 0
+    for block in blocks:
+        n_rows += check_rows(block, layout, required, numeric)
+        _parse(block, layout, readers)
+    if n_rows == 0:
+        raise DataError("the file has a header and no rows; add rows", layout.path, 1)
+    return n_rows
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def _open_binary(path: Path) -> Iterator[BinaryIO]:
     """Open file for reading bytes; what the system objects to becomes a `DataError`."""
     try:
         with path.open("rb") as file:
@@ -185,7 +189,7 @@ def _header(
     return check_header(line.removesuffix(b"\n"), path, separator, encoding), len(line)
 
 
-def _chosen(
+def _choose_fields(
     layout: Layout, columns: Collection[str] | None, required: Collection[str], unique: str | None
 ) -> tuple[list[str], list[str]]:
     """Return required fields and fields to load, in file order, all in the header."""
@@ -194,7 +198,7 @@ def _chosen(
     known = ", ".join(layout.types)
     for field in [*wanted, *needed, *([] if unique is None else [unique])]:
         if field not in layout.types:
-            raise DataError(f"there is no field {shown(field)}; fields are {known}", layout.path, 1)
+            raise DataError(f"there is no field {quote(field)}; fields are {known}", layout.path, 1)
     if unique is not None and layout.types[unique] == "float_seq":
         message = f"{layout.label(unique)} cannot identify rows; change its type to token"
         raise DataError(message, layout.path, 1)
@@ -248,8 +252,10 @@ def _parse(block: Block, layout: Layout, readers: dict[str, Column]) -> None:
         reader.add(frame[name_of[field]].to_numpy(), block)
 
 
-def _check_unique(series: pd.Series, layout: Layout, field: str) -> None:
+def _check_unique(series: pd.Series | None, layout: Layout, field: str | None) -> None:
     """Refuse values that repeat; empty cells are no values."""
+    if series is None:
+        return
     if isinstance(series.dtype, pd.CategoricalDtype):
         rows = np.flatnonzero(series.cat.codes >= 0)
     else:
@@ -262,7 +268,7 @@ def _check_unique(series: pd.Series, layout: Layout, field: str) -> None:
     value = series.iloc[row]
     first = int(rows[(values == value).to_numpy().argmax()])
     raise DataError(
-        f"{layout.label(field)} {shown(str(value))} stands on line {first + 2} already; "
+        f"{layout.label(field)} {quote(str(value))} stands on line {first + 2} already; "
         "values of this field must not repeat: remove one of the two lines",
         layout.path,
         row + 2,

@@ -1,4 +1,4 @@
-"""Candidates of the Top-N task: each window's target among items that its user has not had."""
+"""Candidates of the Top-N task: each window's target among unseen items of its user."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from recbole_lite.data.windows import Windows
 from recbole_lite.utils.errors import ConfigError, DataError
 from recbole_lite.utils.files import write_atomically
 
-_ROUNDS = 20  # of drawing anew what was had or drawn twice, before such rows are drawn exactly
+_ROUNDS = 20  # of redrawing seen and repeated items, before such rows are sampled exactly
 
 
 class NegativeSampler:
-    """Items that users have not had, drawn uniformly without replacement.
+    """Unseen items of users, sampled uniformly without replacement.
 
     Parameters
     ----------
     users, items : numpy.ndarray
-        ``[n]`` internal ids: what the users have had.
+        ``[n]`` internal ids: the users' histories.
     n_items : int
         Number of items, padding (id 0) included.
     count : int
@@ -43,13 +43,13 @@ class NegativeSampler:
     ):
         self.n_items, self.count, self.name_of = n_items, count, name_of
         # Pairs as sorted numbers: memory grows with the interactions, not with users times items.
-        self.had = np.unique(np.asarray(users, np.int64) * n_items + np.asarray(items, np.int64))
+        self.seen = np.unique(np.asarray(users, np.int64) * n_items + np.asarray(items, np.int64))
 
     def check(self, users: np.ndarray) -> None:
         """Raise a DataError where one of `users` has too few items left to draw from."""
         users = np.unique(users).astype(np.int64)
-        ends = np.searchsorted(self.had, (users + 1) * self.n_items)
-        left = self.n_items - 1 - (ends - np.searchsorted(self.had, users * self.n_items))
+        ends = np.searchsorted(self.seen, (users + 1) * self.n_items)
+        left = self.n_items - 1 - (ends - np.searchsorted(self.seen, users * self.n_items))
         if len(users) and left.min() < self.count:
             user = users[left.argmin()]
             raise DataError(
@@ -58,35 +58,35 @@ class NegativeSampler:
                 "smaller topn_negatives"
             )
 
-    def draw(self, users: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def sample(self, users: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Draw negatives for each of `users`, ``[B]`` -> ``[B, count]``."""
         users = np.asarray(users, np.int64)
         drawn = rng.integers(1, self.n_items, (len(users), self.count))
         rows = np.arange(len(users))  # still to be looked at
         # A redraw treats all items alike, so every tuple of different ones stays as likely.
         for _ in range(_ROUNDS):
-            bad = self._had(users[rows], drawn[rows]) | _repeated(drawn[rows])
+            bad = self._seen(users[rows], drawn[rows]) | _repeats(drawn[rows])
             rows, bad = rows[bad.any(1)], bad[bad.any(1)]
             if not len(rows):
                 return drawn
             redrawn = drawn[rows]
             redrawn[bad] = rng.integers(1, self.n_items, int(bad.sum()))
             drawn[rows] = redrawn
-        for row in rows:  # users who have had nearly everything
-            drawn[row] = rng.choice(self._left(users[row]), self.count, replace=False)
+        for row in rows:  # users with nearly all items in their history
+            drawn[row] = rng.choice(self._unseen(users[row]), self.count, replace=False)
         return drawn
 
-    def _had(self, users, items):
+    def _seen(self, users, items):
         keys = users[:, None] * self.n_items + items
-        at = np.searchsorted(self.had, keys).clip(max=len(self.had) - 1)
-        return self.had[at] == keys
+        at = np.searchsorted(self.seen, keys).clip(max=len(self.seen) - 1)
+        return self.seen[at] == keys
 
-    def _left(self, user):
-        begin, end = np.searchsorted(self.had, [user * self.n_items, (user + 1) * self.n_items])
-        return np.setdiff1d(np.arange(1, self.n_items), self.had[begin:end] - user * self.n_items)
+    def _unseen(self, user):
+        begin, end = np.searchsorted(self.seen, [user * self.n_items, (user + 1) * self.n_items])
+        return np.setdiff1d(np.arange(1, self.n_items), self.seen[begin:end] - user * self.n_items)
 
 
-def _repeated(drawn: np.ndarray) -> np.ndarray:
+def _repeats(drawn: np.ndarray) -> np.ndarray:
     """Whether a value stands further left in its row, too; same shape."""
     order = np.argsort(drawn, axis=1, kind="stable")
     ordered = np.take_along_axis(drawn, order, 1)
@@ -95,7 +95,7 @@ def _repeated(drawn: np.ndarray) -> np.ndarray:
     return again
 
 
-def _among(targets, negatives, rng) -> np.ndarray:
+def _insert_targets(targets, negatives, rng) -> np.ndarray:
     """Put each target at a uniform place among its negatives: ``[B, count + 1]``."""
     rows, place = np.arange(len(targets)), rng.integers(0, negatives.shape[1] + 1, len(targets))
     candidates = np.column_stack([negatives, targets])
@@ -105,53 +105,53 @@ def _among(targets, negatives, rng) -> np.ndarray:
 
 
 class EvalCandidates:
-    """Candidates of validation or test: drawn once, in the order of the users.
+    """Candidates of validation or test: sampled once, in the order of the users.
 
     They depend on the seed and the data alone, so all models get the same.
 
     Parameters
     ----------
-    pool : NegativeSampler
+    sampler : NegativeSampler
     windows : Windows
     seed : sequence of int
     """
 
-    def __init__(self, pool: NegativeSampler, windows: Windows, seed):
+    def __init__(self, sampler: NegativeSampler, windows: Windows, seed):
         self.rows = np.unique(windows.rows)
-        users, targets = _users_and_targets(windows.at(self.rows))
-        pool.check(users)
+        users, targets = _users_and_targets(windows.select(self.rows))
+        sampler.check(users)
         rng = np.random.default_rng(seed)
-        self.table = _among(targets, pool.draw(users, rng), rng)
+        self.table = _insert_targets(targets, sampler.sample(users, rng), rng)
 
-    def of(self, rows: np.ndarray) -> np.ndarray:
+    def select(self, rows: np.ndarray) -> np.ndarray:
         """Candidates of the windows with these targets, ``[B]`` rows -> ``[B, count + 1]``."""
         return self.table[np.searchsorted(self.rows, rows)]
 
 
 class TrainCandidates:
-    """Candidates of training: drawn batch by batch, and others in every epoch.
+    """Candidates of training: sampled batch by batch, and others in every epoch.
 
     Parameters
     ----------
-    pool : NegativeSampler
+    sampler : NegativeSampler
     windows : Windows
     seed : int
     """
 
-    def __init__(self, pool: NegativeSampler, windows: Windows, seed: int):
-        self.pool, self.windows, self.seed, self.epoch = pool, windows, seed, 0
-        pool.check(windows[windows.store.user_field].numpy())
+    def __init__(self, sampler: NegativeSampler, windows: Windows, seed: int):
+        self.sampler, self.windows, self.seed, self.epoch = sampler, windows, seed, 0
+        sampler.check(windows[windows.store.user_field].numpy())
 
-    def draw(self, generator: torch.Generator) -> None:
+    def resample(self, generator: torch.Generator) -> None:
         """Begin an epoch; the generator's state decides, which a checkpoint holds."""
         self.epoch = int(torch.randint(2**62, (), generator=generator))
 
-    def of(self, rows: np.ndarray) -> np.ndarray:
+    def select(self, rows: np.ndarray) -> np.ndarray:
         """Candidates of a batch, ``[B]`` rows -> ``[B, count + 1]``."""
-        users, targets = _users_and_targets(self.windows.at(rows))
+        users, targets = _users_and_targets(self.windows.select(rows))
         # Seeded by the batch, not by its turn: processes that load batches need no common state.
         rng = np.random.default_rng([self.seed, self.epoch, *map(int, rows)])
-        return _among(targets, self.pool.draw(users, rng), rng)
+        return _insert_targets(targets, self.sampler.sample(users, rng), rng)
 
 
 def _users_and_targets(windows):
@@ -159,7 +159,7 @@ def _users_and_targets(windows):
     return windows[store.user_field].numpy(), windows[store.item_field].numpy()
 
 
-def give_candidates(config, dataset, parts) -> None:
+def attach_candidates(config, dataset, parts) -> None:
     """Give the windows of training, validation and test their candidates (``task: topn``).
 
     In validation and test a negative is an item that occurs nowhere in the user's history, the
@@ -179,7 +179,7 @@ def give_candidates(config, dataset, parts) -> None:
     ConfigError
         The data are not split into windows.
     DataError
-        A user has had too many items.
+        A user's history has too many items.
     """
     train, *held_out = (part.inter_feat for part in parts)
     reader = reads_candidates(config.model_class)
@@ -192,7 +192,7 @@ def give_candidates(config, dataset, parts) -> None:
         )
     seed = config["topn_seed"]
 
-    def pool(users, items):
+    def sampler(users, items):
         def name_of(user):
             return repr(str(dataset.id2token(dataset.uid_field, int(user))))
 
@@ -200,16 +200,16 @@ def give_candidates(config, dataset, parts) -> None:
 
     store = held_out[-1].store
     users, items = (store.columns[name].numpy() for name in (store.user_field, store.item_field))
-    whole = pool(users, items)
+    whole = sampler(users, items)
     for phase, windows in enumerate(held_out, 1):
         windows.candidates = EvalCandidates(whole, windows, [seed, phase])
     if reader:
-        known = pool(*train.interactions())
+        known = sampler(*train.interactions())
         train.candidates = TrainCandidates(known, train, seed)
 
 
 def write_candidates(path: Path, dataset, part) -> str:
-    """Write what the users of validation or test are asked, one JSON object per line.
+    """Write the candidates of validation or test, one JSON object per line.
 
     ``{"user": ..., "item": the right one, "candidates": [in the order of the input]}``, raw ids,
     in the order of the internal ids of the users.
@@ -217,10 +217,10 @@ def write_candidates(path: Path, dataset, part) -> str:
     Returns
     -------
     str
-        SHA-256 of the file's content: equal for models that were asked the same.
+        SHA-256 of the file's content: equal for models that ranked the same candidates.
     """
     candidates = part.inter_feat.candidates
-    windows = part.inter_feat.at(candidates.rows)
+    windows = part.inter_feat.select(candidates.rows)
     users, targets = _users_and_targets(windows)
     users = dataset.id2token(dataset.uid_field, users)
     items = np.asarray(dataset.id2token(dataset.iid_field, np.arange(dataset.item_num)))

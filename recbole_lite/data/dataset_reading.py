@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from recbole.utils import FeatureSource, FeatureType
 
-from recbole_lite.data.atomic import AtomicTable, read_atomic, read_header
-from recbole_lite.data.column_settings import check_columns, check_loaded
-from recbole_lite.data.sources import ensure_dataset
+from recbole_lite.data.atomic_reader import AtomicTable, read_atomic, read_header
+from recbole_lite.data.column_settings import check_columns, check_load_columns
+from recbole_lite.data.sources.prepare_dataset import ensure_dataset
 from recbole_lite.utils.errors import DataError
 
 # Their columns meet in one batch, so each needs a name of its own.
@@ -21,9 +21,9 @@ class ReadingMixin:
     """Overrides of RecBole's Dataset that read files; which and why: docs/recbole.md."""
 
     def _load_data(self, token, dataset_path):
-        check_loaded(self.config)
+        check_load_columns(self.config)
         if self.benchmark_filename_list is None:
-            ensure_dataset(token, Path(dataset_path).parent, say=self.logger.info)
+            ensure_dataset(token, Path(dataset_path).parent, log=self.logger.info)
         super()._load_data(token, dataset_path)
 
     def _init_alias(self):

@@ -41,10 +41,6 @@ class Stats:
         """Share of the user-item pairs that are empty, between 0 and 1."""
         return 1.0 - self.density
 
-    def as_dict(self) -> dict[str, float]:
-        """Fields as plain numbers, for JSON."""
-        return asdict(self)
-
 
 def codes(column: pd.Series) -> np.ndarray:
     """Integer code of each value of a column; equal values have equal codes.
@@ -110,7 +106,7 @@ def differences(expected: dict[str, int], stats: Stats) -> list[str]:
     list of str
         One sentence per count that differs.
     """
-    found = stats.as_dict()
+    found = asdict(stats)
     return [
         f"{found[key]:,} {key}, expected {count:,} ({found[key] - count:+,})"
         for key, count in expected.items()

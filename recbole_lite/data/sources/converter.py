@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from abc import abstractmethod
+from typing import NamedTuple
 
 import pandas as pd
 
-from recbole_lite.data.sources.files import SourceFiles
+from recbole_lite.data.sources.source_files import SourceFiles
+from recbole_lite.data.sources.strict_model import StrictModel
 
 INTER_TYPES = {
     "user_id": "token",
@@ -30,24 +32,24 @@ class Table(NamedTuple):
     frame: pd.DataFrame
 
 
-class Converter(Protocol):
+class Converter(StrictModel):
     """Reads one layout of source files.
 
-    An implementation is a dataclass: its fields are the ``options`` of a
-    ``dataset_meta`` file, its defaults the layout as its publisher writes it.
+    The fields of a subclass are the ``options`` of a ``dataset_meta`` file, its defaults the
+    layout as its publisher writes it.
     """
 
+    @abstractmethod
     def interactions(self, files: SourceFiles) -> Table:
         """Read all interactions, in the order of the source."""
-        ...
 
+    @abstractmethod
     def items(self, files: SourceFiles, kept: pd.Index) -> Table | None:
         """Read the items; `kept` holds the ids that survived the filters."""
-        ...
 
     def users(self, files: SourceFiles) -> Table | None:
-        """Read the users, where the source says something of them."""
-        ...
+        """Read the users, where the source describes them."""
+        return None
 
 
 def text_table(types: dict[str, str], rows: list[list[str]]) -> Table:

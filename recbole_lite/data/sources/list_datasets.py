@@ -9,7 +9,7 @@ from tabulate import tabulate
 from recbole_lite.data.sources.dataset_meta import DatasetMeta, find_meta, known_names, load_meta
 
 
-def listing(data_path: str | Path) -> str:
+def list_datasets(data_path: str | Path) -> str:
     """Say which data sets are known, how large they are, and which are on disk.
 
     Parameters

@@ -4,8 +4,9 @@ import pandas as pd
 import pytest
 
 from recbole_lite.data.sources.amazon import Amazon, clean_text
-from recbole_lite.data.sources.files import SourceFiles
-from recbole_lite.data.sources.prepare import prepare
+from recbole_lite.data.sources.prepare_dataset import prepare
+from recbole_lite.data.sources.source_files import SourceFiles
+from recbole_lite.data.sources.strict_model import validate
 from recbole_lite.utils.errors import ConfigError, DataError
 
 RATINGS_2018 = (
@@ -147,7 +148,7 @@ def test_clean_text(value, expected):
 
 def test_metadata_of_another_category(sources, json_gz):
     (sources / "meta_Toys.json.gz").write_bytes(json_gz(METADATA_2018))
-    converter = Amazon(**options())
+    converter = validate(Amazon, options())
     with pytest.raises(DataError, match=r"meta_Toys.*none of the 2 items.*'asin'.*same category"):
         converter.items(SourceFiles([sources]), pd.Index(["A1", "A2"]))
 
@@ -163,17 +164,19 @@ def test_metadata_of_another_category(sources, json_gz):
 def test_damaged_metadata(sources, content, message):
     (sources / "meta_Toys.json.gz").write_bytes(content)
     with pytest.raises(DataError, match=message):
-        Amazon(**options()).items(SourceFiles([sources]), pd.Index(["B1"]))
+        validate(Amazon, options()).items(SourceFiles([sources]), pd.Index(["B1"]))
 
 
 def test_wrong_header(sources):
     (sources / "Toys.csv").write_text(RATINGS_2018)
     with pytest.raises(DataError, match=r"Toys\.csv, line 1: header 'user_id,item_id' expected"):
-        Amazon(**options(header=("user_id", "item_id"))).interactions(SourceFiles([sources]))
+        validate(Amazon, options(header=("user_id", "item_id"))).interactions(
+            SourceFiles([sources])
+        )
 
 
 def test_wrong_options():
     with pytest.raises(ConfigError, match="columns"):
-        Amazon(**options(columns=("item_id", "user_id")))
+        validate(Amazon, options(columns=("item_id", "user_id")))
     with pytest.raises(ConfigError, match="title_field: 'title' is not among"):
-        Amazon(**options(fields={"name": "title"}))
+        validate(Amazon, options(fields={"name": "title"}))

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from recbole_lite.data.sources import check, prepare
+from recbole_lite.data.sources.check_dataset import check
+from recbole_lite.data.sources.prepare_dataset import prepare
 
 pytestmark = pytest.mark.integration
 GENRES = ["unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime"]

@@ -21,33 +21,10 @@ REPLACED = (
     "new size and checksum, into a folder dataset_meta inside the data path."
 )
 MAGIC = {".gz": b"\x1f\x8b", ".zip": b"PK"}
-GIGABYTE = 1 << 30
-MAX_MEMBER_BYTES = 8 * GIGABYTE  # the largest file of ml-25m has 0.7 GB
+MAX_MEMBER_BYTES = 8 << 30  # the largest file of ml-25m has 0.7 GB
 MAX_RATIO = 200  # text shrinks about tenfold; a member that shrinks more is a trap
 _RATIO_COUNTS_FROM = 1 << 20
 _LINK = 0o120000
-
-
-def digest(path: Path, algorithm: str = "sha256") -> str:
-    """Hexadecimal checksum of a file.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    algorithm : str
-        A name that `hashlib` knows.
-
-    Returns
-    -------
-    str
-        Lower case.
-    """
-    summed = hashlib.new(algorithm)
-    with path.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            summed.update(block)
-    return summed.hexdigest()
 
 
 def mismatches(path: Path, source: Source) -> list[str]:
@@ -83,27 +60,18 @@ def _wrong_sums(path: Path, source: Source) -> list[str]:
     found = []
     for algorithm in ("sha256", "md5"):
         expected = getattr(source, algorithm)
-        if expected and (actual := digest(path, algorithm)) != expected:
+        if not expected:
+            continue
+        with path.open("rb") as handle:
+            actual = hashlib.file_digest(handle, algorithm).hexdigest()
+        if actual != expected:
             recorded = f" ({source.checksum_from})" if source.checksum_from else ""
             found.append(f"{algorithm} {actual}, expected {expected}{recorded}")
     return found
 
 
-def check_zip(archive: zipfile.ZipFile, path: Path) -> None:
-    """Refuse an archive that could write elsewhere or fill the disk.
-
-    Parameters
-    ----------
-    archive : ZipFile
-        Open for reading.
-    path : Path
-        Its place, for the message.
-
-    Raises
-    ------
-    DataError
-        A member has an absolute path or ``..`` in it, is a link, or unpacks to an absurd size.
-    """
+def _check_zip(archive: zipfile.ZipFile, path: Path) -> None:
+    """Refuse an archive that could fill the disk, or that no publisher has packed."""
     for member in archive.infolist():
         problem = _problem(member)
         if problem:
@@ -139,9 +107,6 @@ class SourceFiles:
 
     def __init__(self, paths: list[Path]):
         self.paths = paths
-
-    def __repr__(self) -> str:
-        return f"SourceFiles({[str(path) for path in self.paths]})"
 
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
@@ -235,7 +200,7 @@ def _in_folder(folder: Path, wanted: list[str]) -> Path | None:
 
 def _in_zip(path: Path, wanted: list[str]) -> str | None:
     with zipfile.ZipFile(path) as archive:
-        check_zip(archive, path)
+        _check_zip(archive, path)
         names = [n for n in archive.namelist() if not n.startswith("__MACOSX/")]
     found = [n for n in names if PurePosixPath(n).name in wanted]
     return min(found, key=lambda n: (n.count("/"), n)) if found else None

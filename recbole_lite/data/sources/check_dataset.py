@@ -3,88 +3,29 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from recbole_lite.data.atomic import AtomicTable, read_atomic
-from recbole_lite.data.sources.check_text import render
+from recbole_lite.data.atomic_reader import AtomicTable, read_atomic
+from recbole_lite.data.sources.check_report import CheckReport, FileLine
 from recbole_lite.data.sources.dataset_meta import (
     DatasetMeta,
     Expected,
     Variant,
-    check_name,
     find_meta,
     known_names,
     load_meta,
 )
-from recbole_lite.data.sources.files import digest
-from recbole_lite.data.sources.prepare import RECEIPT
-from recbole_lite.data.sources.stats import Stats, codes, differences, measure
-from recbole_lite.data.sources.strict import nearest
+from recbole_lite.data.sources.dataset_stats import Stats, codes, differences, measure
+from recbole_lite.data.sources.prepare_dataset import RECEIPT
+from recbole_lite.data.sources.strict_model import nearest
+from recbole_lite.utils.dataset_names import check_name
 from recbole_lite.utils.errors import DataError
+from recbole_lite.utils.files import file_sha256
 
 SHORTEST_SPLIT = 3  # leave-one-out: one item each for training, validation and test
-
-
-@dataclass(frozen=True)
-class FileLine:
-    """One atomic file of a data set."""
-
-    name: str
-    rows: int
-    columns: dict[str, str]
-    sha256: str
-
-
-@dataclass
-class CheckReport:
-    """What was found in a data set.
-
-    Parameters
-    ----------
-    name : str
-        Of the data set.
-    folder : Path
-        Where it is.
-    meta : DatasetMeta, optional
-        What is known of it.
-    files : list of FileLine
-        Those that could be read.
-    stats : Stats, optional
-        Of its interactions.
-    coverage : dict of str to int
-        Text field to the number of items with interactions that have a text in it.
-    idle_items : int
-        Rows of ``.item`` whose item has no interaction.
-    variant : Variant, optional
-        The known copy that this is.
-    notes, warnings, problems : list of str
-        Sentences; a problem makes the check fail.
-    """
-
-    name: str
-    folder: Path
-    meta: DatasetMeta | None = None
-    files: list[FileLine] = field(default_factory=list)
-    stats: Stats | None = None
-    coverage: dict[str, int] = field(default_factory=dict)
-    idle_items: int = 0
-    variant: Variant | None = None
-    notes: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing is wrong; warnings do not count."""
-        return not self.problems
-
-    def render(self) -> str:
-        """Say all of it as text."""
-        return render(self)
 
 
 def check(
@@ -152,7 +93,7 @@ def _read(report: CheckReport, ending: str, **conditions) -> AtomicTable | None:
     except DataError as error:
         report.problems.append(str(error))
         return None
-    report.files.append(FileLine(path.name, len(table.frame), table.types, digest(path)))
+    report.files.append(FileLine(path.name, len(table.frame), table.types, file_sha256(path)))
     return table
 
 
@@ -219,7 +160,7 @@ def _check_receipt(report: CheckReport) -> None:
         there = report.folder / name
         if not there.is_file():
             report.problems.append(f"{name} was prepared and is gone")
-        elif digest(there) != expected:
+        elif file_sha256(there) != expected:
             report.problems.append(f"{name} is not as it was prepared: its checksum differs")
 
 
