@@ -15,8 +15,8 @@ from recbole_lite.model.layers.pca import principal_axes
 from recbole_lite.model.layers.rec_llm import EmbeddingEncoder
 from recbole_lite.model.layers.user_pooling import UserPooling
 from recbole_lite.text import item_vectors
-from recbole_lite.text.hf_model import random_encoder
 from recbole_lite.text.llm_files import one_line
+from recbole_lite.text.llm_loading import random_encoder
 from recbole_lite.utils.errors import ConfigError
 
 # Names that architectures have for the width of the feed-forward layers.

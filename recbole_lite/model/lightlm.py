@@ -9,7 +9,7 @@ from recbole_lite.model.generative.generative_recommender import (
     ItemVocabulary,
 )
 from recbole_lite.model.generative.prompts import Prompts, TokenTable
-from recbole_lite.model.generative.spectral import cooccurrence, spectral_paths
+from recbole_lite.model.generative.spectral_indexing import cooccurrence, spectral_paths
 from recbole_lite.model.generative.trie import ItemTrie
 
 PAD, EOS, FIRST_DIGIT, FIRST_CLUSTER = 0, 1, 2, 12

@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from recbole_lite.text.hf_model import load_model, no_pooler, position_limit
+from recbole_lite.text.llm_loading import load_model, no_pooler, position_limit
 from recbole_lite.text.token_pooling import first_token, masked_mean
 from recbole_lite.utils.errors import ConfigError, ModelFilesError
 

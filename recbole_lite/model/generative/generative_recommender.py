@@ -30,7 +30,7 @@ from recbole_lite.model.layers.llm_architecture import (
 )
 from recbole_lite.model.layers.softmax_loss import cross_entropy
 from recbole_lite.text.attention import does_not_look
-from recbole_lite.text.hf_model import load_seq2seq
+from recbole_lite.text.llm_loading import load_seq2seq
 from recbole_lite.text.token_pooling import masked_mean
 from recbole_lite.utils.errors import ConfigError, DataError
 

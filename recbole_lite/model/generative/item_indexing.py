@@ -13,10 +13,10 @@ from recbole_lite.model.generative.generative_recommender import ItemVocabulary
 from recbole_lite.model.generative.numeric_ids import NumericItemTrie
 from recbole_lite.model.generative.prompts import Prompts, TokenTable, split_template
 from recbole_lite.model.generative.trie import ItemTrie
-from recbole_lite.text.hf_model import load_tokenizer
 from recbole_lite.text.item_llm_settings import TextFields
 from recbole_lite.text.item_vectors import read_texts
 from recbole_lite.text.llm_files import resolve_tokenizer
+from recbole_lite.text.llm_loading import load_tokenizer
 from recbole_lite.utils.errors import ConfigError
 
 

@@ -44,7 +44,7 @@ class ItemTower(nn.Module):
         self.register_buffer("axes", None)
         _check_adapter(config["item_adapter"], trainings)
         if "full" in trainings:
-            from recbole_lite.text.trainable import TrainableItemLLM
+            from recbole_lite.text.trainable_item_llm import TrainableItemLLM
 
             self.item_llm = TrainableItemLLM(config, dataset)
             d_item, has_text = self.item_llm.hidden_size, self.item_llm.has_text

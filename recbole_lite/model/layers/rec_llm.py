@@ -16,7 +16,7 @@ from recbole_lite.model.layers.llm_architecture import (
 )
 from recbole_lite.model.layers.shared_position import SharedPosition, check_no_order
 from recbole_lite.text.attention import does_not_look
-from recbole_lite.text.hf_model import load_encoder, position_limit, random_encoder
+from recbole_lite.text.llm_loading import load_encoder, position_limit, random_encoder
 from recbole_lite.utils.errors import ConfigError, one_line
 
 

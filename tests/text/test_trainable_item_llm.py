@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModel, BertForMaskedLM
 
 from recbole_lite.text import item_vectors
-from recbole_lite.text.trainable import TrainableItemLLM
+from recbole_lite.text.trainable_item_llm import TrainableItemLLM
 from recbole_lite.utils.errors import ConfigError
 
 # Items 0 (padding) and 3 have no text, 1 and 5 the same.

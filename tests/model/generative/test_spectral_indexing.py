@@ -7,7 +7,7 @@ import pytest
 from scipy import sparse
 
 from recbole_lite.model.generative import spectral
-from recbole_lite.model.generative.spectral import cooccurrence, spectral_paths
+from recbole_lite.model.generative.spectral_indexing import cooccurrence, spectral_paths
 from recbole_lite.utils.errors import ConfigError
 
 # K-means and the eigensolver speak up where they are given too little; here they never should.
