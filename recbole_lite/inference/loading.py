@@ -9,7 +9,7 @@ import torch
 from recbole_lite.config.registry import get_model
 from recbole_lite.config.yaml_files import read_yaml
 from recbole_lite.inference.model_folder import ModelBundle
-from recbole_lite.text import ItemVectors
+from recbole_lite.text.item_vectors import ItemVectors
 from recbole_lite.trainer import checkpoint
 from recbole_lite.utils.paths import PROPERTIES
 

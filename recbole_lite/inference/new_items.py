@@ -21,7 +21,7 @@ from recbole_lite.inference.model_folder import ModelBundle
 from recbole_lite.inference.new_item_calibration import find_stretch
 from recbole_lite.inference.ridge import Ridge, fit_ridge
 from recbole_lite.model.layers.item_tower import Norm
-from recbole_lite.text import item_vectors
+from recbole_lite.text.item_vectors import load_item_vectors
 from recbole_lite.trainer import checkpoint
 from recbole_lite.utils.errors import RequestError
 
@@ -107,7 +107,7 @@ class NewItems:
         settings = Settings(self.settings)
         if not keep:
             settings["item_embedding_cache_dir"] = None
-        return item_vectors(settings, CatalogueDataset(len(texts), texts=texts))
+        return load_item_vectors(settings, CatalogueDataset(len(texts), texts=texts))
 
 
 def add_items(contents: ModelBundle, model: nn.Module, new: NewItems, items: Sequence) -> list[str]:

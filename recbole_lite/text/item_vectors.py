@@ -53,7 +53,7 @@ class ItemVectors:
     path: Path | None
 
 
-def item_vectors(config: ConfigLike, dataset: HasItemText) -> ItemVectors:
+def load_item_vectors(config: ConfigLike, dataset: HasItemText) -> ItemVectors:
     """Item LLM of the paper (Section 4.2, eqs. 1-3): a vector for every item with text.
 
     Reads the cache in ``item_embedding_cache_dir`` where it holds vectors of exactly these
@@ -206,7 +206,7 @@ def _keep(path: Path, vectors: torch.Tensor, key: str, inputs: str, llm: str) ->
 def _encode(settings: TextSettings, folder: Path, texts: list[str]) -> torch.Tensor:
     """Encode each distinct text once: n_items texts -> [n_items, d], zeros without text."""
     from recbole_lite.text.text_encoder import (
-        ItemEncoder,  # imports transformers: not on a cache hit
+        TextEncoder,  # imports transformers: not on a cache hit
     )
 
     items = [i for i, text in enumerate(texts) if text]
@@ -216,7 +216,7 @@ def _encode(settings: TextSettings, folder: Path, texts: list[str]) -> torch.Ten
     )
     cuda = [settings.device] if settings.device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):  # training must not depend on the cache
-        encoder = ItemEncoder(
+        encoder = TextEncoder(
             folder,
             pooling=settings.pooling,
             max_length=settings.max_length,

@@ -17,7 +17,7 @@ _NO_LIMIT = 1_000_000  # tokenizers without a limit say 1e30
 _DEFAULT_MAX_LENGTH = 512  # where neither model nor tokenizer states one
 
 
-class ItemEncoder:
+class TextEncoder:
     """A Hugging Face encoder with its tokenizer, frozen.
 
     Parameters
@@ -152,7 +152,7 @@ def pooled_states(
     mask : LongTensor [B, L]
         1 where there is a token, 0 for padding.
     pooling : {"mean", "cls", "pooler"}
-        See `ItemEncoder`.
+        See `TextEncoder`.
     folder : Path
         Where the model comes from, for the message.
 

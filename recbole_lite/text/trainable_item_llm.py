@@ -17,7 +17,7 @@ from recbole_lite.text.attention import does_not_look
 from recbole_lite.text.item_llm_settings import ConfigLike, TextSettings
 from recbole_lite.text.item_vectors import HasItemText, read_texts
 from recbole_lite.text.llm_files import resolve_llm
-from recbole_lite.text.text_encoder import ItemEncoder, pooled_states
+from recbole_lite.text.text_encoder import TextEncoder, pooled_states
 from recbole_lite.utils.errors import ConfigError
 
 
@@ -70,7 +70,7 @@ class TrainableItemLLM(nn.Module):
         texts, has_text = read_texts(settings, dataset)
         self._folder = resolve_llm(settings.llm, local_files_only=settings.local_files_only)
         with torch.random.fork_rng(devices=[]):  # transformers draws what it then overwrites
-            source = ItemEncoder(
+            source = TextEncoder(
                 self._folder,
                 pooling=settings.pooling,
                 max_length=settings.max_length,
@@ -154,7 +154,7 @@ class TrainableItemLLM(nn.Module):
             self._vectors = None
         return super().train(mode)
 
-    def _keep_tokens(self, texts: list[str], source: ItemEncoder) -> None:
+    def _keep_tokens(self, texts: list[str], source: TextEncoder) -> None:
         """Keep all tokens in one row, n_items x [L_i] -> [sum L_i]: padded they take more room.
 
         They stay on the host, which puts the batches of texts together.

@@ -16,9 +16,8 @@ from typing import Any, ClassVar
 
 from recbole.utils import get_local_time
 
-from recbole_lite.text.llm_files import one_line
 from recbole_lite.trainer import process_group
-from recbole_lite.utils.errors import ConfigError, MissingDependencyError
+from recbole_lite.utils.errors import ConfigError, MissingDependencyError, one_line
 
 
 def check_trackers(config) -> None:

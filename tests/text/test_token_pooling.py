@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_lite.text import first_token, masked_mean
+from recbole_lite.text.token_pooling import first_token, masked_mean
 
 NAN = float("nan")
 

@@ -30,10 +30,9 @@ from recbole_lite.config.configurator import OVER_VALUES, LiteConfig
 from recbole_lite.data import create_dataset, data_preparation
 from recbole_lite.model.generative.beam_search import write
 from recbole_lite.model.generative.item_indexing import item_numbers
-from recbole_lite.text.llm_files import one_line
 from recbole_lite.trainer.onednn_matmul import matrix_products
 from recbole_lite.utils.environment import environment
-from recbole_lite.utils.errors import ConfigError, RecboleLiteError
+from recbole_lite.utils.errors import ConfigError, RecboleLiteError, one_line
 from recbole_lite.utils.paths import PROPERTIES
 
 TOP = 20

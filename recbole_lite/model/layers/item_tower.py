@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from recbole_lite.model.layers.pca import principal_axes
-from recbole_lite.text import item_vectors
+from recbole_lite.text.item_vectors import load_item_vectors
 from recbole_lite.utils.errors import ConfigError
 
 
@@ -50,7 +50,7 @@ class ItemTower(nn.Module):
             d_item, has_text = self.item_llm.hidden_size, self.item_llm.has_text
             self.norm = Norm(config["item_vector_norm"], self._known)
         else:
-            items = item_vectors(config, dataset)
+            items = load_item_vectors(config, dataset)
             d_item, has_text = items.vectors.shape[1], items.has_text
             norm = Norm(config["item_vector_norm"], lambda: items.vectors[has_text])
             # [n_items, d_item], row 0: padding

@@ -9,9 +9,9 @@ from typing import Any
 from transformers import AutoConfig, PretrainedConfig
 
 from recbole_lite.config.yaml_files import read_yaml
-from recbole_lite.text.llm_files import one_line, resolve_llm
+from recbole_lite.text.llm_files import resolve_llm
 from recbole_lite.text.llm_loading import load_config
-from recbole_lite.utils.errors import ConfigError
+from recbole_lite.utils.errors import ConfigError, one_line
 from recbole_lite.utils.paths import PROPERTIES
 
 # Names that Hugging Face's configurations use for rates inside the encoder.
