@@ -9,8 +9,14 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from recbole_lite.text.llm_loading import load_model, no_pooler, position_limit
-from recbole_lite.text.token_pooling import first_token, masked_mean
+from recbole_lite.text.llm_loading import (
+    load_config,
+    load_encoder,
+    load_tokenizer,
+    no_pooler,
+    position_limit,
+)
+from recbole_lite.text.token_pooling import masked_mean
 from recbole_lite.utils.errors import ConfigError, ModelFilesError
 
 _NO_LIMIT = 1_000_000  # tokenizers without a limit say 1e30
@@ -18,18 +24,18 @@ _DEFAULT_MAX_LENGTH = 512  # where neither model nor tokenizer states one
 
 
 class TextEncoder:
-    """A Hugging Face encoder with its tokenizer, frozen.
+    """A frozen Hugging Face encoder with its tokenizer.
 
     Parameters
     ----------
     folder : Path
-        Config, tokenizer and weights, as `recbole_lite.text.llm_files.resolve_llm` gives it.
-        No code in it is ever executed.
+        Config, tokenizer and weights, from `recbole_lite.text.llm_files.resolve_llm`. No code in
+        it is ever executed.
     pooling : {"mean", "cls", "pooler"}
         ``mean`` over the tokens (paper eq. 3), the first token, or the output of the model's
         trained pooler (the paper's choice for BERT, Section 5.5.2).
     max_length : int or None
-        Tokens per text, special ones included; the rest is cut. None: what the model reads.
+        Tokens per text, special ones included; the rest is cut. None: the model's maximum.
     batch_size : int
         Texts per forward pass.
     dtype : {"auto", "float32", "bfloat16", "float16"}
@@ -60,13 +66,14 @@ class TextEncoder:
         self.batch_size = batch_size
         self.device = torch.device(device)
         self.dtype = resolve_dtype(dtype, self.device)
-        self.tokenizer, model = load_model(folder, self.dtype, pooling)
+        model = load_encoder(folder, load_config(folder), self.dtype, pooling=pooling)
+        self.tokenizer = load_tokenizer(folder, "item_llm")
         self.model = model.to(self.device).eval()
         self.max_length = _max_length(max_length, model, self.tokenizer)
         self.pad_id = _pad_id(self.tokenizer)
 
     def encode(self, texts: list[str], show_progress: bool = False) -> torch.Tensor:
-        """Encode texts, the longest first, so that a batch holds texts of like length.
+        """Encode texts, sorted by length, so that a batch holds texts of similar length.
 
         Parameters
         ----------
@@ -78,7 +85,7 @@ class TextEncoder:
         Returns
         -------
         Tensor [n, d], float32, on the CPU
-            A text that gives no token at all gets zeros.
+            Zeros for a text without tokens.
 
         Raises
         ------
@@ -121,8 +128,8 @@ class TextEncoder:
     @torch.inference_mode()
     def _encode_batch(self, tokens: list[torch.Tensor]) -> torch.Tensor:
         """Vectors of texts on the CPU: B x [L_i] -> [B, d]."""
-        # Always padded on the right, whatever the tokenizer prefers: a model that numbers its
-        # positions from the left would otherwise see a text differently in every batch.
+        # Always padded on the right, whatever the tokenizer prefers: with absolute positions, a
+        # text's vector would otherwise depend on the length of the batch.
         ids = pad_sequence(tokens, batch_first=True, padding_value=self.pad_id)  # [B, L]
         lengths = torch.tensor([len(token) for token in tokens])
         mask = (torch.arange(ids.size(1)) < lengths.unsqueeze(1)).long()  # [B, L]
@@ -171,7 +178,7 @@ def pooled_states(
         if pooled is None:
             raise no_pooler(folder)
     elif pooling == "cls":
-        pooled = first_token(output.last_hidden_state, mask)
+        pooled = output.last_hidden_state[:, 0]
     else:
         pooled = masked_mean(output.last_hidden_state.float(), mask)
     return pooled.float()
@@ -203,6 +210,6 @@ def _max_length(
 
 
 def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Id to fill rows with; the attention mask hides it, so any id of the vocabulary will do."""
+    """Id of padding; the attention mask hides it, so any id of the vocabulary works."""
     candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     return next(i for i in candidates if i is not None)
