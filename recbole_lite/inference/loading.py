@@ -114,4 +114,4 @@ def _vectors(tensors) -> ItemVectors | None:
         return None
     has_text = ~tensors["item_tower.lacks_text"]
     has_text[0] = False
-    return ItemVectors(vectors, has_text, [], True, 0.0, None)
+    return ItemVectors(vectors, has_text, from_cache=True, path=None)

@@ -35,21 +35,15 @@ class ItemVectors:
         Zeros for the padding item (row 0) and for items without text.
     has_text : BoolTensor [n_items]
         False for the padding item and for items without text.
-    texts : list of str, length n_items
-        The encoded texts; ``""`` where there is none.
     from_cache : bool
         True where nothing was encoded.
-    seconds : float
-        Time in seconds to read the cache, or to load the model and encode.
     path : Path or None
         The cache file; None where the vectors are not stored.
     """
 
     vectors: torch.Tensor
     has_text: torch.Tensor
-    texts: list[str]
     from_cache: bool
-    seconds: float
     path: Path | None
 
 
@@ -84,16 +78,14 @@ def load_item_vectors(config: ConfigLike, dataset: HasItemText) -> ItemVectors:
     texts, has_text = read_texts(settings, dataset)
     started = time.perf_counter()
     vectors, from_cache, path = _find_or_encode(settings, texts)
-    seconds = time.perf_counter() - started
-    log = logging.getLogger()
-    if from_cache:
-        log.info(f"item vectors read from cache {path} (0 texts encoded)")
-    else:
-        log.info(
-            f"Item LLM {settings.llm}: encoded in {seconds:.1f} s, {vectors.size(1)} dimensions, "
-            + (f"kept in {path}" if path else "not kept")
+    message = f"item vectors read from cache {path} (0 texts encoded)"
+    if not from_cache:
+        message = (
+            f"Item LLM {settings.llm}: encoded in {time.perf_counter() - started:.1f} s, "
+            f"{vectors.size(1)} dimensions, {f'kept in {path}' if path else 'not kept'}"
         )
-    return ItemVectors(vectors, has_text, texts, from_cache, seconds, path)
+    logging.getLogger().info(message)
+    return ItemVectors(vectors, has_text, from_cache, path)
 
 
 def read_texts(settings: TextFields, dataset: HasItemText) -> tuple[list[str], torch.Tensor]:

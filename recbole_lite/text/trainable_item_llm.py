@@ -24,32 +24,31 @@ from recbole_lite.utils.errors import ConfigError
 class TrainableItemLLM(nn.Module):
     """Item LLM whose weights are trained: item ids in, vectors ``h_i`` out (eqs. 1-3).
 
-    A batch's items are encoded anew in every training step, each distinct one once. Up to
-    ``item_llm_batch_size`` of them go through the model together; more go in chunks of that
-    many, and backward computes each chunk a second time instead of keeping what happened
-    inside it, so that memory does not grow with the batch. (Chunks draw their own dropout:
-    with dropout, the size of a chunk changes a training run as a seed does.)
+    Each training step encodes the distinct items of its batch. Up to ``item_llm_batch_size`` items
+    are one forward pass; more are split into chunks of that size with activation checkpointing, so
+    that memory does not grow with the batch. (Each chunk draws its own dropout: with dropout, the
+    chunk size changes a training run like another seed.)
 
     Parameters
     ----------
     config : ConfigLike
-        The keys that `recbole_lite.text.item_vectors` reads. ``item_llm_dtype`` is that
-        function's alone: weights that are trained are float32, because the steps of an
-        optimiser are too small for shorter numbers. ``item_embedding_cache_dir`` is not used.
+        The keys of `recbole_lite.text.item_vectors.load_item_vectors`. Trained weights are float32
+        whatever ``item_llm_dtype`` says, because an optimiser's updates are lost in 16-bit weights.
+        ``item_embedding_cache_dir`` is not used.
     dataset : HasItemText
-        Where the texts are; they are tokenized here, once.
+        Has the texts, which are tokenized once, here.
 
     Attributes
     ----------
     encoder : PreTrainedModel
-        The model. Its own configuration says what it drops out in training. The module's
-        state_dict holds its weights and nothing else.
+        The model, with the dropout of its own configuration. The state_dict of this module holds
+        its weights and nothing else.
     hidden_size : int
         d_item.
     n_items : int
         Padding item included.
     has_text : BoolTensor [n_items]
-        False for the padding item and for items without text: these have zeros for a vector.
+        False for the padding item and for items without text: their vectors are zeros.
 
     Raises
     ------
@@ -97,8 +96,8 @@ class TrainableItemLLM(nn.Module):
     def forward(self, item_ids: torch.Tensor) -> torch.Tensor:
         """Vectors of items.
 
-        In training mode, and wherever gradients are recorded, the items are encoded now;
-        else `vectors` is looked up, whose first call encodes all items.
+        In training mode, and wherever gradients are recorded, the items are encoded; otherwise
+        they are looked up in `vectors`, whose first call encodes all items.
 
         Parameters
         ----------
@@ -118,23 +117,23 @@ class TrainableItemLLM(nn.Module):
         return F.embedding(moved(inverse, item_ids.device), self._encode(distinct))
 
     def encode_all(self) -> torch.Tensor:
-        """Encode all items without dropout and without gradients; the mode stays as it was.
+        """Encode all items without dropout and gradients; the mode stays unchanged.
 
         Returns
         -------
         Tensor [n_items, d_item], float32
             Zeros for the padding item and for items without text.
         """
-        # A caller's inference mode is left: later gradients may need the result.
+        # Outside a caller's inference mode: later gradients may need the result.
         with _without_dropout(self.encoder), torch.inference_mode(False), torch.no_grad():
             return self._encode(torch.arange(self.n_items))
 
     def vectors(self) -> torch.Tensor:
-        """Give the result of `encode_all`, kept for as long as it holds.
+        """Result of `encode_all`, cached until the weights change.
 
-        It is dropped by ``train()`` and by loading weights, and made anew where a parameter
-        has changed or moved. (A change through ``parameter.data`` leaves no trace in it.) In
-        training mode nothing is kept.
+        ``train()`` and loading weights drop the cache; it is computed again where a parameter has
+        changed or moved. (A change through ``parameter.data`` is not noticed.) In training mode
+        nothing is cached.
 
         Returns
         -------
@@ -149,15 +148,15 @@ class TrainableItemLLM(nn.Module):
         return self._vectors
 
     def train(self, mode: bool = True) -> TrainableItemLLM:
-        """Set training or evaluation mode; training forgets the kept vectors."""
+        """Set training or evaluation mode; training drops the cached vectors."""
         if mode:
             self._vectors = None
         return super().train(mode)
 
     def _keep_tokens(self, texts: list[str], source: TextEncoder) -> None:
-        """Keep all tokens in one row, n_items x [L_i] -> [sum L_i]: padded they take more room.
+        """Keep all tokens in one row, n_items x [L_i] -> [sum L_i], smaller than padded rows.
 
-        They stay on the host, which puts the batches of texts together.
+        They stay on the host, where batches are assembled.
         """
         tokens = source.tokenize([text for text in texts if text])
         lengths = torch.zeros(len(texts), dtype=torch.long)  # [n_items]
@@ -166,8 +165,8 @@ class TrainableItemLLM(nn.Module):
         self._starts = lengths.cumsum(0) - lengths
 
     def _encode(self, items: torch.Tensor) -> torch.Tensor:
-        """Encode each of these items: [n] ids on the CPU -> [n, d], zeros where no token is."""
-        # The longest first: a chunk holds texts of like length, those without text come last.
+        """Encode items: [n] ids on the CPU -> [n, d], zeros for items without tokens."""
+        # By length, the longest first, so that a chunk holds texts of similar length.
         lengths, order = self._lengths[items].sort(descending=True, stable=True)
         order = order[: int((lengths > 0).sum())]
         device = self.has_text.device
@@ -180,7 +179,7 @@ class TrainableItemLLM(nn.Module):
         return vectors.index_copy(0, moved(order, device), encoded)
 
     def _encode_chunk(self, items: torch.Tensor, recompute: bool) -> torch.Tensor:
-        """Encode items that all have tokens, the first the most: [B] ids on the CPU -> [B, d]."""
+        """Encode items with tokens, the longest first: [B] ids on the CPU -> [B, d]."""
         lengths = self._lengths[items].unsqueeze(1)  # [B, 1]
         position = torch.arange(int(lengths[0]))  # [L]
         mask = position < lengths  # [B, L]
@@ -194,20 +193,20 @@ class TrainableItemLLM(nn.Module):
 
 
 def _without_unused(model: PreTrainedModel, pooling: str) -> PreTrainedModel:
-    """Drop a pooler that is not asked for: it would be saved, but never trained."""
+    """Drop an unused pooler: it would be saved, but never trained."""
     if pooling != "pooler" and getattr(model, "pooler", None) is not None:
         model.pooler = None
     return model
 
 
 def _forget(module: TrainableItemLLM, _) -> None:
-    """Drop the kept vectors after loading; no method, so that copies forget their own."""
+    """Drop the cached vectors after loading; no method, so that copies drop their own."""
     module._vectors = None
 
 
 @contextmanager
 def _without_dropout(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode; then every part gets back the mode it had, frozen parts theirs."""
+    """Evaluation mode; afterwards each submodule has its former mode, frozen ones theirs."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

@@ -14,7 +14,8 @@ from safetensors import safe_open
 
 from recbole_lite.text import text_encoder as encoder_module
 from recbole_lite.text import vector_cache
-from recbole_lite.text.item_vectors import load_item_vectors
+from recbole_lite.text.item_llm_settings import TextFields
+from recbole_lite.text.item_vectors import item_texts, load_item_vectors
 from recbole_lite.utils.errors import ConfigError, ModelFilesError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,13 +37,14 @@ def encoded(monkeypatch):
 
 def test_rows_follow_internal_ids_and_distinct_texts_are_encoded_once(settings, items, encoded):
     result = load_item_vectors(settings(), items())
-    assert result.texts[1] == "title: toy story, genre: animation comedy"
+    texts = item_texts(TextFields.from_config(settings()), items())
+    assert texts[1] == "title: toy story, genre: animation comedy"
     assert result.has_text.tolist() == [False, True, True, False, True, True, True]
     assert result.vectors.shape == (7, 16)
     assert result.vectors.dtype == torch.float32
     assert result.vectors[[0, 3]].eq(0).all()
     assert torch.equal(result.vectors[1], result.vectors[5])
-    assert encoded == [[result.texts[i] for i in (1, 2, 4, 6)]]
+    assert encoded == [[texts[i] for i in (1, 2, 4, 6)]]
     alone = encoder_module.TextEncoder(
         Path(settings()["item_llm"]),
         pooling="mean",
@@ -52,7 +54,7 @@ def test_rows_follow_internal_ids_and_distinct_texts_are_encoded_once(settings, 
         device="cpu",
     )
     for i in (1, 2, 4, 5, 6):
-        expected = alone.encode([result.texts[i]])[0]
+        expected = alone.encode([texts[i]])[0]
         torch.testing.assert_close(result.vectors[i], expected, rtol=0, atol=1e-5)
 
 
