@@ -65,9 +65,7 @@ class TextSettings(TextFields):
         """
         cache_dir = config["item_embedding_cache_dir"]
         return cls(
-            dataset=str(config["dataset"]),
-            fields=_fields(config),
-            template=_text(config, "item_text_template"),
+            **vars(TextFields.from_config(config)),
             llm=_name(config),
             pooling=_choice(config, "item_llm_pooling", POOLINGS),
             max_length=_count(config, "item_llm_max_length", optional=True),

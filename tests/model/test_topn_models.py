@@ -88,7 +88,7 @@ def test_permuting_the_candidates_permutes_the_scores(encoder, shows_history, of
 
 
 @torch.no_grad()
-def test_without_the_one_place_the_order_would_count(built):
+def test_without_the_shared_position_the_order_would_count(built):
     """The test above can fail: T5's bias by distance, switched back on."""
     model, batch = built(topn_history=True)
     scores = model.candidate_scores(batch)
