@@ -128,12 +128,7 @@ class TextEncoder:
     @torch.inference_mode()
     def _encode_batch(self, tokens: list[torch.Tensor]) -> torch.Tensor:
         """Vectors of texts on the CPU: B x [L_i] -> [B, d]."""
-        # Always padded on the right, whatever the tokenizer prefers: with absolute positions, a
-        # text's vector would otherwise depend on the length of the batch.
-        ids = pad_sequence(tokens, batch_first=True, padding_value=self.pad_id)  # [B, L]
-        lengths = torch.tensor([len(token) for token in tokens])
-        mask = (torch.arange(ids.size(1)) < lengths.unsqueeze(1)).long()  # [B, L]
-        ids, mask = ids.to(self.device), mask.to(self.device)
+        ids, mask = (part.to(self.device) for part in pad_tokens(tokens, self.pad_id))
         return pooled_states(self.model, ids, mask, self.pooling, self.folder).cpu()
 
     def _refuse(self, text: str) -> None:
@@ -143,6 +138,17 @@ class TextEncoder:
             f"{str(self.dtype).removeprefix('torch.')}; try item_llm_dtype: float32, or check the "
             "weights"
         )
+
+
+def pad_tokens(tokens: list[torch.Tensor], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and their mask: B x [L_i] -> [B, L], [B, L].
+
+    Always padded on the right, whatever the tokenizer prefers: with absolute positions, a text's
+    vector would otherwise depend on the length of the batch.
+    """
+    ids = pad_sequence(tokens, batch_first=True, padding_value=pad_id)
+    lengths = torch.tensor([len(token) for token in tokens])
+    return ids, (torch.arange(ids.size(1)) < lengths.unsqueeze(1)).long()
 
 
 def pooled_states(

@@ -17,7 +17,7 @@ from recbole_lite.text.attention import does_not_look
 from recbole_lite.text.item_llm_settings import ConfigLike, TextSettings
 from recbole_lite.text.item_vectors import HasItemText, read_texts
 from recbole_lite.text.llm_files import resolve_llm
-from recbole_lite.text.text_encoder import TextEncoder, pooled_states
+from recbole_lite.text.text_encoder import TextEncoder, pad_tokens, pooled_states
 from recbole_lite.utils.errors import ConfigError
 
 
@@ -83,14 +83,18 @@ class TrainableItemLLM(nn.Module):
         self._pooling = settings.pooling
         self._chunk_size = settings.batch_size
         self._pad_id = source.pad_id
-        self._keep_tokens(texts, source)
+        tokens = iter(source.tokenize([text for text in texts if text]))
+        nothing = torch.zeros(0, dtype=torch.long)
+        # n_items x [L_i], on the host, where batches are assembled.
+        self._tokens = [next(tokens) if text else nothing for text in texts]
+        self._lengths = torch.tensor([len(ids) for ids in self._tokens])  # [n_items]
         self.register_buffer("has_text", has_text, persistent=False)
         self._vectors: torch.Tensor | None = None  # [n_items, d], by the weights of _version
         self._version: list[tuple[int, int]] = []
         self.register_load_state_dict_post_hook(_forget)
         logging.getLogger().info(
             f"Item LLM {settings.llm}: trained; {int(has_text.sum()):,} items, "
-            f"{len(self._tokens):,} tokens"
+            f"{int(self._lengths.sum()):,} tokens"
         )
 
     def forward(self, item_ids: torch.Tensor) -> torch.Tensor:
@@ -153,17 +157,6 @@ class TrainableItemLLM(nn.Module):
             self._vectors = None
         return super().train(mode)
 
-    def _keep_tokens(self, texts: list[str], source: TextEncoder) -> None:
-        """Keep all tokens in one row, n_items x [L_i] -> [sum L_i], smaller than padded rows.
-
-        They stay on the host, where batches are assembled.
-        """
-        tokens = source.tokenize([text for text in texts if text])
-        lengths = torch.zeros(len(texts), dtype=torch.long)  # [n_items]
-        lengths[[bool(text) for text in texts]] = torch.tensor([len(ids) for ids in tokens])
-        self._tokens, self._lengths = torch.cat(tokens), lengths
-        self._starts = lengths.cumsum(0) - lengths
-
     def _encode(self, items: torch.Tensor) -> torch.Tensor:
         """Encode items: [n] ids on the CPU -> [n, d], zeros for items without tokens."""
         # By length, the longest first, so that a chunk holds texts of similar length.
@@ -179,13 +172,9 @@ class TrainableItemLLM(nn.Module):
         return vectors.index_copy(0, moved(order, device), encoded)
 
     def _encode_chunk(self, items: torch.Tensor, recompute: bool) -> torch.Tensor:
-        """Encode items with tokens, the longest first: [B] ids on the CPU -> [B, d]."""
-        lengths = self._lengths[items].unsqueeze(1)  # [B, 1]
-        position = torch.arange(int(lengths[0]))  # [L]
-        mask = position < lengths  # [B, L]
-        place = (self._starts[items].unsqueeze(1) + position).clamp(max=len(self._tokens) - 1)
-        ids = self._tokens[place].masked_fill(~mask, self._pad_id)  # [B, L]
-        ids, mask = (moved(part, self.has_text.device) for part in (ids, mask.long()))
+        """Encode items that have tokens: [B] ids on the CPU -> [B, d]."""
+        padded = pad_tokens([self._tokens[item] for item in items.tolist()], self._pad_id)
+        ids, mask = (moved(part, self.has_text.device) for part in padded)
         arguments = (self.encoder, ids, mask, self._pooling, self._folder)
         if recompute:
             return checkpoint(pooled_states, *arguments, use_reentrant=False)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
 from recbole_lite.utils.errors import DataError
 
@@ -47,9 +48,8 @@ class ItemTrie(nn.Module):
         super().__init__()
         self.eos = eos
         sources, tokens, targets, leaves = _trie(paths, eos, item_name)
-        labels = torch.full((len(paths), max(map(len, paths)) + 1), -100)
-        for item, path in enumerate(paths[1:], 1):
-            labels[item, : len(path) + 1] = torch.tensor([*path, eos])
+        rows = [torch.tensor([*path, eos]) for path in paths[1:]]
+        labels = pad_sequence([rows[0][:0], *rows], batch_first=True, padding_value=-100)
         # All buffers are in checkpoints: a loaded model must write the items as it learned them,
         # even where another machine would cluster or number them differently.
         self.register_buffer("labels", labels)
