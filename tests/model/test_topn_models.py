@@ -267,7 +267,7 @@ def test_beams_that_name_no_candidate_are_no_recommendation(built):
 def test_free_beams_may_write_anything(built):
     model, batch = built("POD", num_beams=5)
     free = model.beams(batch)
-    model.constrained = True
+    model.constrained_beams = True
     kept = model.beams(batch)
     assert (kept > 0).all()
     assert not torch.equal(free, kept)
