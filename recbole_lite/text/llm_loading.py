@@ -144,12 +144,16 @@ def _auto_class(config: PretrainedConfig) -> tuple[type, bool]:
 
 def position_limit(model: PreTrainedModel) -> int | None:
     """Number of positions that the model has; None where they are relative."""
-    for name, module in model.named_modules():
-        table = isinstance(module, torch.nn.Embedding) and name.endswith("position_embeddings")
-        if table and module.padding_idx is not None:  # RoBERTa counts from padding_idx + 1
-            return module.num_embeddings - module.padding_idx - 1
     limit = getattr(model.config, "max_position_embeddings", None)
-    return limit if isinstance(limit, int) and limit > 0 else None
+    return limit - first_position(model) if isinstance(limit, int) and limit > 0 else None
+
+
+def first_position(model: torch.nn.Module) -> int:
+    """Number of the first position: RoBERTa and similar models start after ``padding_idx``."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Embedding) and name.endswith("position_embeddings"):
+            return 0 if module.padding_idx is None else module.padding_idx + 1
+    return 0
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from recbole_lite.text.llm_loading import first_position
 from recbole_lite.utils.errors import ConfigError
 
 
@@ -50,7 +51,7 @@ class SharedPosition:
         ]
         takes = inspect.signature(encoder.forward).parameters
         self.numbers_positions = not self.biases and "position_ids" in takes
-        self.first = _first_number(encoder)
+        self.first = first_position(encoder)
 
     def encoder_arguments(self, mask: torch.Tensor, n_candidates: int) -> dict[str, torch.Tensor]:
         """Set the number of candidates; further arguments of the encoder for a ``[B, L]`` mask."""
@@ -70,14 +71,6 @@ def _replace(module: nn.Module) -> _SharedPositionBias:
     bias.weight = weight  # the parameter itself
     module.relative_attention_bias = bias
     return bias
-
-
-def _first_number(encoder: nn.Module) -> int:
-    """Number of the first position: RoBERTa and similar models start after ``padding_idx``."""
-    for name, module in encoder.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            return 0 if module.padding_idx is None else module.padding_idx + 1
-    return 0
 
 
 @torch.no_grad()
