@@ -220,7 +220,7 @@ def test_the_prompt_names_the_candidates_in_their_order(template, built, llm_fol
     # Whole words: the user is 1, the history 2 ... 7 (here shown or not), the candidates 8 ... 14.
     assert set(words.flatten().tolist()) >= {1, *range(8, 15)}
     assert bool(set(words.flatten().tolist()) & set(range(2, 8))) is ("{items}" in template)
-    assert len(model._word_vectors()) == 15
+    assert len(model.whole_words.weight) + len(model.candidate_words.weight) == 15
 
 
 @torch.no_grad()

@@ -59,8 +59,8 @@ class ItemTower(nn.Module):
             if how == "principal":
                 if size > d_item:
                     raise ConfigError(
-                        f"item_adapter: principal reduces the Item LLM's vectors of {d_item} "
-                        f"numbers, the Recommendation LLM reads {size}; set linear"
+                        f"item_adapter: principal projects the Item LLM's vectors of {d_item} "
+                        f"numbers to fewer, the Recommendation LLM reads {size}; set linear"
                     )
                 self.axes = principal_axes(filled[has_text], size, config["item_vector_std"])
                 d_item = size
