@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from recbole_lite import load_data_and_model, run
 from recbole_lite.experiments.compare.compare import compare, render
 from recbole_lite.report.samples import item_titles
-from recbole_lite.text import item_vectors
+from recbole_lite.text.item_vectors import load_item_vectors
 from recbole_lite.utils.paths import PROPERTIES
 
 SHORT = "--short" in sys.argv
@@ -82,7 +82,7 @@ for history in (
 # The Item LLM's vectors know the text and nothing of any user. They come from the cache of step 1.
 
 # %%
-vectors = F.normalize(item_vectors(config, dataset).vectors, dim=-1)  # [items, d]
+vectors = F.normalize(load_item_vectors(config, dataset).vectors, dim=-1)  # [items, d]
 for title in ("Toy Story", "Star Wars", "Scream"):
     nearness = vectors @ vectors[number_of[title]]
     nearness[[0, number_of[title]]] = -torch.inf

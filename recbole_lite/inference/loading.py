@@ -9,7 +9,7 @@ import torch
 from recbole_lite.config.registry import get_model
 from recbole_lite.config.yaml_files import read_yaml
 from recbole_lite.inference.model_folder import ModelBundle
-from recbole_lite.text import ItemVectors
+from recbole_lite.text.item_vectors import ItemVectors
 from recbole_lite.trainer import checkpoint
 from recbole_lite.utils.paths import PROPERTIES
 
@@ -114,4 +114,4 @@ def _vectors(tensors) -> ItemVectors | None:
         return None
     has_text = ~tensors["item_tower.lacks_text"]
     has_text[0] = False
-    return ItemVectors(vectors, has_text, [], True, 0.0, None)
+    return ItemVectors(vectors, has_text, from_cache=True, path=None)

@@ -20,8 +20,8 @@ from recbole_lite.inference.loading import CatalogueDataset, Settings
 from recbole_lite.inference.model_folder import ModelBundle
 from recbole_lite.inference.new_item_calibration import find_stretch
 from recbole_lite.inference.ridge import Ridge, fit_ridge
-from recbole_lite.model.layers.item_tower import Norm
-from recbole_lite.text import item_vectors
+from recbole_lite.model.layers.item_tower import VectorNorm
+from recbole_lite.text.item_vectors import load_item_vectors
 from recbole_lite.trainer import checkpoint
 from recbole_lite.utils.errors import RequestError
 
@@ -63,7 +63,7 @@ class NewItems:
         texts = contents.catalogue.texts[: len(contents.catalogue) + 1 - contents.added]
         encoded = self._encode(texts, keep=True)
         known = encoded.has_text
-        self.norm = Norm(self.settings["item_vector_norm"], lambda: encoded.vectors[known])
+        self.norm = VectorNorm(self.settings["item_vector_norm"], lambda: encoded.vectors[known])
         self.features = x = self._features(encoded.vectors)
         now = tower.vectors[: len(texts)].float().cpu().numpy()
         moved = now - x
@@ -107,7 +107,7 @@ class NewItems:
         settings = Settings(self.settings)
         if not keep:
             settings["item_embedding_cache_dir"] = None
-        return item_vectors(settings, CatalogueDataset(len(texts), texts=texts))
+        return load_item_vectors(settings, CatalogueDataset(len(texts), texts=texts))
 
 
 def add_items(contents: ModelBundle, model: nn.Module, new: NewItems, items: Sequence) -> list[str]:

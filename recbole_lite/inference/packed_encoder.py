@@ -139,8 +139,8 @@ class ScoringModule(nn.Module):
         self.register_buffer("table", model.item_table().detach().cpu())
         self.register_buffer("head", model.head_weight().detach().cpu().T.contiguous())
         encoder = self.reader.encoder
-        if self.reader.one_place is not None:  # no candidates stand behind the histories
-            self.reader.one_place.arguments(torch.ones(1, 1), together=0)
+        if self.reader.shared_position is not None:  # no candidates stand behind the histories
+            self.reader.shared_position.encoder_arguments(torch.ones(1, 1), n_candidates=0)
         self.takes_positions = "position_ids" in inspect.signature(encoder.forward).parameters
         # GPT-2 and its kin look back only, whether they are told to or not.
         decodes = any(getattr(module, "is_causal", False) for module in encoder.modules())

@@ -1,1 +1,1 @@
-"""Models, one file each, and the parts that they share."""
+"""Models, one file each; layers/ are their parts, generative/ writes item ids as tokens."""

@@ -1,4 +1,4 @@
-"""What models with a head over all items share: h_u, the loss, the scores."""
+"""Base class of models with a head over all items: h_u, the loss, the scores."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from recbole_lite.utils.errors import ConfigError
 class NextItemModel(SequentialRecommender):
     """Sequence of items -> outputs -> h_u -> one score per item.
 
-    A model of this kind sets ``pooling`` and ``user_dropout``, calls :meth:`read_loss`, and has
+    A subclass sets ``pooling`` and ``user_dropout``, calls :meth:`read_loss`, and implements
     :attr:`reader`, :meth:`item_table`, :meth:`encode` and :meth:`head_weight`.
 
     Attributes
     ----------
     pooling : UserPooling
-        From the outputs to h_u.
+        Outputs ``[B, L, d]`` -> h_u ``[B, d]``.
     user_dropout : torch.nn.Module
-        On h_u.
+        Applied to h_u.
     """
 
     trains_prefixes = True  # train_strategy: prefix
@@ -39,15 +39,15 @@ class NextItemModel(SequentialRecommender):
         Raises
         ------
         ConfigError
-            There is no such loss, or the two do not go together.
+            There is no such loss, or ``loss_exclude_history`` does not support it.
         """
         self.loss_type, self.n_negatives = config["loss_type"], config["sce_negatives"]
-        self.excludes_seen = config["loss_exclude_history"]
+        self.excludes_history = config["loss_exclude_history"]
         if self.loss_type not in ("CE", "SCE"):
             raise ConfigError(
                 f"loss_type must be CE or SCE for {config['model']}, found {self.loss_type!r}"
             )
-        if self.loss_type == "SCE" and self.excludes_seen:
+        if self.loss_type == "SCE" and self.excludes_history:
             raise ConfigError("loss_exclude_history works with loss_type: CE only")
 
     @property
@@ -56,9 +56,9 @@ class NextItemModel(SequentialRecommender):
         raise NotImplementedError
 
     def item_table(self) -> torch.Tensor:
-        """Vectors of all items as the language model reads them, ``[n_items, d]``; row 0: padding.
+        """Input vectors of all items, ``[n_items, d]``; row 0 is padding.
 
-        Without gradients through an Item LLM.
+        No gradients flow through an Item LLM.
         """
         raise NotImplementedError
 
@@ -76,9 +76,9 @@ class NextItemModel(SequentialRecommender):
         Parameters
         ----------
         item_seq : torch.Tensor
-            ``[B, L]`` internal item ids, 0 for padding (behind, where the model is causal).
+            ``[B, L]`` internal item ids, 0 for padding (at the end, where the model is causal).
         item_seq_len : torch.Tensor
-            ``[B]``; part of RecBole's contract, the mask follows from the ids.
+            ``[B]``; part of RecBole's interface, the mask follows from the ids.
 
         Returns
         -------
@@ -92,15 +92,15 @@ class NextItemModel(SequentialRecommender):
         item_seq = interaction[self.ITEM_SEQ]
         if TARGETS in interaction:  # one target for each prefix
             targets, length = interaction[TARGETS], item_seq.shape[1]  # [B, L]
-            # Their number decides shapes, so the host finds them.
-            asked = to_host(targets).flatten().nonzero().squeeze(1)  # [N] places in [B * L]
-            rows, steps, asked = (
+            # On the host, as their number decides shapes.
+            places = to_host(targets).flatten().nonzero().squeeze(1)  # [N] in [B * L]
+            rows, steps, places = (
                 tensor_to_device(x, targets.device)
-                for x in (asked // length, asked % length, asked)
+                for x in (places // length, places % length, places)
             )
-            targets = targets.flatten()[asked]
+            targets = targets.flatten()[places]
             pooled = self.pooling.prefixes(self.encode(item_seq))  # [B, L, d]
-            users = self.user_dropout(pooled.flatten(0, 1)[asked])  # [N, d]
+            users = self.user_dropout(pooled.flatten(0, 1)[places])  # [N, d]
         else:
             targets = interaction[self.POS_ITEM_ID]
             rows = tensor_to_device(torch.arange(len(targets)), targets.device)
@@ -109,7 +109,7 @@ class NextItemModel(SequentialRecommender):
         if self.loss_type == "SCE":
             return sampled_cross_entropy(users, self.head_weight(), targets - 1, self.n_negatives)
         seen = None
-        if self.excludes_seen:
+        if self.excludes_history:
             seen = HistoryMask(interaction[SEEN], item_seq, rows, steps, targets)
         return cross_entropy(users, self.head_weight(), targets - 1, seen)
 
@@ -121,8 +121,8 @@ class NextItemModel(SequentialRecommender):
 
     def predict(self, interaction):
         """Scores of the given items, ``[B]``."""
-        rows, belongs = distinct_rows(interaction, self.USER_ID, self.ITEM_SEQ)
-        h_u = self.forward(rows[self.ITEM_SEQ], rows[self.ITEM_SEQ_LEN])[belongs]
+        rows, inverse = distinct_rows(interaction, self.USER_ID, self.ITEM_SEQ)
+        h_u = self.forward(rows[self.ITEM_SEQ], rows[self.ITEM_SEQ_LEN])[inverse]
         return (h_u * self.head_weight()[interaction[self.ITEM_ID] - 1]).sum(-1)
 
     def full_sort_predict(self, interaction):

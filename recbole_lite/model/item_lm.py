@@ -14,10 +14,9 @@ from recbole_lite.model.layers.llm_architecture import change_architecture
 from recbole_lite.model.layers.pca import principal_axes
 from recbole_lite.model.layers.rec_llm import EmbeddingEncoder
 from recbole_lite.model.layers.user_pooling import UserPooling
-from recbole_lite.text import item_vectors
-from recbole_lite.text.hf_model import random_encoder
-from recbole_lite.text.llm_files import one_line
-from recbole_lite.utils.errors import ConfigError
+from recbole_lite.text.item_vectors import load_item_vectors
+from recbole_lite.text.llm_loading import random_encoder
+from recbole_lite.utils.errors import ConfigError, one_line
 
 # Names that architectures have for the width of the feed-forward layers.
 INNER_SIZES = ("intermediate_size", "n_inner", "d_ff", "ffn_dim", "encoder_ffn_dim")
@@ -68,7 +67,7 @@ class ItemLM(NextItemModel):
         self.item_tower = None
         how = config["item_init"]
         if how == "text":
-            texts = item_vectors(config, dataset)
+            texts = load_item_vectors(config, dataset)
             known = nn.functional.normalize(texts.vectors[texts.has_text].float(), dim=-1)
             size = min(d, known.shape[1])
             turned = known @ principal_axes(known, size, config["initializer_range"])

@@ -4,30 +4,27 @@ from __future__ import annotations
 
 from itertools import chain
 
-from recbole_lite.model.generative.generative_recommender import (
-    GenerativeRecommender,
-    ItemVocabulary,
-)
+from recbole_lite.model.generative.generative_recommender import GenerativeRecommender
+from recbole_lite.model.generative.item_indexing import ItemVocabulary
 from recbole_lite.model.generative.prompts import Prompts, TokenTable
-from recbole_lite.model.generative.spectral import cooccurrence, spectral_paths
+from recbole_lite.model.generative.spectral_indexing import cooccurrence, spectral_paths
 from recbole_lite.model.generative.trie import ItemTrie
 
-PAD, EOS, FIRST_DIGIT, FIRST_CLUSTER = 0, 1, 2, 12
+EOS, FIRST_DIGIT, FIRST_CLUSTER = 1, 2, 12  # 0: padding
 
 
 class LightLM(GenerativeRecommender):
     """T5 with feed-forward layers of width 16, over tokens that stand for clusters of items.
 
-    Items that the same users have had get paths with a common beginning ("spectral collaborative
-    indexing"), and the beams cannot leave the items' paths. Tokens: one for each digit of a
-    user's number and one for each cluster number of a level. The authors' code writes the same
-    paths in T5's 32,100 tokens; the small vocabulary here spares it an output layer a hundred
-    times as large.
+    Items of the same users get paths with a common prefix ("spectral collaborative indexing"), and
+    the beams cannot leave the items' paths. Tokens: one for each digit of a user's number, and one
+    for each cluster number of a level. The authors' code writes the same paths in T5's 32,100
+    tokens; the output layer over the small vocabulary here is a hundred times smaller.
     """
 
-    def words(self, config, dataset):
+    def item_vocabulary(self, config, dataset):
         """Digits for users, cluster tokens for items."""
-        # The dataset of the training loader: what is held out takes no part.
+        # The dataset of the training loader has no held-out interactions.
         affinity = cooccurrence(*dataset.inter_feat.interactions(), dataset.item_num)
         levels = spectral_paths(
             affinity,
@@ -36,7 +33,7 @@ class LightLM(GenerativeRecommender):
             config["seed"],
         )
         width = max(chain.from_iterable(levels)) + 1
-        # A number means something else on each level, so each level has tokens of its own.
+        # The same number is another cluster on each level, so each level has tokens of its own.
         paths = [
             [FIRST_CLUSTER + level * width + number for level, number in enumerate(path)]
             for path in levels

@@ -27,7 +27,7 @@ class LiteLLM4Rec(NextItemModel):
     ========================  ==========================================================
     Item LLM                  text of item i -> ``h_i`` (equations 1-3)
     adapter                   one linear layer where ``h_i`` and the Recommendation LLM
-                              differ in size (Section 5.5.2)
+                              differ in dimension (Section 5.5.2)
     Recommendation LLM        ``h_u = mean(Rec_LLM(h_1 ... h_L))`` (equation 4)
     head                      ``logits = W_proj h_u``, no bias (equation 5)
     loss                      cross entropy over all items (equation 6)
@@ -38,12 +38,12 @@ class LiteLLM4Rec(NextItemModel):
     config : LiteConfig
         Keys: ``properties/model/LiteLLM4Rec.yaml``.
     dataset : LiteSequentialDataset
-        Gives the number of items and their text.
+        Has the number of items and their text.
 
     Raises
     ------
     ConfigError, ModelFilesError, DataError
-        A key is wrong; a language model or the items' text cannot be had.
+        A key is wrong; a language model or the items' text is not available.
     """
 
     reads_candidates = True  # task: topn
@@ -51,18 +51,18 @@ class LiteLLM4Rec(NextItemModel):
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         topn = config["task"] == "topn"
-        # The candidates stand at one position, behind what is in front of them.
-        places = self.max_seq_length * (not topn or config["topn_history"]) + topn
+        # All candidates share one position, the next after the history.
+        max_length = self.max_seq_length * (not topn or config["topn_history"]) + topn
         self.shows_history = config["topn_history"]
         self.rec_llm = RecommendationLLM(
             config["rec_llm"],
             config["rec_llm_init"],
             config["rec_llm_config"],
             config["rec_llm_dropout"],
-            places,
+            max_length,
             config["local_files_only"],
             config["rec_llm_causal"],
-            reads_sets=topn,
+            reads_candidates=topn,
         )
         if config["train_strategy"] == "prefix" and not self.rec_llm.causal:
             raise ConfigError(
@@ -85,10 +85,10 @@ class LiteLLM4Rec(NextItemModel):
         if self.head is None:
             _check_tied(stages)
         self.read_loss(config)
-        self.enter(stages[0])
+        self.start_stage(stages[0])
 
-    def enter(self, stage: Stage) -> None:
-        """Make trainable what a stage trains."""
+    def start_stage(self, stage: Stage) -> None:
+        """Make the stage's parts trainable and freeze the others."""
         self.item_tower.set_trainable(stage.item_llm_training)
         parts = {
             "rec_llm": [self.rec_llm, self.pooling],
@@ -112,27 +112,27 @@ class LiteLLM4Rec(NextItemModel):
         """``W_proj`` (equation 5), ``[n_items - 1, d]``; with ``tie_head`` the item vectors."""
         return self.item_tower.table()[1:] if self.head is None else self.head.weight
 
-    def encode(self, item_seq: torch.Tensor, together: int = 0) -> torch.Tensor:
+    def encode(self, item_seq: torch.Tensor, n_candidates: int = 0) -> torch.Tensor:
         """Outputs of the Recommendation LLM, ``[B, L]`` ids -> ``[B, L, d]``.
 
-        The last `together` of the items have no order.
+        The last `n_candidates` of the items have no order.
         """
         vectors = self.item_dropout(self.item_tower(item_seq))
-        return self.rec_llm(vectors, item_seq != 0, together)
+        return self.rec_llm(vectors, item_seq != 0, n_candidates)
 
     def candidate_scores(self, interaction) -> torch.Tensor:
         """Scores of the candidates that the Recommendation LLM reads, ``[B, C]`` (Section 5.4).
 
-        Their order makes no difference: other places, the same scores.
+        Permuting the candidates permutes the scores.
         """
         candidates, history = interaction[CANDIDATES], interaction[self.ITEM_SEQ]
         inputs = append_candidates(history if self.shows_history else history[:, :0], candidates)
-        together = candidates.shape[1]
-        h_u = self.pooling(self.encode(inputs, together), inputs != 0, together)
+        n_candidates = candidates.shape[1]
+        h_u = self.pooling(self.encode(inputs, n_candidates), inputs != 0, n_candidates)
         return score_candidates(self.user_dropout(h_u), self.head_weight(), candidates)
 
     def calculate_loss(self, interaction):
-        """As every model of this kind; with ``task: topn`` cross entropy over the candidates."""
+        """Cross entropy over all items, with ``task: topn`` over the candidates."""
         if CANDIDATES not in interaction:
             return super().calculate_loss(interaction)
         scores = self.candidate_scores(interaction)
@@ -159,7 +159,7 @@ class LiteLLM4Rec(NextItemModel):
 def _check_tied(stages: list[Stage]) -> None:
     for stage in stages:
         if stage.item_llm_training == "full":
-            # Algorithm 1 encodes the items of a batch only; a tied head needs all of them.
+            # Algorithm 1 encodes only the items of a batch; a tied head needs all of them.
             raise ConfigError("tie_head: True does not go with item_llm_training: full")
         if "head" in stage.frozen_parts:
             raise ConfigError("frozen_parts: with tie_head: True there is no head to freeze")

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from recbole_lite.model.generative.generative_recommender import GenerativeRecommender
-from recbole_lite.model.generative.item_indexing import numbered_words
+from recbole_lite.model.generative.item_indexing import numeric_vocabulary
 
 
 class P5(GenerativeRecommender):
     """T5 that reads a prompt with numbers of user and items and writes the next item's number.
 
-    The paper's sequential task, or with ``task: topn`` its choice among candidates (one of the two
-    at a time). Each training example takes one of ``prompt_templates`` (``topn_templates``) at
+    The paper's sequential task, or with ``task: topn`` its choice among candidates (one task per
+    run). Each training example takes one of ``prompt_templates`` (``topn_templates``) at
     random; evaluation takes the first.
     """
 
     reads_candidates = True  # task: topn
 
-    def words(self, config, dataset):
+    def item_vocabulary(self, config, dataset):
         """``user_12``, ``item_34`` in T5's own tokens."""
-        return numbered_words(config, dataset)
+        return numeric_vocabulary(config, dataset)

@@ -1,4 +1,4 @@
-"""RecBole's models with the methods overridden that fail or lose state on current libraries."""
+"""RecBole's models, without what fails or loses state with current libraries."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class NCL(_NormalisedAdjacency, general.NCL):
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        # With m_step > 1 an epoch goes on with the clusters of an earlier one.
+        # With m_step > 1 an epoch uses the clusters of an earlier one, so checkpoints hold them.
         clusters = ["user_centroids", "user_2cluster", "item_centroids", "item_2cluster"]
         self.other_parameter_name = [*self.other_parameter_name, *clusters]
         fewest = min(self.n_users, self.n_items)
@@ -177,7 +177,7 @@ class LDiffRec(_SeededScores, general.LDiffRec):
 
 
 class LINE(general.LINE):
-    """RecBole's LINE; checkpoints hold the shuffled users that negatives are taken from."""
+    """RecBole's LINE; checkpoints hold the shuffled users that negatives are drawn from."""
 
     def other_parameter(self):
         """State beside the weights; the tensor shares the memory of the array."""
@@ -185,7 +185,7 @@ class LINE(general.LINE):
 
 
 class KSR(sequential.KSR):
-    """RecBole's KSR; its relation vectors are doubles, which no layer of it takes."""
+    """RecBole's KSR; its relation vectors are float64, which its layers refuse."""
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
@@ -193,18 +193,18 @@ class KSR(sequential.KSR):
 
 
 class RaCT(general.RaCT):
-    """RecBole's RaCT; its message about the weights that it reads cannot be formatted."""
+    """RecBole's RaCT; the log message about its pre-trained weights cannot be formatted."""
 
     @property
     def logger(self):
-        """Logger that joins what :meth:`logging.Logger.info` takes for format arguments."""
-        return _Joining(getLogger())
+        """Logger that joins the arguments of ``info`` instead of formatting with them."""
+        return _JoiningLogger(getLogger())
 
     @logger.setter
     def logger(self, value):
         pass
 
 
-class _Joining(LoggerAdapter):
+class _JoiningLogger(LoggerAdapter):
     def info(self, msg, *args, **kwargs):
         super().info(" ".join(map(str, (msg, *args))), **kwargs)

@@ -29,9 +29,9 @@ from recbole_lite.report.run_folder import (
 )
 from recbole_lite.report.samples import sample_users
 from recbole_lite.report.test_set import TestSet, read_test_set
-from recbole_lite.text.llm_files import one_line
 from recbole_lite.trainer import checkpoint
 from recbole_lite.utils.environment import environment
+from recbole_lite.utils.errors import one_line
 from recbole_lite.utils.files import to_plain, write_atomically, write_json
 
 SAMPLE_USERS = 10

@@ -1,6 +1,1 @@
-"""Text tower: item text in, one vector per item out (Item LLM, paper Section 4.2)."""
-
-from recbole_lite.text.item_vectors import ItemVectors, item_vectors
-from recbole_lite.text.token_pooling import first_token, masked_mean
-
-__all__ = ["ItemVectors", "first_token", "item_vectors", "masked_mean"]
+"""Item text in, one vector per item out: the Item LLM (paper, Section 4.2) and its cache."""

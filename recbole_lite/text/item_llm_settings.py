@@ -1,4 +1,4 @@
-"""The configuration keys of the text tower, checked."""
+"""Settings of the item texts and the Item LLM, read from the configuration and checked."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 class ConfigLike(Protocol):
-    """Anything that answers ``config["key"]``, with None for a missing key."""
+    """Mapping from keys to values that returns None for a missing key."""
 
     def __getitem__(self, key: str) -> Any: ...
 
 
 @dataclass(frozen=True)
 class TextFields:
-    """Which fields of ``.item`` make an item's text, and how."""
+    """Fields of ``.item`` and template of an item's text."""
 
     dataset: str
     fields: list[str] | None
@@ -65,9 +65,7 @@ class TextSettings(TextFields):
         """
         cache_dir = config["item_embedding_cache_dir"]
         return cls(
-            dataset=str(config["dataset"]),
-            fields=_fields(config),
-            template=_text(config, "item_text_template"),
+            **vars(TextFields.from_config(config)),
             llm=_name(config),
             pooling=_choice(config, "item_llm_pooling", POOLINGS),
             max_length=_count(config, "item_llm_max_length", optional=True),

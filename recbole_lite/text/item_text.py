@@ -1,4 +1,4 @@
-"""One text per item, made of the fields of the ``.item`` file."""
+"""One text per item, rendered from the fields of the ``.item`` file."""
 
 from __future__ import annotations
 

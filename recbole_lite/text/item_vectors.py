@@ -1,4 +1,4 @@
-"""From a dataset's item texts to one vector per internal item id, encoded at most once."""
+"""One vector per internal item id from the items' texts, encoded once and cached on disk."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from recbole_lite.utils.errors import ConfigError, MissingDependencyError, Model
 
 
 class HasItemText(Protocol):
-    """A dataset that offers the raw text of its items."""
+    """A dataset with the raw text of its items."""
 
     def item_text_columns(self, fields: list[str] | None) -> dict[str, list[str]]:
         """Field -> raw string per internal item id; index 0 (padding) is ``""``."""
@@ -35,29 +35,23 @@ class ItemVectors:
         Zeros for the padding item (row 0) and for items without text.
     has_text : BoolTensor [n_items]
         False for the padding item and for items without text.
-    texts : list of str, length n_items
-        What was encoded; ``""`` where there is none.
     from_cache : bool
         True where nothing was encoded.
-    seconds : float
-        Time spent: reading the cache, or loading the model and encoding.
     path : Path or None
-        The cache file; None where the vectors are kept nowhere.
+        The cache file; None where the vectors are not stored.
     """
 
     vectors: torch.Tensor
     has_text: torch.Tensor
-    texts: list[str]
     from_cache: bool
-    seconds: float
     path: Path | None
 
 
-def item_vectors(config: ConfigLike, dataset: HasItemText) -> ItemVectors:
+def load_item_vectors(config: ConfigLike, dataset: HasItemText) -> ItemVectors:
     """Item LLM of the paper (Section 4.2, eqs. 1-3): a vector for every item with text.
 
-    Reads the cache in ``item_embedding_cache_dir`` where it holds vectors of exactly these
-    texts by exactly this model; the model is then not loaded.
+    If the cache in ``item_embedding_cache_dir`` holds vectors of the same texts by the same model,
+    they are read and the model is not loaded.
 
     Parameters
     ----------
@@ -65,7 +59,7 @@ def item_vectors(config: ConfigLike, dataset: HasItemText) -> ItemVectors:
         Keys ``item_text_*``, ``item_llm*``, ``item_embedding_cache_dir``,
         ``local_files_only``, ``device``, ``show_progress``, ``dataset``.
     dataset : HasItemText
-        Where the texts are.
+        Has the texts.
 
     Returns
     -------
@@ -77,27 +71,25 @@ def item_vectors(config: ConfigLike, dataset: HasItemText) -> ItemVectors:
     ConfigError, ModelFilesError, MissingDependencyError
         With one line that names the key or the model and says what to do.
     """
-    brought = getattr(dataset, "item_vectors", None)
-    if brought is not None:  # a trained model's own (recbole_lite.inference)
-        return brought
+    stored = getattr(dataset, "item_vectors", None)
+    if stored is not None:  # a saved model's own (recbole_lite.inference)
+        return stored
     settings = TextSettings.from_config(config)
     texts, has_text = read_texts(settings, dataset)
     started = time.perf_counter()
     vectors, from_cache, path = _find_or_encode(settings, texts)
-    seconds = time.perf_counter() - started
-    log = logging.getLogger()
-    if from_cache:
-        log.info(f"item vectors read from cache {path} (0 texts encoded)")
-    else:
-        log.info(
-            f"Item LLM {settings.llm}: encoded in {seconds:.1f} s, {vectors.size(1)} dimensions, "
-            + (f"kept in {path}" if path else "not kept")
+    message = f"item vectors read from cache {path} (0 texts encoded)"
+    if not from_cache:
+        message = (
+            f"Item LLM {settings.llm}: encoded in {time.perf_counter() - started:.1f} s, "
+            f"{vectors.size(1)} dimensions, {f'kept in {path}' if path else 'not kept'}"
         )
-    return ItemVectors(vectors, has_text, texts, from_cache, seconds, path)
+    logging.getLogger().info(message)
+    return ItemVectors(vectors, has_text, from_cache, path)
 
 
 def read_texts(settings: TextFields, dataset: HasItemText) -> tuple[list[str], torch.Tensor]:
-    """Texts of all items, and which have one; a warning counts those that do not.
+    """Texts of all items, and which have one; a warning counts items without text.
 
     Returns
     -------
@@ -163,7 +155,7 @@ def _find_or_encode(
     try:
         folder = resolve_llm(settings.llm, local_files_only=settings.local_files_only)
     except (MissingDependencyError, ModelFilesError) as error:
-        return _carried(settings, inputs, len(texts), error)
+        return _read_without_weights(settings, inputs, len(texts), error)
     if settings.cache_dir is None:
         return _encode(settings, folder, texts), False, None
     key = vector_cache.cache_key(inputs, weights_fingerprint(folder))
@@ -173,14 +165,14 @@ def _find_or_encode(
         if found is not None:
             return found, True, path
         vectors = _encode(settings, folder, texts)
-        kept = writable and _keep(path, vectors, key, inputs, settings.llm)
+        kept = writable and _store(path, vectors, key, inputs, settings.llm)
     return vectors, False, path if kept else None
 
 
-def _carried(
+def _read_without_weights(
     settings: TextSettings, inputs: str, n_items: int, error: Exception
 ) -> tuple[torch.Tensor, bool, Path | None]:
-    """Without the model's files: a cache brought along serves, else the error stands."""
+    """Vectors of a cache file where the model's files are missing; without one raise `error`."""
     found = settings.cache_dir and vector_cache.find_without_weights(
         settings.cache_dir, settings.dataset, settings.llm, inputs, n_items
     )
@@ -194,7 +186,7 @@ def _carried(
     return vectors, True, path
 
 
-def _keep(path: Path, vectors: torch.Tensor, key: str, inputs: str, llm: str) -> bool:
+def _store(path: Path, vectors: torch.Tensor, key: str, inputs: str, llm: str) -> bool:
     try:
         vector_cache.store(path, vectors, key, {"inputs": inputs, "llm": llm})
     except OSError as error:  # a full disk must not cost the run
@@ -205,9 +197,8 @@ def _keep(path: Path, vectors: torch.Tensor, key: str, inputs: str, llm: str) ->
 
 def _encode(settings: TextSettings, folder: Path, texts: list[str]) -> torch.Tensor:
     """Encode each distinct text once: n_items texts -> [n_items, d], zeros without text."""
-    from recbole_lite.text.text_encoder import (
-        ItemEncoder,  # imports transformers: not on a cache hit
-    )
+    # Imports transformers, which a cache hit does not need.
+    from recbole_lite.text.text_encoder import TextEncoder
 
     items = [i for i, text in enumerate(texts) if text]
     distinct = list(dict.fromkeys(texts[i] for i in items))
@@ -216,7 +207,7 @@ def _encode(settings: TextSettings, folder: Path, texts: list[str]) -> torch.Ten
     )
     cuda = [settings.device] if settings.device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):  # training must not depend on the cache
-        encoder = ItemEncoder(
+        encoder = TextEncoder(
             folder,
             pooling=settings.pooling,
             max_length=settings.max_length,

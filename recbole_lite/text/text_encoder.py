@@ -9,27 +9,33 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from recbole_lite.text.hf_model import load_model, no_pooler, position_limit
-from recbole_lite.text.token_pooling import first_token, masked_mean
+from recbole_lite.text.llm_loading import (
+    load_config,
+    load_encoder,
+    load_tokenizer,
+    no_pooler,
+    position_limit,
+)
+from recbole_lite.text.token_pooling import masked_mean
 from recbole_lite.utils.errors import ConfigError, ModelFilesError
 
 _NO_LIMIT = 1_000_000  # tokenizers without a limit say 1e30
 _DEFAULT_MAX_LENGTH = 512  # where neither model nor tokenizer states one
 
 
-class ItemEncoder:
-    """A Hugging Face encoder with its tokenizer, frozen.
+class TextEncoder:
+    """A frozen Hugging Face encoder with its tokenizer.
 
     Parameters
     ----------
     folder : Path
-        Config, tokenizer and weights, as `recbole_lite.text.llm_files.resolve_llm` gives it.
-        No code in it is ever executed.
+        Config, tokenizer and weights, from `recbole_lite.text.llm_files.resolve_llm`. No code in
+        it is ever executed.
     pooling : {"mean", "cls", "pooler"}
         ``mean`` over the tokens (paper eq. 3), the first token, or the output of the model's
         trained pooler (the paper's choice for BERT, Section 5.5.2).
     max_length : int or None
-        Tokens per text, special ones included; the rest is cut. None: what the model reads.
+        Tokens per text, special ones included; the rest is cut. None: the model's maximum.
     batch_size : int
         Texts per forward pass.
     dtype : {"auto", "float32", "bfloat16", "float16"}
@@ -60,13 +66,14 @@ class ItemEncoder:
         self.batch_size = batch_size
         self.device = torch.device(device)
         self.dtype = resolve_dtype(dtype, self.device)
-        self.tokenizer, model = load_model(folder, self.dtype, pooling)
+        model = load_encoder(folder, load_config(folder), self.dtype, pooling=pooling)
+        self.tokenizer = load_tokenizer(folder, "item_llm")
         self.model = model.to(self.device).eval()
         self.max_length = _max_length(max_length, model, self.tokenizer)
         self.pad_id = _pad_id(self.tokenizer)
 
     def encode(self, texts: list[str], show_progress: bool = False) -> torch.Tensor:
-        """Encode texts, the longest first, so that a batch holds texts of like length.
+        """Encode texts, sorted by length, so that a batch holds texts of similar length.
 
         Parameters
         ----------
@@ -78,7 +85,7 @@ class ItemEncoder:
         Returns
         -------
         Tensor [n, d], float32, on the CPU
-            A text that gives no token at all gets zeros.
+            Zeros for a text without tokens.
 
         Raises
         ------
@@ -121,12 +128,7 @@ class ItemEncoder:
     @torch.inference_mode()
     def _encode_batch(self, tokens: list[torch.Tensor]) -> torch.Tensor:
         """Vectors of texts on the CPU: B x [L_i] -> [B, d]."""
-        # Always padded on the right, whatever the tokenizer prefers: a model that numbers its
-        # positions from the left would otherwise see a text differently in every batch.
-        ids = pad_sequence(tokens, batch_first=True, padding_value=self.pad_id)  # [B, L]
-        lengths = torch.tensor([len(token) for token in tokens])
-        mask = (torch.arange(ids.size(1)) < lengths.unsqueeze(1)).long()  # [B, L]
-        ids, mask = ids.to(self.device), mask.to(self.device)
+        ids, mask = (part.to(self.device) for part in pad_tokens(tokens, self.pad_id))
         return pooled_states(self.model, ids, mask, self.pooling, self.folder).cpu()
 
     def _refuse(self, text: str) -> None:
@@ -136,6 +138,17 @@ class ItemEncoder:
             f"{str(self.dtype).removeprefix('torch.')}; try item_llm_dtype: float32, or check the "
             "weights"
         )
+
+
+def pad_tokens(tokens: list[torch.Tensor], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and their mask: B x [L_i] -> [B, L], [B, L].
+
+    Always padded on the right, whatever the tokenizer prefers: with absolute positions, a text's
+    vector would otherwise depend on the length of the batch.
+    """
+    ids = pad_sequence(tokens, batch_first=True, padding_value=pad_id)
+    lengths = torch.tensor([len(token) for token in tokens])
+    return ids, (torch.arange(ids.size(1)) < lengths.unsqueeze(1)).long()
 
 
 def pooled_states(
@@ -152,7 +165,7 @@ def pooled_states(
     mask : LongTensor [B, L]
         1 where there is a token, 0 for padding.
     pooling : {"mean", "cls", "pooler"}
-        See `ItemEncoder`.
+        See `TextEncoder`.
     folder : Path
         Where the model comes from, for the message.
 
@@ -171,7 +184,7 @@ def pooled_states(
         if pooled is None:
             raise no_pooler(folder)
     elif pooling == "cls":
-        pooled = first_token(output.last_hidden_state, mask)
+        pooled = output.last_hidden_state[:, 0]
     else:
         pooled = masked_mean(output.last_hidden_state.float(), mask)
     return pooled.float()
@@ -203,6 +216,6 @@ def _max_length(
 
 
 def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Id to fill rows with; the attention mask hides it, so any id of the vocabulary will do."""
+    """Id of padding; the attention mask hides it, so any id of the vocabulary works."""
     candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     return next(i for i in candidates if i is not None)

@@ -1,4 +1,4 @@
-"""From token vectors to one vector per sequence."""
+"""Masked mean pooling of the Item LLM's and the Recommendation LLM's outputs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def masked_mean(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     Parameters
     ----------
     hidden : Tensor [B, L, d]
-        Outputs of a language model. What stands at masked positions is ignored, NaN included.
+        Outputs of a language model. Values at masked positions are ignored, NaN included.
     mask : Tensor [B, L]
-        Nonzero (or True) where the position counts. Padding may stand on either side.
+        Nonzero (or True) where the position counts. Padding may be on either side.
 
     Returns
     -------
@@ -29,23 +29,3 @@ def masked_mean(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     total = hidden.masked_fill(masked, 0.0).sum(dim=1, dtype=exact)  # [B, L, d] -> [B, d]
     count = (~masked).sum(dim=1).clamp(min=1)  # [B, 1]
     return (total / count).to(hidden.dtype)
-
-
-def first_token(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Vector of the first unmasked position (``[CLS]`` in BERT-like models).
-
-    Parameters
-    ----------
-    hidden : Tensor [B, L, d]
-        Outputs of a language model.
-    mask : Tensor [B, L]
-        Nonzero (or True) where the position counts. Padding may stand on either side.
-
-    Returns
-    -------
-    Tensor [B, d]
-        The vector at each row's first unmasked position.
-    """
-    first = (mask != 0).int().argmax(dim=1)  # [B, L] -> [B]
-    rows = torch.arange(hidden.size(0), device=hidden.device)
-    return hidden[rows, first]

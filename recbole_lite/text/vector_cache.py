@@ -1,4 +1,4 @@
-"""Item vectors on disk: found by content, checked on reading, replaced as a whole."""
+"""Cache of item vectors on disk: keyed by content, verified on reading, written atomically."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DAMAGE = (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeErr
 
 
 def inputs_digest(texts: Sequence[str], *, pooling: str, max_length: int | None, dtype: str) -> str:
-    """Hash of everything but the model that the vectors depend on.
+    """Hash of all inputs of the vectors except the model.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def inputs_digest(texts: Sequence[str], *, pooling: str, max_length: int | None,
 
 
 def cache_key(inputs: str, weights: str) -> str:
-    """Key of a matrix of item vectors: what was encoded, and by which model.
+    """Key of a matrix of item vectors: hash of the inputs and of the model.
 
     Parameters
     ----------
@@ -68,22 +68,22 @@ def cache_path(folder: Path, dataset: str, llm: str, key: str) -> Path:
 
 
 def load(path: Path, key: str, n_items: int) -> torch.Tensor | None:
-    """Read a cache file, if it is whole and ours.
+    """Read a cache file, if it is valid and has this key.
 
     Parameters
     ----------
     path : Path
         From `cache_path`.
     key : str
-        The full key that the file must carry.
+        The full key that the file must hold.
     n_items : int
-        Rows that it must have.
+        Number of rows that it must have.
 
     Returns
     -------
     Tensor [n_items, d], float32, or None
-        None where there is no file, and (after a warning that says why) where it is damaged
-        or belongs to something else.
+        None where there is no file, and (after a warning with the reason) where it is damaged or
+        has another key.
     """
     if not path.is_file():
         return None
@@ -94,18 +94,18 @@ def load(path: Path, key: str, n_items: int) -> torch.Tensor | None:
 
 
 def store(path: Path, vectors: torch.Tensor, key: str, about: Mapping[str, str]) -> None:
-    """Write a cache file under a temporary name, then put it in its place.
+    """Write a cache file under a temporary name, then rename it.
 
     Parameters
     ----------
     path : Path
-        From `cache_path`; the caller holds `locked` on it.
+        From `cache_path`; the caller holds its lock (`locked`).
     vectors : Tensor [n_items, d], float32
         Row i belongs to internal item id i.
     key : str
         The full key.
     about : Mapping[str, str]
-        Also kept in the file; `find_without_weights` needs ``inputs`` and ``llm``.
+        Further metadata of the file; `find_without_weights` needs ``inputs`` and ``llm``.
     """
     vectors = vectors.detach().to("cpu", torch.float32).contiguous()
     metadata = {**about, "key": key, "n_items": str(len(vectors)), "sha256": _sha256(vectors)}
@@ -119,12 +119,12 @@ def store(path: Path, vectors: torch.Tensor, key: str, about: Mapping[str, str])
 def locked(path: Path) -> Iterator[bool]:
     """Hold the lock of a cache file: of several processes, one encodes and the others wait.
 
-    The operating system frees the lock of a process that dies.
+    The operating system releases the lock of a process that dies.
 
     Yields
     ------
     bool
-        False (after a warning) where the folder does not let us write.
+        False (after a warning) where the folder is not writable.
     """
     log = logging.getLogger()
     lock = FileLock(f"{path}.lock")
@@ -151,13 +151,13 @@ def find_without_weights(
 ) -> tuple[Path, torch.Tensor] | None:
     """Find vectors of these inputs on a host that does not have the model's files.
 
-    A cache may be carried to a host without network and weights. The weights cannot be
-    compared there, so the model's configured name must match, and the answer must be unique.
+    A cache may be copied to a host without network and weights. The weights cannot be compared
+    there, so the model's configured name must match, and exactly one file may match.
 
     Returns
     -------
     (Path, Tensor [n_items, d]) or None
-        None where no whole file matches, or several do.
+        None where no valid file matches, or several do.
     """
     found = []
     for path in sorted(folder.glob(f"{_stem(dataset, llm)}-*.safetensors")):

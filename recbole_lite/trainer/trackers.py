@@ -16,8 +16,7 @@ from typing import Any, ClassVar
 
 from recbole.utils import WandbLogger
 
-from recbole_lite.text.llm_files import one_line
-from recbole_lite.utils.errors import ConfigError, MissingDependencyError
+from recbole_lite.utils.errors import ConfigError, MissingDependencyError, one_line
 from recbole_lite.utils.paths import create_unique, run_name
 from recbole_lite.utils.process_group import is_main_process
 

@@ -187,8 +187,8 @@ class LiteMixin(ResumeMixin):
         self.start_epoch, self.epochs = first_epoch, first_epoch + stage.epochs
         self.learning_rate, self.weight_decay = stage.learning_rate, stage.weight_decay
         self.stopping_step, self.cur_step = stage.stopping_step, 0
-        if hasattr(self.model, "enter"):
-            self.model.enter(stage)
+        if hasattr(self.model, "start_stage"):
+            self.model.start_stage(stage)
         self.optimizer = self._build_optimizer()
         self._schedule = self._schedule_state = None
         self._wrap()

@@ -5,7 +5,7 @@ import torch
 from device_cases import RUNS, STILL
 
 from recbole_lite import Recommender
-from recbole_lite.text.text_encoder import ItemEncoder
+from recbole_lite.text.text_encoder import TextEncoder
 
 pytestmark = pytest.mark.device
 
@@ -51,7 +51,7 @@ def test_item_vectors_equal_the_cpus(kind, llm_folders, device):
     texts = ["toy story", "golden eye four rooms", "", "copycat"]
     vectors = []
     for place in ("cpu", device):
-        encoder = ItemEncoder(
+        encoder = TextEncoder(
             llm_folders[kind],
             pooling="mean",
             max_length=None,

@@ -8,7 +8,7 @@ from recbole.data.interaction import Interaction
 from recbole_lite import create_dataset, data_preparation, load_data_and_model, run
 from recbole_lite.data.prefix_windows import TARGETS
 from recbole_lite.model.layers.pca import principal_axes
-from recbole_lite.text import item_vectors
+from recbole_lite.text.item_vectors import load_item_vectors
 from recbole_lite.utils.errors import ConfigError
 
 ARCHITECTURES = ["gpt2", "llama", "qwen3", "t5"]
@@ -93,7 +93,7 @@ def test_text_gives_the_table_its_first_values(config_for):
     config = config_for("ItemLM", n_heads=2, item_init="text", hidden_size=20)
     dataset = create_dataset(config)
     model = config.model_class(config, dataset)
-    texts = item_vectors(config, dataset)
+    texts = load_item_vectors(config, dataset)
     table = model.items.weight.detach()[texts.has_text]
     unit = F.normalize(texts.vectors[texts.has_text], dim=-1)  # 16 numbers each
     # The axes are turned, so inner products are what has to agree, up to one scale.
@@ -162,7 +162,7 @@ def test_litellm4rec_with_principal_axes_and_a_tied_head_is_the_same_model(confi
     ours = text.model_class(text, create_dataset(text)).eval()
     theirs = ids.model_class(ids, dataset).eval()
     ours.rec_llm.load_state_dict(theirs.lm.state_dict())
-    has_text = item_vectors(ids, dataset).has_text
+    has_text = load_item_vectors(ids, dataset).has_text
     torch.testing.assert_close(ours.item_tower.table()[has_text], theirs.item_table()[has_text])
     assert has_text[1:].all()
     torch.testing.assert_close(alone(ours, [3, 9, 4])[1:], alone(theirs, [3, 9, 4])[1:])

@@ -360,9 +360,9 @@ def test_a_stage_takes_back_what_the_one_before_froze(lite):
     batch = next(iter(train))
     everything = {name for name, _ in model.named_parameters()}
     assert step(model, batch) == everything - names_of(model, ["head"])
-    model.enter(stage("frozen", ["rec_llm"]))
+    model.start_stage(stage("frozen", ["rec_llm"]))
     assert step(model, batch) == everything - names_of(model, ["rec_llm", "vectors"])
-    model.enter(stage("embeddings"))
+    model.start_stage(stage("embeddings"))
     assert step(model, batch) == everything
 
 
@@ -417,9 +417,9 @@ def test_until_its_stage_the_item_llm_is_fixed_and_asked_once(lite):
     vectors = plain.item_tower(ids)
     for training in (True, False):  # without dropout, also in training
         torch.testing.assert_close(model.train(training).item_tower(ids), vectors)
-    model.train().enter(stage("full"))
+    model.train().start_stage(stage("full"))
     assert encoder.training
     assert any("item_llm" in name for name in step(model, batch))
-    model.enter(stage("frozen"))
+    model.start_stage(stage("frozen"))
     assert model.training
     assert not encoder.training

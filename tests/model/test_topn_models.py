@@ -9,8 +9,8 @@ from transformers import AutoTokenizer
 
 from recbole_lite import create_dataset, data_preparation
 from recbole_lite.data.windows import CANDIDATES
-from recbole_lite.model.generative.candidate_decoding import split_candidate_template
 from recbole_lite.model.generative.item_indexing import item_numbers
+from recbole_lite.model.generative.prompts import split_candidate_template
 from recbole_lite.model.layers.candidate_scores import append_candidates, scatter_to_catalogue
 from recbole_lite.model.layers.user_pooling import UserPooling
 from recbole_lite.utils.errors import ConfigError
@@ -88,15 +88,15 @@ def test_permuting_the_candidates_permutes_the_scores(encoder, shows_history, of
 
 
 @torch.no_grad()
-def test_without_the_one_place_the_order_would_count(built):
+def test_without_the_shared_position_the_order_would_count(built):
     """The test above can fail: T5's bias by distance, switched back on."""
     model, batch = built(topn_history=True)
     scores = model.candidate_scores(batch)
     order = torch.tensor([3, 1, 6, 0, 2, 5, 4])
-    model.rec_llm.one_place = None
+    model.rec_llm.shared_position = None
     for bias in model.rec_llm.modules():
-        if hasattr(bias, "together"):
-            bias.together = 0
+        if hasattr(bias, "n_candidates"):
+            bias.n_candidates = 0
     plain = model.candidate_scores(batch)
     permuted = changed(batch, **{CANDIDATES: batch[CANDIDATES][:, order]})
     assert not torch.allclose(model.candidate_scores(permuted), plain[:, order], 1e-2, 1e-3)
@@ -128,7 +128,7 @@ def test_alone_the_candidates_are_all_that_the_model_reads(built):
     for row, candidates in enumerate(batch[CANDIDATES]):
         vectors = model.item_tower(candidates)[None]
         mask = torch.ones(1, 7, dtype=torch.bool)
-        h_u = model.rec_llm(vectors, mask, together=7)[0].mean(0)
+        h_u = model.rec_llm(vectors, mask, n_candidates=7)[0].mean(0)
         expected = model.head.weight[candidates - 1] @ h_u
         assert torch.allclose(scores[row, candidates], expected, atol=1e-5)
         others = torch.ones(25, dtype=torch.bool)
@@ -145,7 +145,7 @@ def test_with_a_history_a_single_candidate_is_the_next_item(encoder, of_encoder)
     model, batch = of_encoder(encoder, topn_history=True)
     one = batch[CANDIDATES][:, :1]
     inputs = append_candidates(batch["item_id_list"], one)
-    seen = model.encode(inputs, together=1)
+    seen = model.encode(inputs, n_candidates=1)
     for row, n in enumerate(batch["item_length"].tolist()):
         sequence = torch.cat([batch["item_id_list"][row, :n], one[row]])[None]
         alone = model.encode(sequence)
@@ -175,12 +175,12 @@ def test_the_loss_is_the_cross_entropy_among_the_candidates(built):
 def test_the_last_places_pool_as_one_by_hand():
     hidden = torch.tensor([[[1.0], [2.0], [10.0], [20.0]]])
     mask = torch.tensor([[False, True, True, True]])
-    assert float(UserPooling("last")(hidden, mask, together=2)) == 15
+    assert float(UserPooling("last")(hidden, mask, n_candidates=2)) == 15
     pooling = UserPooling("recency").requires_grad_(False)
     w = 1 / (1 + math.exp(0))  # exp(-softplus(0))
     expected = (2 * w + 10 + 20) / (w + 2)
-    assert float(pooling(hidden, mask, together=2)) == pytest.approx(expected, rel=1e-6)
-    assert float(pooling(hidden, mask, together=1)) == pytest.approx(
+    assert float(pooling(hidden, mask, n_candidates=2)) == pytest.approx(expected, rel=1e-6)
+    assert float(pooling(hidden, mask, n_candidates=1)) == pytest.approx(
         float(pooling(hidden, mask)), rel=1e-6
     )
 
@@ -220,7 +220,7 @@ def test_the_prompt_names_the_candidates_in_their_order(template, built, llm_fol
     # Whole words: the user is 1, the history 2 ... 7 (here shown or not), the candidates 8 ... 14.
     assert set(words.flatten().tolist()) >= {1, *range(8, 15)}
     assert bool(set(words.flatten().tolist()) & set(range(2, 8))) is ("{items}" in template)
-    assert len(model._word_vectors()) == 15
+    assert len(model.whole_words.weight) + len(model.candidate_words.weight) == 15
 
 
 @torch.no_grad()
@@ -267,7 +267,7 @@ def test_beams_that_name_no_candidate_are_no_recommendation(built):
 def test_free_beams_may_write_anything(built):
     model, batch = built("POD", num_beams=5)
     free = model.beams(batch)
-    model.constrained = True
+    model.constrained_beams = True
     kept = model.beams(batch)
     assert (kept > 0).all()
     assert not torch.equal(free, kept)

@@ -12,8 +12,10 @@ import torch
 import transformers
 from safetensors import safe_open
 
-from recbole_lite.text import item_vectors, vector_cache
 from recbole_lite.text import text_encoder as encoder_module
+from recbole_lite.text import vector_cache
+from recbole_lite.text.item_llm_settings import TextFields
+from recbole_lite.text.item_vectors import item_texts, load_item_vectors
 from recbole_lite.utils.errors import ConfigError, ModelFilesError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,26 +25,27 @@ ROOT = Path(__file__).resolve().parents[2]
 def encoded(monkeypatch):
     """Texts that were given to the model, call by call."""
     calls = []
-    encode = encoder_module.ItemEncoder.encode
+    encode = encoder_module.TextEncoder.encode
 
     def spy(self, texts, show_progress=False):
         calls.append(texts)
         return encode(self, texts, show_progress)
 
-    monkeypatch.setattr(encoder_module.ItemEncoder, "encode", spy)
+    monkeypatch.setattr(encoder_module.TextEncoder, "encode", spy)
     return calls
 
 
 def test_rows_follow_internal_ids_and_distinct_texts_are_encoded_once(settings, items, encoded):
-    result = item_vectors(settings(), items())
-    assert result.texts[1] == "title: toy story, genre: animation comedy"
+    result = load_item_vectors(settings(), items())
+    texts = item_texts(TextFields.from_config(settings()), items())
+    assert texts[1] == "title: toy story, genre: animation comedy"
     assert result.has_text.tolist() == [False, True, True, False, True, True, True]
     assert result.vectors.shape == (7, 16)
     assert result.vectors.dtype == torch.float32
     assert result.vectors[[0, 3]].eq(0).all()
     assert torch.equal(result.vectors[1], result.vectors[5])
-    assert encoded == [[result.texts[i] for i in (1, 2, 4, 6)]]
-    alone = encoder_module.ItemEncoder(
+    assert encoded == [[texts[i] for i in (1, 2, 4, 6)]]
+    alone = encoder_module.TextEncoder(
         Path(settings()["item_llm"]),
         pooling="mean",
         max_length=None,
@@ -51,13 +54,13 @@ def test_rows_follow_internal_ids_and_distinct_texts_are_encoded_once(settings, 
         device="cpu",
     )
     for i in (1, 2, 4, 5, 6):
-        expected = alone.encode([result.texts[i]])[0]
+        expected = alone.encode([texts[i]])[0]
         torch.testing.assert_close(result.vectors[i], expected, rtol=0, atol=1e-5)
 
 
 def test_what_is_logged(settings, items, caplog):
     caplog.set_level(logging.INFO)
-    result = item_vectors(settings(), items())
+    result = load_item_vectors(settings(), items())
     lines = [record.getMessage() for record in caplog.records if record.name == "root"]
     llm = settings()["item_llm"]
     assert lines[0] == (
@@ -68,13 +71,13 @@ def test_what_is_logged(settings, items, caplog):
     assert lines[2].endswith(f" s, 16 dimensions, kept in {result.path}")
     assert len(lines) == 3
     caplog.clear()
-    item_vectors(settings(), items())
+    load_item_vectors(settings(), items())
     lines = [record.getMessage() for record in caplog.records if record.name == "root"]
     assert lines[1] == f"item vectors read from cache {result.path} (0 texts encoded)"
 
 
 def test_at_most_three_items_without_text_are_named(settings, items, caplog):
-    item_vectors(settings(), items(title=["", "toy", "", "", ""]))
+    load_item_vectors(settings(), items(title=["", "toy", "", "", ""]))
     assert "4 of 5 items have no text (item ids: token-1, token-3, token-4, ...)" in caplog.text
 
 
@@ -82,10 +85,10 @@ def test_a_second_run_never_loads_the_model(settings, items, monkeypatch):
     def load(*args, **options):
         raise AssertionError("the model was loaded")
 
-    first = item_vectors(settings(), items())
+    first = load_item_vectors(settings(), items())
     for name in ("AutoConfig", "AutoModel", "AutoModelForTextEncoding", "AutoTokenizer"):
         monkeypatch.setattr(getattr(transformers, name), "from_pretrained", load)
-    second = item_vectors(settings(), items())
+    second = load_item_vectors(settings(), items())
     assert not first.from_cache
     assert second.from_cache
     assert first.path == second.path
@@ -105,27 +108,27 @@ def test_a_second_run_never_loads_the_model(settings, items, monkeypatch):
     ],
 )
 def test_a_changed_setting_is_encoded_anew(settings, items, changes):
-    first = item_vectors(settings(), items())
-    second = item_vectors(settings(**changes), items())
+    first = load_item_vectors(settings(), items())
+    second = load_item_vectors(settings(**changes), items())
     assert not second.from_cache
     assert first.path != second.path
-    assert item_vectors(settings(), items()).from_cache
+    assert load_item_vectors(settings(), items()).from_cache
 
 
 def test_changed_texts_and_weights_are_encoded_anew(settings, items, llm_copy):
     folder = llm_copy("bert")
     config = settings(item_llm=str(folder))
-    assert not item_vectors(config, items(title=["toy", "story"])).from_cache
-    assert not item_vectors(config, items(title=["story", "toy"])).from_cache
+    assert not load_item_vectors(config, items(title=["toy", "story"])).from_cache
+    assert not load_item_vectors(config, items(title=["story", "toy"])).from_cache
     weights = bytearray((folder / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (folder / "model.safetensors").write_bytes(weights)
-    assert not item_vectors(config, items(title=["toy", "story"])).from_cache
+    assert not load_item_vectors(config, items(title=["toy", "story"])).from_cache
 
 
 def test_batch_size_and_device_do_not_change_the_key(settings, items):
-    item_vectors(settings(), items())
-    assert item_vectors(settings(item_llm_batch_size=1, device="cpu"), items()).from_cache
+    load_item_vectors(settings(), items())
+    assert load_item_vectors(settings(item_llm_batch_size=1, device="cpu"), items()).from_cache
 
 
 def damage_truncate(path):
@@ -152,18 +155,18 @@ def damage_shape(path):
     "damage", [damage_truncate, damage_flip, damage_foreign, damage_shape], ids=lambda d: d.__name__
 )
 def test_a_damaged_cache_is_rebuilt(settings, items, caplog, damage):
-    first = item_vectors(settings(), items())
+    first = load_item_vectors(settings(), items())
     damage(first.path)
     caplog.clear()
-    second = item_vectors(settings(), items())
+    second = load_item_vectors(settings(), items())
     assert not second.from_cache
     assert "the item vectors are encoded anew" in caplog.text
     assert torch.equal(first.vectors, second.vectors)
-    assert item_vectors(settings(), items()).from_cache
+    assert load_item_vectors(settings(), items()).from_cache
 
 
 def test_no_cache_folder_means_no_cache(settings, items, tmp_path):
-    result = item_vectors(settings(item_embedding_cache_dir=None), items())
+    result = load_item_vectors(settings(item_embedding_cache_dir=None), items())
     assert result.path is None
     assert not result.from_cache
     assert not (tmp_path / "cache").exists()
@@ -172,20 +175,20 @@ def test_no_cache_folder_means_no_cache(settings, items, tmp_path):
 def test_an_unwritable_folder_costs_only_a_warning(settings, items, tmp_path, caplog):
     (tmp_path / "file").touch()
     config = settings(item_embedding_cache_dir=str(tmp_path / "file" / "cache"))
-    result = item_vectors(config, items())
+    result = load_item_vectors(config, items())
     assert result.path is None
     assert result.vectors.abs().sum() > 0
     assert caplog.text.count("cannot be written") == 1
 
 
 def test_a_read_only_folder_still_serves_what_it_holds(settings, items, monkeypatch):
-    first = item_vectors(settings(), items())
+    first = load_item_vectors(settings(), items())
 
     def acquire(self, **options):
         raise PermissionError("read-only")
 
     monkeypatch.setattr(vector_cache.FileLock, "acquire", acquire)
-    second = item_vectors(settings(), items())
+    second = load_item_vectors(settings(), items())
     assert second.from_cache
     assert second.path == first.path
 
@@ -195,7 +198,7 @@ def test_a_full_disk_costs_only_a_warning(settings, items, monkeypatch, caplog):
         raise OSError("no space left on device")
 
     monkeypatch.setattr(vector_cache, "store", store)
-    result = item_vectors(settings(), items())
+    result = load_item_vectors(settings(), items())
     assert result.path is None
     assert "no space left on device" in caplog.text
 
@@ -203,16 +206,16 @@ def test_a_full_disk_costs_only_a_warning(settings, items, monkeypatch, caplog):
 def test_a_cache_brought_along_serves_without_the_model(settings, items, llm_copy, caplog):
     folder = llm_copy("bert")
     config = settings(item_llm=str(folder))
-    first = item_vectors(config, items())
+    first = load_item_vectors(config, items())
     folder.rename(folder.with_name("elsewhere"))
-    second = item_vectors(config, items())
+    second = load_item_vectors(config, items())
     assert second.from_cache
     assert second.path == first.path
     assert "without comparing weights" in caplog.text
     with pytest.raises(ModelFilesError, match="no such directory"):
-        item_vectors(config, items(title=["toy"]))
+        load_item_vectors(config, items(title=["toy"]))
     with pytest.raises(ModelFilesError, match="no such directory"):
-        item_vectors(settings(item_llm=str(folder), item_embedding_cache_dir=None), items())
+        load_item_vectors(settings(item_llm=str(folder), item_embedding_cache_dir=None), items())
 
 
 def test_random_numbers_after_it_do_not_depend_on_the_cache(settings, items, llm_copy):
@@ -223,13 +226,13 @@ def test_random_numbers_after_it_do_not_depend_on_the_cache(settings, items, llm
     after = []
     for expected in (False, True):
         torch.manual_seed(3)
-        assert item_vectors(config, items()).from_cache is expected
+        assert load_item_vectors(config, items()).from_cache is expected
         after.append(torch.rand(3))
     assert torch.equal(*after)
 
 
 def test_the_result_cannot_be_reassigned(settings, items):
-    result = item_vectors(settings(), items())
+    result = load_item_vectors(settings(), items())
     with pytest.raises(dataclasses.FrozenInstanceError):
         result.vectors = None
 
@@ -252,18 +255,18 @@ def test_the_result_cannot_be_reassigned(settings, items):
 )
 def test_a_wrong_value_names_its_key(settings, items, changes, found):
     with pytest.raises(ConfigError) as caught:
-        item_vectors(settings(**changes), items())
+        load_item_vectors(settings(**changes), items())
     assert str(caught.value).startswith(found)
     assert "\n" not in str(caught.value)
 
 
 def test_a_dataset_without_any_text_is_refused(settings, items):
     with pytest.raises(ConfigError, match="no item of tiny has text in title"):
-        item_vectors(settings(), items(title=["", ""]))
+        load_item_vectors(settings(), items(title=["", ""]))
     empty = items()
     empty.columns = {}
     with pytest.raises(ConfigError, match=r"nothing to read .* available: no text field"):
-        item_vectors(settings(), empty)
+        load_item_vectors(settings(), empty)
 
 
 WORKER = """
@@ -271,7 +274,7 @@ import sys, time, types, pathlib
 work, llm = pathlib.Path(sys.argv[1]), sys.argv[2]
 import torch
 
-class ItemEncoder:  # stands in for the real one: no transformers to import
+class TextEncoder:  # stands in for the real one: no transformers to import
     def __init__(self, folder, **options): pass
     def encode(self, texts, show_progress=False):
         with (work / "encoded").open("a") as file:
@@ -279,8 +282,8 @@ class ItemEncoder:  # stands in for the real one: no transformers to import
         time.sleep(0.5)
         return torch.arange(2.0 * len(texts)).reshape(-1, 2)
 
-sys.modules["recbole_lite.text.text_encoder"] = types.SimpleNamespace(ItemEncoder=ItemEncoder)
-from recbole_lite.text import item_vectors
+sys.modules["recbole_lite.text.text_encoder"] = types.SimpleNamespace(TextEncoder=TextEncoder)
+from recbole_lite.text.item_vectors import load_item_vectors
 
 class Config(dict):
     def __missing__(self, key): return None
@@ -292,7 +295,7 @@ config = Config(dataset="tiny", item_llm=llm, item_llm_pooling="mean", item_llm_
                 item_llm_dtype="auto", item_embedding_cache_dir=str(work / "cache"))
 (work / f"ready-{sys.argv[3]}").touch()
 while not (work / "go").exists(): time.sleep(0.01)
-result = item_vectors(config, Items())
+result = load_item_vectors(config, Items())
 assert "transformers" not in sys.modules
 assert result.vectors.tolist() == [[0, 0], [0, 1], [2, 3]]
 print(result.from_cache)

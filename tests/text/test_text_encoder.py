@@ -16,7 +16,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-from recbole_lite.text.text_encoder import ItemEncoder, resolve_dtype
+from recbole_lite.text.text_encoder import TextEncoder, resolve_dtype
 from recbole_lite.utils.errors import ConfigError, ModelFilesError
 
 TEXTS = [
@@ -44,7 +44,7 @@ def encoder(folder, **changes):
         "dtype": "float32",
         "device": "cpu",
     }
-    return ItemEncoder(folder, **{**options, **changes})
+    return TextEncoder(folder, **{**options, **changes})
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import BertModel, BertTokenizer
 
-from recbole_lite.text import item_vectors
+from recbole_lite.text.item_vectors import load_item_vectors
 from recbole_lite.text.llm_files import resolve_llm
 
 pytestmark = pytest.mark.integration
@@ -20,7 +20,7 @@ TITLES = [
 
 def test_minilm_tells_films_apart_and_pools_as_its_authors_do(settings, items):
     config = settings(item_llm="minilm", item_text_template="{title}")
-    result = item_vectors(config, items(title=TITLES))
+    result = load_item_vectors(config, items(title=TITLES))
     assert result.vectors.shape == (4, 384)
     film, sequel, other = torch.nn.functional.normalize(result.vectors[1:], dim=1)
     assert film @ sequel > 0.8

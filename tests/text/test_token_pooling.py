@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_lite.text import first_token, masked_mean
+from recbole_lite.text.token_pooling import masked_mean
 
 NAN = float("nan")
 
@@ -16,12 +16,6 @@ def test_masked_mean_by_hand_on_both_padding_sides():
     assert masked_mean(right, torch.tensor([[1, 1, 0]])).tolist() == [[2.0, 4.0]]
     assert masked_mean(left, torch.tensor([[0, 1, 1]])).tolist() == [[2.0, 4.0]]
     assert masked_mean(left, torch.tensor([[False, True, True]])).tolist() == [[2.0, 4.0]]
-
-
-def test_first_token_by_hand_on_both_padding_sides():
-    hidden = torch.tensor([[[1.0], [2.0], [3.0]], [[4.0], [5.0], [6.0]]])
-    mask = torch.tensor([[1, 1, 0], [0, 1, 1]])
-    assert first_token(hidden, mask).tolist() == [[1.0], [5.0]]
 
 
 def test_a_row_without_positions_gives_zeros_and_finite_gradients():

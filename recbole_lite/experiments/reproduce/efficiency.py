@@ -28,12 +28,11 @@ from transformers import AutoTokenizer, GenerationConfig
 
 from recbole_lite.config.configurator import OVER_VALUES, LiteConfig
 from recbole_lite.data import create_dataset, data_preparation
-from recbole_lite.model.generative.beam_search import write
+from recbole_lite.model.generative.beam_search import generate
 from recbole_lite.model.generative.item_indexing import item_numbers
-from recbole_lite.text.llm_files import one_line
 from recbole_lite.trainer.onednn_matmul import matrix_products
 from recbole_lite.utils.environment import environment
-from recbole_lite.utils.errors import ConfigError, RecboleLiteError
+from recbole_lite.utils.errors import ConfigError, RecboleLiteError, one_line
 from recbole_lite.utils.paths import PROPERTIES
 
 TOP = 20
@@ -176,7 +175,7 @@ def plain_loop(side: Side) -> Callable:
     tokenizer = AutoTokenizer.from_pretrained(side.config["tokenizer"])
     numbers = [0, *item_numbers(side.config, side.dataset.item_num)]
     settings = GenerationConfig(
-        num_beams=TOP, num_return_sequences=TOP, max_new_tokens=side.model.paths.longest,
+        num_beams=TOP, num_return_sequences=TOP, max_new_tokens=side.model.paths.max_length,
         early_stopping=True, eos_token_id=1, pad_token_id=0, decoder_start_token_id=0,
     )  # fmt: skip
 
@@ -215,8 +214,8 @@ def parts(side: Side, size: int, repeats: int) -> dict[str, dict]:
         states, mask = clocked("encoder", lambda p=prompt: model.encode(*p))
         written = clocked(
             "beam search",
-            lambda s=states, m=mask: write(
-                model.llm, s, m, model.paths, model.width, model.constrained
+            lambda s=states, m=mask: generate(
+                model.llm, s, m, model.paths, model.num_beams, model.constrained_beams
             ),
         )
         clocked("ids to items", lambda w=written: model.paths.items(w))
@@ -247,11 +246,11 @@ def sweeps(sides: dict[str, Side], size: int, repeats: int) -> dict[str, dict]:
     """Time against beams, batch size and history length, for POD and LiteLLM4Rec."""
     chosen = {name: sides[name] for name in ("POD", "LiteLLM4Rec")}
     found: dict[str, dict] = {"beams": {}, "batch size": {}, "history length": {}}
-    width = sides["POD"].model.width
+    width = sides["POD"].model.num_beams
     for beams in (1, 5, 10, 20):
-        sides["POD"].model.width = beams
+        sides["POD"].model.num_beams = beams
         found["beams"][beams] = time_of_batches({"POD": sides["POD"]}, size, repeats)
-    sides["POD"].model.width = width
+    sides["POD"].model.num_beams = width
     for several in (1, 8, 32, 128):
         found["batch size"][several] = time_of_batches(chosen, several, repeats)
     for length in (1, 5, 10, 20):

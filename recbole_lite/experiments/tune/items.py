@@ -10,7 +10,7 @@ from typing import Any
 from recbole_lite.config.configurator import translate_errors
 from recbole_lite.data import create_dataset
 from recbole_lite.experiments.tune.space import Space
-from recbole_lite.text import item_vectors
+from recbole_lite.text.item_vectors import load_item_vectors
 from recbole_lite.utils.errors import ConfigError, RecboleLiteError
 
 # What the vectors depend on beside the items' texts.
@@ -56,7 +56,7 @@ def prepare(space: Space, configure: Callable[[dict[str, Any]], Any]) -> None:
         if not _reads_vectors(config):
             continue
         try:
-            item_vectors(config, dataset)
+            load_item_vectors(config, dataset)
         except RecboleLiteError as error:
             failures.append(error)
             getLogger().warning(f"{params}: {error}")

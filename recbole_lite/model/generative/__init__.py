@@ -1,1 +1,1 @@
-"""Rivals that write the next item token by token: P5, POD, LightLM."""
+"""Baselines that generate the next item token by token: P5, POD, LightLM."""

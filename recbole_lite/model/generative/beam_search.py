@@ -8,32 +8,33 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from recbole_lite.model.generative.candidate_decoding import allowed_states
-from recbole_lite.model.generative.shared_cross_attention import NAME, keys_of_users
+from recbole_lite.model.generative.shared_cross_attention import NAME, precompute_cross_attention
 from recbole_lite.model.generative.trie import ItemTrie
 
 
 class TrieConstraint(LogitsProcessor):
     """Forbid every token that leaves the items' paths, for all beams at once.
 
+    (transformers' ``PrefixConstrainedLogitsProcessor`` asks a Python function for each beam.)
+
     Parameters
     ----------
-    paths : ItemTrie
+    trie : ItemTrie
     candidates : torch.Tensor, optional
-        ``[B, C]`` ids; no other item may be written for a user.
+        ``[B, C]`` ids; a user's beams can write no other item.
     """
 
-    def __init__(self, paths: ItemTrie, candidates: torch.Tensor | None = None):
-        self.paths = paths
-        self.allowed = None if candidates is None else allowed_states(paths, candidates)
+    def __init__(self, trie: ItemTrie, candidates: torch.Tensor | None = None):
+        self.trie = trie
+        self.allowed = None if candidates is None else trie.states_towards(candidates)
 
     def __call__(self, input_ids, scores):
-        """Scores ``[beams, vocabulary]`` with -inf at what leads to no item."""
-        states = self.paths.walk(input_ids[:, 1:])
-        rows, tokens = self.paths.continuations(states)
+        """Scores ``[beams, vocabulary]`` with -inf at tokens that lead to no item."""
+        states = self.trie.walk(input_ids[:, 1:])
+        rows, tokens = self.trie.continuations(states)
         if self.allowed is not None:
             width = len(input_ids) // len(self.allowed)  # beams of a user
-            reached = self.paths.step(states[rows], tokens)
+            reached = self.trie.step(states[rows], tokens)
             kept = self.allowed[rows // width, reached]
             rows, tokens = rows[kept], tokens[kept]
         allowed = torch.full_like(scores, -torch.inf)
@@ -43,7 +44,7 @@ class TrieConstraint(LogitsProcessor):
 
 @dataclass
 class BeamCounts:
-    """What became of the beams: how many in all, spelling no item, spelling one again.
+    """How many beams there were, and how many of them spell no item or one a second time.
 
     With ``task: topn`` also how many spell an item that is no candidate.
     """
@@ -58,14 +59,14 @@ class BeamCounts:
         """Count beams ``[B, W]`` of internal ids, best first, 0 where there is no item."""
         self.users += len(items)
         if candidates is not None:
-            self.no_candidate += int(strangers(items, candidates).sum())
+            self.no_candidate += int(unknown_items(items, candidates).sum())
         self.beams += items.numel()
         self.no_item += int((items == 0).sum())
-        self.repeated += int(repeats(items).sum())
+        self.repeated += int(duplicates(items).sum())
 
     def clear(self) -> None:
-        """Begin to count anew."""
-        self.beams = self.no_item = self.repeated = self.users = self.no_candidate = 0
+        """Reset all counts to 0."""
+        self.__init__()
 
     def __str__(self):
         if not self.beams:
@@ -79,13 +80,13 @@ class BeamCounts:
         return text
 
 
-def repeats(items: torch.Tensor) -> torch.Tensor:
-    """Whether a beam's item stands in a better beam of the same user, ``[B, W]`` -> same shape."""
+def duplicates(items: torch.Tensor) -> torch.Tensor:
+    """Whether a better beam of the same user has the same item, ``[B, W]`` -> same shape."""
     same = items[:, :, None] == items[:, None, :]  # [B, W, W]
     return same.tril(-1).any(2) & (items > 0)
 
 
-def strangers(items: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+def unknown_items(items: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
     """Whether a beam's item ``[B, W]`` is none of the user's candidates ``[B, C]``; ``[B, W]``."""
     return (items > 0) & ~(items[:, :, None] == candidates[:, None, :]).any(2)
 
@@ -94,8 +95,8 @@ def beam_search(
     model: PreTrainedModel,
     states: torch.Tensor,
     mask: torch.Tensor,
-    paths: ItemTrie,
-    width: int,
+    trie: ItemTrie,
+    num_beams: int,
     constrained: bool,
     candidates: torch.Tensor | None = None,
 ) -> torch.Tensor:
@@ -108,46 +109,46 @@ def beam_search(
     states : torch.Tensor
         Output of the encoder, ``[B, T, d]``.
     mask : torch.Tensor
-        ``[B, T]``, 1 where there is a token.
-    paths : ItemTrie
-        What items look like.
-    width : int
-        Beams per user; as many items come out.
+        ``[B, T]``, 1 at tokens, 0 at padding.
+    trie : ItemTrie
+        Token sequences of the items.
+    num_beams : int
+        Beams per user, and items in the result.
     constrained : bool
-        Whether only tokens on the items' paths may be written.
+        Whether beams can only write items.
     candidates : torch.Tensor, optional
-        ``[B, C]`` ids; with `constrained` no other items are written.
+        ``[B, C]`` ids; with `constrained` a user's beams can write no other item.
 
     Returns
     -------
     torch.Tensor
-        ``[B, width]`` internal ids, best first; 0 where a beam spells no item.
+        ``[B, num_beams]`` internal ids, best first; 0 where a beam spells no item.
     """
-    sequences = write(model, states, mask, paths, width, constrained, candidates)
-    return paths.items(sequences).view(len(states), width)
+    sequences = generate(model, states, mask, trie, num_beams, constrained, candidates)
+    return trie.items(sequences).view(len(states), num_beams)
 
 
-def write(model, states, mask, paths, width, constrained, candidates=None) -> torch.Tensor:
-    """Sequences of the beams, ``[B * width, T]``; parameters as :func:`beam_search`.
+def generate(model, states, mask, trie, num_beams, constrained, candidates=None) -> torch.Tensor:
+    """Sequences of the beams, ``[B * num_beams, T]``; parameters as :func:`beam_search`.
 
     The encoder has run once per user, and so have the decoder's keys and values of its output
-    where ``shared_cross_attention.share_keys`` has prepared the model.
+    where ``shared_cross_attention.share_cross_attention`` has prepared the model.
     """
     more = {}
     if model.config._attn_implementation == NAME:
-        more["past_key_values"] = keys_of_users(model, states, mask)
+        more["past_key_values"] = precompute_cross_attention(model, states, mask)
     settings = GenerationConfig(
-        num_beams=width,
-        num_return_sequences=width,
-        max_new_tokens=paths.longest,
-        early_stopping=width > 1,  # as POD's code: done as soon as `width` sequences have ended
+        num_beams=num_beams,
+        num_return_sequences=num_beams,
+        max_new_tokens=trie.max_length,
+        early_stopping=num_beams > 1,  # as POD's code: until `num_beams` sequences have ended
         do_sample=False,
         use_cache=True,
-        eos_token_id=paths.eos,
+        eos_token_id=trie.eos,
         pad_token_id=model.config.pad_token_id,
         decoder_start_token_id=model.config.decoder_start_token_id,
     )
-    processors = LogitsProcessorList([TrieConstraint(paths, candidates)] if constrained else [])
+    processors = LogitsProcessorList([TrieConstraint(trie, candidates)] if constrained else [])
     return model.generate(
         encoder_outputs=BaseModelOutput(last_hidden_state=states),
         attention_mask=mask,

@@ -1,67 +1,38 @@
-"""A recommender that writes the next item with an encoder-decoder, or scores it without one."""
+"""A recommender that generates the next item's tokens, or scores items without a decoder."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from recbole.model.abstract_recommender import SequentialRecommender
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from recbole_lite.data.device_transfer import tensor_to_device, to_host
 from recbole_lite.data.windows import CANDIDATES
-from recbole_lite.model.generative.beam_search import BeamCounts, beam_search, strangers
-from recbole_lite.model.generative.candidate_decoding import CandidatePrompts
-from recbole_lite.model.generative.prompts import Prompts
-from recbole_lite.model.generative.shared_cross_attention import share_keys
-from recbole_lite.model.generative.trie import ItemTrie
+from recbole_lite.model.generative.beam_search import BeamCounts, beam_search, unknown_items
+from recbole_lite.model.generative.item_indexing import ItemVocabulary
+from recbole_lite.model.generative.shared_cross_attention import share_cross_attention
 from recbole_lite.model.layers.candidate_scores import (
     candidate_loss,
     scatter_to_catalogue,
     score_candidates,
 )
 from recbole_lite.model.layers.deduplicate import distinct_rows
-from recbole_lite.model.layers.llm_architecture import (
-    change_architecture,
-    check_init,
-    read_architecture,
-)
+from recbole_lite.model.layers.llm_architecture import read_architecture
 from recbole_lite.model.layers.softmax_loss import cross_entropy
 from recbole_lite.text.attention import does_not_look
-from recbole_lite.text.hf_model import load_seq2seq
+from recbole_lite.text.llm_loading import load_seq2seq
 from recbole_lite.text.token_pooling import masked_mean
 from recbole_lite.utils.errors import ConfigError, DataError
-
-
-@dataclass(frozen=True)
-class ItemVocabulary:
-    """How users and items are written.
-
-    Attributes
-    ----------
-    prompts : Prompts
-        From users and histories to the encoder's input.
-    paths : ItemTrie
-        What the decoder writes for an item.
-    vocabulary : int or None
-        Number of tokens; None: as many as the language model has.
-    candidates : CandidatePrompts or None
-        Prompts with candidates (``task: topn``).
-    """
-
-    prompts: Prompts
-    paths: ItemTrie
-    vocabulary: int | None = None
-    candidates: CandidatePrompts | None = None
 
 
 class GenerativeRecommender(SequentialRecommender):
     """Prompt -> encoder -> beam search over the item's tokens.
 
-    With ``decoder: False`` ("w/o_d", arXiv 2402.09543, Section 3.3) the mean of the encoder's
-    outputs goes to an item projection head instead, as in LITE-LLM4Rec.
+    With ``decoder: False`` ("w/o_d", arXiv 2402.09543, Section 3.3) an item projection head scores
+    the mean of the encoder's outputs instead, as in LITE-LLM4Rec.
 
     Parameters
     ----------
@@ -72,56 +43,60 @@ class GenerativeRecommender(SequentialRecommender):
     Raises
     ------
     ConfigError, ModelFilesError, DataError
-        A key is wrong; the language model or its tokenizer cannot be had; items cannot be told
-        apart by their tokens.
+        A key is wrong; the language model or its tokenizer is not available; two items have the
+        same tokens.
 
     Attributes
     ----------
     beam_counts : BeamCounts
-        What became of the beams since the last reset.
+        Counts of the beams of all evaluations since the last reset.
     """
 
-    knows_candidates = True  # task: topn; a search can stay among them without having read them
-    only_for_task = ("candidate_prompts.", "candidate_words.")  # what init_from may lack
+    knows_candidates = True  # task: topn; beams can be limited to candidates that are not read
+    only_for_task = ("candidate_prompts.", "candidate_words.")  # weights that init_from may lack
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        words = self.words(config, dataset)
-        self.prompts, self.paths = words.prompts, words.paths
-        self.candidate_prompts = words.candidates
-        self.width, self.constrained = config["num_beams"], config["constrained_beams"]
+        vocabulary = self.item_vocabulary(config, dataset)
+        # Checkpoints hold all three under these names.
+        self.prompts, self.paths = vocabulary.prompts, vocabulary.trie
+        self.candidate_prompts = vocabulary.candidate_prompts
+        self.num_beams, self.constrained_beams = config["num_beams"], config["constrained_beams"]
         self.has_decoder = config["decoder"]
-        if self.has_decoder and self.width > self.n_items - 1:
-            raise ConfigError(
-                f"num_beams: {self.width} beams, but there are only {self.n_items - 1} items"
-            )
-        ranked = config["topn_negatives"] + 1 if config["task"] == "topn" else self.n_items
-        if self.has_decoder and self.constrained and self.width > ranked:
-            raise ConfigError(
-                f"num_beams: {self.width} beams, but there are only {ranked} candidates"
-            )
-        llm = _language_model(config, words.vocabulary)
+        if self.has_decoder:
+            self._check_num_beams(config)
+        llm = _language_model(config, vocabulary.vocab_size)
         d = llm.config.d_model
         if self.has_decoder:
-            share_keys(llm)
+            share_cross_attention(llm)
             self.llm = llm
         else:
             self.encoder_only = does_not_look(llm.get_encoder())
             self.head = nn.Linear(d, self.n_items - 1, bias=False)  # row i - 1 scores item i
-        # Pieces of one number share a vector ("whole-word embedding", P5, Section 3.3).
+        # The tokens of one id share a vector ("whole-word embedding", P5, Section 3.3).
         self.whole_words = (
             nn.Embedding(self.max_seq_length + 2, d) if config["whole_word_embeddings"] else None
         )
         self.candidate_words = None
         if self.candidate_prompts is not None and self.whole_words is not None:
             self.candidate_words = nn.Embedding(config["topn_negatives"] + 1, d)
-        # Continuous prompt (POD, Section 3.2): vectors before the tokens, uniform in +-0.1 as
-        # in POD's code.
+        # Continuous prompt (POD, Section 3.2): vectors before the tokens, uniform in +-0.1 as in
+        # POD's code.
         self.prompt_vectors = nn.Parameter(torch.empty(config["prompt_length"], d))
         nn.init.uniform_(self.prompt_vectors, -0.1, 0.1)
         self.beam_counts = BeamCounts()
 
-    def words(self, config, dataset) -> ItemVocabulary:
+    def _check_num_beams(self, config) -> None:
+        limits = {"items": self.n_items - 1}
+        if config["task"] == "topn" and self.constrained_beams:
+            limits["candidates"] = config["topn_negatives"] + 1
+        for name, limit in limits.items():
+            if self.num_beams > limit:
+                raise ConfigError(
+                    f"num_beams: {self.num_beams} beams, but there are only {limit} {name}"
+                )
+
+    def item_vocabulary(self, config, dataset) -> ItemVocabulary:
         """How this model writes users and items."""
         raise NotImplementedError
 
@@ -137,10 +112,10 @@ class GenerativeRecommender(SequentialRecommender):
         ----------
         interaction : Interaction
         template : torch.Tensor, optional
-            ``[B]`` numbers of templates, on the CPU; None: the first.
+            ``[B]`` numbers of templates, on the CPU; None: the first template.
         """
         device = interaction[self.USER_ID].device
-        # Made on the host: the longest prompt decides their shape.
+        # On the host: the longest prompt decides the shape.
         users, item_seq = to_host(interaction[self.USER_ID]), to_host(interaction[self.ITEM_SEQ])
         if item_seq.numel() and int(item_seq.max()) >= self.n_items:
             raise DataError(
@@ -150,16 +125,19 @@ class GenerativeRecommender(SequentialRecommender):
             template = torch.zeros_like(users)
         if self.candidate_prompts is not None:
             candidates = to_host(interaction[CANDIDATES])
-            made = self.candidate_prompts(self.prompts, users, item_seq, candidates, template)
+            parts = self.candidate_prompts(self.prompts, users, item_seq, candidates, template)
         else:
-            made = self.prompts(users, item_seq, template)
-        return tuple(tensor_to_device(part, device) for part in made)
+            parts = self.prompts(users, item_seq, template)
+        return tuple(tensor_to_device(part, device) for part in parts)
 
     def encode(self, tokens, words, mask) -> tuple[torch.Tensor, torch.Tensor]:
         """Outputs of the encoder ``[B, T', d]`` and their mask; T' counts the prompt vectors."""
         vectors = self.encoder.get_input_embeddings()(tokens)
-        if self.whole_words is not None:
-            vectors = vectors + F.embedding(words, self._word_vectors())
+        if self.whole_words is not None:  # template, user, history, then the candidates
+            word_vectors = self.whole_words.weight
+            if self.candidate_words is not None:
+                word_vectors = torch.cat([word_vectors, self.candidate_words.weight])
+            vectors = vectors + F.embedding(words, word_vectors)
         if len(self.prompt_vectors):
             prompt = self.prompt_vectors.expand(len(tokens), -1, -1)
             vectors = torch.cat([prompt, vectors], 1)
@@ -168,19 +146,13 @@ class GenerativeRecommender(SequentialRecommender):
         states = self.encoder(inputs_embeds=vectors, attention_mask=mask).last_hidden_state
         return states, mask
 
-    def _word_vectors(self) -> torch.Tensor:
-        """Vectors of the whole words: template, user, history, then the candidates."""
-        if self.candidate_words is None:
-            return self.whole_words.weight
-        return torch.cat([self.whole_words.weight, self.candidate_words.weight])
-
     def forward(self, interaction) -> torch.Tensor:
         """Mean of the encoder's outputs, ``[B, d]`` (``decoder: False``)."""
         states, mask = self.encode(*self.tokens(interaction))
         return masked_mean(states, mask.bool())
 
     def calculate_loss(self, interaction):
-        """Cross entropy of the item's tokens, or over all items (``decoder: False``).
+        """Cross entropy of the item's tokens; with ``decoder: False`` over all items.
 
         With ``task: topn`` and ``decoder: False`` over the candidates.
         """
@@ -216,18 +188,18 @@ class GenerativeRecommender(SequentialRecommender):
             states,
             mask,
             self.paths,
-            self.width,
-            self.constrained,
-            _candidates(interaction),
+            self.num_beams,
+            self.constrained_beams,
+            interaction.interaction.get(CANDIDATES),
         )
 
     def full_sort_predict(self, interaction):
         """Scores of all items, ``[B, n_items]``.
 
-        Of a beam search an item has minus the rank of its best beam; items that no beam wrote
-        have -inf, and are never a hit. With ``task: topn`` only candidates have a score.
+        In a beam search the score of an item is minus the rank of its best beam, and -inf where no
+        beam wrote it: then it is never a hit. With ``task: topn`` only candidates have a score.
         """
-        candidates = _candidates(interaction)
+        candidates = interaction.interaction.get(CANDIDATES)
         if not self.has_decoder:
             h_u = self.forward(interaction)
             if candidates is not None:
@@ -237,22 +209,16 @@ class GenerativeRecommender(SequentialRecommender):
         items = self.beams(interaction)
         self.beam_counts.add(items, candidates)
         if candidates is not None:
-            items = items.masked_fill(strangers(items, candidates), 0)
-        return scores_of_beams(items, self.n_items)
+            items = items.masked_fill(unknown_items(items, candidates), 0)
+        return beam_scores(items, self.n_items)
 
     def predict(self, interaction):
         """Scores of the given items, ``[B]``."""
-        rows, belongs = distinct_rows(interaction, self.USER_ID, self.ITEM_SEQ)
-        return self.full_sort_predict(rows)[belongs, interaction[self.ITEM_ID]]
+        rows, inverse = distinct_rows(interaction, self.USER_ID, self.ITEM_SEQ)
+        return self.full_sort_predict(rows)[inverse, interaction[self.ITEM_ID]]
 
 
-def _candidates(interaction) -> torch.Tensor | None:
-    if CANDIDATES not in interaction:
-        return None
-    return interaction[CANDIDATES]
-
-
-def scores_of_beams(items: torch.Tensor, n_items: int) -> torch.Tensor:
+def beam_scores(items: torch.Tensor, n_items: int) -> torch.Tensor:
     """Minus the rank of each item's best beam, -inf elsewhere: ``[B, W]`` -> ``[B, n_items]``."""
     ranks = -torch.arange(items.shape[1], dtype=torch.float32, device=items.device)
     scores = torch.full((len(items), n_items), -torch.inf, device=items.device)
@@ -261,17 +227,14 @@ def scores_of_beams(items: torch.Tensor, n_items: int) -> torch.Tensor:
     return scores
 
 
-def _language_model(config, vocabulary: int | None):
-    check_init(config["llm_init"], config["llm_config"], "llm")
+def _language_model(config, vocab_size: int | None) -> PreTrainedModel:
+    init, changes, dropout = (config[f"llm_{name}"] for name in ("init", "config", "dropout"))
     folder, architecture = read_architecture(
-        config["llm"], config["llm_init"], "llm", config["local_files_only"]
+        config["llm"], init, changes, dropout, "llm", config["local_files_only"]
     )
-    changes = dict(config["llm_config"] or {})
-    if vocabulary is not None:
-        changes["vocab_size"] = vocabulary
-    change_architecture(architecture, changes, config["llm_dropout"], "llm_config")
-    if config["llm_init"] == "scratch":
-        folder = None
+    if vocab_size is not None:
+        architecture.vocab_size = vocab_size
+    if folder is None:
         architecture.pad_token_id = architecture.decoder_start_token_id = 0
         architecture.eos_token_id = 1
     return load_seq2seq(folder, architecture)

@@ -1,27 +1,52 @@
-"""Users and items as numbers in a language model's own tokens (P5, POD)."""
+"""How users and items are written in tokens; numeric ids in a language model's tokens (P5, POD)."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
-from recbole_lite.model.generative.candidate_decoding import (
-    KEY,
-    CandidatePrompts,
-    split_candidate_template,
-)
-from recbole_lite.model.generative.generative_recommender import ItemVocabulary
 from recbole_lite.model.generative.numeric_ids import NumericItemTrie
-from recbole_lite.model.generative.prompts import Prompts, TokenTable, split_template
+from recbole_lite.model.generative.prompts import (
+    CANDIDATE_KEY,
+    CandidatePrompts,
+    Prompts,
+    TokenTable,
+    split_candidate_template,
+    split_template,
+)
 from recbole_lite.model.generative.trie import ItemTrie
-from recbole_lite.text.hf_model import load_tokenizer
 from recbole_lite.text.item_llm_settings import TextFields
 from recbole_lite.text.item_vectors import read_texts
 from recbole_lite.text.llm_files import resolve_tokenizer
+from recbole_lite.text.llm_loading import load_tokenizer
 from recbole_lite.utils.errors import ConfigError
 
 
-def numbered_words(config, dataset) -> ItemVocabulary:
-    """Write users as ``user_12`` and items as ``item_34`` in prompts, items as ``34`` behind.
+@dataclass(frozen=True)
+class ItemVocabulary:
+    """How a generative model writes users and items.
+
+    Attributes
+    ----------
+    prompts : Prompts
+        Users and histories -> token ids of the encoder's input.
+    trie : ItemTrie
+        Token ids that the decoder writes for each item.
+    vocab_size : int or None
+        Number of tokens; None: the language model's own.
+    candidate_prompts : CandidatePrompts or None
+        Prompts with candidates (``task: topn``).
+    """
+
+    prompts: Prompts
+    trie: ItemTrie
+    vocab_size: int | None = None
+    candidate_prompts: CandidatePrompts | None = None
+
+
+def numeric_vocabulary(config, dataset) -> ItemVocabulary:
+    """Prompts with ``user_12`` and ``item_34``, and targets ``34``, in a tokenizer's tokens.
 
     Parameters
     ----------
@@ -32,34 +57,33 @@ def numbered_words(config, dataset) -> ItemVocabulary:
     Raises
     ------
     ConfigError, ModelFilesError, DataError
-        A key is wrong; the tokenizer cannot be had; two items have the same tokens.
+        A key is wrong; the tokenizer is not available; two items have the same tokens.
     """
     folder = resolve_tokenizer(
         config["tokenizer"] or config["llm"], local_files_only=bool(config["local_files_only"])
     )
     tokenizer = load_tokenizer(folder, "tokenizer")
 
-    def spell(texts):
+    def tokenize(texts):
         return tokenizer(texts, add_special_tokens=False).input_ids if texts else []
 
-    def name_of(item):
+    def item_name(item):
         return repr(str(dataset.id2token(dataset.iid_field, item)))
 
     eos = tokenizer.eos_token_id
     numbers = item_numbers(config, dataset.item_num)
-    users = TokenTable([[], *spell([f"user_{n}" for n in range(1, dataset.user_num)])])
-    items = TokenTable([[], *spell(_names(config, dataset, numbers))])
-    spelled = [[], *spell([str(n) for n in numbers])]
-    paths = NumericItemTrie(spelled, eos, _pieces(tokenizer), name_of)
-    if paths.numbers(paths.labels[1:]).tolist() != numbers:  # not SentencePiece: read tokens alone
-        paths = ItemTrie(spelled, eos, name_of)
+    users = TokenTable([[], *tokenize([f"user_{n}" for n in range(1, dataset.user_num)])])
+    items = TokenTable([[], *tokenize(_item_texts(config, dataset, numbers))])
+    paths = [[], *tokenize([str(n) for n in numbers])]
+    trie = NumericItemTrie(paths, eos, _pieces(tokenizer), item_name)
+    if trie.numbers(trie.labels[1:]).tolist() != numbers:  # not SentencePiece: compare tokens
+        trie = ItemTrie(paths, eos, item_name)
     templates = []
-    for template in _templates(config["prompt_templates"]):
-        before, between, behind = spell(list(split_template(template, "prompt_templates")))
-        templates.append((before, between, [*behind, eos]))
-    return ItemVocabulary(
-        Prompts(templates, users, items), paths, candidates=_for_topn(config, spell, eos)
-    )
+    for template in _templates(config, "prompt_templates"):
+        before, between, after = tokenize(list(split_template(template, "prompt_templates")))
+        templates.append((before, between, [*after, eos]))
+    prompts = Prompts(templates, users, items)
+    return ItemVocabulary(prompts, trie, None, _candidate_prompts(config, tokenize, eos))
 
 
 def _pieces(tokenizer) -> list[str]:
@@ -69,19 +93,19 @@ def _pieces(tokenizer) -> list[str]:
     return ["" if n in skipped else piece for n, piece in enumerate(pieces)]
 
 
-def _for_topn(config, spell, eos: int) -> CandidatePrompts | None:
+def _candidate_prompts(config, tokenize, eos: int) -> CandidatePrompts | None:
     if config["task"] != "topn":
         return None
     templates = []
-    for template in _templates(config[KEY], KEY):
+    for template in _templates(config, CANDIDATE_KEY):
         texts = split_candidate_template(template)
-        parts = [None if text is None else spell([text])[0] for text in texts]
+        parts = [None if text is None else tokenize([text])[0] for text in texts]
         templates.append((*parts[:-1], [*parts[-1], eos]))
     prompts = CandidatePrompts(templates)
     if config["topn_history"] and not prompts.shows_history.all():
         raise ConfigError(
-            f"topn_history: a prompt shows the history where its template has {{items}}, and not "
-            f"all of {KEY} have it"
+            "topn_history: a prompt shows the history where its template has {items}, and not "
+            f"all of {CANDIDATE_KEY} have it"
         )
     return prompts
 
@@ -89,9 +113,9 @@ def _for_topn(config, spell, eos: int) -> CandidatePrompts | None:
 def item_numbers(config, n_items: int) -> list[int]:
     """Number of each item, by internal id from 1.
 
-    RecBole numbers items as they come up in the file. Where that is user by user, neighbours in
-    a history have neighbouring numbers, and so has the target: "sequential indexing" leaks it
-    (Hua et al. 2023, arXiv 2305.06569). ``random``, the default, shuffles by the seed.
+    RecBole numbers items in the order of the file. Where that is user by user, neighbours in a
+    history have neighbouring numbers, and so has the target: "sequential indexing" leaks it (Hua
+    et al. 2023, arXiv 2305.06569). ``random``, the default, shuffles by the seed.
 
     Raises
     ------
@@ -107,8 +131,8 @@ def item_numbers(config, n_items: int) -> list[int]:
     return (torch.randperm(n_items - 1, generator=generator) + 1).tolist()
 
 
-def _names(config, dataset, numbers: list[int]) -> list[str]:
-    """How prompts write the items 1, 2, ...."""
+def _item_texts(config, dataset, numbers: list[int]) -> list[str]:
+    """Texts of items 1, 2, ... in prompts."""
     how = config["item_in_prompt"]
     if how == "id":
         return [f"item_{n}" for n in numbers]
@@ -118,8 +142,8 @@ def _names(config, dataset, numbers: list[int]) -> list[str]:
     return texts[1:]
 
 
-def _templates(value, key: str = "prompt_templates") -> list[str]:
-    templates = [value] if isinstance(value, str) else value
+def _templates(config, key: str) -> list[str]:
+    templates = [config[key]] if isinstance(config[key], str) else config[key]
     if not isinstance(templates, list) or not templates:
-        raise ConfigError(f"{key} must be a list of texts, found {value!r}")
+        raise ConfigError(f"{key} must be a list of texts, found {templates!r}")
     return templates

@@ -1,20 +1,24 @@
-"""Prompts of a batch, put together from token tables without a loop over users."""
+"""Prompts of a batch, assembled from token tables without a loop over users."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
 
 from recbole_lite.utils.errors import ConfigError
 
+CANDIDATE_KEY = "topn_templates"
+_SLOTS = ("{user}", "{items}", "{candidates}")
+
 
 class HostBuffers(nn.Module):
-    """Module whose buffers are read on the host, wherever the model has taken them.
+    """Module whose buffers are read on the host, whatever device the model is on.
 
-    A batch's prompts are put together on the host. The buffers are part of the model's state all
-    the same, and go where it goes.
+    A batch's prompts are assembled on the host. The buffers are still part of the model's state
+    and move with it.
     """
 
     def __init__(self):
@@ -34,12 +38,12 @@ class HostBuffers(nn.Module):
 
 
 class TokenTable(HostBuffers):
-    """Tokens of numbered things: users, items.
+    """Tokens of users, items or template texts, looked up by their number.
 
     Parameters
     ----------
     tokens : sequence of sequence of int
-        By number.
+        Token ids of number 0, 1, ....
     """
 
     def __init__(self, tokens: Sequence[Sequence[int]]):
@@ -52,7 +56,7 @@ class TokenTable(HostBuffers):
         self.register_buffer("lengths", lengths)
 
     def forward(self, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens ``[..., K]`` of ``[...]`` numbers, and whether there is one at a place."""
+        """Token ids ``[..., K]`` of ``[...]`` numbers, and their mask; K is the longest entry."""
         table, lengths = self.on_host("table"), self.on_host("lengths")
         return table[numbers], torch.arange(table.shape[1]) < lengths[numbers][..., None]
 
@@ -63,7 +67,7 @@ class Prompts(nn.Module):
     Parameters
     ----------
     templates : sequence of (list of int, list of int, list of int)
-        Tokens before the user, between user and items, and behind the items.
+        Token ids before the user, between user and items, and after the items.
     users, items : TokenTable
     """
 
@@ -91,11 +95,11 @@ class Prompts(nn.Module):
         Returns
         -------
         (torch.Tensor, torch.Tensor, torch.Tensor)
-            Token ids ``[B, T]``; the whole word that each belongs to (P5, Section 3.3: 1 for the
-            user, 2 ... for the items, 0 for the template's words); mask. All tokens stand at the
-            left, T is the longest prompt of the batch.
+            Token ids ``[B, T]``; the whole word of each token (P5, Section 3.3: 1 for the user,
+            2 ... for the items, 0 for the template); mask. Prompts are left-aligned, T is the
+            longest of the batch.
         """
-        return joined(
+        return _join(
             [
                 (*self.parts[0](template), 0),
                 (*self.users(users), 1),
@@ -114,53 +118,118 @@ class Prompts(nn.Module):
         return tokens.flatten(1), mask.flatten(1), words
 
 
-def joined(blocks: Sequence[tuple]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Prompts made of blocks: tokens ``[B, T]``, mask, number of the whole word or ``[B, T]``."""
-    tokens = torch.cat([block[0] for block in blocks], 1)
-    mask = torch.cat([block[1] for block in blocks], 1)
-    word = torch.cat(
-        [
-            block[2] if torch.is_tensor(block[2]) else torch.full_like(block[0], block[2])
-            for block in blocks
-        ],
-        1,
-    )
-    return _to_the_left(mask, tokens, word)
+class CandidatePrompts(HostBuffers):
+    """Token ids of prompts such as ``user_12 item_34 item_56``, the items being candidates.
+
+    Parameters
+    ----------
+    templates : sequence of (list of int, list of int, list of int or None, list of int)
+        Token ids before the user, after the user, after the history (None: the history is not
+        shown) and after the candidates.
+    """
+
+    def __init__(self, templates: Sequence[tuple]):
+        super().__init__()
+        columns = zip(*templates, strict=True)
+        self.parts = nn.ModuleList(
+            TokenTable([part or [] for part in column]) for column in columns
+        )
+        shown = torch.tensor([template[2] is not None for template in templates])
+        self.register_buffer("shows_history", shown)
+        self.n_templates = len(templates)
+
+    def forward(
+        self,
+        prompts: Prompts,
+        users: torch.Tensor,
+        item_seq: torch.Tensor,
+        candidates: torch.Tensor,
+        template: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Prompts of a batch, as :class:`Prompts` makes them.
+
+        Parameters
+        ----------
+        prompts : Prompts
+            Has the tokens of users and items.
+        users, item_seq, candidates, template : torch.Tensor
+            ``[B]``, ``[B, L]``, ``[B, C]``, ``[B]``.
+
+        Returns
+        -------
+        (torch.Tensor, torch.Tensor, torch.Tensor)
+            Token ids ``[B, T]``, whole words (2 ... L + 1 for the history, L + 2 ... for the
+            candidates), mask.
+        """
+        shown = self.on_host("shows_history")
+        history = item_seq * shown[template][:, None]
+        if not shown.any():
+            history = history[:, :0]
+        return _join(
+            [
+                (*self.parts[0](template), 0),
+                (*prompts.users(users), 1),
+                (*self.parts[1](template), 0),
+                prompts.item_block(history, 2),
+                (*self.parts[2](template), 0),
+                prompts.item_block(candidates, 2 + item_seq.shape[1]),
+                (*self.parts[3](template), 0),
+            ]
+        )
 
 
-def _to_the_left(mask, tokens, word):
+def _join(blocks: Sequence[tuple]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Prompts of blocks (tokens, mask, number of the whole word or ``[B, T]``), left-aligned."""
+    tokens, mask = (torch.cat([block[part] for block in blocks], 1) for part in (0, 1))
+    words = torch.cat([torch.as_tensor(word).expand_as(there) for _, there, word in blocks], 1)
     lengths = mask.sum(1)
     longest = int(lengths.max())
-    # Places of the tokens that are there, in order; the rest goes to a last column, cut off.
-    places = torch.where(mask, mask.cumsum(1) - 1, longest)
-    moved = [
-        torch.zeros(len(mask), longest + 1, dtype=values.dtype).scatter_(1, places, values)[
-            :, :longest
-        ]
-        for values in (tokens, word)
-    ]
-    kept = torch.arange(longest) < lengths[:, None]
-    return *moved, kept
+    # Target columns of the tokens, in order; padding goes to a last column, which is cut off.
+    columns = torch.where(mask, mask.cumsum(1) - 1, longest)
+    empty = torch.zeros(len(mask), longest + 1, dtype=tokens.dtype)
+    tokens, words = (empty.scatter(1, columns, part)[:, :longest] for part in (tokens, words))
+    return tokens, words, torch.arange(longest) < lengths[:, None]
 
 
 def split_template(template: str, key: str) -> tuple[str, str, str]:
-    """Words before, between and behind ``{user}`` and ``{items}``.
+    """Texts before, between and after ``{user}`` and ``{items}``.
 
-    Both must stand alone between spaces: then their tokens do not depend on the words around
-    them, and can be looked up.
+    Both must be separate words: then their tokens do not depend on the text around them and can
+    be looked up.
 
     Raises
     ------
     ConfigError
         One of them is missing, repeated, in the other order, or touches a word.
     """
-    words = str(template).split()
-    if words.count("{user}") != 1 or words.count("{items}") != 1:
+    words, slots = str(template).split(), _SLOTS[:2]
+    if [word for word in words if word in slots] != list(slots):
         raise ConfigError(
-            f"{key}: {template!r} must hold {{user}} and {{items}} once each, between spaces"
+            f"{key}: {template!r} must hold {{user}} and {{items}} once each, between spaces, and "
+            "must name {user} before {items}"
         )
-    user, items = words.index("{user}"), words.index("{items}")
-    if items < user:
-        raise ConfigError(f"{key}: {template!r} must name {{user}} before {{items}}")
-    parts = words[:user], words[user + 1 : items], words[items + 1 :]
-    return tuple(" ".join(part) for part in parts)
+    return _texts_around(words, slots)
+
+
+def split_candidate_template(template: str) -> tuple[str, str, str | None, str]:
+    """Texts before ``{user}``, after it, after ``{items}`` (None: not there), at the end.
+
+    Raises
+    ------
+    ConfigError
+        A slot is missing, repeated, in another order, or touches a word.
+    """
+    words = str(template).split()
+    slots = [word for word in words if word in _SLOTS]
+    if slots not in ([_SLOTS[0], _SLOTS[2]], list(_SLOTS)):
+        raise ConfigError(
+            f"{CANDIDATE_KEY}: {template!r} must hold {{user}} and behind it {{candidates}}, once "
+            "each, between spaces; {items} (the history) may stand between them"
+        )
+    texts = _texts_around(words, slots)
+    return texts if len(slots) == 3 else (*texts[:2], None, texts[2])
+
+
+def _texts_around(words: list[str], slots: Sequence[str]) -> tuple[str, ...]:
+    places = [-1, *map(words.index, slots), len(words)]
+    return tuple(" ".join(words[begin + 1 : end]) for begin, end in pairwise(places))

@@ -1,7 +1,7 @@
-"""Cross-attention of a beam search: the beams of a user read one set of keys and values.
+"""Cross-attention of a beam search: the beams of a user share one set of keys and values.
 
-``generate`` hands the encoder's output to the decoder once for every beam, which works out the
-same keys and values 20 times, keeps them 20 times, and copies them at every step.
+``generate`` passes the encoder's output to the decoder once for every beam, which computes the
+same keys and values 20 times, stores them 20 times, and copies them at every step.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from recbole_lite.text.attention import mask_without_looking
 
-NAME = "sdpa_of_beams"
+NAME = "sdpa_shared_cross_attention"
 
 
 class SharedCrossAttentionCache(EncoderDecoderCache):
     """Cache whose cross-attention part has a row for each user, not for each beam."""
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
-        """Let beams go on from others of the same user, who share what the encoder said."""
+        """Reorder beams; they stay with their user, whose cross-attention entries are shared."""
         self.self_attention_cache.reorder_cache(beam_idx)
 
 
-def attention_of_beams(
+def beam_attention(
     module, query, key, value, attention_mask, *args, **kwargs
 ) -> tuple[torch.Tensor, None]:
-    """SDPA; where there are fewer keys than queries, the beams of a user are its queries.
+    """SDPA; with fewer key rows than query rows, a user's beams are the queries of one call.
 
     Parameters
     ----------
     query : torch.Tensor
-        ``[B * W, heads, 1, d]``, the W beams of a user one after the other.
+        ``[B * W, heads, 1, d]``, the W beams of a user in successive rows.
     key, value : torch.Tensor
         ``[B, heads, T, d]``; with B * W rows it is plain SDPA.
     attention_mask : torch.Tensor or None
@@ -56,33 +56,33 @@ def attention_of_beams(
 
 
 # Public extension points of transformers; nothing changes for models that do not ask for NAME.
-AttentionInterface.register(NAME, attention_of_beams)
+AttentionInterface.register(NAME, beam_attention)
 AttentionMaskInterface.register(NAME, mask_without_looking)
 
 
-def share_keys(model: PreTrainedModel) -> bool:
-    """Make a model's beams share keys; False where its attention is of another kind than SDPA."""
+def share_cross_attention(model: PreTrainedModel) -> bool:
+    """Share cross-attention among a model's beams; False where its attention is not SDPA."""
     if model.config._attn_implementation != "sdpa":
         return False
     model.set_attn_implementation(NAME)
     return True
 
 
-def keys_of_users(
+def precompute_cross_attention(
     model: PreTrainedModel, states: torch.Tensor, mask: torch.Tensor
 ) -> SharedCrossAttentionCache:
-    """Work out the cross-attention's keys and values of a batch.
+    """Compute the cross-attention's keys and values of a batch.
 
     Parameters
     ----------
     model : transformers model
-        Encoder-decoder that :func:`share_keys` has prepared.
+        Encoder-decoder prepared by :func:`share_cross_attention`.
     states, mask : torch.Tensor
         Output of the encoder ``[B, T, d]`` and its mask ``[B, T]``.
     """
     cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
     start = torch.full((len(states), 1), model.config.decoder_start_token_id, device=states.device)
-    # A step of the decoder fills the cache, whatever its architecture calls its layers.
+    # One step of the decoder fills the cache, whatever the architecture's layers are called.
     model.get_decoder()(
         input_ids=start,
         encoder_hidden_states=states,

@@ -1,4 +1,4 @@
-"""Items as paths of tokens: the trie that beams walk, and the way back from tokens to items."""
+"""Trie of the items' token sequences: constrains beam search and maps tokens to items."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
 from recbole_lite.utils.errors import DataError
 
@@ -14,18 +15,18 @@ from recbole_lite.utils.errors import DataError
 class ItemTrie(nn.Module):
     """Trie of the items' token paths, each ended by the end-of-sequence token.
 
-    States are numbered from 0, the root; -1 stands for what is on no path. The transitions are
-    kept as one sorted array, so that memory grows with the paths and not with the vocabulary.
+    States are numbered from 0, the root; -1 is the state of a sequence on no path. The transitions
+    are one sorted array, so that memory grows with the paths and not with the vocabulary.
 
     Parameters
     ----------
     paths : sequence of sequence of int
         Tokens of each item by internal id, without the end of sequence; entry 0 (padding) is
-        not read.
+        ignored.
     eos : int
         The end-of-sequence token.
-    name_of : callable, optional
-        Internal id -> how messages call the item.
+    item_name : callable, optional
+        Internal id -> name of the item in messages.
 
     Raises
     ------
@@ -35,22 +36,21 @@ class ItemTrie(nn.Module):
     Attributes
     ----------
     labels : torch.Tensor
-        ``[n_items, longest]`` paths with their end, -100 behind (torch's "ignored").
+        ``[n_items, max_length]`` paths with their end, then -100 (torch's "ignored").
     """
 
     def __init__(
         self,
         paths: Sequence[Sequence[int]],
         eos: int,
-        name_of: Callable[[int], str] = str,
+        item_name: Callable[[int], str] = str,
     ):
         super().__init__()
         self.eos = eos
-        sources, tokens, targets, leaves = _trie(paths, eos, name_of)
-        labels = torch.full((len(paths), max(map(len, paths)) + 1), -100)
-        for item, path in enumerate(paths[1:], 1):
-            labels[item, : len(path) + 1] = torch.tensor([*path, eos])
-        # All of it is kept in checkpoints: a loaded model must write the items as it learned them,
+        sources, tokens, targets, leaves = _trie(paths, eos, item_name)
+        rows = [torch.tensor([*path, eos]) for path in paths[1:]]
+        labels = pad_sequence([rows[0][:0], *rows], batch_first=True, padding_value=-100)
+        # All buffers are in checkpoints: a loaded model must write the items as it learned them,
         # even where another machine would cluster or number them differently.
         self.register_buffer("labels", labels)
         span = tokens.max() + 1  # source * span + token orders the transitions
@@ -71,7 +71,7 @@ class ItemTrie(nn.Module):
             self.register_buffer(name, torch.from_numpy(array))
 
     @property
-    def longest(self) -> int:
+    def max_length(self) -> int:
         """Tokens of the longest path, its end included."""
         return self.labels.shape[1]
 
@@ -81,14 +81,14 @@ class ItemTrie(nn.Module):
         return len(self._item_of)
 
     def step(self, states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """States behind one more token; ``[N]``, ``[N]`` -> ``[N]``."""
+        """States after one more token; ``[N]``, ``[N]`` -> ``[N]``."""
         keys = states * self._span + tokens
         at = torch.searchsorted(self._keys, keys).clamp_max(len(self._keys) - 1)
         known = (states >= 0) & (tokens < self._span) & (self._keys[at] == keys)
         return torch.where(known, self._targets[at], -1)
 
     def walk(self, sequences: torch.Tensor) -> torch.Tensor:
-        """States at the end of sequences; a path's end is not left again.
+        """States at the end of sequences; tokens after a path's end are ignored.
 
         Parameters
         ----------
@@ -107,12 +107,12 @@ class ItemTrie(nn.Module):
         return states
 
     def items(self, sequences: torch.Tensor) -> torch.Tensor:
-        """Items that sequences spell, ``[N, T]`` -> ``[N]`` internal ids, 0 where none."""
+        """Items of token sequences, ``[N, T]`` -> ``[N]`` internal ids, 0 where none."""
         states = self.walk(sequences)
         return torch.where(states >= 0, self._item_of[states.clamp_min(0)], 0)
 
     def continuations(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens that may follow: rows of `states` ``[N]`` and tokens, ``[total]`` each."""
+        """Tokens that may follow `states` ``[N]``: rows and tokens, ``[total]`` each."""
         begin = self._starts[states.clamp_min(0)]
         count = torch.where(states >= 0, self._starts[states.clamp_min(0) + 1] - begin, 0)
         rows = torch.repeat_interleave(torch.arange(len(states), device=states.device), count)
@@ -120,20 +120,31 @@ class ItemTrie(nn.Module):
         offset = torch.arange(len(rows), device=states.device) - first[rows]
         return rows, self._tokens[begin[rows] + offset]
 
+    def states_towards(self, items: torch.Tensor) -> torch.Tensor:
+        """States on the paths of each row's items, ``[B, C]`` ids -> ``[B, n_states]`` bool."""
+        labels = self.labels[items]  # [B, C, T]
+        found = torch.zeros(len(items), self.n_states + 1, dtype=torch.bool, device=items.device)
+        states = torch.zeros_like(items)
+        for tokens in labels.unbind(2):
+            states = self.step(states.flatten(), tokens.flatten()).view_as(states)
+            states = torch.where(tokens < 0, -1, states)  # after a path's end
+            found.scatter_(1, states.remainder(self.n_states + 1), True)  # -1: the last column
+        return found[:, :-1]
 
-def _trie(paths, eos, name_of):
+
+def _trie(paths, eos, item_name):
     """Transitions (source, token, target) as arrays, and leaf state -> item."""
     children: dict[tuple[int, int], int] = {}
     leaves: dict[int, int] = {}
     for item, path in enumerate(paths[1:], 1):
         if len(path) == 0:
-            raise DataError(f"item {name_of(item)} has no tokens; it could never be recommended")
+            raise DataError(f"item {item_name(item)} has no tokens; it could never be recommended")
         state = 0
         for token in [*path, eos]:
             state = children.setdefault((state, int(token)), len(children) + 1)
         if state in leaves:
             raise DataError(
-                f"items {name_of(leaves[state])} and {name_of(item)} have the same tokens; a "
+                f"items {item_name(leaves[state])} and {item_name(item)} have the same tokens; a "
                 "generated sequence could not tell them apart"
             )
         leaves[state] = item

@@ -1,1 +1,1 @@
-"""Parts of the models: towers, encoders, pooling, losses, masks."""
+"""Parts that the models share: item tower, Recommendation LLM, pooling, dropout, losses."""

@@ -1,4 +1,4 @@
-"""Candidates as a model's input and output (``task: topn``; paper, Section 5.4)."""
+"""Candidates in a model's input, scores and loss (``task: topn``; paper, Section 5.4)."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import torch.nn.functional as F
 
 
 def append_candidates(item_seq: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
-    """Inputs of history and candidates, with the padding in front.
+    """Input ids of history and candidates, with the padding in front.
 
     Parameters
     ----------
     item_seq : torch.Tensor
-        ``[B, L]`` ids, zeros behind; L may be 0.
+        ``[B, L]`` ids, padded with 0 at the end; L may be 0.
     candidates : torch.Tensor
         ``[B, C]`` ids.
 
     Returns
     -------
     torch.Tensor
-        ``[B, L + C]``: whatever its length, a history ends just before the candidates.
+        ``[B, L + C]``: histories of any length end just before the candidates.
     """
     length = item_seq.shape[1]
     if length:
@@ -32,7 +32,7 @@ def append_candidates(item_seq: torch.Tensor, candidates: torch.Tensor) -> torch
 def score_candidates(
     users: torch.Tensor, weight: torch.Tensor, candidates: torch.Tensor
 ) -> torch.Tensor:
-    """Score each user's candidates alone.
+    """Score each user's candidates only.
 
     Parameters
     ----------

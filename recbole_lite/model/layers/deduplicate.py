@@ -1,4 +1,4 @@
-"""Rows of a batch that ask the same user for another item (``eval_args: {mode: uni99}``)."""
+"""One row per user instead of one per user and item (``eval_args: {mode: uni99}``)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from recbole.data.interaction import Interaction
 def distinct_rows(
     interaction: Interaction, user: str, item_seq: str
 ) -> tuple[Interaction, torch.Tensor]:
-    """Leave out rows with the user and history of the row before.
+    """Drop rows with the same user and history as the row before.
 
-    RecBole asks for one score per row, a hundred rows of each user under ``uni99``; the encoder
-    needs to read a history only once.
+    RecBole asks for one score per row, with 100 rows per user under ``uni99``; the encoder reads
+    each history only once.
 
     Parameters
     ----------
@@ -23,12 +23,11 @@ def distinct_rows(
     Returns
     -------
     (Interaction, torch.Tensor)
-        The rows that stay, ``[D]`` of them; which of them each row is, ``[B]``.
+        The ``D`` distinct rows; index of each row among them, ``[B]``.
     """
     keys = interaction[item_seq]
     if user in interaction:
         keys = torch.cat([interaction[user][:, None], keys], 1)
-    _, belongs = torch.unique_consecutive(keys, dim=0, return_inverse=True)
-    first = torch.ones_like(belongs, dtype=torch.bool)
-    first[1:] = belongs[1:] != belongs[:-1]
-    return interaction[first.nonzero().squeeze(1)], belongs
+    _, inverse = torch.unique_consecutive(keys, dim=0, return_inverse=True)
+    is_first = torch.diff(inverse, prepend=inverse.new_full((1,), -1)) > 0
+    return interaction[is_first.nonzero().squeeze(1)], inverse

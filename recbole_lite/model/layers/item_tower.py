@@ -1,4 +1,4 @@
-"""Item ids -> vectors h_i of the Item LLM, in the size of the Recommendation LLM."""
+"""Item ids -> vectors h_i of the Item LLM, in the Recommendation LLM's dimension."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from recbole_lite.model.layers.pca import principal_axes
-from recbole_lite.text import item_vectors
+from recbole_lite.text.item_vectors import load_item_vectors
 from recbole_lite.utils.errors import ConfigError
 
 
 class ItemTower(nn.Module):
-    """Vectors of items (paper, equations 1-3), fixed or trained.
+    """Vectors h_i of items (paper, equations 1-3), fixed or trained.
 
     ===============  =======================================================================
     ``frozen``       the Item LLM's vectors as they are
-    ``embeddings``   trainable vectors that begin as the Item LLM's
-    ``full``         computed anew for each batch, with gradients through the Item LLM
+    ``embeddings``   trainable vectors, initialised with the Item LLM's
+    ``full``         computed for each batch, with gradients through the Item LLM
                      (Algorithm 1, lines 5-8)
     ===============  =======================================================================
 
@@ -28,63 +28,59 @@ class ItemTower(nn.Module):
     config : LiteConfig
     dataset : LiteSequentialDataset
     size : int
-        Of the vectors that come out.
+        Dimension d of the output vectors.
     trainings : set of str
-        The values of ``item_llm_training`` that the run's stages have.
+        Values of ``item_llm_training`` in all stages of the run.
 
     Raises
     ------
     ConfigError, ModelFilesError, DataError
-        A key is wrong; the Item LLM or the items' text cannot be had.
+        A key is wrong; the Item LLM or the items' text is not available.
     """
 
     def __init__(self, config, dataset, size: int, trainings: set[str]):
         super().__init__()
         self.item_llm = None
         self.register_buffer("axes", None)
-        _check_adapter(config["item_adapter"], trainings)
+        how = config["item_adapter"]
+        _check_adapter(how, trainings)
         if "full" in trainings:
-            from recbole_lite.text.trainable import TrainableItemLLM
+            from recbole_lite.text.trainable_item_llm import TrainableItemLLM
 
             self.item_llm = TrainableItemLLM(config, dataset)
             d_item, has_text = self.item_llm.hidden_size, self.item_llm.has_text
-            self.norm = Norm(config["item_vector_norm"], self._known)
+            self.norm = VectorNorm(config["item_vector_norm"], self._known)
         else:
-            items = item_vectors(config, dataset)
+            items = load_item_vectors(config, dataset)
             d_item, has_text = items.vectors.shape[1], items.has_text
-            norm = Norm(config["item_vector_norm"], lambda: items.vectors[has_text])
+            norm = VectorNorm(config["item_vector_norm"], lambda: items.vectors[has_text])
             # [n_items, d_item], row 0: padding
             filled = torch.where(has_text[:, None], norm(items.vectors), 0.0)
-            if config["item_adapter"] == "principal":
-                d_item = self._turn_to(size, filled[has_text], config["item_vector_std"])
-            filled = self.project(filled)
-            self.vectors = nn.Parameter(filled, requires_grad=False)
+            if how == "principal":
+                if size > d_item:
+                    raise ConfigError(
+                        f"item_adapter: principal projects the Item LLM's vectors of {d_item} "
+                        f"numbers to fewer, the Recommendation LLM reads {size}; set linear"
+                    )
+                self.axes = principal_axes(filled[has_text], size, config["item_vector_std"])
+                d_item = size
+            self.vectors = nn.Parameter(self.project(filled), requires_grad=False)
         self.register_buffer("lacks_text", ~has_text)
         self.lacks_text[0] = False
         self.has_gaps = bool(self.lacks_text.any())
-        # Equations 1-3 give nothing for an item without text: one vector is learned for all.
+        # Equations 1-3 do not cover items without text: they share one learned vector.
         self.no_text_vector = nn.Parameter(torch.zeros(d_item), requires_grad=self.has_gaps)
         self.adapter = nn.Identity() if d_item == size else nn.Linear(d_item, size)
 
-    def _turn_to(self, size: int, known: torch.Tensor, std: float) -> int:
-        """Keep the principal axes of the vectors; how many numbers an item has then."""
-        if size > known.shape[1]:
-            raise ConfigError(
-                f"item_adapter: principal turns the Item LLM's vectors of {known.shape[1]} numbers "
-                f"to fewer, the Recommendation LLM reads {size}; set linear"
-            )
-        self.register_buffer("axes", principal_axes(known, size, std))
-        return size
-
     def project(self, vectors: torch.Tensor) -> torch.Tensor:
-        """The Item LLM's vectors, normed, as the tower keeps them; ``[n, d_llm]``."""
+        """Normalised vectors of the Item LLM, ``[n, d_llm]``, as the tower keeps them."""
         return vectors if self.axes is None else vectors @ self.axes
 
     def _known(self):
         return self.item_llm.encode_all()[self.item_llm.has_text]
 
     def set_trainable(self, how: str) -> None:
-        """Make trainable what ``item_llm_training`` says."""
+        """Make trainable what this value of ``item_llm_training`` trains."""
         if self.item_llm is None:
             self.vectors.requires_grad_(how == "embeddings")
         else:
@@ -92,7 +88,7 @@ class ItemTower(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> ItemTower:
-        """Set training or evaluation mode; a frozen Item LLM keeps its vectors in both."""
+        """Set training or evaluation mode; a frozen Item LLM stays in evaluation mode."""
         self.training = mode
         for child in self.children():
             frozen = child is self.item_llm and not _is_trained(child)
@@ -105,7 +101,7 @@ class ItemTower(nn.Module):
             return self.adapter(self._add_missing(self._encoded(items), items))
         if items.numel() < len(self.vectors):
             return self.adapter(self._add_missing(F.embedding(items, self.vectors), items))
-        # More inputs than items: each item goes through the adapter once.
+        # More inputs than items: run the adapter once per item.
         return F.embedding(items, self.table())
 
     def table(self) -> torch.Tensor:
@@ -115,7 +111,7 @@ class ItemTower(nn.Module):
 
     @torch.no_grad()
     def fixed_vectors(self) -> torch.Tensor:
-        """Vectors before the adapter as they are now, ``[n_items, d_item]``."""
+        """Current vectors before the adapter, ``[n_items, d_item]``."""
         if self.item_llm is None:
             return self.vectors.detach()
         return self._encoded(torch.arange(len(self.lacks_text), device=self.lacks_text.device))
@@ -137,7 +133,7 @@ def _check_adapter(how: str, trainings: set[str]) -> None:
     if how not in ("linear", "principal"):
         raise ConfigError(f"item_adapter must be linear or principal, found {how!r}")
     if how == "principal" and "full" in trainings:
-        # The axes are those of fixed vectors; a trained Item LLM would turn away from them.
+        # The axes are those of fixed vectors; a trained Item LLM's vectors would leave them.
         raise ConfigError("item_adapter: principal does not go with item_llm_training: full")
 
 
@@ -145,8 +141,8 @@ def _is_trained(module: nn.Module) -> bool:
     return any(p.requires_grad for p in module.parameters())
 
 
-class Norm(nn.Module):
-    """Scale of item vectors; mean and variance are those of the untrained Item LLM."""
+class VectorNorm(nn.Module):
+    """Normalisation of item vectors; mean and std are those of the untrained Item LLM."""
 
     def __init__(self, how: str, known: Callable[[], torch.Tensor]):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Architectures of language models: read from their files, or shipped; changed by keys."""
+"""Architectures of language models: read from their files or shipped, changed by settings."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 from transformers import AutoConfig, PretrainedConfig
 
 from recbole_lite.config.yaml_files import read_yaml
-from recbole_lite.text.hf_model import load_config
-from recbole_lite.text.llm_files import one_line, resolve_llm
-from recbole_lite.utils.errors import ConfigError
+from recbole_lite.text.llm_files import resolve_llm
+from recbole_lite.text.llm_loading import load_config
+from recbole_lite.utils.errors import ConfigError, one_line
 from recbole_lite.utils.paths import PROPERTIES
 
 # Names that Hugging Face's configurations use for rates inside the encoder.
@@ -27,55 +27,59 @@ DROPOUT_KEYS = (
 )
 
 
-def check_init(init: str, overrides: Mapping[str, Any] | None, key: str) -> None:
-    """Check ``<key>_init``, and that a trained model's architecture is not changed.
-
-    Raises
-    ------
-    ConfigError
-        One of them is wrong.
-    """
-    if init not in ("pretrained", "scratch"):
-        raise ConfigError(f"{key}_init must be pretrained or scratch, found {init!r}")
-    if init == "pretrained" and overrides:
-        raise ConfigError(f"{key}_config changes the architecture: set {key}_init=scratch")
-
-
 def read_architecture(
-    name: str | Mapping[str, Any], init: str, key: str, local_files_only: bool = False
+    name: str | Mapping[str, Any],
+    init: str,
+    changes: Mapping[str, Any] | None,
+    dropout: float | None,
+    key: str,
+    local_files_only: bool = False,
 ) -> tuple[Path | None, PretrainedConfig]:
-    """Read an architecture: of a model's files or, for random weights, of a shipped one.
+    """Architecture of a language model, with the changes of the settings.
 
     Parameters
     ----------
     name : str or mapping
         Hub name, local folder, ``minilm``, or (with ``init="scratch"``) a file of
-        ``properties/rec_llm`` or what such a file holds.
+        ``properties/rec_llm`` or the content of such a file.
     init : {"pretrained", "scratch"}
+    changes : mapping, optional
+        With ``scratch``: changes to the architecture, by the names of its configuration.
+    dropout : float, optional
+        Rate inside the model; None keeps its configuration's.
     key : str
-        Setting that holds the name, for the messages.
+        Setting that holds the name; ``<key>_init`` and ``<key>_config`` hold `init` and `changes`.
     local_files_only : bool
         Never ask the hub.
 
     Returns
     -------
     (Path or None, PretrainedConfig)
-        The model's folder, None where the architecture is shipped.
+        Folder of the trained weights; None with ``init="scratch"``.
 
     Raises
     ------
+    ConfigError
+        `init` or a change is wrong, or the architecture of trained weights is to be changed.
     ModelFilesError
-        The files cannot be had or read.
+        The files cannot be found or read.
     """
+    if init not in ("pretrained", "scratch"):
+        raise ConfigError(f"{key}_init must be pretrained or scratch, found {init!r}")
+    if init == "pretrained" and (changes or isinstance(name, Mapping)):
+        how = f"{key}_config changes" if changes else f"{key} describes"
+        raise ConfigError(f"{how} the architecture: set {key}_init=scratch")
+    shipped, folder = PROPERTIES / "rec_llm" / f"{name}.yaml", None
     if isinstance(name, Mapping):
-        values = dict(name)
-        return None, AutoConfig.for_model(values.pop("model_type"), **values)
-    shipped = PROPERTIES / "rec_llm" / f"{name}.yaml"
-    if init == "scratch" and shipped.is_file():
-        values = {key: setting.value for key, setting in read_yaml(shipped).items()}
-        return None, AutoConfig.for_model(values.pop("model_type"), **values)
-    folder = resolve_llm(name, local_files_only=local_files_only, key=key)
-    return folder, load_config(folder, key)
+        config = AutoConfig.for_model(**name)
+    elif init == "scratch" and shipped.is_file():
+        values = {field: setting.value for field, setting in read_yaml(shipped).items()}
+        config = AutoConfig.for_model(**values)
+    else:
+        folder = resolve_llm(name, local_files_only=local_files_only, key=key)
+        config = load_config(folder, key)
+    change_architecture(config, changes or {}, dropout, f"{key}_config")
+    return folder if init == "pretrained" else None, config
 
 
 def change_architecture(

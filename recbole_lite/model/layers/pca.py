@@ -1,4 +1,4 @@
-"""Vectors turned to fewer dimensions along their principal axes."""
+"""Principal axes of item vectors: fewer dimensions with the same inner products (PCA)."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import torch
 
 
 def principal_axes(vectors: torch.Tensor, size: int, std: float) -> torch.Tensor:
-    """Axes along which `size` numbers keep as much of the inner products as they can.
+    """Projection to `size` dimensions that preserves inner products best, scaled to `std`.
 
     Parameters
     ----------
     vectors : torch.Tensor
-        ``[n, d]``; not centred, so that inner products are what is kept (Eckart-Young).
+        ``[n, d]``; not centred, so that inner products are preserved (Eckart-Young).
     size : int
         At most d. Where n or the rank is smaller, the last axes are zero.
     std : float
-        Standard deviation that the numbers of ``vectors @ axes`` shall have.
+        Standard deviation of ``vectors @ axes``.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Recommendation LLM: a Hugging Face encoder that reads vectors in place of words."""
+"""Recommendation LLM: a Hugging Face encoder whose input embeddings are item vectors."""
 
 from __future__ import annotations
 
@@ -8,67 +8,67 @@ from typing import Any
 import torch
 from torch import nn
 
-from recbole_lite.model.layers.dropout import use_cheap_dropout
-from recbole_lite.model.layers.llm_architecture import (
-    change_architecture,
-    check_init,
-    read_architecture,
-)
-from recbole_lite.model.layers.shared_position import SharedPosition, check_no_order
+from recbole_lite.model.layers.dropout import replace_dropout
+from recbole_lite.model.layers.llm_architecture import read_architecture
+from recbole_lite.model.layers.shared_position import SharedPosition, check_permutation_equivariance
 from recbole_lite.text.attention import does_not_look
-from recbole_lite.text.hf_model import load_encoder, position_limit, random_encoder
+from recbole_lite.text.llm_loading import load_encoder, position_limit, random_encoder
 from recbole_lite.utils.errors import ConfigError, one_line
 
 
 class EmbeddingEncoder(nn.Module):
-    """A Hugging Face model that reads vectors in place of words.
+    """A Hugging Face model whose input embeddings are given (``inputs_embeds``).
 
     Parameters
     ----------
     encoder : transformers.PreTrainedModel
-        Any that takes ``inputs_embeds``; its word-embedding table and pooler are not kept.
+        Any that takes ``inputs_embeds``; its token embeddings and pooler are dropped.
     causal : bool
-        Let each position see only itself and what is before it.
-    reads_sets : bool
-        Whether :meth:`forward` will be asked to read vectors `together`.
+        Each position attends only to itself and earlier ones.
+    reads_candidates : bool
+        Whether the last vectors can be candidates without an order, see :meth:`forward`.
     label : str
-        What messages call the encoder.
+        Name of the encoder in messages.
 
     Raises
     ------
     ConfigError
-        The encoder does not read vectors as it is asked to.
+        The encoder cannot read vectors in this way.
 
     Attributes
     ----------
     input_size, hidden_size : int
-        Of the vectors that it reads and gives; they differ in ALBERT, ELECTRA and others.
+        Dimensions of input and output vectors; they differ in ALBERT, ELECTRA and others.
     """
 
     def __init__(
-        self, encoder: nn.Module, causal: bool, reads_sets: bool = False, label: str = "rec_llm"
+        self,
+        encoder: nn.Module,
+        causal: bool,
+        reads_candidates: bool = False,
+        label: str = "rec_llm",
     ):
         super().__init__()
         self.input_size: int = encoder.get_input_embeddings().weight.shape[1]
         self.encoder = does_not_look(_drop_token_embeddings(encoder))
-        use_cheap_dropout(self.encoder)
+        replace_dropout(self.encoder)
         self.encoder.config.use_cache = False  # keys and values are for generation
         self.causal = self.masks_future = causal
-        self.one_place = SharedPosition(self.encoder) if reads_sets else None
+        self.shared_position = SharedPosition(self.encoder) if reads_candidates else None
         training = self.training
         self.eval()
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            self.hidden_size: int = self._probe(label, reads_sets)
+            self.hidden_size: int = self._probe(label, reads_candidates)
         self.train(training)
 
-    def _probe(self, label: str, reads_sets: bool) -> int:
-        """Read two vectors and padding, to know now what would fail later; size of the output."""
+    def _probe(self, label: str, reads_candidates: bool) -> int:
+        """Read two vectors and padding, so that a failure shows now; size of the output."""
         vectors = torch.randn(2, 3, self.input_size, generator=torch.Generator().manual_seed(0))
         # The second row differs where the first position (causal) or no item may look.
         vectors[1, : 1 if self.causal else 2] = vectors[0, : 1 if self.causal else 2]
         mask = torch.tensor([[True, True, False]]).expand(2, 3)
         # A mask of all pairs first; what refuses it can be causal by itself (BLOOM, Mamba).
-        for masks in (True, False) if self.causal and not reads_sets else (self.causal,):
+        for masks in (True, False) if self.causal and not reads_candidates else (self.causal,):
             self.masks_future, problem = masks, None
             try:
                 output = self(vectors, mask)
@@ -87,31 +87,35 @@ class EmbeddingEncoder(nn.Module):
             "another architecture, such as T5, BERT or GPT-2"
         )
 
-    def forward(self, vectors: torch.Tensor, mask: torch.Tensor, together: int = 0) -> torch.Tensor:
+    def forward(
+        self, vectors: torch.Tensor, mask: torch.Tensor, n_candidates: int = 0
+    ) -> torch.Tensor:
         """Contextual vectors.
 
         Parameters
         ----------
         vectors : torch.Tensor
-            ``[B, L, d]``.
+            ``[B, L, input_size]``.
         mask : torch.Tensor
-            ``[B, L]``, true where there is an item; a causal encoder wants the padding behind,
-            with `together` in front.
-        together : int
-            So many of the last vectors are a set: they stand at one position and see each other,
-            in a causal encoder, too.
+            ``[B, L]``, true where there is an item. A causal encoder needs the padding at the end,
+            or in front where there are candidates.
+        n_candidates : int
+            The last `n_candidates` vectors are a set: they share one position and attend to each
+            other, also in a causal encoder.
 
         Returns
         -------
         torch.Tensor
-            ``[B, L, d]``; what stands at masked positions means nothing.
+            ``[B, L, hidden_size]``; values at masked positions are meaningless.
         """
         visible = mask.long()
         if self.masks_future:
             visible = _causal_mask(vectors)
-            if together:
-                visible = _with_a_set(visible, mask, together)
-        others = self.one_place.arguments(mask, together) if self.one_place else {}
+            if n_candidates:
+                visible = _show_candidates(visible, mask, n_candidates)
+        others = {}
+        if self.shared_position:
+            others = self.shared_position.encoder_arguments(mask, n_candidates)
         output = self.encoder(inputs_embeds=vectors, attention_mask=visible, **others)
         return output.last_hidden_state
 
@@ -126,18 +130,18 @@ class RecommendationLLM(EmbeddingEncoder):
         ``properties/rec_llm`` or what such a file holds.
     init : {"pretrained", "scratch"}
         Trained weights, or random ones in the same architecture.
-    overrides : mapping
+    changes : mapping, optional
         With ``scratch``: changes to the architecture, by the names of its configuration.
     dropout : float, optional
         Rate inside the encoder; None keeps its configuration's.
     max_length : int
-        Longest sequence that will be read; a set counts as one.
+        Longest sequence that will be read; all candidates together count as one position.
     local_files_only : bool
         Never ask the hub.
     causal : bool
-        Let each position see only itself and what is before it.
-    reads_sets : bool
-        Whether the last of the vectors can be a set, see :meth:`forward`.
+        Each position attends only to itself and earlier ones.
+    reads_candidates : bool
+        Whether the last vectors can be candidates without an order, see :meth:`forward`.
 
     Raises
     ------
@@ -151,38 +155,38 @@ class RecommendationLLM(EmbeddingEncoder):
         self,
         name: str | Mapping[str, Any],
         init: str,
-        overrides: Mapping[str, Any] | None,
+        changes: Mapping[str, Any] | None,
         dropout: float | None,
         max_length: int,
         local_files_only: bool = False,
         causal: bool = False,
-        reads_sets: bool = False,
+        reads_candidates: bool = False,
     ):
-        check_init(init, overrides, "rec_llm")
-        folder, config = read_architecture(name, init, "rec_llm", local_files_only)
-        change_architecture(config, overrides or {}, dropout, "rec_llm_config")
-        if init == "pretrained":
+        folder, config = read_architecture(
+            name, init, changes, dropout, "rec_llm", local_files_only
+        )
+        if folder:
             encoder = load_encoder(folder, config, torch.float32, "rec_llm")
         else:
             encoder = random_encoder(config)
         limit = position_limit(encoder)
         if limit and limit < max_length:
-            shown = max_length - reads_sets
+            shown = max_length - reads_candidates
             raise ConfigError(
                 f"rec_llm {name!r} reads at most {limit} positions, MAX_ITEM_LIST_LENGTH is {shown}"
-                + (", and the candidates need one more" if reads_sets else "")
+                + (", and the candidates need one more" if reads_candidates else "")
             )
-        super().__init__(encoder, causal, reads_sets, f"rec_llm {name!r}")
-        if reads_sets:
+        super().__init__(encoder, causal, reads_candidates, f"rec_llm {name!r}")
+        if reads_candidates:
             self.eval()
-            check_no_order(self, self.input_size, name)
+            check_permutation_equivariance(self, self.input_size, name)
             self.train()
 
 
 def _causal_mask(vectors: torch.Tensor) -> torch.Tensor:
-    """``[1, 1, L, L]`` to be added to attention scores, beside any position bias.
+    """``[1, 1, L, L]``, added to the attention scores and any position bias.
 
-    Padding stands behind, where no item looks: one mask serves the whole batch.
+    Padding is at the end, where no item attends to: one mask serves the whole batch.
     """
     length = vectors.shape[1]
     lowest = torch.finfo(vectors.dtype).min
@@ -190,16 +194,16 @@ def _causal_mask(vectors: torch.Tensor) -> torch.Tensor:
     return mask.triu(1)[None, None]
 
 
-def _with_a_set(causal: torch.Tensor, mask: torch.Tensor, together: int) -> torch.Tensor:
-    """``[B, 1, L, L]``: the last `together` positions see each other, and nobody the padding."""
+def _show_candidates(causal: torch.Tensor, mask: torch.Tensor, n_candidates: int) -> torch.Tensor:
+    """``[B, 1, L, L]``: the last positions attend to each other, and none to the padding."""
     visible = causal.clone()
-    visible[..., -together:, -together:] = 0
+    visible[..., -n_candidates:, -n_candidates:] = 0
     lowest = torch.finfo(causal.dtype).min
     return torch.where(mask[:, None, None, :], visible, lowest)
 
 
 def _drop_token_embeddings(model: nn.Module) -> nn.Module:
-    """Drop what reads words or sums up a text: neither is used with ``inputs_embeds``."""
+    """Drop token embeddings and pooler: neither is used with ``inputs_embeds``."""
     model.set_input_embeddings(nn.Identity())
     if getattr(model, "pooler", None) is not None:
         model.pooler = None

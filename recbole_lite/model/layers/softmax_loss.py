@@ -1,4 +1,4 @@
-"""Cross entropy over all items, in chunks; over sampled items, where even that is too much."""
+"""Cross entropy over all items, in chunks, or over a sample of them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch.autograd.function import once_differentiable
 
 from recbole_lite.model.layers.history_mask import HistoryMask
 
-# Scores held at once: on a CPU about what its last-level cache takes.
+# Scores in memory at a time: on a CPU about the size of its last-level cache.
 _SCORES = {"cpu": 2**21, "cuda": 2**27}
-_FEWEST_ROWS = 128  # below, reading the head's weights anew for each chunk costs more
+_FEWEST_ROWS = 128  # fewer rows do not pay for reading the head's weights once per chunk
 
 
 def cross_entropy(
@@ -23,8 +23,8 @@ def cross_entropy(
 ) -> torch.Tensor:
     """Mean cross entropy over all items (paper, equations 5 and 6).
 
-    The scores are made a chunk of rows at a time, and the gradients with them, so that memory
-    grows with the chunk and not with rows times items.
+    Scores and gradients are computed for one chunk of rows at a time, so that memory grows with the
+    chunk and not with rows times items.
 
     Parameters
     ----------
@@ -33,16 +33,16 @@ def cross_entropy(
     weight : torch.Tensor
         Head, ``[n_items, d]``.
     targets : torch.Tensor
-        Row of `weight` that is right, ``[N]``.
+        Row of `weight` of each target, ``[N]``.
     seen : HistoryMask, optional
-        Items to leave out of each row's softmax.
+        Items to mask in each row's softmax.
 
     Returns
     -------
     torch.Tensor
         Scalar; 0 where there are no rows.
     """
-    if not torch.is_grad_enabled():  # a Function is not told, and would make the gradients
+    if not torch.is_grad_enabled():  # a Function cannot see that, and would compute gradients
         users, weight = users.detach(), weight.detach()
     return _ChunkedCrossEntropy.apply(users, weight, targets, seen)
 
@@ -55,7 +55,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
         total = torch.zeros((), device=users.device)
         n = len(users)
-        step = rows_at_once(len(weight), users.device)
+        step = rows_per_chunk(len(weight), users.device)
         with torch.autocast(users.device.type, enabled=False):
             table = weight.float()
             for begin in range(0, n, step):
@@ -63,7 +63,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 rows, right = users[part].float(), targets[part][:, None]
                 scores = rows @ table.T  # [chunk, n_items]
                 if seen is not None:
-                    seen.exclude(scores, part)
+                    seen.mask_scores(scores, part)
                 lse = torch.logsumexp(scores, 1, keepdim=True)
                 total += (lse - scores.gather(1, right)).sum()
                 if not (wants_users or wants_weight):
@@ -91,7 +91,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return *gradients, None, None
 
 
-def rows_at_once(n_items: int, device: torch.device) -> int:
+def rows_per_chunk(n_items: int, device: torch.device) -> int:
     """Rows of scores in a chunk."""
     return max(_SCORES.get(device.type, 2**24) // n_items, _FEWEST_ROWS)
 

@@ -1,4 +1,4 @@
-"""From the Recommendation LLM's outputs to h_u, for a sequence or for each of its prefixes."""
+"""The Recommendation LLM's outputs pooled to h_u, for a sequence or each of its prefixes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ class UserPooling(nn.Module):
         if kind == "recency":
             self.raw_rate = nn.Parameter(torch.zeros(()))  # r = softplus(raw_rate), at first 0.69
 
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor, together: int = 0) -> torch.Tensor:
+    def forward(
+        self, hidden: torch.Tensor, mask: torch.Tensor, n_candidates: int = 0
+    ) -> torch.Tensor:
         """Pool whole sequences.
 
         Parameters
@@ -48,9 +50,9 @@ class UserPooling(nn.Module):
         hidden : torch.Tensor
             ``[B, L, d]``.
         mask : torch.Tensor
-            ``[B, L]``, true where there is an item; padding may stand on either side.
-        together : int
-            So many of the last positions count as one, the last: candidates have no order.
+            ``[B, L]``, true where there is an item; padding may be on either side.
+        n_candidates : int
+            The last `n_candidates` positions count as one, the last: they have no order.
 
         Returns
         -------
@@ -59,17 +61,17 @@ class UserPooling(nn.Module):
         """
         if self.kind == "mean":
             return masked_mean(hidden, mask)
-        # Number of items behind each position, 0 at the last one.
+        # Number of items after each position, 0 at the last one.
         age = mask.flip(1).cumsum(1).flip(1) - mask.long()  # [B, L]
-        if together:
-            age = (age - together + 1).clamp_min(0)
+        if n_candidates:
+            age = (age - n_candidates + 1).clamp_min(0)
         if self.kind == "last":
             return masked_mean(hidden, mask & (age == 0))
         weights = self._weights(age, mask, hidden.dtype)
         return torch.einsum("bl,bld->bd", weights, hidden.masked_fill(~mask[..., None], 0.0))
 
     def prefixes(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Pool every prefix of sequences that begin at the first position.
+        """Pool every prefix of sequences that start at the first position.
 
         Parameters
         ----------
@@ -79,7 +81,7 @@ class UserPooling(nn.Module):
         Returns
         -------
         torch.Tensor
-            ``[B, L, d]``; at t what :meth:`forward` gives for the first t positions.
+            ``[B, L, d]``; at t the result of :meth:`forward` for the first t positions.
         """
         if self.kind == "last":
             return hidden
@@ -90,6 +92,6 @@ class UserPooling(nn.Module):
 
     def _weights(self, age, mask, dtype) -> torch.Tensor:
         rate = F.softplus(self.raw_rate) if self.kind == "recency" else 0.0
-        # Not -inf: in a row without any item that would be 0 / 0, in the gradient, too.
+        # Not -inf: in a row without items that would be 0 / 0, also in the gradient.
         scores = torch.where(mask, -rate * age, torch.finfo(torch.float32).min)
         return (torch.softmax(scores, -1) * mask).to(dtype)

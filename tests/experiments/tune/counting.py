@@ -5,13 +5,13 @@ import os
 
 def count_encodings():
     """Note each pass over texts in the file $ENCODINGS: process and number of texts."""
-    from recbole_lite.text.text_encoder import ItemEncoder
+    from recbole_lite.text.text_encoder import TextEncoder
 
-    encode = ItemEncoder.encode
+    encode = TextEncoder.encode
 
     def counted(self, texts, *arguments, **others):
         with open(os.environ["ENCODINGS"], "a") as file:
             file.write(f"{os.getpid()} {len(texts)}\n")
         return encode(self, texts, *arguments, **others)
 
-    ItemEncoder.encode = counted
+    TextEncoder.encode = counted

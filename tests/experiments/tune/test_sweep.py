@@ -240,11 +240,11 @@ def test_an_interrupted_sweep_says_what_it_knows_and_goes_on(
 
 def test_four_concurrent_trials_encode_the_items_once(space, quick, monkeypatch, tmp_path, workdir):
     """The sweep does it before the trials, in the process that it was started in."""
-    from recbole_lite.text.text_encoder import ItemEncoder
+    from recbole_lite.text.text_encoder import TextEncoder
 
     calls = tmp_path / "calls"
 
-    monkeypatch.setattr(ItemEncoder, "encode", ItemEncoder.encode)  # put back after the test
+    monkeypatch.setattr(TextEncoder, "encode", TextEncoder.encode)  # put back after the test
     monkeypatch.setenv("ENCODINGS", str(calls))
     count_encodings()
     settings = {"num_cpus": 4, "object_store_memory": 80 * 2**20, **QUIET}

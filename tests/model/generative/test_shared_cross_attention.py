@@ -13,9 +13,9 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput
 
 from recbole_lite.model.generative.shared_cross_attention import (
-    attention_of_beams,
-    keys_of_users,
-    share_keys,
+    beam_attention,
+    precompute_cross_attention,
+    share_cross_attention,
 )
 
 USERS, WIDTH, LENGTH, SIZE = 3, 4, 6, 16
@@ -72,9 +72,9 @@ def test_beams_and_their_scores_stay_the_same(lengths, model):
     assert rows == [USERS * WIDTH] * 2  # once for every beam in each layer
 
     rows.clear()
-    assert share_keys(llm)
+    assert share_cross_attention(llm)
     with torch.no_grad():
-        cache = keys_of_users(llm, states, mask)
+        cache = precompute_cross_attention(llm, states, mask)
     found = search(llm, states, mask, past_key_values=cache)
     assert rows == [USERS] * 2
     assert torch.equal(found.sequences, expected.sequences)
@@ -99,7 +99,7 @@ def test_attention_by_its_definition(with_mask, with_bias):
 
     module = nn.Module()
     module.is_causal = True  # must not matter: beams are no positions
-    found, _ = attention_of_beams(
+    found, _ = beam_attention(
         module, query, key, value, mask[every][:, None, None] if with_mask else None,
         position_bias=bias if with_bias else None,
     )  # fmt: skip
@@ -109,7 +109,7 @@ def test_attention_by_its_definition(with_mask, with_bias):
 
 def test_other_kinds_of_attention_are_left_alone():
     llm, _ = t5(attn_implementation="eager")
-    assert not share_keys(llm)
+    assert not share_cross_attention(llm)
     assert llm.config._attn_implementation == "eager"
 
 
@@ -117,7 +117,7 @@ def test_a_decoder_deeper_than_its_encoder():
     """``generate`` alone makes its cache as deep as the encoder, and fails."""
     llm, _ = t5(depth=1)
     states, mask = torch.randn(USERS, LENGTH, SIZE), torch.ones(USERS, LENGTH, dtype=torch.long)
-    assert share_keys(llm)
+    assert share_cross_attention(llm)
     with torch.no_grad():
-        cache = keys_of_users(llm, states, mask)
+        cache = precompute_cross_attention(llm, states, mask)
     assert len(search(llm, states, mask, past_key_values=cache).sequences) == USERS * WIDTH

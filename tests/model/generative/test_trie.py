@@ -28,7 +28,7 @@ def test_sequences_spell_items():
     )
     assert paths.items(sequences).tolist() == [1, 2, 0, 0, 4, 0, 0, 1, 0, 0]
     assert paths.items(sequences[:, :0]).tolist() == [0] * 10
-    assert paths.longest == 4
+    assert paths.max_length == 4
 
 
 def test_continuations_by_hand():

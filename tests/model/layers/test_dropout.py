@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from recbole_lite.model.layers.dropout import Dropout, use_cheap_dropout
+from recbole_lite.model.layers.dropout import Dropout, replace_dropout
 
 # Rate -> zeros among 256 equally likely bytes.
 ZEROS = {0.001: 1, 0.1: 26, 0.5: 128, 0.7: 179, 0.8: 205, 0.9999: 255}
@@ -119,7 +119,7 @@ def test_who_is_replaced():
 
     model = nn.Sequential(nn.ModuleDict({**parts(), "deep": nn.ModuleDict(parts())}))
     before = dict(model.named_modules())
-    use_cheap_dropout(model)
+    replace_dropout(model)
     after = dict(model.named_modules())
     assert before.keys() == after.keys()
     for name, module in after.items():
@@ -137,5 +137,5 @@ def test_a_replaced_model_is_the_same_in_evaluation():
     model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5), nn.ReLU()).eval()
     x = torch.randn(3, 4)
     expected = model(x)
-    use_cheap_dropout(model)
+    replace_dropout(model)
     assert torch.equal(model(x), expected)

@@ -107,7 +107,7 @@ def test_a_tied_head_wants_equal_sizes(quick):
 def test_a_refusal_comes_before_the_catalogue_is_encoded(quick, monkeypatch):
     from recbole_lite.model.layers import item_tower
 
-    monkeypatch.setattr(item_tower, "item_vectors", lambda *_: pytest.fail("encoded"))
+    monkeypatch.setattr(item_tower, "load_item_vectors", lambda *_: pytest.fail("encoded"))
     settings = quick(
         rec_llm={"model_type": "xlnet", **XLNET}, rec_llm_config={}, rec_llm_causal=True
     )

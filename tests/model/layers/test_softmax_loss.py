@@ -10,7 +10,7 @@ from recbole_lite.model.layers import softmax_loss
 from recbole_lite.model.layers.history_mask import HistoryMask
 from recbole_lite.model.layers.softmax_loss import (
     cross_entropy,
-    rows_at_once,
+    rows_per_chunk,
     sampled_cross_entropy,
 )
 
@@ -27,7 +27,7 @@ def chunk(request, monkeypatch):
     """Rows in a chunk: one by one, cut within a user, exactly all, more than there are."""
     monkeypatch.setattr(softmax_loss, "_FEWEST_ROWS", 1)
     monkeypatch.setattr(softmax_loss, "_SCORES", {"cpu": request.param * N_ITEMS})
-    assert rows_at_once(N_ITEMS, torch.device("cpu")) == request.param
+    assert rows_per_chunk(N_ITEMS, torch.device("cpu")) == request.param
     return request.param
 
 
@@ -211,7 +211,7 @@ def test_users_that_do_not_lie_side_by_side(chunk):
     ],
 )
 def test_rows_at_once(device, n_items, rows):
-    assert rows_at_once(n_items, torch.device(device)) == rows
+    assert rows_per_chunk(n_items, torch.device(device)) == rows
 
 
 # -- over sampled items -----------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Loading a Hugging Face encoder, safely and quietly."""
+"""Load configs, weights and tokenizers of Hugging Face models; never code from their folder."""
 
 from __future__ import annotations
 
@@ -26,38 +26,8 @@ from recbole_lite.utils.errors import ConfigError, ModelFilesError, one_line
 _SAFE = {"trust_remote_code": False, "local_files_only": True}
 
 
-def load_model(
-    folder: Path, dtype: torch.dtype, pooling: str
-) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """Load tokenizer and encoder; never code from the folder, never from the network.
-
-    Parameters
-    ----------
-    folder : Path
-        As `recbole_lite.text.llm_files.resolve_llm` gives it.
-    dtype : torch.dtype
-        Of the weights.
-    pooling : str
-        ``pooler`` asks for a trained pooler.
-
-    Returns
-    -------
-    (tokenizer, model)
-        The model is an encoder: T5 and other encoder-decoders come without their decoder.
-
-    Raises
-    ------
-    ModelFilesError
-        The files cannot be loaded, lack tensors, or need code of their own.
-    ConfigError
-        No trained pooler, where one is asked for.
-    """
-    model = load_encoder(folder, load_config(folder), dtype, pooling=pooling)
-    return load_tokenizer(folder, "item_llm"), model
-
-
 def load_config(folder: Path, key: str = "item_llm") -> PretrainedConfig:
-    """Read the architecture in a model's folder; `key` is the setting that named it.
+    """Load the configuration in a model's folder; `key` is the setting that names the model.
 
     Raises
     ------
@@ -78,7 +48,7 @@ def load_encoder(
     key: str = "item_llm",
     pooling: str = "mean",
 ) -> PreTrainedModel:
-    """Load the encoder that `folder` holds the weights of.
+    """Load an encoder's weights; of T5 and other encoder-decoders without the decoder.
 
     Raises
     ------
@@ -91,7 +61,7 @@ def load_encoder(
     model, missing = _load(auto, folder, config, dtype, key)
     if pooling == "pooler" and any(name.startswith("pooler.") for name in missing):
         raise no_pooler(folder)
-    # What is not used may be missing.
+    # Unused tensors may be missing.
     unused = ("pooler.", "decoder.") if has_decoder else ("pooler.",)
     _refuse_missing([name for name in missing if not name.startswith(unused)], folder, key)
     return model.get_encoder() if has_decoder else model
@@ -129,7 +99,7 @@ def load_tokenizer(folder: Path, key: str) -> PreTrainedTokenizerBase:
 
 
 def _load(auto, folder, config, dtype, key) -> tuple[PreTrainedModel, set[str]]:
-    """Model, and names of the tensors that its files lack: transformers makes those up."""
+    """Model, and names of tensors that its files lack; transformers initialises those randomly."""
     with _readable(folder, key):
         model, info = auto.from_pretrained(
             folder, config=config, dtype=dtype, output_loading_info=True, weights_only=True, **_SAFE
@@ -152,7 +122,7 @@ def random_encoder(config: PretrainedConfig) -> PreTrainedModel:
     Raises
     ------
     ConfigError
-        Its sizes do not go together.
+        Its sizes do not match.
     """
     auto, has_decoder = _auto_class(config)
     try:
@@ -166,20 +136,24 @@ def random_encoder(config: PretrainedConfig) -> PreTrainedModel:
 
 
 def _auto_class(config: PretrainedConfig) -> tuple[type, bool]:
-    """Class that loads an encoder, and whether it brings a decoder along."""
+    """Class that loads an encoder, and whether the model has a decoder, too."""
     if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
         return AutoModelForTextEncoding, False
     return AutoModel, bool(config.is_encoder_decoder)
 
 
 def position_limit(model: PreTrainedModel) -> int | None:
-    """Count the tokens that the model has positions for; None where they are relative."""
-    for name, module in model.named_modules():
-        table = isinstance(module, torch.nn.Embedding) and name.endswith("position_embeddings")
-        if table and module.padding_idx is not None:  # RoBERTa counts from padding_idx + 1
-            return module.num_embeddings - module.padding_idx - 1
+    """Number of positions that the model has; None where they are relative."""
     limit = getattr(model.config, "max_position_embeddings", None)
-    return limit if isinstance(limit, int) and limit > 0 else None
+    return limit - first_position(model) if isinstance(limit, int) and limit > 0 else None
+
+
+def first_position(model: torch.nn.Module) -> int:
+    """Number of the first position: RoBERTa and similar models start after ``padding_idx``."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Embedding) and name.endswith("position_embeddings"):
+            return 0 if module.padding_idx is None else module.padding_idx + 1
+    return 0
 
 
 @contextmanager
@@ -195,7 +169,7 @@ def _readable(folder: Path, key: str) -> Iterator[None]:
 
 
 def no_pooler(folder: Path) -> ConfigError:
-    """Say that `folder` has no trained pooler."""
+    """Error for a model in `folder` without a trained pooler."""
     return ConfigError(
         f"item_llm_pooling: pooler, but the model in {folder} has no trained pooler; "
         "use mean or cls"
@@ -204,7 +178,7 @@ def no_pooler(folder: Path) -> ConfigError:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Mute transformers' loading bar and report; what matters of it is checked here."""
+    """Mute transformers' progress bar and report; missing tensors are checked here."""
     verbosity, bar = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()

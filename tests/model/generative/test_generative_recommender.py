@@ -8,8 +8,8 @@ from recbole_lite import create_dataset, data_preparation, run
 from recbole_lite.evaluator.collector import LiteCollector
 from recbole_lite.evaluator.evaluator import LiteEvaluator
 from recbole_lite.model.generative import item_indexing
-from recbole_lite.model.generative.beam_search import BeamCounts, repeats
-from recbole_lite.model.generative.generative_recommender import scores_of_beams
+from recbole_lite.model.generative.beam_search import BeamCounts, duplicates
+from recbole_lite.model.generative.generative_recommender import beam_scores
 from recbole_lite.model.generative.item_indexing import item_numbers
 from recbole_lite.utils.errors import ConfigError, DataError, ModelFilesError
 
@@ -84,7 +84,7 @@ def test_free_beams_are_those_of_a_loop_over_users(built, llm_folders):
     torch.nn.init.zeros_(model.whole_words.weight)  # generate knows nothing of them
     tokenizer = AutoTokenizer.from_pretrained(llm_folders["writer"])
     config = GenerationConfig(
-        num_beams=12, num_return_sequences=12, max_new_tokens=model.paths.longest,
+        num_beams=12, num_return_sequences=12, max_new_tokens=model.paths.max_length,
         early_stopping=True, eos_token_id=1, pad_token_id=0, decoder_start_token_id=0,
     )  # fmt: skip
     item_of = {
@@ -106,7 +106,7 @@ def test_constrained_beams_spell_items_only(built):
         model, batch = built(name, num_beams=7, constrained_beams=True)
         items = model.beams(batch)
         assert (items > 0).all()
-        assert not repeats(items).any()
+        assert not duplicates(items).any()
 
 
 @torch.no_grad()
@@ -122,12 +122,12 @@ def test_a_tokenizer_that_marks_spaces_otherwise_can_write_items(built, monkeypa
 def test_scores_of_beams_by_hand():
     items = torch.tensor([[3, 0, 1, 3], [0, 0, 0, 0]])
     inf = float("inf")
-    assert scores_of_beams(items, 5).tolist() == [[-inf, -2, -inf, 0, -inf], [-inf] * 5]
+    assert beam_scores(items, 5).tolist() == [[-inf, -2, -inf, 0, -inf], [-inf] * 5]
 
 
 def test_counts_by_hand():
     items = torch.tensor([[3, 0, 3, 3], [0, 0, 1, 2]])
-    assert repeats(items).long().tolist() == [[0, 0, 1, 1], [0, 0, 0, 0]]
+    assert duplicates(items).long().tolist() == [[0, 0, 1, 1], [0, 0, 0, 0]]
     counts = BeamCounts()
     assert str(counts) == "no beams"
     counts.add(items)

@@ -17,39 +17,38 @@ from recbole_lite.text.attention import does_not_look
 from recbole_lite.text.item_llm_settings import ConfigLike, TextSettings
 from recbole_lite.text.item_vectors import HasItemText, read_texts
 from recbole_lite.text.llm_files import resolve_llm
-from recbole_lite.text.text_encoder import ItemEncoder, pooled_states
+from recbole_lite.text.text_encoder import TextEncoder, pad_tokens, pooled_states
 from recbole_lite.utils.errors import ConfigError
 
 
 class TrainableItemLLM(nn.Module):
     """Item LLM whose weights are trained: item ids in, vectors ``h_i`` out (eqs. 1-3).
 
-    A batch's items are encoded anew in every training step, each distinct one once. Up to
-    ``item_llm_batch_size`` of them go through the model together; more go in chunks of that
-    many, and backward computes each chunk a second time instead of keeping what happened
-    inside it, so that memory does not grow with the batch. (Chunks draw their own dropout:
-    with dropout, the size of a chunk changes a training run as a seed does.)
+    Each training step encodes the distinct items of its batch. Up to ``item_llm_batch_size`` items
+    are one forward pass; more are split into chunks of that size with activation checkpointing, so
+    that memory does not grow with the batch. (Each chunk draws its own dropout: with dropout, the
+    chunk size changes a training run like another seed.)
 
     Parameters
     ----------
     config : ConfigLike
-        The keys that `recbole_lite.text.item_vectors` reads. ``item_llm_dtype`` is that
-        function's alone: weights that are trained are float32, because the steps of an
-        optimiser are too small for shorter numbers. ``item_embedding_cache_dir`` is not used.
+        The keys of `recbole_lite.text.item_vectors.load_item_vectors`. Trained weights are float32
+        whatever ``item_llm_dtype`` says, because an optimiser's updates are lost in 16-bit weights.
+        ``item_embedding_cache_dir`` is not used.
     dataset : HasItemText
-        Where the texts are; they are tokenized here, once.
+        Has the texts, which are tokenized once, here.
 
     Attributes
     ----------
     encoder : PreTrainedModel
-        The model. Its own configuration says what it drops out in training. The module's
-        state_dict holds its weights and nothing else.
+        The model, with the dropout of its own configuration. The state_dict of this module holds
+        its weights and nothing else.
     hidden_size : int
         d_item.
     n_items : int
         Padding item included.
     has_text : BoolTensor [n_items]
-        False for the padding item and for items without text: these have zeros for a vector.
+        False for the padding item and for items without text: their vectors are zeros.
 
     Raises
     ------
@@ -70,7 +69,7 @@ class TrainableItemLLM(nn.Module):
         texts, has_text = read_texts(settings, dataset)
         self._folder = resolve_llm(settings.llm, local_files_only=settings.local_files_only)
         with torch.random.fork_rng(devices=[]):  # transformers draws what it then overwrites
-            source = ItemEncoder(
+            source = TextEncoder(
                 self._folder,
                 pooling=settings.pooling,
                 max_length=settings.max_length,
@@ -84,21 +83,25 @@ class TrainableItemLLM(nn.Module):
         self._pooling = settings.pooling
         self._chunk_size = settings.batch_size
         self._pad_id = source.pad_id
-        self._keep_tokens(texts, source)
+        tokens = iter(source.tokenize([text for text in texts if text]))
+        nothing = torch.zeros(0, dtype=torch.long)
+        # n_items x [L_i], on the host, where batches are assembled.
+        self._tokens = [next(tokens) if text else nothing for text in texts]
+        self._lengths = torch.tensor([len(ids) for ids in self._tokens])  # [n_items]
         self.register_buffer("has_text", has_text, persistent=False)
         self._vectors: torch.Tensor | None = None  # [n_items, d], by the weights of _version
         self._version: list[tuple[int, int]] = []
         self.register_load_state_dict_post_hook(_forget)
         logging.getLogger().info(
             f"Item LLM {settings.llm}: trained; {int(has_text.sum()):,} items, "
-            f"{len(self._tokens):,} tokens"
+            f"{int(self._lengths.sum()):,} tokens"
         )
 
     def forward(self, item_ids: torch.Tensor) -> torch.Tensor:
         """Vectors of items.
 
-        In training mode, and wherever gradients are recorded, the items are encoded now;
-        else `vectors` is looked up, whose first call encodes all items.
+        In training mode, and wherever gradients are recorded, the items are encoded; otherwise
+        they are looked up in `vectors`, whose first call encodes all items.
 
         Parameters
         ----------
@@ -118,23 +121,23 @@ class TrainableItemLLM(nn.Module):
         return F.embedding(tensor_to_device(inverse, item_ids.device), self._encode(distinct))
 
     def encode_all(self) -> torch.Tensor:
-        """Encode all items without dropout and without gradients; the mode stays as it was.
+        """Encode all items without dropout and gradients; the mode stays unchanged.
 
         Returns
         -------
         Tensor [n_items, d_item], float32
             Zeros for the padding item and for items without text.
         """
-        # A caller's inference mode is left: later gradients may need the result.
+        # Outside a caller's inference mode: later gradients may need the result.
         with _without_dropout(self.encoder), torch.inference_mode(False), torch.no_grad():
             return self._encode(torch.arange(self.n_items))
 
     def vectors(self) -> torch.Tensor:
-        """Give the result of `encode_all`, kept for as long as it holds.
+        """Result of `encode_all`, cached until the weights change.
 
-        It is dropped by ``train()`` and by loading weights, and made anew where a parameter
-        has changed or moved. (A change through ``parameter.data`` leaves no trace in it.) In
-        training mode nothing is kept.
+        ``train()`` and loading weights drop the cache; it is computed again where a parameter has
+        changed or moved. (A change through ``parameter.data`` is not noticed.) In training mode
+        nothing is cached.
 
         Returns
         -------
@@ -149,25 +152,14 @@ class TrainableItemLLM(nn.Module):
         return self._vectors
 
     def train(self, mode: bool = True) -> TrainableItemLLM:
-        """Set training or evaluation mode; training forgets the kept vectors."""
+        """Set training or evaluation mode; training drops the cached vectors."""
         if mode:
             self._vectors = None
         return super().train(mode)
 
-    def _keep_tokens(self, texts: list[str], source: ItemEncoder) -> None:
-        """Keep all tokens in one row, n_items x [L_i] -> [sum L_i]: padded they take more room.
-
-        They stay on the host, which puts the batches of texts together.
-        """
-        tokens = source.tokenize([text for text in texts if text])
-        lengths = torch.zeros(len(texts), dtype=torch.long)  # [n_items]
-        lengths[[bool(text) for text in texts]] = torch.tensor([len(ids) for ids in tokens])
-        self._tokens, self._lengths = torch.cat(tokens), lengths
-        self._starts = lengths.cumsum(0) - lengths
-
     def _encode(self, items: torch.Tensor) -> torch.Tensor:
-        """Encode each of these items: [n] ids on the CPU -> [n, d], zeros where no token is."""
-        # The longest first: a chunk holds texts of like length, those without text come last.
+        """Encode items: [n] ids on the CPU -> [n, d], zeros for items without tokens."""
+        # By length, the longest first, so that a chunk holds texts of similar length.
         lengths, order = self._lengths[items].sort(descending=True, stable=True)
         order = order[: int((lengths > 0).sum())]
         device = self.has_text.device
@@ -180,13 +172,9 @@ class TrainableItemLLM(nn.Module):
         return vectors.index_copy(0, tensor_to_device(order, device), encoded)
 
     def _encode_chunk(self, items: torch.Tensor, recompute: bool) -> torch.Tensor:
-        """Encode items that all have tokens, the first the most: [B] ids on the CPU -> [B, d]."""
-        lengths = self._lengths[items].unsqueeze(1)  # [B, 1]
-        position = torch.arange(int(lengths[0]))  # [L]
-        mask = position < lengths  # [B, L]
-        place = (self._starts[items].unsqueeze(1) + position).clamp(max=len(self._tokens) - 1)
-        ids = self._tokens[place].masked_fill(~mask, self._pad_id)  # [B, L]
-        ids, mask = (tensor_to_device(part, self.has_text.device) for part in (ids, mask.long()))
+        """Encode items that have tokens: [B] ids on the CPU -> [B, d]."""
+        padded = pad_tokens([self._tokens[item] for item in items.tolist()], self._pad_id)
+        ids, mask = (tensor_to_device(part, self.has_text.device) for part in padded)
         arguments = (self.encoder, ids, mask, self._pooling, self._folder)
         if recompute:
             return checkpoint(pooled_states, *arguments, use_reentrant=False)
@@ -194,20 +182,20 @@ class TrainableItemLLM(nn.Module):
 
 
 def _without_unused(model: PreTrainedModel, pooling: str) -> PreTrainedModel:
-    """Drop a pooler that is not asked for: it would be saved, but never trained."""
+    """Drop an unused pooler: it would be saved, but never trained."""
     if pooling != "pooler" and getattr(model, "pooler", None) is not None:
         model.pooler = None
     return model
 
 
 def _forget(module: TrainableItemLLM, _) -> None:
-    """Drop the kept vectors after loading; no method, so that copies forget their own."""
+    """Drop the cached vectors after loading; no method, so that copies drop their own."""
     module._vectors = None
 
 
 @contextmanager
 def _without_dropout(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode; then every part gets back the mode it had, frozen parts theirs."""
+    """Evaluation mode; afterwards each submodule has its former mode, frozen ones theirs."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

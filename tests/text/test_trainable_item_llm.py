@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import AutoModel, BertForMaskedLM
 
-from recbole_lite.text import item_vectors
-from recbole_lite.text.trainable import TrainableItemLLM
+from recbole_lite.text.item_vectors import load_item_vectors
+from recbole_lite.text.trainable_item_llm import TrainableItemLLM
 from recbole_lite.utils.errors import ConfigError
 
 # Items 0 (padding) and 3 have no text, 1 and 5 the same.
@@ -97,7 +97,7 @@ def test_before_training_the_vectors_are_the_frozen_ones(
     build, settings, items, llm_folders, kind, pooling, batch_size
 ):
     changes = {"item_llm_pooling": pooling, "item_llm_batch_size": batch_size}
-    frozen = item_vectors(settings(item_llm=str(llm_folders[kind]), **changes), items())
+    frozen = load_item_vectors(settings(item_llm=str(llm_folders[kind]), **changes), items())
     module = build(kind, **changes).eval()
     assert torch.equal(module.has_text, frozen.has_text)
     assert (module.n_items, module.hidden_size) == frozen.vectors.shape
@@ -119,7 +119,7 @@ def test_long_texts_are_cut_as_without_training(build, settings, items):
     columns = {"title": ["toy " * 100, "toy story golden eye", "toy"]}
     for max_length in (None, 4):
         config = settings(item_llm_max_length=max_length)
-        frozen = item_vectors(config, items(**columns)).vectors
+        frozen = load_item_vectors(config, items(**columns)).vectors
         module = build(columns=columns, item_llm_max_length=max_length)
         torch.testing.assert_close(module.encode_all(), frozen, rtol=0, atol=1e-5)
 
@@ -138,8 +138,7 @@ def test_gradients_are_those_of_encoding_every_occurrence_alone(
     def alone(item):
         if not module.has_text[item]:
             return torch.zeros(16)
-        start, length = int(module._starts[item]), int(module._lengths[item])
-        output = module.encoder(input_ids=module._tokens[start : start + length].unsqueeze(0))
+        output = module.encoder(input_ids=module._tokens[item].unsqueeze(0))
         if pooling == "pooler":
             return output.pooler_output[0]
         tokens = output.last_hidden_state[0]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from recbole_lite.model.generative import spectral
-from recbole_lite.model.generative.spectral import cooccurrence, spectral_paths
+from recbole_lite.model.generative import spectral_indexing
+from recbole_lite.model.generative.spectral_indexing import cooccurrence, spectral_paths
 from recbole_lite.utils.errors import ConfigError
 
 # K-means and the eigensolver speak up where they are given too little; here they never should.
@@ -105,7 +105,7 @@ def test_planted_clusters_are_found(monkeypatch, dense, seed):
 
     The leading vectors of the affinities themselves would see the popular group alone.
     """
-    monkeypatch.setattr(spectral, "_DENSE", dense)
+    monkeypatch.setattr(spectral_indexing, "_DENSE", dense)
     rng = np.random.default_rng(seed)
     group = rng.permutation(np.repeat([0, 1, 2], 40))
     popularity = np.array([1, 10, 1000])[group]
@@ -179,7 +179,9 @@ def test_the_same_seed_gives_the_same_paths():
     assert spectral_paths(affinity, seed=6) != paths
 
 
-@pytest.mark.skipif(not spectral._TAKES_RNG, reason="SciPy before 1.17 keeps a state of its own")
+@pytest.mark.skipif(
+    not spectral_indexing._TAKES_RNG, reason="SciPy before 1.17 keeps a state of its own"
+)
 @pytest.mark.parametrize("n_clusters", [2, 3, 5])
 def test_the_same_seed_chooses_the_same_of_equally_good_vectors(n_clusters):
     """60 equal groups: many equal eigenvalues, among which ARPACK goes on by chance."""
@@ -190,7 +192,7 @@ def test_the_same_seed_chooses_the_same_of_equally_good_vectors(n_clusters):
 
 def test_what_the_eigensolver_does_not_finish_is_cut_by_number(monkeypatch):
     """A chain of items has eigenvalues so close that ARPACK could go on for minutes."""
-    monkeypatch.setattr(spectral, "_MOST_RESTARTS", 1)
+    monkeypatch.setattr(spectral_indexing, "_MOST_RESTARTS", 1)
     order = np.random.default_rng(0).permutation(800)
     chain = np.diag(np.ones(799), 1)[order][:, order]
     paths = spectral_paths(affinity_of(chain + chain.T), 2, 400)
@@ -246,7 +248,7 @@ def test_few_items():
 @pytest.mark.parametrize("dense", [512, 0])
 def test_fewer_items_than_clusters(monkeypatch, dense):
     """A chain of five: each item ends alone, under no more numbers than there are items."""
-    monkeypatch.setattr(spectral, "_DENSE", dense)  # ARPACK would not give all vectors
+    monkeypatch.setattr(spectral_indexing, "_DENSE", dense)  # ARPACK would not give all vectors
     chain = np.diag([3, 1, 1, 3], 1)
     paths = spectral_paths(affinity_of(chain + chain.T), 20, 1)
     assert len(set(paths)) == 6
