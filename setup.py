@@ -44,11 +44,15 @@ EXTRAS = {
     "serve": ["fastapi>=0.110", "uvicorn>=0.29"],
     "onnx": ONNX,
     "bench": ["matplotlib>=3.8"],
+    "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.30"],
     "dev": [
         "pytest>=8.0",
         "hypothesis>=6.100",
         "ruff>=0.12",
         "import-linter>=2.3",
+        "mypy>=1.15",
+        "types-PyYAML",
+        "matplotlib>=3.8",  # examples/quickstart.ipynb
         "build>=1.2",
         "fastapi>=0.110",
         "uvicorn>=0.29",

@@ -30,7 +30,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for source in [*PAGES, *(f"docs/{page.src_uri}" for page in files.documentation_pages())]:
         path = ROOT / source
         if path.is_file():
-            linked |= {place for place in _places(path.read_text(encoding="utf-8"), source)}
+            linked |= set(_places(path.read_text(encoding="utf-8"), source))
     for place in sorted(linked):
         target = _on_site(place)
         if target.startswith("files/") and files.get_file_from_path(target) is None:
