@@ -1,10 +1,12 @@
 """Packaging of recbole-lite (settings of the tools are in pyproject.toml)."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "recbole_lite" / "__init__.py").read_text())[1]
 
 # RecBole itself is not listed: its metadata asks for ray<=2.6.3, which cannot be installed on
 # Python 3.12+ and fails with NumPy 2. It goes in by `pip install --no-deps recbole==1.2.1`;
@@ -43,11 +45,15 @@ EXTRAS = {
     "serve": ["fastapi>=0.110", "uvicorn>=0.29"],
     "onnx": ONNX,
     "bench": ["matplotlib>=3.8"],
+    "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.30"],
     "dev": [
         "pytest>=8.0",
         "hypothesis>=6.100",
         "ruff>=0.12",
         "import-linter>=2.3",
+        "mypy>=1.15",
+        "types-PyYAML",
+        "matplotlib>=3.8",  # examples/quickstart.ipynb
         "build>=1.2",
         "fastapi>=0.110",
         "uvicorn>=0.29",
@@ -58,12 +64,27 @@ EXTRAS = {
 
 setup(
     name="recbole-lite",
-    version="0.1.0",
-    description="LITE-LLM4Rec (arXiv 2402.09543) as a RecBole plugin",
+    version=VERSION,
+    description="Text-based sequential recommendation with LITE-LLM4Rec, as a RecBole plugin",
+    author="The recbole-lite authors",
+    keywords=["recommender systems", "sequential recommendation", "RecBole", "language models"],
+    project_urls={"Paper": "https://arxiv.org/abs/2402.09543", "RecBole": "https://recbole.io"},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Intended Audience :: Developers",
+        "Operating System :: POSIX",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Programming Language :: Python :: 3.14",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     packages=[
         *find_packages(include=["recbole_lite", "recbole_lite.*"]),
         "recbole_lite.properties",
@@ -75,7 +96,7 @@ setup(
         "recbole_lite.dataset_meta": "dataset_meta",
     },
     package_data={
-        "recbole_lite": ["report/templates/*"],
+        "recbole_lite": ["py.typed", "report/templates/*"],
         "recbole_lite.properties": ["*.yaml", "*/*.yaml"],
         "recbole_lite.dataset_meta": ["*.yaml"],
         "recbole_lite.serve": ["page.html"],

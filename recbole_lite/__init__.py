@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Loaded on first use: importing the package must not need RecBole, let alone torch.
 _PUBLIC = {

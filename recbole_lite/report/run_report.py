@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -225,7 +225,7 @@ def _metrics(config, result) -> dict[str, Any]:
     return {
         "model": result["model"],
         "dataset": result["dataset"],
-        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "resumed": bool(config["resume"]),
         "data": result["data"],
         "parts": result["parts"],

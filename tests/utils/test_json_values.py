@@ -22,7 +22,7 @@ class Size(enum.IntEnum):
     SMALL = 3
 
 
-class Name(str, enum.Enum):
+class Name(str, enum.Enum):  # noqa: UP042 (what users write)
     A = "a"
 
 
