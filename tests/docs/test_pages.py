@@ -12,7 +12,7 @@ import pytest
 from shell_blocks import commands
 
 from recbole_lite import LiteConfig
-from recbole_lite.cli.main import main
+from recbole_lite.cli import main
 from recbole_lite.config.yaml_files import Loader, read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]

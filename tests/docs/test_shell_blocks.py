@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 from shell_blocks import blocks, commands
 
-from recbole_lite.cli.main import main
+from recbole_lite.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
