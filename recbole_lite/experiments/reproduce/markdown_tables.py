@@ -16,11 +16,13 @@ def budget(results, problems, request) -> list[str]:
             f"{r['steps']:,}",
             f"{r['steps'] / r['steps_per_epoch']:.2f}",
             f"{r['minutes']:g}" if r["step_seconds"] else "-",
+            next((f"{name} {figure(value)}" for name, value in r["valid"].items()), "-"),
             r["beams"] and f"{r['beams']['no_item'] / max(r['beams']['beams'], 1):.1%}",
         ]
         for name, r in results.items()
     ]
-    head = ["", "trained parameters", "steps", "passes", "minutes of training", "beams of no item"]
+    head = ["", "trained parameters", "steps", "passes", "minutes of training", "validation"]
+    head.append("beams of no item")
     environments = next(iter(results.values()))["environment"]
     parts = [grid(rows, head), "Language models begin with " + request.weights + " weights."]
     parts.append(

@@ -1,4 +1,4 @@
-"""What Ray Tune needs to search and to stop: searcher, scheduler, and a voice for each trial."""
+"""What Ray Tune needs to search and to stop: searcher, scheduler, progress messages."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def make_scheduler(settings: TuneSettings, epochs: int, mode: str):
     )
 
 
-class Announcer(tune.Callback):
+class ProgressCallback(tune.Callback):
     """Says in a line what became of each trial, and clears its folder.
 
     It is pickled with Ray's state of the sweep, and so speaks again when that is resumed.
@@ -89,11 +89,11 @@ class Announcer(tune.Callback):
     def on_trial_start(self, iteration, trials, trial, **info):
         """Ray's hook."""
         params = ", ".join(f"{key}={_short(value)}" for key, value in trial.config.items())
-        self._say(trial, f"starts with {params}")
+        self._log(trial, f"starts with {params}")
 
     def on_trial_recover(self, iteration, trials, trial, **info):
         """Ray's hook: the process died and the trial is queued again."""
-        self._say(trial, "died; it will go on from its last epoch")
+        self._log(trial, "died; it will go on from its last epoch")
 
     def on_trial_complete(self, iteration, trials, trial, **info):
         """Ray's hook: ended by itself, by the scheduler, or by an exception of its own."""
@@ -101,10 +101,10 @@ class Announcer(tune.Callback):
         last = trial.last_result
         drop_resumable(self.plan.trial_folder(trial.trial_id))
         if "error" in last:
-            self._say(trial, f"failed: {last['error']}")
+            self._log(trial, f"failed: {last['error']}")
         elif METRIC in last:
             how = "ended" if last.get("finished") else "stopped by the scheduler"
-            self._say(
+            self._log(
                 trial,
                 f"{how} after epoch {last['epoch']}, best {self.metric} {last[METRIC]:.4f} "
                 f"in epoch {last['best_epoch']}",
@@ -113,7 +113,7 @@ class Announcer(tune.Callback):
     def on_trial_error(self, iteration, trials, trial, **info):
         """Ray's hook: died more often than it may."""
         self.ended.add(trial.trial_id)
-        self._say(trial, "died too often and is given up")
+        self._log(trial, "died too often and is given up")
 
     def get_state(self):
         """Ray's hook: what is kept in the sweep's state."""
@@ -123,7 +123,7 @@ class Announcer(tune.Callback):
         """Ray's hook."""
         self.ended = set(state["ended"])
 
-    def _say(self, trial, text: str) -> None:
+    def _log(self, trial, text: str) -> None:
         line = f"[{len(self.ended)}/{self.total} trials ended] {trial.trial_id} {text}"
         try:
             print(line, flush=True)

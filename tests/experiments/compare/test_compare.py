@@ -9,7 +9,8 @@ import pytest
 from recbole_lite import run
 from recbole_lite.cli.main import main
 from recbole_lite.experiments.compare.compare import compare, render
-from recbole_lite.experiments.reproduce.time_budget import Side, measured
+from recbole_lite.experiments.reproduce.baselines import ModelSpec
+from recbole_lite.experiments.reproduce.time_budget import load_or_measure
 from recbole_lite.utils.errors import ReportError
 
 USERS = [f"u{n}" for n in range(200)]
@@ -185,8 +186,8 @@ def row(quick, tmp_path):
         common = quick(topk=[5, 10], valid_metric="NDCG@5")
         del common["epochs"]
         path = tmp_path / "rows" / f"{model}.json"
-        side = Side(f"{model}, here", model, settings)
-        measured(path, side, 0.005, dataset="tiny", settings=common, command="typed")
+        spec = ModelSpec(f"{model}, here", model, settings)
+        load_or_measure(path, spec, 0.005, dataset="tiny", settings=common, command="typed")
         return path
 
     return write

@@ -114,11 +114,12 @@ def test_optuna_suggests_from_the_space(space_of):
 
 @pytest.mark.parametrize("path", sorted((PROPERTIES / "hyper").glob("*")), ids=lambda p: p.stem)
 def test_shipped_spaces_are_valid(path):
-    from recbole_lite.experiments.tune.sweep_spec import check_values, make_sweep
+    from recbole_lite import LiteConfig
+    from recbole_lite.experiments.tune.sweep_spec import check_space, make_spec
 
-    made = make_sweep(path.stem, "ml-100k", [], {}, [], read_space(path), {})
-    check_values(made)
-    assert made.trials == 10
+    spec = make_spec(LiteConfig(path.stem, "ml-100k"), read_space(path), {})
+    check_space(spec)
+    assert spec.trials == 10
 
 
 def test_searcher_grid_takes_every_combination(space_of):

@@ -73,7 +73,7 @@ def records(tmp_path):
 
 
 def test_records_tell_how_a_trial_ended(records):
-    facts = {r.trial: (r.status, r.epochs, r.seconds) for r in records}
+    facts = {r["trial"]: (r["status"], r["epochs"], r["seconds"]) for r in records}
     assert facts == {
         "a": ("stopped", 2, 9.0),
         "b": ("finished", 2, 10.5),  # 4 s, then 6.5 s in another process
@@ -83,18 +83,17 @@ def test_records_tell_how_a_trial_ended(records):
         "f": ("unfinished", 0, 0.0),
     }
     # By their best validation; the failed one is never the best.
-    assert [r.trial for r in records] == ["b", "e", "a", "c", "f", "d"]
-    by_name = {r.trial: r for r in records}
-    assert by_name["d"].error == "gone for good"
-    assert by_name["d"].params == {"learning_rate": 10**-3.5, "user_pooling": "mean"}
-    assert by_name["f"].params == {"learning_rate": None, "user_pooling": None}
-    assert [entry["epoch"] for entry in by_name["b"].history] == [1, 2]
+    assert [r["trial"] for r in records] == ["b", "e", "a", "c", "f", "d"]
+    by_name = {r["trial"]: r for r in records}
+    assert by_name["d"]["error"] == "gone for good"
+    assert by_name["d"]["params"] == {"learning_rate": 10**-3.5, "user_pooling": "mean"}
+    assert by_name["f"]["params"] == {"learning_rate": None, "user_pooling": None}
+    assert [entry["epoch"] for entry in by_name["b"]["history"]] == [1, 2]
 
 
 @pytest.fixture
 def result(records, tmp_path):
-    trials = [record.plain(True) for record in records]
-    best = {**trials[0], "test_result": {"recall@10": 0.21}}
+    best = {**records[0], "test_result": {"recall@10": 0.21}}
     return {
         "model": "M",
         "dataset": "data",
@@ -109,7 +108,7 @@ def result(records, tmp_path):
         },
         "command": "typed",
         "environment": {"processor": "P", "cores": 2},
-        "trials": trials,
+        "trials": records,
         "best": best,
     }
 
