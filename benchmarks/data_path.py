@@ -14,19 +14,19 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 from tabulate import tabulate
+
+from recbole_lite.utils.environment import environment
+from recbole_lite.utils.files import write_json
 
 SIZES = {  # interactions: users, items
     1_000_000: (100_000, 50_000),
@@ -158,19 +158,6 @@ def slope(sizes: list[int], values: list[float]) -> float:
     return float(np.polyfit([math.log(n) for n in sizes], [math.log(v) for v in values], 1)[0])
 
 
-def machine() -> dict[str, str | int]:
-    """What the figures were measured on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
-    packages = {name: metadata.version(name) for name in ("numpy", "pandas", "torch", "recbole")}
-    return {
-        "processor": model or platform.processor(),
-        "cores": os.cpu_count() or 0,
-        "python": platform.python_version(),
-        **packages,
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", default="ml-1m")
@@ -186,10 +173,8 @@ def main() -> None:
         print(json.dumps(measure(args.child, args.dataset, args.data_path, args.batches)))
         return
     result = synthetic(args) if args.synthetic else compare(args)
-    result["machine"] = machine()
     if args.json:
-        Path(args.json).parent.mkdir(parents=True, exist_ok=True)
-        Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
+        write_json(args.json, {**result, "environment": environment()})
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ two are the same on an idle one).
     SASRec           RecBole's full_sort_predict, mask, topk
 
 Without --model the Recommendation LLM is of T5-small's size (the paper's) with random weights; with
---model=RUN_FOLDER it is a trained run's, and its metrics on the test split are taken as well.
+--model=RUN_FOLDER it is a trained run's. Whether the exported graphs recommend the same, and what
+int8 costs in accuracy, is what ``recbole-lite export --int8`` measures.
 
 "full": every history as long as the model reads. "mixed": the same users, cut to lengths drawn
 from the test users of the data set --lengths_from. The floor is floating-point operations over the
@@ -26,7 +27,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import multiprocessing
 import os
 import queue
@@ -46,15 +46,14 @@ from recbole_lite import (
     LiteConfig,
     create_dataset,
     data_preparation,
-    get_trainer,
     load_data_and_model,
 )
 from recbole_lite.inference.export import export_onnx
-from recbole_lite.inference.export_parity import evaluate
 from recbole_lite.inference.quantize import quantize
 from recbole_lite.inference.runtime import OnnxRuntime
 from recbole_lite.trainer.onednn_matmul import matrix_products
 from recbole_lite.utils.environment import environment
+from recbole_lite.utils.files import write_json
 
 TOP = 10
 PLAIN, ONNX, INT8, SASREC = "plain", "onnx", "onnx int8", "SASRec"
@@ -181,10 +180,10 @@ def names_of(args) -> list[str]:
 
 
 def load(args):
-    """Configuration, model, test loader: a run's, or of the paper's size with random weights."""
+    """Model and test loader: a run's, or of the paper's size with random weights."""
     if args.model:
-        config, model, *_, test = load_data_and_model(args.model, args.data_path)
-        return config, model.to(args.device).eval(), test
+        _, model, *_, test = load_data_and_model(args.model, args.data_path)
+        return model.to(args.device).eval(), test
     settings = {
         **QUICK, "data_path": args.data_path, "item_llm": "minilm", "rec_llm_init": "scratch",
         "use_gpu": args.device == "cuda",
@@ -192,7 +191,7 @@ def load(args):
     config = LiteConfig("LiteLLM4Rec", args.dataset, config_dict=settings)
     train, _, test = data_preparation(config, create_dataset(config))
     torch.manual_seed(2020)
-    return config, config.model_class(config, train._dataset).to(args.device).eval(), test
+    return config.model_class(config, train._dataset).to(args.device).eval(), test
 
 
 def lengths_of(args) -> np.ndarray | None:
@@ -247,24 +246,6 @@ def summary(values: list[tuple[float, float]], size: int) -> dict[str, float]:
         "cpu_p95": float(np.percentile(cpu, 95)),
         "cpu_least": float(cpu.min()),
         "users_per_s": 1000 * size / p50,
-    }
-
-
-def agreement(sides: dict, users: Users, kind: str, count: int, device: str) -> dict[str, dict]:
-    """Share of users for whom a side has the top items of "plain", and in the same order."""
-    same = {name: [0, 0] for name in sides if name not in (PLAIN, SASREC)}
-    batches = max(1, count // 32)
-    for number in range(batches):
-        items, seen = (ids.to(device) for ids in users.batch(kind, number, 32))
-        expected = sides[PLAIN](items, seen).cpu()
-        for name, counts in same.items():
-            found = sides[name](items, seen).cpu()
-            counts[0] += int((found.sort(1).values == expected.sort(1).values).all(1).sum())
-            counts[1] += int((found == expected).all(1).sum())
-    total = 32 * batches
-    return {
-        name: {"users": total, "same_items": a / total, "same_order": b / total}
-        for name, (a, b) in same.items()
     }
 
 
@@ -351,7 +332,7 @@ def _answer_of(child, results) -> dict[str, float]:
 def _measure_memory(name: str, folder: str, args, results) -> None:
     """In the child: resident memory once built, its peak while 256 users are answered."""
     imported = _status("VmRSS")
-    _, model, test = load(args)
+    model, test = load(args)
     if name == EXPORT:
         export(model, Path(folder))
         results.put({})
@@ -412,19 +393,6 @@ def markdown(result: dict) -> str:
         for size, f in sizes.items()
     ]
     text.append(_table(rows, ["float32 floor", "batch", "GFLOP", "compute ms", "memory ms"]))
-    rows = [
-        [name, kind, f"{a['same_items']:.2%}", f"{a['same_order']:.2%}", a["users"]]
-        for kind, sides in result["agreement"].items()
-        for name, a in sides.items()
-    ]
-    text.append(_table(rows, [f"top {TOP} as plain's", "", "same items", "same order", "users"]))
-    if result["accuracy"]:
-        names = list(result["accuracy"]["model"])
-        rows = [
-            [name, *(f"{values[metric]:.4f}" for metric in names)]
-            for name, values in result["accuracy"].items()
-        ]
-        text.append(_table(rows, ["test", *names]))
     if result["memory"]:
         text.append(memory_table(result["memory"]))
     return "\n\n".join(text)
@@ -446,7 +414,7 @@ def _table(rows, head) -> str:
 @torch.inference_mode()
 def measure(args, folder: Path) -> dict:
     """All figures."""
-    config, model, test = load(args)
+    model, test = load(args)
     users = Users(model, test, lengths_of(args))
     if args.device == "cpu":
         with torch.inference_mode(False):
@@ -478,24 +446,7 @@ def measure(args, folder: Path) -> dict:
             kind: {size: floor(model, users, kind, size, speed) for size in sizes}
             for kind in users.kinds
         },
-        "agreement": {
-            kind: agreement(sides, users, kind, args.compared, args.device) for kind in users.kinds
-        },
-        "accuracy": accuracy(config, model, test, folder, args)
-        if args.model and not args.no_accuracy
-        else {},
     }
-
-
-def accuracy(config, model, test, folder: Path, args) -> dict[str, dict[str, float]]:
-    """Metrics of the test split by each kind of numbers."""
-    sides = [ONNX, INT8] if args.device == "cpu" else []
-    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
-    found = {"model": trainer.evaluate(test, load_best_model=False)}
-    for name in sides:
-        scores = OnnxRuntime(path_of(name, folder), args.threads).scores
-        found[name] = evaluate(config, model, test, scores)
-    return {name: {k: float(v) for k, v in result.items()} for name, result in found.items()}
 
 
 def _mean_length(users: Users, kind: str) -> float:
@@ -511,9 +462,7 @@ def main() -> None:
     parser.add_argument("--lengths_from", help="data set whose lengths make the mixed histories")
     parser.add_argument("--batches", default="1,32,256")
     parser.add_argument("--effort", type=float, default=1.0, help="factor on the repeats")
-    parser.add_argument("--compared", type=int, default=1024, help="users whose top items compare")
     parser.add_argument("--no_memory", action="store_true")
-    parser.add_argument("--no_accuracy", action="store_true", help="with --model: no metrics")
     parser.add_argument("--memory_alone", action="store_true", help="no times: <name>-memory.*")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -538,8 +487,7 @@ def write(out: Path | None, name: str, result: dict, text: str) -> None:
     """Print the tables; where there is a folder to write to, keep them and the figures."""
     print(text)
     if out:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+        write_json(out / f"{name}.json", result)
         (out / f"{name}.md").write_text(text + "\n")
 
 

@@ -11,7 +11,6 @@ is another loss, and the table says how far its value is from the full one.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import resource
 import sys
@@ -24,6 +23,7 @@ from tabulate import tabulate
 
 from recbole_lite.model.layers.softmax_loss import cross_entropy, sampled_cross_entropy
 from recbole_lite.utils.environment import environment
+from recbole_lite.utils.files import write_json
 
 LOSSES = {
     "naive": lambda users, head, targets, _: F.cross_entropy(users @ head.T, targets),
@@ -95,15 +95,13 @@ def main() -> None:
     print(f"{size}; head and its gradient {held:,.0f} MiB")
     print(tabulate(rows, head, floatfmt=("", ".4f", ".2f", ",.0f"), missingval="-"))
     if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
         content = {
             "command": " ".join(["python", *sys.argv]),
             "environment": environment(),
             "head_and_gradient_mib": held,
             "results": results,
         }
-        path = args.out / f"large_catalogue-{args.items}-{args.rows}.json"
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_json(args.out / f"large_catalogue-{args.items}-{args.rows}.json", content)
 
 
 if __name__ == "__main__":

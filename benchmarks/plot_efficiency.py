@@ -1,7 +1,7 @@
-"""Draw what benchmarks/efficiency.py measured.
+"""Draw what ``recbole-lite reproduce table5`` measured.
 
     pip install ".[bench]"
-    python benchmarks/plot_efficiency.py results/efficiency/efficiency-ml-1m.json
+    python benchmarks/plot_efficiency.py results/reproduce/ml-1m/efficiency.json
 
 writes an SVG beside the JSON.
 """

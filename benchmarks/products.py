@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from recbole_lite import LiteConfig, create_dataset, data_preparation, get_train
 from recbole_lite.experiments.reproduce.baselines import PREFIX, TUNED
 from recbole_lite.trainer.onednn_matmul import matrix_products, wants_onednn
 from recbole_lite.utils.environment import environment
+from recbole_lite.utils.files import write_json
 
 # Rows, inputs, outputs of a layer: of prefix/ml-1m.yaml, of its head, of T5-small.
 SHAPES = [
@@ -155,8 +155,7 @@ def main() -> None:
     }
     shown = text(found)
     print(shown)
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / f"{args.dataset}.json").write_text(json.dumps(found, indent=1) + "\n")
+    write_json(args.out / f"{args.dataset}.json", found)
     (args.out / f"{args.dataset}.md").write_text(shown + "\n")
 
 

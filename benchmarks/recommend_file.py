@@ -23,6 +23,7 @@ import numpy as np
 from tabulate import tabulate
 
 from recbole_lite.utils.environment import environment
+from recbole_lite.utils.files import write_json
 
 
 def main() -> None:
@@ -51,8 +52,7 @@ def main() -> None:
             "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             "environment": environment(),
         }
-        Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-        Path(args.out).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_json(args.out, report)
 
 
 def write_histories(model: str, path: Path, users: int) -> None:

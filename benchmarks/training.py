@@ -4,7 +4,7 @@
 
 LiteLLM4Rec with sampling, all and prefix, and RecBole's SASRec (all; it has no other way), at
 equal size: two layers, d = 64, four heads, feed-forward 256, windows of 20, cross entropy over
-all items. The sides take turns, --repeats times --steps steps each, in one process; medians, and
+all items. The models take turns, --repeats times --steps steps each, in one process; medians, and
 the whole range. A position is a target that the loss asks for. "Hours for every target once" is
 what a pass over all training targets takes at that speed.
 """
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import statistics
 import sys
 import time
@@ -26,6 +25,7 @@ from recbole_lite import LiteConfig, create_dataset, data_preparation, get_train
 from recbole_lite.data.prefix_windows import TARGETS
 from recbole_lite.trainer.onednn_matmul import matrix_products
 from recbole_lite.utils.environment import environment
+from recbole_lite.utils.files import write_json
 
 SIZE = 64
 COMMON = {
@@ -54,7 +54,7 @@ COMMON = {
     "show_progress": False,
     "state": "WARNING",
 }
-SIDES = {
+MODELS = {
     "LiteLLM4Rec, sampling": ("LiteLLM4Rec", {"train_strategy": "sampling"}),
     "LiteLLM4Rec, all": ("LiteLLM4Rec", {"train_strategy": "all"}),
     "LiteLLM4Rec, prefix": (
@@ -65,7 +65,7 @@ SIDES = {
 }
 
 
-class Side:
+class TimedTraining:
     """A model with an endless stream of its training batches."""
 
     def __init__(self, model: str, changes: dict, args):
@@ -102,13 +102,13 @@ class Side:
         return time.perf_counter() - started, users, positions
 
 
-def summarise(name: str, side: Side, runs: list, targets: int) -> dict:
+def summarise(name: str, training: TimedTraining, runs: list, targets: int) -> dict:
     """Medians and range of the repeats."""
     rates = sorted(positions / seconds for seconds, _, positions in runs)
     median = statistics.median(rates)
     return {
         "side": name,
-        "trainable_parameters": side.parameters,
+        "trainable_parameters": training.parameters,
         "sequences_per_s": statistics.median(users / seconds for seconds, users, _ in runs),
         "positions_per_s": median,
         "positions_per_s_range": [rates[0], rates[-1]],
@@ -130,14 +130,14 @@ def main() -> None:
     config = LiteConfig("Pop", args.dataset, config_dict={"data_path": args.data_path})
     dataset = create_dataset(config)
     targets = dataset.inter_num - 3 * (dataset.user_num - 1)  # not the first, nor the last two
-    sides = {name: Side(*side, args) for name, side in SIDES.items()}
-    for side in sides.values():
-        side.run(2)  # warm-up
-    runs = {name: [] for name in sides}
+    trainings = {name: TimedTraining(*model, args) for name, model in MODELS.items()}
+    for training in trainings.values():
+        training.run(2)  # warm-up
+    runs = {name: [] for name in trainings}
     for _ in range(args.repeats):
-        for name, side in sides.items():
-            runs[name].append(side.run(args.steps))
-    results = [summarise(name, side, runs[name], targets) for name, side in sides.items()]
+        for name, training in trainings.items():
+            runs[name].append(training.run(args.steps))
+    results = [summarise(name, t, runs[name], targets) for name, t in trainings.items()]
     base = results[-1]["positions_per_s"]
     for result in results:
         result["positions_ratio_to_sasrec"] = result["positions_per_s"] / base
@@ -161,15 +161,13 @@ def main() -> None:
         )
     )
     if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
         content = {
             "command": " ".join(["python", *sys.argv]),
             "environment": environment(),
             "batch": args.batch,
             "results": results,
         }
-        path = args.out / f"training-{args.dataset}.json"
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_json(args.out / f"training-{args.dataset}.json", content)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ examples:
   %(prog)s results/ablation/ml-1m/LiteLLM4Rec-2020.json results/ablation/ml-1m/fixT5-2020.json
   %(prog)s results/reproduce/ml-100k/topn/Pop-2020.json saved/LiteLLM4Rec-ml-100k-...
   %(prog)s saved/A saved/B saved/C --metric=recall@20 --out=results/mine
+  %(prog)s results/budget/ml-1m/*.json --by_item --data_path=data
 """
 
 
@@ -30,6 +31,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--out", metavar="DIR", help="table and plot (default: results/compare/DATASET)"
     )
+    parser.add_argument(
+        "--by_item",
+        action="store_true",
+        help="also Recall by how often the test item occurs in training; reads the data set",
+    )
+    parser.add_argument("--data_path", metavar="DIR", help="of the data sets (default: the run's)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -38,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.out is not None:
         check_folder(args.out, "--out")
-    summary = compare(args.runs, args.metric, args.out)
+    summary = compare(args.runs, args.metric, args.out, args.by_item, args.data_path)
     files = summary["files"]
     print(render(summary))
     print(f"Table: {files['md']}\nPlot:  {files['svg']}")

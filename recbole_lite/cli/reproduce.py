@@ -15,8 +15,9 @@ and writes OUT/DATASET/TARGET.md. table5 and table6 come from one measurement.
 
 Each row of table4 and figure5 is trained for --budget; the rows of table7 and figure4 as many
 steps as the base model does in it. Without a network: --weights=scratch --tokenizer=FOLDER.
---models chooses other rows than the paper's: of table4 every baseline and variant that this project
-compares, of figure5 also "demo" (a small size), of table7 and figure4 those of properties/ablation.
+--models chooses other rows than the paper's: of table4 any model that this project compares, or
+"all" of them; of figure5 also "demo" (a small size); of table7 and figure4 those of
+properties/ablation.
 
 examples:
   %(prog)s table4 --dataset=ml-1m --budget=30m
@@ -26,8 +27,6 @@ examples:
   %(prog)s table4 --budget=6m --weights=scratch --models="ItemLM, text;SASRec, tuned"
   %(prog)s table5 --tokenizer=t5-small-tokenizer --models="POD;SASRec" --autocast=bfloat16
 """
-
-
 INTERRUPTED = "interrupted; the same command goes on after the last row"
 
 

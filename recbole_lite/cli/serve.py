@@ -19,8 +19,6 @@ examples:
   %(prog)s --model=saved/LiteLLM4Rec-ml-1m-...
   %(prog)s --model=packed --port=9000 --max_history=200
 """
-
-
 INTERRUPTED = "interrupted before the service had begun"
 LIMITS = {  # name -> default, meaning
     "max_history": (1000, "items in a history"),

@@ -19,9 +19,9 @@ import numpy as np
 
 from recbole_lite.config.configurator import LiteConfig, paths_of
 from recbole_lite.config.yaml_files import nearest, parse_overrides, read_yaml
-from recbole_lite.evaluator.evaluator import LiteEvaluator, ranked_by
 from recbole_lite.quick_start import run_one
 from recbole_lite.report.ablation import render, summarise
+from recbole_lite.report.ranks import is_of_ranks, metric_values
 from recbole_lite.report.run_report import optional, plain
 from recbole_lite.trainer.initial_weights import next_train_stage
 from recbole_lite.utils.environment import environment
@@ -342,18 +342,14 @@ def _described(table: list[Row]) -> list[dict[str, Any]]:
     by_name, described = {row.name: row for row in table}, []
     for row in table:
         source = by_name[row.same_as or row.name]
-        runs = [
-            {**record, "per_user": _per_user(record, source.configs[seed])}
-            for seed, record in source.records.items()
-        ]
+        runs = [{**record, "per_user": _per_user(record)} for record in source.records.values()]
         about = {"row": row.name, "changes": row.changes, "same_as": row.same_as}
         described.append({**about, "problem": source.problem, "runs": runs})
     return described
 
 
-def _per_user(record: dict[str, Any], config: LiteConfig) -> dict[str, np.ndarray]:
+def _per_user(record: dict[str, Any]) -> dict[str, np.ndarray]:
     """Top-k metrics of each user, from the ranks."""
-    if not record["ranks"]:
-        return {}
     ranks = np.array(list(record["ranks"].values()))
-    return LiteEvaluator(config).per_user(ranked_by(ranks, max(config["topk"])))
+    names = record["test"] if len(ranks) else ()
+    return {name: metric_values(name, ranks) for name in names if is_of_ranks(name)}

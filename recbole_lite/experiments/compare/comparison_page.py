@@ -29,6 +29,8 @@ def render(summary: dict[str, Any], style: str = "simple") -> str:
         parts[0] = f"# {name} on {head}"
         parts[2] = "\n".join(f"- {note}" for note in notes)
         parts.append(f"![differences in {name}](compare.svg)")
+    if "by_item" in summary:
+        parts.append(_item_table(summary["by_item"], style))
     return "\n\n".join(parts) + "\n"
 
 
@@ -46,6 +48,17 @@ def _table(summary, name: str, percent: str, style: str) -> str:
         head[len(others) + 3] = "less the\nfirst"
     align = ("left", *("right" for _ in head[1:]))
     return tabulate(lines, head, tablefmt=style, colalign=align, disable_numparse=True)
+
+
+def _item_table(found: dict[str, Any], style: str) -> str:
+    """Recall by how often the test item occurs in training."""
+    groups = [f"{of['label']} times ({of['users']:,} users)" for of in found["groups"]]
+    rows = [
+        [name, *(f"{_figure(mean)} ({_figure(error)})" for mean, error in values)]
+        for name, values in found["recall"].items()
+    ]
+    head = [f"Recall@{found['k']} (standard error)", *groups]
+    return tabulate(rows, head, tablefmt=style, disable_numparse=True)
 
 
 def _verdict(row, summary) -> str:

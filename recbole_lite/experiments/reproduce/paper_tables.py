@@ -28,8 +28,9 @@ def table4(request: Request) -> str:
     specs = [*paper_baselines(), *paper_models(), strategies()[0]]
     if request.models:
         known = all_models()
-        check_names(request.models, known)
-        specs = [known[name] for name in request.models]
+        names = known if request.models == ("all",) else request.models
+        check_names(names, known)
+        specs = [known[name] for name in names]
     rows = Rows(request, request.out / request.dataset)
     for spec in specs:
         rows.train(spec)

@@ -1,6 +1,7 @@
 """Comparing runs: figures by hand, an interval that means something, refusals in one line."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,34 @@ def test_results_of_one_name_are_told_apart(result):
     names = [row["name"] for row in summary["rows"]]
     assert names[0] != names[1]
     assert names[1].endswith("others/a.json")
+
+
+def test_recall_by_how_common_the_test_item_is(result, data_path):
+    """The quartiles of the items, counted from the file; a user's last two rows are held out."""
+    rows = [
+        line.split("\t") for line in (data_path / "tiny/tiny.inter").read_text().split("\n")[1:]
+    ]
+    by_user = {}
+    for user, item, _, time in (row for row in rows if len(row) == 4):
+        by_user.setdefault(user, []).append((int(time), item))
+    sequences = {user: [i for _, i in sorted(pairs)] for user, pairs in by_user.items()}
+    counts = Counter(item for items in sequences.values() for item in items[:-2])
+    users = sorted(sequences)
+    ranks = np.random.default_rng(4).integers(0, 15, len(users))
+    changes = {"settings": {"dataset": "tiny", "data_path": str(data_path)}, "users": users}
+    files = [result("a", ranks, **changes), result("b", [0] * len(users), **changes)]
+    found = compare(files, by_item=True)["by_item"]
+    assert sum(group["users"] for group in found["groups"]) == len(users)
+    assert [mean for mean, _ in found["recall"]["b"]] == [0.0] * 4
+    common = max(counts[items[-1]] for items in sequences.values())
+    low, _, high = found["groups"][-1]["label"].partition(" to ")
+    assert int(low) <= common <= int(high or low)
+    hits = sum(n * mean for n, (mean, _) in zip(
+        (group["users"] for group in found["groups"]), found["recall"]["a"], strict=True
+    ))  # fmt: skip
+    assert hits == pytest.approx(sum(0 < rank <= 10 for rank in ranks))
+    with pytest.raises(ReportError, match="its users are not the test users of tiny"):
+        compare([result(n, [1] * 200, settings=changes["settings"]) for n in "cd"], by_item=True)
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,27 @@ def test_table_4(two_sides, request_for, monkeypatch):
     assert sum("reused" in line for line in lines) == 2
 
 
+def test_rows_are_chosen_by_name(request_for, monkeypatch):
+    known = {"small": ModelSpec("small", "SASRec", SMALL), "Pop": ModelSpec("Pop", "Pop")}
+    monkeypatch.setattr(paper_tables, "all_models", lambda: known)
+    for models, rows in ((("Pop",), ["Pop"]), (("all",), ["small", "Pop"])):
+        text = reproduce("table4", request_for(models=models))
+        table = text.split("\n\n")[1].splitlines()[2:]
+        assert [line.split("|")[1].strip() for line in table] == rows
+    with pytest.raises(ConfigError, match="unknown: large; there are small; Pop"):
+        reproduce("table4", request_for(models=("Pop", "large")))
+    with pytest.raises(ConfigError, match="unknown: large; there are Pop; LiteLLM4Rec; prefix; de"):
+        reproduce("figure5", request_for(models=("large",)))
+
+
+def test_a_time_is_measured_again_where_it_is_of_something_else():
+    result = {"batch": 32, "repeats": 5, "times": {"POD": {}, "LiteLLM4Rec": {}}, "problems": {}}
+    assert TimingOptions(("POD",), 32, 5).gave(result)
+    assert not TimingOptions(("POD",), 64, 5).gave(result)
+    assert not TimingOptions(("SASRec",), 32, 5).gave(result)
+    assert not TimingOptions(("POD",), 32, 5).gave({**result, "problems": {"SASRec": "no"}})
+
+
 def test_nothing_could_be_run(two_sides, request_for, monkeypatch):
     broken = [ModelSpec("FDSA", "FDSA", {"n_layer": 1})]
     monkeypatch.setattr(paper_tables, "paper_baselines", lambda: broken)
