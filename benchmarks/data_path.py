@@ -12,14 +12,14 @@ on pandas 3 when it reads a ``token_seq`` column. Medians over --repeats.
 from __future__ import annotations
 
 import argparse
-import json
 import math
+import multiprocessing
+import os
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -80,17 +80,13 @@ def measure(side: str, dataset: str, data_path: str, batches: int) -> dict[str, 
 
 
 def child(side: str, dataset: str, data_path: str, batches: int) -> dict[str, float]:
-    arguments = [f"--dataset={dataset}", f"--data_path={data_path}", f"--batches={batches}"]
-    with tempfile.TemporaryDirectory() as folder:  # RecBole writes its log where it stands
-        done = subprocess.run(
-            [sys.executable, str(Path(__file__).resolve()), f"--child={side}", *arguments],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-        )
-    if done.returncode:
-        sys.exit(f"{side} on {dataset} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    """Measure in a process of its own."""
+    spawn = multiprocessing.get_context("spawn")
+    with (
+        tempfile.TemporaryDirectory() as folder,  # RecBole writes its log where it stands
+        ProcessPoolExecutor(1, spawn, initializer=os.chdir, initargs=(folder,)) as pool,
+    ):
+        return pool.submit(measure, side, dataset, data_path, batches).result()
 
 
 def medians(runs: list[dict[str, float]]) -> dict[str, float]:
@@ -167,11 +163,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--batches", type=int, default=50)
     parser.add_argument("--json", help="write the figures here")
-    parser.add_argument("--child", choices=["ours", "recbole"], help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.child:
-        print(json.dumps(measure(args.child, args.dataset, args.data_path, args.batches)))
-        return
     result = synthetic(args) if args.synthetic else compare(args)
     if args.json:
         write_json(args.json, {**result, "environment": environment()})

@@ -4,7 +4,7 @@
         --threads=1 --out=results/inference
 
 From ids of a batch (histories and what each user has seen, as padded tensors) to the top items
-that were not seen. The sides take turns in one process, after a warm-up: p50 and p95 by the wall
+that were not seen. The engines take turns in one process, after a warm-up: p50 and p95 by the wall
 clock, and of the processor's time, which tells more where a machine is shared (with one thread the
 two are the same on an idle one).
 
@@ -29,18 +29,19 @@ import argparse
 import gc
 import multiprocessing
 import os
-import queue
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from tabulate import tabulate
+from torch.nn.utils.rnn import pad_sequence
 
 from recbole_lite import (
     LiteConfig,
@@ -48,6 +49,7 @@ from recbole_lite import (
     data_preparation,
     load_data_and_model,
 )
+from recbole_lite.experiments.reproduce.efficiency import last_items
 from recbole_lite.inference.export import export_onnx
 from recbole_lite.inference.quantize import quantize
 from recbole_lite.inference.runtime import OnnxRuntime
@@ -72,7 +74,8 @@ class Users:
         batch, (owner, items), *_ = test_data.collate_fn(rows)
         self.histories = batch[model.ITEM_SEQ].cpu()  # [U, L]
         self.counts = batch[model.ITEM_SEQ_LEN].cpu()
-        self.seen = _rows(owner, items, len(rows))
+        sizes = torch.bincount(owner, minlength=len(rows)).tolist()
+        self.seen = pad_sequence(items.split(sizes), batch_first=True)
         self.order = torch.from_numpy(rng.permutation(len(rows)))
         longest = self.histories.shape[1]
         full = self.order[self.counts[self.order] == longest]
@@ -87,25 +90,12 @@ class Users:
         rows = order[torch.arange(number * size, (number + 1) * size) % len(order)]
         items, counts = self.histories[rows], self.counts[rows]
         if lengths is not None:  # the last ones
-            kept = torch.minimum(lengths[rows], counts)
-            places = (counts - kept)[:, None] + torch.arange(items.shape[1])
-            items = items.gather(1, places.clamp_max(items.shape[1] - 1))
-            items = items * (torch.arange(items.shape[1]) < kept[:, None])
-            counts = kept
+            items, counts = last_items(items, counts, lengths[rows])
         seen = self.seen[rows]
         return items[:, : counts.max()].contiguous(), seen[:, : (seen != 0).sum(1).max()]
 
 
-def _rows(owner: torch.Tensor, items: torch.Tensor, count: int) -> torch.Tensor:
-    """Pairs -> ``[count, longest]``, zeros behind."""
-    sizes = torch.bincount(owner, minlength=count)
-    places = torch.arange(len(owner)) - (sizes.cumsum(0) - sizes)[owner]
-    rows = torch.zeros(count, int(sizes.max()), dtype=torch.long)
-    rows[owner, places] = items
-    return rows
-
-
-# -- sides --------------------------------------------------------------------------------------
+# -- engines --------------------------------------------------------------------------------------
 
 
 def plain(model, device) -> Callable:
@@ -153,7 +143,7 @@ def sasrec(args) -> Callable:
 
 
 def build(name: str, model, folder: Path, args) -> Callable:
-    """Side of that name: (items, seen) -> ids."""
+    """Engine of that name: (items, seen) -> ids."""
     if name == PLAIN:
         return plain(model, args.device)
     if name == SASREC:
@@ -163,7 +153,7 @@ def build(name: str, model, folder: Path, args) -> Callable:
 
 
 def path_of(name: str, folder: Path) -> Path:
-    """File of a side that :func:`export` wrote."""
+    """File of a engine that :func:`export` wrote."""
     return folder / ("model.int8.onnx" if name == INT8 else "model.onnx")
 
 
@@ -220,14 +210,14 @@ def clock(call: Callable, device: str) -> tuple[float, float]:
     return time.perf_counter() - started, time.process_time() - worked
 
 
-def time_sides(sides: dict, users: Users, kind: str, size: int, args) -> dict[str, dict]:
-    """Times of each side, in turns; every turn is another batch."""
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+def time_engines(engines: dict, users: Users, kind: str, size: int, args) -> dict[str, dict]:
+    """Times of each engine, in turns; every turn is another batch."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in engines}
     repeats = max(3, round(REPEATS[size] * args.effort))
     for number in range(-2, repeats):  # two warm-ups
         items, seen = (ids.to(args.device) for ids in users.batch(kind, max(number, 0), size))
-        for name, side in sides.items():
-            took = clock(lambda side=side, a=items, b=seen: side(a, b), args.device)
+        for name, engine in engines.items():
+            took = clock(lambda engine=engine, a=items, b=seen: engine(a, b), args.device)
             if number >= 0:
                 times[name].append(took)
     return {name: summary(values, size) for name, values in times.items()}
@@ -301,45 +291,30 @@ def floor(model, users: Users, kind: str, size: int, speed: dict) -> dict[str, f
 # -- memory -------------------------------------------------------------------------------------
 
 
-def memory(sides: list[str], args) -> dict[str, dict[str, float]]:
-    """Memory of each side, built and used in a process of its own (a fork of this one).
+def memory(engines: list[str], args) -> dict[str, dict[str, float]]:
+    """Memory of each engine, built and used in a process of its own (a fork of this one).
 
     Called before anything is built here, so that a child's memory is its own.
     """
-    context = multiprocessing.get_context("fork")
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name in [EXPORT, *sides]:
-            results = context.Queue()
-            child = context.Process(target=_measure_memory, args=(name, folder, args, results))
-            child.start()
-            found[name] = _answer_of(child, results)
-            child.join()
+        for name in [EXPORT, *engines]:
+            with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as child:
+                found[name] = child.submit(_measure_memory, name, folder, args).result()
     del found[EXPORT]
     return found
 
 
-def _answer_of(child, results) -> dict[str, float]:
-    """What the child found; a child that ends without a word must not be waited for."""
-    while True:
-        try:
-            return results.get(timeout=1)
-        except queue.Empty:
-            if not child.is_alive() and results.empty():
-                sys.exit(f"a process that measured memory ended with status {child.exitcode}")
-
-
-def _measure_memory(name: str, folder: str, args, results) -> None:
+def _measure_memory(name: str, folder: str, args) -> dict[str, float]:
     """In the child: resident memory once built, its peak while 256 users are answered."""
     imported = _status("VmRSS")
     model, test = load(args)
     if name == EXPORT:
         export(model, Path(folder))
-        results.put({})
-        return
+        return {}
     items, seen = Users(model, test, None).batch("full", 0, 256)
     with torch.no_grad():
-        side = build(name, model, Path(folder), args)
+        engine = build(name, model, Path(folder), args)
     if name != PLAIN:
         del model
     del test
@@ -348,8 +323,8 @@ def _measure_memory(name: str, folder: str, args, results) -> None:
     built = _status("VmRSS")
     with torch.inference_mode():
         for _ in range(2):
-            side(items, seen)
-    results.put({"imported_mib": imported, "built_mib": built, "peak_mib": _status("VmHWM")})
+            engine(items, seen)
+    return {"imported_mib": imported, "built_mib": built, "peak_mib": _status("VmHWM")}
 
 
 def _status(field: str) -> float:
@@ -367,9 +342,9 @@ def markdown(result: dict) -> str:
     text = []
     clock_ = "cpu_p50" if result["one_thread"] else "p50"
     for kind, sizes in result["times"].items():
-        for size, sides in sizes.items():
+        for size, engines in sizes.items():
             least = result["floor"][kind][size]["floor_ms"]
-            base = sides[PLAIN]
+            base = engines[PLAIN]
             rows = [
                 [
                     name,
@@ -382,7 +357,7 @@ def markdown(result: dict) -> str:
                     f"{base['cpu_p50'] / t['cpu_p50']:.2f}x",
                     "" if name == SASREC else f"{t[clock_] / least:.2f}x",
                 ]
-                for name, t in sides.items()
+                for name, t in engines.items()
             ]
             head = [f"{kind}, batch {size}", "p50 ms", "p95 ms", "users/s", "speed-up"]
             head += ["CPU p50 ms", "CPU p95 ms", "speed-up", "of the floor"]
@@ -419,11 +394,11 @@ def measure(args, folder: Path) -> dict:
     if args.device == "cpu":
         with torch.inference_mode(False):
             export(model, folder)
-    sides = {name: build(name, model, folder, args) for name in names_of(args)}
+    engines = {name: build(name, model, folder, args) for name in names_of(args)}
     speeds = [hardware(args.device)]
     sizes = [int(size) for size in args.batches.split(",")]
     times = {
-        kind: {size: time_sides(sides, users, kind, size, args) for size in sizes}
+        kind: {size: time_engines(engines, users, kind, size, args) for size in sizes}
         for kind in users.kinds
     }
     speeds.append(hardware(args.device))

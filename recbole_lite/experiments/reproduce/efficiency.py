@@ -97,13 +97,9 @@ class TimedModel:
         begin = number * size % max(len(self.rows) - size, 1)
         batch = self.test.collate_fn(self.rows[begin : begin + size])[0]
         if length is not None:
-            key = self.model.ITEM_SEQ
-            last = batch[self.model.ITEM_SEQ_LEN]
-            first = (last - length).clamp_min(0)
-            places = first[:, None] + torch.arange(length)
-            items = batch[key].gather(1, places.clamp_max(batch[key].shape[1] - 1))
-            batch.interaction[key] = items * (places < last[:, None])
-            batch.interaction[self.model.ITEM_SEQ_LEN] = last.clamp_max(length)
+            keys = self.model.ITEM_SEQ, self.model.ITEM_SEQ_LEN
+            items, counts = last_items(*(batch[key] for key in keys), torch.tensor(length))
+            batch.interaction.update(zip(keys, (items[:, :length], counts), strict=True))
         return batch.to(self.config["device"])
 
     def recommend(self, batch) -> torch.Tensor:
@@ -111,6 +107,21 @@ class TimedModel:
         if self.runtime is not None:
             return torch.from_numpy(self.runtime.rank(batch[self.model.ITEM_SEQ].numpy(), TOP)[0])
         return self.model.full_sort_predict(batch).topk(TOP, dim=1).indices
+
+
+def last_items(
+    items: torch.Tensor, counts: torch.Tensor, lengths: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cut histories ``[B, L]``, zeros behind, to their last `lengths` ``[B]`` items.
+
+    Returns
+    -------
+    tuple
+        Histories ``[B, L]`` and their numbers of items ``[B]``.
+    """
+    kept, places = torch.minimum(lengths, counts), torch.arange(items.shape[1])
+    shifted = ((counts - kept)[:, None] + places).clamp_max(items.shape[1] - 1)
+    return items.gather(1, shifted) * (places < kept[:, None]), kept
 
 
 def _onnx(model):
@@ -154,11 +165,11 @@ def time_batches(
         calls[f"{name}, plain loop"] = plain_loop(models[name]), batches[name]
     device = next(iter(models.values())).config["device"]
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for call, made in calls.values():
-        call(made[0])
+    for call, inputs in calls.values():
+        call(inputs[0])
     for n in range(1, repeats + 1):
-        for name, (call, made) in calls.items():
-            times[name].append(seconds(partial(call, made[n]), device))
+        for name, (call, inputs) in calls.items():
+            times[name].append(seconds(partial(call, inputs[n]), device))
     return {name: milliseconds(values) for name, values in times.items()}
 
 
@@ -287,7 +298,7 @@ class TimingOptions:
     with_sweeps: bool = True
     autocast: str | None = None
 
-    def gave(self, result: dict[str, Any]) -> bool:
+    def match(self, result: dict[str, Any]) -> bool:
         """Whether a result was measured with these options, and without a problem."""
         same = (result.get("batch"), result.get("repeats")) == (self.batch, self.repeats)
         has_all = set(self.models) <= result.get("times", {}).keys()

@@ -66,7 +66,7 @@ def table5(request: Request) -> str:
         autocast=request.autocast,
     )
     result = _read(path)
-    if result is not None and options.gave(result):
+    if result is not None and options.match(result):
         request.log(f"reused from {path}")
     else:
         tokenizer = request.tokenizer or "t5-small"

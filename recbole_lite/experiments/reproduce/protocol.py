@@ -77,8 +77,6 @@ class Rows:
     request : Request
     folder : Path
         Of the results, a file a row.
-    shared : dict, optional
-        Settings of all rows, over those of their models.
 
     Attributes
     ----------
@@ -88,8 +86,8 @@ class Rows:
         Why a row has none.
     """
 
-    def __init__(self, request: Request, folder: Path, shared: dict[str, Any] | None = None):
-        self.request, self.folder, self.shared = request, folder, shared or {}
+    def __init__(self, request: Request, folder: Path):
+        self.request, self.folder = request, folder
         self.results: dict[str, dict[str, Any]] = {}
         self.problems: dict[str, str] = {}
 
@@ -100,7 +98,9 @@ class Rows:
 
     def has(self, spec: ModelSpec) -> bool:
         """Whether the model need not be trained."""
-        found = reusable(self.path(spec), spec, self.request.minutes, self._settings(spec))
+        found = reusable(
+            self.path(spec), spec, self.request.minutes, self.request.settings_of(spec.model)
+        )
         return found is not None
 
     def train(self, spec: ModelSpec, by: Callable = measure) -> dict[str, Any] | None:
@@ -119,7 +119,7 @@ class Rows:
                 spec,
                 request.minutes,
                 dataset=request.dataset,
-                settings=self._settings(spec),
+                settings=self.request.settings_of(spec.model),
                 command=request.command,
                 by=by,
             )
@@ -145,9 +145,6 @@ class Rows:
         """
         if not self.results:
             raise ConfigError("; ".join(f"{name}: {why}" for name, why in self.problems.items()))
-
-    def _settings(self, spec: ModelSpec) -> dict[str, Any]:
-        return {**self.request.settings_of(spec.model), **self.shared}
 
 
 def check_names(wanted: Iterable[str], known: Iterable[str]) -> None:

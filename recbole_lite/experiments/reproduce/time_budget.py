@@ -78,12 +78,11 @@ def plan(
         settings |= {"epochs": 1}
         return {"step_seconds": 0.0, "steps": steps, "steps_per_epoch": steps, "settings": settings}
     with translate_errors(f"{spec.model} cannot be built", config):
-        model = config.model_class(config, train_data._dataset).to(config["device"]).train()
-        optimizer = _optimizer(config, model)
-    step = _seconds_per_step(model, optimizer, train_data, config, TIMING * seconds)
+        training = TrainingSteps(config, train_data)
+    step = _seconds_per_step(training, TIMING * seconds)
     steps, epoch = max(int(seconds / step), 1), len(train_data)
     epochs = math.ceil(steps / epoch)
-    if hasattr(model, "beam_counts"):
+    if hasattr(training.model, "beam_counts"):
         settings["eval_step"] = 0  # a beam search over all users may take longer than the training
     elif epochs > VALIDATIONS:
         # The last epoch is to be validated, and few are to be lost by that.
@@ -102,27 +101,36 @@ def plan(
     }
 
 
-def _optimizer(config: LiteConfig, model) -> torch.optim.Optimizer:
-    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
-    trainer.keep_no_record()
-    return trainer.optimizer
+class TrainingSteps:
+    """A new model and an endless stream of its training batches, to be timed step by step."""
+
+    def __init__(self, config: LiteConfig, train_data):
+        self.config, self.device = config, config["device"]
+        self.model = config.model_class(config, train_data._dataset).to(self.device).train()
+        trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, self.model)
+        trainer.keep_no_record()
+        self.optimizer = trainer.optimizer
+        self.batches = itertools.chain.from_iterable(itertools.repeat(train_data))
+
+    def step(self, batch) -> None:
+        """Train on a batch; a GPU has done it when this returns."""
+        self.optimizer.zero_grad()
+        self.model.calculate_loss(batch.to(self.device)).backward()
+        self.optimizer.step()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
 
 
-def _seconds_per_step(model, optimizer, train_data, config: LiteConfig, limit: float) -> float:
+def _seconds_per_step(training: TrainingSteps, limit: float) -> float:
     """Mean of some training steps: a long one is part of the budget.
 
     Of few long steps, which take more than `limit` seconds together, all but the first count.
     """
-    batches = itertools.chain.from_iterable(itertools.repeat(train_data))
     times: list[float] = []
-    with matrix_products(config["matrix_products"], config["device"]):  # as in training
+    with matrix_products(training.config["matrix_products"], training.device):  # as in training
         while len(times) < WARM_UP + TIMED and (len(times) < 2 or sum(times) <= limit):
             started = clock()
-            optimizer.zero_grad()
-            model.calculate_loss(next(batches).to(config["device"])).backward()
-            optimizer.step()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
+            training.step(next(training.batches))
             times.append(clock() - started)
     return statistics.mean(times[min(WARM_UP, len(times) - 1) :])
 

@@ -66,10 +66,10 @@ def test_rows_are_chosen_by_name(request_for, monkeypatch):
 
 def test_a_time_is_measured_again_where_it_is_of_something_else():
     result = {"batch": 32, "repeats": 5, "times": {"POD": {}, "LiteLLM4Rec": {}}, "problems": {}}
-    assert TimingOptions(("POD",), 32, 5).gave(result)
-    assert not TimingOptions(("POD",), 64, 5).gave(result)
-    assert not TimingOptions(("SASRec",), 32, 5).gave(result)
-    assert not TimingOptions(("POD",), 32, 5).gave({**result, "problems": {"SASRec": "no"}})
+    assert TimingOptions(("POD",), 32, 5).match(result)
+    assert not TimingOptions(("POD",), 64, 5).match(result)
+    assert not TimingOptions(("SASRec",), 32, 5).match(result)
+    assert not TimingOptions(("POD",), 32, 5).match({**result, "problems": {"SASRec": "no"}})
 
 
 def test_nothing_could_be_run(two_sides, request_for, monkeypatch):
