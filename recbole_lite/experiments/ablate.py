@@ -162,12 +162,7 @@ def ablate(
         "command": options.command,
         "environment": environment(),
     }
-    summary = summarise(_described(table), about)
-    with optional(str(out), AGAIN):
-        write_json(out / "ablation.json", summary)
-        text = render(summary)
-        write_atomically(out / "ablation.md", lambda path: path.write_text(text, encoding="utf-8"))
-    return summary
+    return _write_table(out, summarise(_described(table), about))
 
 
 def find_rows(names: Iterable[str] | None, folder: Path, base: str) -> list[Row]:
@@ -335,6 +330,14 @@ def _write_record(path: Path, record: dict[str, Any]) -> None:
     epochs = ",\n".join(f"  {to_json(epoch)}" for epoch in record["history"])
     text = f'{text[:-2]},\n "history": [\n{epochs}\n ],\n "ranks": {to_json(record["ranks"])}\n}}\n'
     write_atomically(path, lambda name: name.write_text(text, encoding="utf-8"))
+
+
+def _write_table(out: Path, summary: dict[str, Any]) -> dict[str, Any]:
+    with optional(str(out), AGAIN):
+        write_json(out / "ablation.json", summary)
+        text = render(summary)
+        write_atomically(out / "ablation.md", lambda path: path.write_text(text, encoding="utf-8"))
+    return summary
 
 
 def _described(table: list[Row]) -> list[dict[str, Any]]:

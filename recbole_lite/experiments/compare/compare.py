@@ -115,11 +115,7 @@ def compare(
     results = _with_unique_names([read_result(path) for path in paths])
     check_comparable(results)
     known = min(result.run.metrics["largest_k"] for result in results)
-    if not is_of_ranks(metric) or int(metric.partition("@")[2]) > known:
-        raise ReportError(
-            f"metric {metric!r}: give recall@k, hit@k, precision@k, ndcg@k, mrr@k or map@k with k "
-            f"up to {known}, the largest topk of these runs"
-        )
+    _check_metric(metric, known)
     summary = _summarise(results, metric)
     if by_item:
         summary["by_item"] = _recall_by_item(results, min(GROUPS_K, known), data_path)
@@ -130,6 +126,14 @@ def compare(
     _write(names["md"], render(summary, "github"))
     _write(names["svg"], plot(summary))
     return summary
+
+
+def _check_metric(metric: str, known: int) -> None:
+    if not is_of_ranks(metric) or int(metric.partition("@")[2]) > known:
+        raise ReportError(
+            f"metric {metric!r}: give recall@k, hit@k, precision@k, ndcg@k, mrr@k or map@k with k "
+            f"up to {known}, the largest topk of these runs"
+        )
 
 
 def _summarise(results: Sequence[RunResult], metric: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from recbole_lite.experiments.reproduce.markdown_tables import grid
+from recbole_lite.experiments.markdown_tables import grid
 from recbole_lite.experiments.reproduce.paper_figures import DATASETS, TABLE_5, TABLE_6
 
 

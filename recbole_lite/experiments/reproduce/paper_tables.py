@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from recbole_lite.experiments.markdown_tables import figure, grid, short
 from recbole_lite.experiments.reproduce import paper_figures
 from recbole_lite.experiments.reproduce.baselines import (
     ModelSpec,
@@ -15,7 +16,6 @@ from recbole_lite.experiments.reproduce.baselines import (
     paper_models,
     strategies,
 )
-from recbole_lite.experiments.reproduce.markdown_tables import budget, figure, grid, short
 from recbole_lite.experiments.reproduce.protocol import Request, Rows, check_names
 from recbole_lite.experiments.reproduce.topn import figure5
 from recbole_lite.report.run_report import optional
@@ -38,7 +38,7 @@ def table4(request: Request) -> str:
     dataset = paper_figures.DATASETS.get(request.dataset)
     paper = {name: figures.get(dataset) for name, figures in paper_figures.TABLE_4.items()}
     ours = {spec.name: rows.results.get(spec.name, {}).get("test", {}) for spec in specs}
-    return "\n\n".join([_beside(ours, paper), *budget(rows.results, rows.problems, request)])
+    return "\n\n".join([_beside(ours, paper), *rows.describe()])
 
 
 def _beside(ours: Mapping[str, Mapping[str, float]], paper: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_lite.config.configurator import OVER_VALUES
+from recbole_lite.experiments.markdown_tables import figure, grid
 from recbole_lite.experiments.reproduce.baselines import ModelSpec
 from recbole_lite.experiments.reproduce.time_budget import load_or_measure, measure, reusable
 from recbole_lite.utils.errors import ConfigError, RecboleLiteError, one_line
@@ -145,6 +146,34 @@ class Rows:
         """
         if not self.results:
             raise ConfigError("; ".join(f"{name}: {why}" for name, why in self.problems.items()))
+
+    def describe(self) -> list[str]:
+        """Markdown: what each row had, the machine, and why rows are missing."""
+        rows = [
+            [
+                name,
+                f"{r['parameters']:,}",
+                f"{r['steps']:,}",
+                f"{r['steps'] / r['steps_per_epoch']:.2f}",
+                f"{r['minutes']:g}" if r["step_seconds"] else "-",
+                next((f"{name} {figure(value)}" for name, value in r["valid"].items()), "-"),
+                r["beams"] and f"{r['beams']['no_item'] / max(r['beams']['beams'], 1):.1%}",
+            ]
+            for name, r in self.results.items()
+        ]
+        head = ["", "trained parameters", "steps", "passes", "minutes of training", "validation"]
+        head.append("beams of no item")
+        environments = next(iter(self.results.values()))["environment"]
+        parts = [grid(rows, head), f"Language models begin with {self.request.weights} weights."]
+        parts.append(
+            f"{environments['threads']} thread(s) of {environments['processor']}, "
+            f"GPU: {environments['gpu'] or 'none'}, torch {environments['torch']}."
+        )
+        if self.problems:
+            parts.append(
+                "\n".join(f"- {name}: not run: {why}" for name, why in self.problems.items())
+            )
+        return parts
 
 
 def check_names(wanted: Iterable[str], known: Iterable[str]) -> None:

@@ -20,9 +20,9 @@ from recbole_lite.data import create_dataset, data_preparation
 from recbole_lite.data.candidates import write_candidates
 from recbole_lite.data.windows import CANDIDATES
 from recbole_lite.evaluator.evaluator import LiteCollector, LiteEvaluator
+from recbole_lite.experiments.markdown_tables import figure, grid
 from recbole_lite.experiments.reproduce import paper_figures
 from recbole_lite.experiments.reproduce.baselines import PREFIX, ModelSpec
-from recbole_lite.experiments.reproduce.markdown_tables import budget, figure, grid
 from recbole_lite.experiments.reproduce.protocol import Request, Rows, check_names
 from recbole_lite.experiments.reproduce.time_budget import measure, protocol_of
 from recbole_lite.quick_start import load_data_and_model, per_user_of
@@ -140,7 +140,7 @@ def render(rows: Rows, names: list[str]) -> str:
         written=WRITTEN["train_batch_size"],
     )
     parts = [grid(table, ["", *map(show, metrics)]), note]
-    return "\n\n".join([*parts, *budget(rows.results, rows.problems, rows.request)])
+    return "\n\n".join([*parts, *rows.describe()])
 
 
 def _family(rows: Rows, family: Family) -> list[str]:

@@ -1,4 +1,4 @@
-"""One trial: a training that tells Ray its validation figures, epoch by epoch.
+"""One trial: a training that reports its validation figures to Ray, epoch by epoch.
 
 It never evaluates the test split. Its checkpoints are in a folder of its own below the sweep's,
 so that a second process can go on where one that died has stopped.
@@ -115,7 +115,7 @@ def run_trial(drawn: dict[str, Any], plan: Plan) -> None:
     report = Reporter(tune.report, folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _enter(plan)
+        _set_up_process(plan)
         train(plan, plan.space.decode(drawn), folder, report)
         report.end()
     except Exception as error:
@@ -241,7 +241,7 @@ def best_entry(history: list[dict[str, Any]], bigger: bool) -> dict[str, Any]:
     return max(history, key=rank)
 
 
-def _enter(plan: Plan) -> None:
+def _set_up_process(plan: Plan) -> None:
     """Make a worker's process like the one that the sweep was started in."""
     import torch
 
