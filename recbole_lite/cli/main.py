@@ -1,6 +1,6 @@
 """Command line: ``recbole-lite <subcommand>`` and ``run_recbole_lite.py``.
 
-Parses, calls, prints; an error that the user can mend is printed as its message alone.
+Parses the arguments, runs the subcommand, and prints errors that the user can mend as one message.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ SUBCOMMANDS = (
     "run", "data", "recommend", "pack", "serve", "reproduce", "export", "ablate", "compare",
     "report",
 )  # fmt: skip
-CLOSED_PIPE = 141  # what a shell says of a program that SIGPIPE has ended
-# No space, no right, no such place ...: nothing that this program could do about.
-OF_THE_SYSTEM = {
+CLOSED_PIPE = 141  # a shell's status of a program that SIGPIPE has ended
+# No space, no permission, no such path ...: nothing that this program could do about.
+SYSTEM_ERRORS = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
     errno.EMFILE, errno.ENFILE, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
     errno.EBADF, errno.ENOENT, errno.ENXIO, errno.ELOOP, errno.ESPIPE, errno.EPIPE,
@@ -69,14 +69,14 @@ def _run_alone() -> tuple[argparse.ArgumentParser, list[str]]:
 
 
 def _run_program(make_parser: Callable, argv: Sequence[str] | None) -> int:
-    """Parse and do what the words say; `argv` None: this process is the program."""
+    """Parse the arguments and run the command; `argv` None: this process is the program."""
     process.forget_signals()
     if argv is None:
         process.prepare()
         argv = sys.argv[1:]
-    args = argparse.Namespace()  # filled by the parser, so that an error finds what was asked for
+    args = argparse.Namespace()  # filled by the parser, so that an error knows the command
     try:
-        return _guarded(args, lambda: _parse_and_run(*make_parser(), args, argv))
+        return _exit_status(args, lambda: _parse_and_run(*make_parser(), args, argv))
     finally:
         process.finish()
 
@@ -99,7 +99,7 @@ def _check_not_empty(args: argparse.Namespace) -> None:
             raise ConfigError(f"{'RUN' if name == 'runs' else '--' + name} must not be empty")
 
 
-def _guarded(args: argparse.Namespace, action: Callable[[], int]) -> int:
+def _exit_status(args: argparse.Namespace, action: Callable[[], int]) -> int:
     try:
         return _flushed(action)
     except KeyboardInterrupt:
@@ -136,6 +136,6 @@ def _message(error: Exception) -> str | None:
     """What to tell of an error that the user can mend; None: it is the program's."""
     if isinstance(error, RecboleLiteError):
         return str(error)
-    if isinstance(error, OSError) and error.errno in OF_THE_SYSTEM:
+    if isinstance(error, OSError) and error.errno in SYSTEM_ERRORS:
         return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
     return None

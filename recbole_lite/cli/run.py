@@ -7,9 +7,9 @@ import argparse
 from recbole_lite.cli.common import add_command, add_training_arguments, config_files
 
 EPILOG = """\
-Any key of RecBole or of this project can be given as --key=value. What counts, from the
-strongest: the command line, --config_files (the last file first), properties/ of this project,
-RecBole's own defaults.
+Any key of RecBole or of this project can be given as --key=value. Settings are resolved in this
+order, highest priority first: the command line, --config_files (the last file first), properties/
+of this project, RecBole's own defaults.
 
 examples:
   %(prog)s --model=LiteLLM4Rec --dataset=ml-1m

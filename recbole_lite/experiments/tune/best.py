@@ -9,7 +9,6 @@ from typing import Any
 import torch
 import yaml
 
-from recbole_lite.experiments.tune.sweep_spec import SweepSpec
 from recbole_lite.experiments.tune.trial import Plan
 from recbole_lite.utils.files import write_atomically
 
@@ -40,9 +39,9 @@ def evaluate_best(best: dict[str, Any], plan: Plan) -> dict[str, float] | None:
         torch.set_num_threads(threads)
 
 
-def write_best(spec: SweepSpec, plan: Plan, result: dict[str, Any]) -> None:
+def write_best(plan: Plan, result: dict[str, Any]) -> None:
     """Write ``best.yaml`` into the sweep's folder: the keys that repeat the best trial."""
-    best = result["best"]
+    best, spec = result["best"], plan.spec
     values = {"model": spec.model, "dataset": spec.dataset, **spec.values, **best["params"]}
     head = [
         f"Best of {len(result['trials'])} trials ({best['trial']}) by {result['metric']}.",

@@ -85,8 +85,8 @@ def _params(result, folder: Path, plan: Plan) -> dict[str, Any]:
         try:
             drawn = json.loads((folder / "params.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):  # never started
-            return dict.fromkeys(plan.space.keys)
-    return plan.space.decode(drawn)
+            return dict.fromkeys(plan.spec.space.keys)
+    return plan.spec.space.decode(drawn)
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -109,10 +109,10 @@ def sweep(
         if options.space is not None:  # of one that goes on: its files may be elsewhere
             content = {**spec.plain(), "command": options.command}
             write_json(folder / SWEEP_FILE, content, finite=False)
-        results = _search(spec, config, plan, resources, options.resume is not None)
+        results = _search(config, plan, resources, options.resume is not None)
         records = read_records(results, plan, config["valid_metric_bigger"])
     about = {"seconds": round(perf_counter() - started, 1), "command": options.command}
-    return _finish(spec, config, plan, records, {**about, "resources": asdict(resources)})
+    return _finish(config, plan, records, {**about, "resources": asdict(resources)})
 
 
 # -- before -----------------------------------------------------------------------------------
@@ -142,10 +142,7 @@ def _folder(spec: SweepSpec, config: LiteConfig) -> Path:
 
 def _plan(spec: SweepSpec, config: LiteConfig, folder: Path, resources) -> Plan:
     return Plan(
-        model=spec.model,
-        dataset=spec.dataset,
-        values=spec.values,
-        space=spec.space,
+        spec=spec,
         folder=str(folder),
         cwd=str(Path.cwd()),
         cache_dir=items.cache_dir(config, folder),
@@ -157,7 +154,7 @@ def _plan(spec: SweepSpec, config: LiteConfig, folder: Path, resources) -> Plan:
 # -- search -----------------------------------------------------------------------------------
 
 
-def _search(spec: SweepSpec, config: LiteConfig, plan: Plan, resources, resume: bool):
+def _search(config: LiteConfig, plan: Plan, resources, resume: bool):
     """Let Ray run the trials; the result is its ``ResultGrid``."""
     from ray import tune
 
@@ -175,7 +172,7 @@ def _search(spec: SweepSpec, config: LiteConfig, plan: Plan, resources, resume: 
     state = Path(plan.folder, RAY_FOLDER)
     if resume and tune.Tuner.can_restore(str(state)):
         return tune.Tuner.restore(str(state), trainable=trainable).fit()
-    mode = "max" if config["valid_metric_bigger"] else "min"
+    spec, mode = plan.spec, "max" if config["valid_metric_bigger"] else "min"
     tuner = tune.Tuner(
         trainable,
         param_space=spec.space.domains(),
@@ -200,12 +197,13 @@ def _search(spec: SweepSpec, config: LiteConfig, plan: Plan, resources, resume: 
 # -- after ------------------------------------------------------------------------------------
 
 
-def _finish(spec: SweepSpec, config, plan: Plan, records, about: dict[str, Any]) -> dict[str, Any]:
+def _finish(config: LiteConfig, plan: Plan, records, about: dict[str, Any]) -> dict[str, Any]:
     """Test the best trial and write the report; `about` goes into the result."""
     from recbole_lite.experiments.tune.best import BEST_FILE, evaluate_best, write_best
     from recbole_lite.report.run_report import optional
     from recbole_lite.report.sweep import write_report
 
+    spec = plan.spec
     interrupted = len(records) < spec.trials or any(r["status"] == "unfinished" for r in records)
     good = (r for r in records if r["status"] not in ("failed", "died"))
     best = next((r for r in good if r["run_dir"] and r["history"]), None)
@@ -227,6 +225,6 @@ def _finish(spec: SweepSpec, config, plan: Plan, records, about: dict[str, Any])
             with optional(f"test of {best['run_dir']}", f"--resume={plan.folder} tests again"):
                 result["best"]["test_result"] = evaluate_best(best, plan)
         with optional(BEST_FILE, f"--resume={plan.folder} makes it again"):
-            write_best(spec, plan, result)
+            write_best(plan, result)
     result["files"] = write_report(result, Path(plan.folder))
     return result

@@ -8,7 +8,9 @@ import pytest
 
 from recbole_lite.experiments.tune.records import read_records
 from recbole_lite.experiments.tune.space import Parameter, Space
+from recbole_lite.experiments.tune.sweep_spec import SweepSpec
 from recbole_lite.experiments.tune.trial import Plan
+from recbole_lite.experiments.tune.tune_settings import read_settings
 from recbole_lite.report.sweep import records_json, render, write_report
 from recbole_lite.report.sweep_plots import coordinates, curves
 
@@ -54,7 +56,8 @@ TRIALS = {
 
 @pytest.fixture
 def records(tmp_path):
-    plan = Plan("M", "data", {}, SPACE, str(tmp_path), str(tmp_path), None, 1, False)
+    spec = SweepSpec("M", "data", {}, SPACE, read_settings({}))
+    plan = Plan(spec, str(tmp_path), str(tmp_path), None, 1, False)
     results = []
     for number, (name, (rows, done, error)) in enumerate(TRIALS.items()):
         folder = tmp_path / "ray" / name
