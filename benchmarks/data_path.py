@@ -53,6 +53,7 @@ def measure(side: str, dataset: str, data_path: str, batches: int) -> dict[str, 
     settings = {
         "data_path": data_path,
         "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
+        "item_attribute": "item_id",  # a data set's own names a column of .item
         "MAX_ITEM_LIST_LENGTH": 50,
         "eval_exclude_history": False,
     }
