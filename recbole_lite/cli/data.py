@@ -37,7 +37,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what the command line says; 2 if a check found problems. Errors are raised."""
+    """Prepare, check or list; 2 if a check found problems."""
     data_path = Path(args.data_path)
     if args.data_command == "prepare":
         source = None if args.source is None else Path(args.source)

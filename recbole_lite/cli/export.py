@@ -44,7 +44,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export, compare with torch, and say what came out.
+    """Export, compare with torch, and print the result.
 
     Returns
     -------

@@ -51,7 +51,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what the command line says; the result is the exit status. Errors are raised."""
+    """Run what is missing of the target, and print it."""
     from recbole_lite.experiments.reproduce.paper_tables import Request, reproduce
 
     check_folder(args.out, "--out")

@@ -115,7 +115,7 @@ def ablate(
 
     The first seed of all rows comes first, then the second: an interrupted table is complete as
     far as it goes. Each result is written as soon as it is there, ``<out>/<row>-<seed>.json``,
-    and serves again if its settings are the same; the table is ``<out>/ablation.md`` and
+    and is reused if its settings are the same; the table is ``<out>/ablation.md`` and
     ``ablation.json``.
 
     Parameters

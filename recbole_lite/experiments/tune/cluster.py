@@ -59,10 +59,9 @@ def import_ray():
 
 @contextmanager
 def session(address: str | None, use_gpu: bool) -> Iterator[Any]:
-    """Ray within the block: the cluster at `address`, or one of this machine's own.
+    """Connect to the cluster at `address`, or start Ray on this machine, for the block.
 
-    A session that stands already (of a program that uses Ray itself) is used as it is and left
-    standing.
+    A session that exists already (of a program that uses Ray itself) is used and not ended.
 
     Yields
     ------
@@ -152,7 +151,7 @@ def processors() -> int:
 
 
 def plan_resources(ray, settings: TuneSettings, use_gpu: bool) -> Resources:
-    """What trials get: as set, else as there is.
+    """What each trial gets: as set, else by what the cluster has.
 
     Raises
     ------

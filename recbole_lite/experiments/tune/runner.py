@@ -33,7 +33,7 @@ from recbole_lite.utils.files import write_json
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """How a sweep searches, and where it goes on.
+    """What a sweep searches, or which sweep is resumed.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class SweepOptions:
     settings : dict
         Keys of ``properties/tune.yaml``.
     resume : str or Path, optional
-        Folder of an interrupted sweep to go on with. Ray unpickles its state from there: name
+        Folder of an interrupted sweep to resume. Ray unpickles its state from there: name
         only folders that you trust.
     command : str
         What the user typed, for the records.
@@ -73,7 +73,7 @@ def sweep(
         What all trials have in common, see :class:`~recbole_lite.config.configurator.LiteConfig`. A
         parameter of the space that `overrides` sets is not varied.
     options : SweepOptions
-        Names the space, or the sweep to go on with.
+        Names the space, or the sweep to resume.
 
     Returns
     -------
@@ -106,7 +106,7 @@ def sweep(
             f"time, each with {resources.cpus:g} CPU and {resources.gpus:g} GPU; folder: {folder}"
         )
         items.prepare(spec.space, plan.configure_preparing)
-        if options.space is not None:  # of one that goes on: its files may be elsewhere
+        if options.space is not None:  # a resumed one keeps its file: paths may differ here
             content = {**spec.plain(), "command": options.command}
             write_json(folder / SWEEP_FILE, content, finite=False)
         results = _search(config, plan, resources, options.resume is not None)
@@ -119,7 +119,7 @@ def sweep(
 
 
 def _spec(sources: tuple, options: SweepOptions) -> SweepSpec:
-    """What the sweep is made of: the space given, or the sweep that goes on."""
+    """Specification by the space given, or of the sweep that is resumed."""
     if options.space is None:
         if options.resume is None:
             raise ConfigError("tune: name the file of a search space")

@@ -58,7 +58,7 @@ def make_scheduler(settings: TuneSettings, epochs: int, mode: str):
         time_attr="epoch",
         metric=METRIC,
         mode=mode,
-        # One more than there are: a trial shall end by itself and say so.
+        # One more than there are: a trial ends by itself and reports it.
         max_t=epochs + 1,
         grace_period=min(int(settings.grace_period), epochs + 1),
         reduction_factor=settings.reduction_factor,
@@ -66,9 +66,9 @@ def make_scheduler(settings: TuneSettings, epochs: int, mode: str):
 
 
 class ProgressCallback(tune.Callback):
-    """Says in a line what became of each trial, and clears its folder.
+    """Prints a line for each event of a trial, and removes what an ended trial needs no more.
 
-    It is pickled with Ray's state of the sweep, and so speaks again when that is resumed.
+    It is pickled with Ray's state of the sweep, and restored when that is resumed.
 
     Parameters
     ----------
@@ -78,13 +78,13 @@ class ProgressCallback(tune.Callback):
         Number of trials.
     """
 
-    # Set by who runs the sweep: what is pickled knows its folder of before a move only.
+    # Set by the runner: a pickled plan would name the folder of before a move.
     plan: ClassVar[Plan]
 
     def __init__(self, metric: str, total: int):
         self.metric, self.total = metric, total
         self.ended: set[str] = set()
-        self.unread = False
+        self.is_closed = False
 
     def on_trial_start(self, iteration, trials, trial, **info):
         """Ray's hook."""
@@ -96,7 +96,7 @@ class ProgressCallback(tune.Callback):
         self._log(trial, "died; it will go on from its last epoch")
 
     def on_trial_complete(self, iteration, trials, trial, **info):
-        """Ray's hook: ended by itself, by the scheduler, or by an exception of its own."""
+        """Ray's hook: the trial has ended, was stopped by the scheduler, or raised an exception."""
         self.ended.add(trial.trial_id)
         last = trial.last_result
         drop_resumable(self.plan.trial_folder(trial.trial_id))
@@ -111,7 +111,7 @@ class ProgressCallback(tune.Callback):
             )
 
     def on_trial_error(self, iteration, trials, trial, **info):
-        """Ray's hook: died more often than it may."""
+        """Ray's hook: its process died more often than `max_retries`."""
         self.ended.add(trial.trial_id)
         self._log(trial, "died too often and is given up")
 
@@ -128,8 +128,8 @@ class ProgressCallback(tune.Callback):
         try:
             print(line, flush=True)
         except OSError as error:  # raised here, it would count as the trial's failure
-            if isinstance(error, BrokenPipeError) and not self.unread:
-                self.unread = True  # the sweep ends as by Ctrl-C
+            if isinstance(error, BrokenPipeError) and not self.is_closed:
+                self.is_closed = True  # the sweep ends as by Ctrl-C
                 signal.raise_signal(signal.SIGTERM)
 
 

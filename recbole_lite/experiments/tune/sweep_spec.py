@@ -1,4 +1,4 @@
-"""What a sweep is made of: the common configuration, the space, its own settings."""
+"""The specification of a sweep: the common configuration, the space, its own settings."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PLACES = {"data_path", "checkpoint_dir", "item_embedding_cache_dir"}
 
 @dataclass(frozen=True)
 class SweepSpec:
-    """All that a sweep is made of; a sweep that goes on must be made of the same.
+    """Everything that defines a sweep; a resumed sweep must have the same.
 
     Attributes
     ----------
@@ -72,7 +72,7 @@ class SweepSpec:
 
 
 def make_spec(config: LiteConfig, space: Space, settings: Mapping[str, Any]) -> SweepSpec:
-    """Put a sweep together; the parameters count as settings above all files.
+    """Specify a sweep; its parameters have a higher priority than all files.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def make_spec(config: LiteConfig, space: Space, settings: Mapping[str, Any]) -> 
 
 
 def load_spec(folder: str | Path) -> SweepSpec:
-    """Read what a sweep was made of.
+    """Read the specification of a sweep.
 
     Raises
     ------
@@ -155,7 +155,7 @@ def override_resources(spec: SweepSpec, settings: Mapping[str, Any]) -> SweepSpe
 
 
 def check_same(now: SweepSpec, before: SweepSpec) -> None:
-    """Refuse to go on with a sweep that was made of something else.
+    """Refuse to resume a sweep with another specification.
 
     Raises
     ------
