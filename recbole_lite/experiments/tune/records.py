@@ -53,7 +53,7 @@ def _record(result, plan: Plan, bigger: bool) -> dict[str, Any]:
     return {
         "trial": trial_id,
         "status": status,
-        "params": _params(result, plan.ray_folder(trial_id), plan),
+        "params": _params(plan.ray_folder(trial_id), plan),
         "valid_score": best.get("valid_score"),
         "best_epoch": best.get("epoch"),
         "epochs": history[-1]["epoch"] if history else 0,
@@ -78,14 +78,12 @@ def _status(result, rows: list[dict[str, Any]]) -> tuple[str, str | None]:
     return "stopped" if is_done else "unfinished", None
 
 
-def _params(result, folder: Path, plan: Plan) -> dict[str, Any]:
+def _params(folder: Path, plan: Plan) -> dict[str, Any]:
     """Values that a trial drew; Ray's result has them from the first report on only."""
-    drawn = result.config
-    if drawn is None:
-        try:
-            drawn = json.loads((folder / "params.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # never started
-            return dict.fromkeys(plan.spec.space.keys)
+    try:
+        drawn = json.loads((folder / "params.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # never started
+        return dict.fromkeys(plan.spec.space.keys)
     return plan.spec.space.decode(drawn)
 
 

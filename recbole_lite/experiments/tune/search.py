@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -140,3 +141,8 @@ def _short(value: Any) -> str:
 def folder_name(trial) -> str:
     """Name of a trial's folder in Ray's results."""
     return trial.trial_id
+
+
+# Ray's state of a sweep that began before the modules moved has these under their names of then.
+Announcer = ProgressCallback
+sys.modules.setdefault("recbole_lite.tune.search", sys.modules[__name__])

@@ -1,6 +1,7 @@
 """Search spaces: what the files say is what is drawn."""
 
 import math
+import pickle
 
 import pytest
 
@@ -110,6 +111,14 @@ def test_optuna_suggests_from_the_space(space_of):
     assert all(1e-5 <= draw["c"] <= 1e-1 and draw["e"] in (1, 2, 3) for draw in draws)
     with pytest.raises(ConfigError, match="searcher optuna takes no grid"):
         make_searcher(read_settings({"searcher": "optuna"}), space_of(KINDS), 4, "max")
+
+
+def test_rays_state_of_a_sweep_that_began_before_the_modules_moved_can_be_read():
+    pytest.importorskip("ray")
+    from recbole_lite.experiments.tune import search
+
+    assert pickle.loads(b"crecbole_lite.tune.search\nAnnouncer\n.") is search.ProgressCallback
+    assert pickle.loads(b"crecbole_lite.tune.search\nfolder_name\n.") is search.folder_name
 
 
 @pytest.mark.parametrize("path", sorted((PROPERTIES / "hyper").glob("*")), ids=lambda p: p.stem)
