@@ -53,7 +53,9 @@ def measure(side: str, dataset: str, data_path: str, batches: int) -> dict[str, 
     settings = {
         "data_path": data_path,
         "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
-        "item_attribute": "item_id",  # a data set's own names a column of .item
+        # A data set's own name columns of .item.
+        "item_attribute": "item_id",
+        "selected_features": ["item_id"],
         "MAX_ITEM_LIST_LENGTH": 50,
         "eval_exclude_history": False,
     }
