@@ -9,10 +9,10 @@
 set -eu
 DATA=$1 TOKENIZER=$2 OUT=$3
 
-python3 benchmarks/efficiency.py --dataset=ml-1m --data_path="$DATA" --tokenizer="$TOKENIZER" \
-    --out="$OUT/efficiency"
-python3 benchmarks/efficiency.py --dataset=ml-1m --data_path="$DATA" --tokenizer="$TOKENIZER" \
-    --out="$OUT/efficiency" --autocast=bfloat16
+for dtype in "" --autocast=bfloat16; do
+    python3 -m recbole_lite reproduce table5 --dataset=ml-1m --data_path="$DATA" \
+        --tokenizer="$TOKENIZER" --repeats=7 --out="$OUT/efficiency" $dtype
+done
 python3 -m recbole_lite ablate --dataset=ml-1m --data_path="$DATA" \
     --config_files=properties/prefix/ml-1m-t5-small.yaml --rows=LiteLLM4Rec --out="$OUT/t5-small"
 python3 -m recbole_lite ablate --dataset=ml-1m --data_path="$DATA" \

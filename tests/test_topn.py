@@ -16,7 +16,7 @@ from recbole_lite import (
 )
 from recbole_lite.cli.main import run_main
 from recbole_lite.evaluator.evaluator import LiteEvaluator
-from recbole_lite.experiments.ablate import ablate
+from recbole_lite.experiments.ablate import AblationOptions, ablate
 from recbole_lite.report.random_baseline import random_guess
 from recbole_lite.report.summary import render
 from recbole_lite.trainer.initial_weights import load_initial_weights
@@ -144,7 +144,8 @@ def test_ablations_take_the_task(settings, tmp_path):
     rows.mkdir()
     (rows / "history.yaml").write_text("topn_history: True\n")
     values = settings()
-    summary = ablate(dataset="tiny", config_dict=values, rows_folder=rows, out=tmp_path / "out")
+    options = AblationOptions(rows_folder=rows, out=tmp_path / "out")
+    summary = ablate(dataset="tiny", config_dict=values, options=options)
     assert [row["problem"] for row in summary["rows"]] == [None, None]
     assert "hit@5" in summary["rows"][0]["test"]
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recbole_lite.cli.common import add_command, add_model
+
 EPILOG = """\
 The folder then holds model.onnx, items.json (ids and titles) and export.json (what was measured).
 It needs onnxruntime and NumPy, nothing else: examples/onnx_recommend.py.
@@ -17,22 +19,18 @@ examples:
   %(prog)s --model=saved/LiteLLM4Rec-ml-1m-... --out=exported --int8
   %(prog)s --model=packed --out=exported
 """
-
-
 USERS = 512  # compared with torch
 SEED = 2020  # of histories that are drawn
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    """Add the subcommand ``export``; its default ``func`` is `run`."""
-    parser = subparsers.add_parser(
-        "export",
-        help="write a trained model as ONNX",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--model", required=True, metavar="DIR", help="folder of the model")
+INTERRUPTED = "interrupted; the folder may lack files: run the command again"
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add the subcommand."""
+    text = "write a trained model as ONNX"
+    parser = add_command(commands, "export", text, run, INTERRUPTED, epilog=EPILOG)
+    add_model(parser)
     parser.add_argument("--out", required=True, metavar="FOLDER")
     parser.add_argument(
         "--opset", type=int, default=20, help="version of ONNX's operators, 18 to 23 (default: 20)"
@@ -43,14 +41,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument(
         "--data_path", metavar="DIR", help="of a run: folder of the data sets (default: the run's)"
     )
-    parser.set_defaults(
-        func=run, interrupted="interrupted; the folder may lack files: run the command again"
-    )
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export, compare with torch, and say what came out.
+    """Export, compare with torch, and print the result.
 
     Returns
     -------

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tabulate import tabulate
-
+from recbole_lite.experiments.markdown_tables import figure, grid, interval
 from recbole_lite.report import charts
 from recbole_lite.report.intervals import SEED
 from recbole_lite.report.page import TEMPLATES
@@ -29,6 +28,8 @@ def render(summary: dict[str, Any], style: str = "simple") -> str:
         parts[0] = f"# {name} on {head}"
         parts[2] = "\n".join(f"- {note}" for note in notes)
         parts.append(f"![differences in {name}](compare.svg)")
+    if "by_item" in summary:
+        parts.append(_item_table(summary["by_item"], style))
     return "\n\n".join(parts) + "\n"
 
 
@@ -38,14 +39,24 @@ def _table(summary, name: str, percent: str, style: str) -> str:
     head += [f"less {summary['base']}", f"{percent} interval", "epochs", "min"]
     lines = []
     for row in summary["rows"]:
-        cells = [row["name"], *(_figure(row["test"].get(m)) for m in others)]
-        cells += [_figure(row["mean"]), _interval(row["interval"])]
-        cells += [_figure(row["difference"], "+.4f"), _interval(row["difference_interval"], "+.4f")]
+        cells = [row["name"], *(figure(row["test"].get(m)) for m in others)]
+        cells += [figure(row["mean"]), interval(row["interval"])]
+        cells += [figure(row["difference"], "+.4f"), interval(row["difference_interval"], "+.4f")]
         lines.append([*cells, row["epochs"], f"{row['minutes']:.1f}"])
     if style == "simple":  # a terminal: shorter heads
         head[len(others) + 3] = "less the\nfirst"
-    align = ("left", *("right" for _ in head[1:]))
-    return tabulate(lines, head, tablefmt=style, colalign=align, disable_numparse=True)
+    return grid(lines, head, style)
+
+
+def _item_table(found: dict[str, Any], style: str) -> str:
+    """Recall by how often the test item occurs in training."""
+    groups = [f"{of['label']} times ({of['users']:,} users)" for of in found["groups"]]
+    rows = [
+        [name, *(f"{figure(mean)} ({figure(error)})" for mean, error in values)]
+        for name, values in found["recall"].items()
+    ]
+    head = [f"Recall@{found['k']} (standard error)", *groups]
+    return grid(rows, head, style)
 
 
 def _verdict(row, summary) -> str:
@@ -56,14 +67,6 @@ def _verdict(row, summary) -> str:
         return f"{row['name']} and {base}: no difference that these users show (0 is inside)"
     word = "better" if ends[0] > 0 else "worse"
     return f"{row['name']} is {word} than {base} on these users (0 is outside the interval)"
-
-
-def _figure(value: float | None, how: str = ".4f") -> str:
-    return "-" if value is None or value != value else format(value, how)
-
-
-def _interval(ends, how: str = ".4f") -> str:
-    return "-" if ends is None else " to ".join(format(end, how) for end in ends)
 
 
 def plot(summary: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from recbole_lite.config.yaml_files import Setting, nearest, parse_scalar, read_
 from recbole_lite.utils.errors import ConfigError, MissingDependencyError
 from recbole_lite.utils.paths import PROPERTIES
 
+SWEEP_FILE = "sweep.json"  # in the folder of a sweep: what it is made of
 DEFAULTS = PROPERTIES / "tune.yaml"
 # May differ between a sweep and its continuation: where it runs, not what it does.
 FREE_ON_RESUME = {"ray_address", "sweep_dir", "max_retries"}

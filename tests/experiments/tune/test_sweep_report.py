@@ -8,7 +8,9 @@ import pytest
 
 from recbole_lite.experiments.tune.records import read_records
 from recbole_lite.experiments.tune.space import Parameter, Space
+from recbole_lite.experiments.tune.sweep_spec import SweepSpec
 from recbole_lite.experiments.tune.trial import Plan
+from recbole_lite.experiments.tune.tune_settings import read_settings
 from recbole_lite.report.sweep import records_json, render, write_report
 from recbole_lite.report.sweep_plots import coordinates, curves
 
@@ -54,7 +56,8 @@ TRIALS = {
 
 @pytest.fixture
 def records(tmp_path):
-    plan = Plan("M", "data", {}, SPACE, str(tmp_path), str(tmp_path), None, 1, False)
+    spec = SweepSpec("M", "data", {}, SPACE, read_settings({}))
+    plan = Plan(spec, str(tmp_path), str(tmp_path), None, 1, False)
     results = []
     for number, (name, (rows, done, error)) in enumerate(TRIALS.items()):
         folder = tmp_path / "ray" / name
@@ -73,7 +76,7 @@ def records(tmp_path):
 
 
 def test_records_tell_how_a_trial_ended(records):
-    facts = {r.trial: (r.status, r.epochs, r.seconds) for r in records}
+    facts = {r["trial"]: (r["status"], r["epochs"], r["seconds"]) for r in records}
     assert facts == {
         "a": ("stopped", 2, 9.0),
         "b": ("finished", 2, 10.5),  # 4 s, then 6.5 s in another process
@@ -83,18 +86,17 @@ def test_records_tell_how_a_trial_ended(records):
         "f": ("unfinished", 0, 0.0),
     }
     # By their best validation; the failed one is never the best.
-    assert [r.trial for r in records] == ["b", "e", "a", "c", "f", "d"]
-    by_name = {r.trial: r for r in records}
-    assert by_name["d"].error == "gone for good"
-    assert by_name["d"].params == {"learning_rate": 10**-3.5, "user_pooling": "mean"}
-    assert by_name["f"].params == {"learning_rate": None, "user_pooling": None}
-    assert [entry["epoch"] for entry in by_name["b"].history] == [1, 2]
+    assert [r["trial"] for r in records] == ["b", "e", "a", "c", "f", "d"]
+    by_name = {r["trial"]: r for r in records}
+    assert by_name["d"]["error"] == "gone for good"
+    assert by_name["d"]["params"] == {"learning_rate": 10**-3.5, "user_pooling": "mean"}
+    assert by_name["f"]["params"] == {"learning_rate": None, "user_pooling": None}
+    assert [entry["epoch"] for entry in by_name["b"]["history"]] == [1, 2]
 
 
 @pytest.fixture
 def result(records, tmp_path):
-    trials = [record.plain(True) for record in records]
-    best = {**trials[0], "test_result": {"recall@10": 0.21}}
+    best = {**records[0], "test_result": {"recall@10": 0.21}}
     return {
         "model": "M",
         "dataset": "data",
@@ -109,7 +111,7 @@ def result(records, tmp_path):
         },
         "command": "typed",
         "environment": {"processor": "P", "cores": 2},
-        "trials": trials,
+        "trials": records,
         "best": best,
     }
 

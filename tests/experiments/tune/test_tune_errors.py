@@ -9,7 +9,7 @@ import pytest
 from recbole_lite.cli.main import run_main
 from recbole_lite.experiments.tune.cluster import plan_resources
 from recbole_lite.experiments.tune.space import Parameter, Space
-from recbole_lite.experiments.tune.sweep_spec import Sweep, check_same
+from recbole_lite.experiments.tune.sweep_spec import SweepSpec, check_same
 from recbole_lite.experiments.tune.tune_settings import read_settings
 from recbole_lite.utils.errors import ConfigError
 
@@ -122,7 +122,7 @@ def test_more_than_there_is_is_refused(given, message):
 def test_a_sweep_goes_on_where_its_files_have_moved_and_not_with_other_values():
     space = Space((Parameter("learning_rate", "choice", (0.1,), "s"),), "s")
     settings = read_settings({})
-    before = Sweep("M", "d", {"data_path": "/gone", "epochs": 3}, space, settings)
-    check_same(Sweep("M", "d", {"data_path": "/here", "epochs": 3}, space, settings), before)
+    before = SweepSpec("M", "d", {"data_path": "/gone", "epochs": 3}, space, settings)
+    check_same(SweepSpec("M", "d", {"data_path": "/here", "epochs": 3}, space, settings), before)
     with pytest.raises(ConfigError, match=r"values was .*'epochs': 3.*, is .*'epochs': 4"):
-        check_same(Sweep("M", "d", {"epochs": 4}, space, settings), before)
+        check_same(SweepSpec("M", "d", {"epochs": 4}, space, settings), before)
