@@ -32,19 +32,21 @@ from recbole_lite.report.run_report import (
     write_report,
 )
 from recbole_lite.report.samples import item_titles, sample_users
-from recbole_lite.trainer import checkpoint, process_group
+from recbole_lite.trainer import checkpoint
 from recbole_lite.trainer.initial_weights import (
     check_begun,
     check_train_stage,
     load_initial_weights,
     next_train_stage,
 )
+from recbole_lite.trainer.launch import launch, needs_launch
 from recbole_lite.trainer.onednn_matmul import uses_onednn
 from recbole_lite.trainer.resume import check_same_run
 from recbole_lite.trainer.trackers import check_trackers
 from recbole_lite.utils.errors import ConfigError, RecboleLiteError
 from recbole_lite.utils.files import check_folder
 from recbole_lite.utils.log import FILE_ONLY, init_logger
+from recbole_lite.utils.process_group import is_main_process
 
 NO_USERS = {"users": [], "metrics": {}, "ranks": np.zeros(0, int)}
 
@@ -107,9 +109,9 @@ def run(
     }
     overrides = list(overrides or [])
     config = LiteConfig(model, overrides=overrides, **sources)
-    if process_group.needs_launch(config):
+    if needs_launch(config):
         given = {"saved": saved, "per_user": per_user, "overrides": overrides}
-        return process_group.launch(run, config, {"model": model, **sources, **given})
+        return launch(run, config, {"model": model, **sources, **given})
     names = config["baselines"]
     # All are configured before the first is trained: a mistake must not cost a training.
     baselines = [
@@ -280,7 +282,7 @@ def _end(result, trainer, dataset, loaders, saved: bool, per_user: bool, samples
     """Write the metrics, then describe the run; a description that fails costs nothing else."""
     config = trainer.config
     _, valid_data, test_data = loaders
-    writes = saved and process_group.is_first(config)
+    writes = saved and is_main_process(config)
     if writes:
         if config["task"] == "topn":
             with optional("candidates"):

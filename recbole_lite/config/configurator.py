@@ -35,7 +35,7 @@ from recbole_lite.config.yaml_files import (
     parse_scalar,
     read_yaml,
 )
-from recbole_lite.trainer import process_group
+from recbole_lite.utils import process_group
 from recbole_lite.utils.dataset_names import check_name
 from recbole_lite.utils.errors import ConfigError, RecboleLiteError
 from recbole_lite.utils.paths import PROPERTIES
@@ -316,7 +316,7 @@ class LiteConfig(Config):
 
     def _init_device(self):
         if "local_rank" in self.final_config_dict:  # one of several processes
-            process_group.join_group(self.final_config_dict)
+            process_group.init_process_group(self.final_config_dict)
             return
         # RecBole overwrites CUDA_VISIBLE_DEVICES with its default "0", which takes from a
         # scheduler's child the device that it was given.

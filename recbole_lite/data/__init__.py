@@ -76,8 +76,9 @@ def data_preparation(config: LiteConfig, dataset: Dataset):
     from recbole_lite.data.candidates import give_candidates
     from recbole_lite.data.column_settings import check_counts
     from recbole_lite.data.loaders import DrawingLoader, HistoryMaskLoader
+    from recbole_lite.data.sharding import shard_loaders, skip_empty_batches
     from recbole_lite.data.windows import ResampledWindows, Windows
-    from recbole_lite.trainer import process_group
+    from recbole_lite.utils.process_group import as_single_process
 
     for key in ("save_dataset", "save_dataloaders"):
         if config[key]:
@@ -103,13 +104,13 @@ def data_preparation(config: LiteConfig, dataset: Dataset):
     negatives = config["train_neg_sample_args"]["distribution"] != "none"
     if negatives or classes[1:] != [HistoryMaskLoader] * 2:
         samplers = create_samplers(config, dataset, parts)  # a set per user: not for nothing
-    classes[1:] = [process_group.skipping(config, loader) for loader in classes[1:]]
-    with process_group.alone(config):
+    classes[1:] = [skip_empty_batches(config, loader) for loader in classes[1:]]
+    with as_single_process(config):
         loaders = tuple(
             loader(config, part, sampler, shuffle=phase == "train" and config["shuffle"])
             for loader, phase, part, sampler in zip(classes, phases, parts, samplers, strict=True)
         )
-    return process_group.share_loaders(config, loaders)
+    return shard_loaders(config, loaders)
 
 
 def _check_parts(config, dataset, parts):

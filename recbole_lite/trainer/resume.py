@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from recbole_lite.trainer import checkpoint, process_group
+from recbole_lite.trainer import checkpoint
+from recbole_lite.utils import process_group
 from recbole_lite.utils.errors import CheckpointError
 from recbole_lite.utils.files import leftovers
 
@@ -75,7 +76,7 @@ class Resuming:
         folder = Path(resume_file)
         settings = check_same_run(folder, self.config)
         last = checkpoint.load_last(folder)
-        mine = process_group.is_first(self.config)
+        mine = process_group.is_main_process(self.config)
         for stale in leftovers(folder) if mine else ():  # else it may be the first one's at work
             stale.unlink(missing_ok=True)
         if last is None:

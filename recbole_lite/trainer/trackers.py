@@ -17,8 +17,8 @@ from typing import Any, ClassVar
 from recbole.utils import get_local_time
 
 from recbole_lite.text.llm_files import one_line
-from recbole_lite.trainer import process_group
 from recbole_lite.utils.errors import ConfigError, MissingDependencyError
+from recbole_lite.utils.process_group import is_main_process
 
 
 def check_trackers(config) -> None:
@@ -196,7 +196,7 @@ def start_wandb(config) -> Guarded:
         Weights & Biases cannot start. A record after the first, of a baseline say, is done without.
     """
     record = None
-    if config["log_wandb"] and process_group.is_first(config):
+    if config["log_wandb"] and is_main_process(config):
         check_trackers(config)
         try:
             record = WandbRecord(config)

@@ -16,8 +16,9 @@ from recbole_lite.config.stages import read_stages
 from recbole_lite.data.loaders import FirstBatches
 from recbole_lite.data.transfer import to_device
 from recbole_lite.data.vocabulary import Vocabulary
-from recbole_lite.evaluator.evaluator import LiteCollector, LiteEvaluator
-from recbole_lite.trainer import checkpoint, process_group
+from recbole_lite.evaluator.collector import LiteCollector, restore_order
+from recbole_lite.evaluator.evaluator import LiteEvaluator
+from recbole_lite.trainer import checkpoint, data_parallel
 from recbole_lite.trainer.initial_weights import next_train_stage
 from recbole_lite.trainer.nan_checks import NonFiniteGuard, check_scores, check_weights
 from recbole_lite.trainer.onednn_matmul import matrix_products, uses_onednn
@@ -29,6 +30,7 @@ from recbole_lite.trainer.trackers import (
     without_wandb,
 )
 from recbole_lite.trainer.training_loop import LOOKED_AT_TOGETHER, TrainingLoop
+from recbole_lite.utils import process_group
 from recbole_lite.utils.errors import CheckpointError, ConfigError, TrainingError
 
 
@@ -52,14 +54,14 @@ class LiteMixin(Resuming):
         self._steps = 0  # of the optimiser, in the present stage
         self.distributed_model = None
         with (
-            process_group.alone(config),
+            process_group.as_single_process(config),
             without_wandb(config),
             tensorboard_folder(config) as folder,
         ):
             super().__init__(config, model)
         self.tensorboard = Guarded(self.tensorboard, "TensorBoard")
         self._tensorboard_folder = folder
-        if not process_group.is_first(config):
+        if not process_group.is_main_process(config):
             self.keep_no_record()
         self.wandblogger = start_wandb(config)
         if len(self.stages) > 1:
@@ -137,7 +139,7 @@ class LiteMixin(Resuming):
 
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
         """Save the weights as the best so far (RecBole calls this when validation improved)."""
-        if not process_group.is_first(self.config):
+        if not process_group.is_main_process(self.config):
             return
         check_weights(self.model, epoch, self._last_good())
         best = self.run_dir / checkpoint.BEST_FILE
@@ -153,7 +155,7 @@ class LiteMixin(Resuming):
             self.logger.info(f"Saved the best so far: {best}")
 
     def _save_last(self, epoch):
-        every = self.config["checkpoint_every"] if process_group.is_first(self.config) else 0
+        every = self.config["checkpoint_every"] if process_group.is_main_process(self.config) else 0
         if every and (epoch + 1) % every == 0:
             check_weights(self.model, epoch, self._last_good())
             self._keep_vocabulary()
@@ -200,7 +202,7 @@ class LiteMixin(Resuming):
         """Let the processes of a training add up the gradients of what is trainable now."""
         if not self.config["single_spec"]:
             self.distributed_model = None  # takes its hooks off the parameters
-            self.distributed_model = process_group.wrap(self.model, self.device)
+            self.distributed_model = data_parallel.wrap_ddp(self.model, self.device)
 
     def _build_optimizer(self, **kwargs):
         """RecBole's optimiser; AdamW spares norms and biases, ``adam_eps`` sets epsilon."""
@@ -285,7 +287,8 @@ class LiteMixin(Resuming):
         if self._random_state is not None:
             checkpoint.restore_random_state(self._random_state, self._generator)
         if saved and not self.config["single_spec"]:
-            self._use(process_group.agreed_folder(self.config, lambda: self.run_dir))
+            own = str(self.run_dir) if process_group.is_main_process(self.config) else None
+            self._use(Path(process_group.broadcast(self.config, own)))
         try:
             with self._products():
                 result = self._fit_stages(
@@ -298,11 +301,11 @@ class LiteMixin(Resuming):
         if not (self.run_dir / checkpoint.BEST_FILE).exists():
             self.logger.warning("No epoch was validated (eval_step); the last weights are taken")
             self._save_checkpoint(max(self.train_loss_dict), verbose)
-        process_group.wait_for_all(self.config)
+        process_group.barrier(self.config)
         return result
 
     def _fit_stages(self, *arguments):
-        saved, mine = arguments[3], process_group.is_first(self.config)
+        saved, mine = arguments[3], process_group.is_main_process(self.config)
         result = self._fit_stage(*arguments)
         for number in range(self._stage + 1, len(self.stages)):
             first = max(self.train_loss_dict, default=-1) + 1
@@ -332,7 +335,7 @@ class LiteMixin(Resuming):
             # RecBole's name for the scaler; nothing that a user could change.
             warnings.filterwarnings("ignore", r".*torch\.cuda\.amp\.GradScaler", FutureWarning)
             result = super().fit(*arguments)
-        process_group.wait_for_all(self.config)  # until the first process has saved
+        process_group.barrier(self.config)  # until the first process has saved
         return result
 
     def _train_epoch(self, train_data, epoch_idx, *arguments, **others):
@@ -345,13 +348,13 @@ class LiteMixin(Resuming):
         shared = not self.config["single_spec"]
         if shared:
             terms = getattr(self.model, "loss_terms", len)  # what the loss is a mean over
-            own = process_group.WeightedLoss(own, train_data, terms, self.model)
+            own = data_parallel.WeightedLoss(own, train_data, terms, self.model)
         # RecBole's loop hands the batch to the loss alone; a message about the loss wants its ids.
         self._watch = NonFiniteGuard(own, train_data, epoch_idx, LOOKED_AT_TOGETHER)
         loss = super()._train_epoch(train_data, epoch_idx, self._watch, *arguments[1:], **others)
         if shared:
-            process_group.join_batch_norms(self.model)
-            loss = process_group.mean_over_processes(loss, self.device)
+            data_parallel.average_batch_norms(self.model)
+            loss = data_parallel.all_reduce_mean(loss, self.device)
         self._steps += len(train_data)
         return loss
 
@@ -407,7 +410,7 @@ class LiteMixin(Resuming):
         with self._products():
             result = super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
         if eval_data and not self.config["single_spec"]:
-            self.evaluator.ranked = process_group.restore_order(self.evaluator.ranked, eval_data)
+            self.evaluator.ranked = restore_order(self.evaluator.ranked, eval_data)
             if counts is not None:
                 process_group.all_reduce_counts(counts, self.device)
         if counts is not None and counts.beams:

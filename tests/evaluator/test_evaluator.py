@@ -60,7 +60,7 @@ def test_metrics_equal_brute_force(config_for, exclude, phase):
 
 
 def test_several_targets_per_user_equal_the_definitions():
-    from recbole_lite.evaluator.evaluator import LiteMAP, LiteMRR, LiteNDCG
+    from recbole_lite.evaluator.metrics import LiteMAP, LiteMRR, LiteNDCG
 
     rng = random.Random(1)
     hits = np.array([[rng.random() < 0.3 for _ in range(6)] for _ in range(50)])

@@ -18,7 +18,8 @@ from recbole_lite.config.configurator import LiteConfig
 from recbole_lite.data import create_dataset, data_preparation
 from recbole_lite.data.candidates import write_candidates
 from recbole_lite.data.windows import CANDIDATES
-from recbole_lite.evaluator.evaluator import LiteCollector, LiteEvaluator
+from recbole_lite.evaluator.collector import LiteCollector
+from recbole_lite.evaluator.evaluator import LiteEvaluator
 from recbole_lite.experiments.reproduce import paper_figures
 from recbole_lite.experiments.reproduce.baselines import PREFIX
 from recbole_lite.experiments.reproduce.markdown_tables import budget, figure, grid

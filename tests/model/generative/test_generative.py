@@ -5,7 +5,8 @@ import torch
 from transformers import AutoTokenizer, GenerationConfig
 
 from recbole_lite import create_dataset, data_preparation, run
-from recbole_lite.evaluator.evaluator import LiteCollector, LiteEvaluator
+from recbole_lite.evaluator.collector import LiteCollector
+from recbole_lite.evaluator.evaluator import LiteEvaluator
 from recbole_lite.model.generative import item_indexing
 from recbole_lite.model.generative.beam_search import BeamCounts, repeats
 from recbole_lite.model.generative.generative_recommender import scores_of_beams

@@ -17,8 +17,9 @@ from recbole_lite import (
     run,
 )
 from recbole_lite.cli.main import run_main
-from recbole_lite.trainer import process_group
-from recbole_lite.trainer.process_group import launch, needs_launch
+from recbole_lite.trainer import data_parallel
+from recbole_lite.trainer.launch import launch, needs_launch
+from recbole_lite.utils import process_group
 from recbole_lite.utils.errors import ConfigError, TrainingError
 
 # No dropout: its draws are each process's own.
@@ -163,7 +164,7 @@ def test_only_the_first_process_writes_when_a_run_is_resumed(first, config_for, 
     config = config_for("SASRec", epochs=5, resume=str(folder))
     train, *_ = data_preparation(config, create_dataset(config))
     model = config.model_class(config, train._dataset)
-    monkeypatch.setattr(process_group, "is_first", lambda _: first)
+    monkeypatch.setattr(process_group, "is_main_process", lambda _: first)
     get_trainer(config["MODEL_TYPE"], "SASRec")(config, model).resume_checkpoint(folder)
     assert stale.exists() is not first
     assert ((folder / "config.yaml").read_text() != before) is first
@@ -199,22 +200,22 @@ def test_own_state_that_differs_between_processes_is_refused(place, everywhere, 
     def gather(parts, own):
         parts[:] = [own, own if everywhere else {}]
 
-    monkeypatch.setattr(process_group.dist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(process_group.dist, "all_gather_object", gather)
+    monkeypatch.setattr(data_parallel.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(data_parallel.dist, "all_gather_object", gather)
     model = Stateful()
-    before = process_group._own_state(model)
+    before = data_parallel._module_state(model)
     CHANGES[place](model)
     if everywhere or place in ("weight", "norm"):
-        process_group._check_own_state(model, before)
+        data_parallel._check_module_state(model, before)
         return
     with pytest.raises(ConfigError, match=f"nproc: Stateful changes {place} in its loss"):
-        process_group._check_own_state(model, before)
+        data_parallel._check_module_state(model, before)
 
 
 def test_batch_norms_have_the_mean_of_all_processes(monkeypatch):
-    monkeypatch.setattr(process_group.dist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(process_group.dist, "all_reduce", lambda tensor: tensor.add_(3.0))
+    monkeypatch.setattr(data_parallel.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(data_parallel.dist, "all_reduce", lambda tensor: tensor.add_(3.0))
     model = Stateful()  # its running mean is 0, its variance 1; the other process has 3
-    process_group.join_batch_norms(model)
+    data_parallel.average_batch_norms(model)
     assert model.norm.running_mean.tolist() == [1.5, 1.5]
     assert model.norm.running_var.tolist() == [2.0, 2.0]

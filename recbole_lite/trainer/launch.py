@@ -1,0 +1,110 @@
+"""Starting the processes of a data-parallel training (``--nproc``) on this machine."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from recbole_lite.utils.errors import ConfigError, RecboleLiteError, TrainingError
+from recbole_lite.utils.process_group import uses_cuda
+
+
+def needs_launch(config) -> bool:
+    """Whether this process must start those that train, instead of training itself."""
+    if not config["single_spec"]:
+        return False
+    for key in ("nproc", "world_size"):
+        value = config[key]
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+            raise ConfigError(f"{key} must be a whole number, found {value!r}")
+    return max(config["nproc"] or 1, config["world_size"] or 1) > 1
+
+
+def launch(run: Callable[..., Any], config, arguments: dict[str, Any]) -> Any:
+    """Run ``run(**arguments)`` in ``nproc`` processes of this machine that train together.
+
+    Parameters
+    ----------
+    run : callable
+        Takes `arguments`, of which ``config_dict`` is completed for each process.
+    config : LiteConfig
+        Keys ``nproc``, and with more machines ``world_size``, ``offset``, ``ip``, ``port``
+        (RecBole's keys).
+
+    Returns
+    -------
+    object
+        What the first process of this machine returned.
+
+    Raises
+    ------
+    RecboleLiteError
+        A process's own, or `TrainingError` if one died.
+    """
+    nproc = config["nproc"] or 1
+    here = torch.cuda.device_count()
+    if uses_cuda(config) and here < nproc:
+        raise ConfigError(
+            f"nproc: {nproc} processes need as many GPUs, {here} are visible; --use_gpu=False "
+            "trains on the processors"
+        )
+    values = {
+        "nproc": nproc,
+        "world_size": max(config["world_size"] or 0, nproc),
+        "ip": config["ip"] or "localhost",
+        "port": str(config["port"] or _free_port()),
+        "offset": config["offset"] or 0,
+    }
+    queue = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    processes = torch.multiprocessing.spawn(
+        _process, (run, arguments, values, queue), nprocs=nproc, join=False
+    )
+    answers: list[tuple[str, Any]] = []
+    try:
+        over = False
+        while not over:
+            try:
+                over = processes.join(timeout=0.2)
+            finally:
+                while not queue.empty():  # a process waits until its answer is read
+                    answers.append(queue.get())
+    except Exception as problem:
+        errors = [answer for kind, answer in answers if kind == "error"]
+        if errors:
+            raise errors[0] from None
+        raise TrainingError(f"a process of the training died: {problem}") from None
+    finally:
+        for process in processes.processes:
+            if process.is_alive():
+                process.terminate()
+    return next(answer for kind, answer in answers if kind == "result")
+
+
+def _process(rank: int, run, arguments, values, queue) -> None:
+    """One of the processes, numbered from 0 on this machine."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        torch.set_num_threads(max(1, available // values["nproc"]))
+    own = {**(arguments.get("config_dict") or {}), **values, "local_rank": rank}
+    try:
+        result = run(**{**arguments, "config_dict": own})
+    except RecboleLiteError as error:
+        kind = type(error) if type(error) is not RecboleLiteError else TrainingError
+        queue.put(("error", kind(str(error))))
+        sys.exit(2)
+    if rank == 0:
+        queue.put(("result", result))
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
