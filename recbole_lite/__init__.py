@@ -18,7 +18,7 @@ _PUBLIC = {
     "data_preparation": "data",
     "get_model": "config.registry",
     "get_trainer": "config.registry",
-    "load_data_and_model": "quick_start",
+    "load_data_and_model": "inference.saved_run",
     "run": "quick_start",
 }
 __all__ = [
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from recbole_lite.config.registry import get_model, get_trainer
     from recbole_lite.data import create_dataset, data_preparation
     from recbole_lite.inference.recommender import Recommender
-    from recbole_lite.quick_start import load_data_and_model, run
+    from recbole_lite.inference.saved_run import load_data_and_model
+    from recbole_lite.quick_start import run
 
 
 def __getattr__(name: str):

@@ -12,15 +12,16 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 from recbole.utils import init_seed
 
 from recbole_lite.config.configurator import LiteConfig, paths_of, translate_errors
 from recbole_lite.config.registry import can_train_prefixes, get_model, get_trainer
-from recbole_lite.data import create_dataset, data_preparation
+from recbole_lite.data import count_data, create_dataset, data_preparation
 from recbole_lite.data.candidates import write_candidates
 from recbole_lite.data.vocabulary import Vocabulary
-from recbole_lite.evaluator.evaluator import first_ranks
+from recbole_lite.evaluator.evaluator import NO_USERS, per_user_results
+from recbole_lite.inference.saved_run import check_rows, trained_vocabulary
+from recbole_lite.inference.saved_run import load_data_and_model as load_data_and_model
 from recbole_lite.report.memory import memory
 from recbole_lite.report.random_baseline import random_guess
 from recbole_lite.report.run_report import (
@@ -47,8 +48,6 @@ from recbole_lite.utils.errors import ConfigError, RecboleLiteError
 from recbole_lite.utils.files import check_folder
 from recbole_lite.utils.log import FILE_ONLY, init_logger
 from recbole_lite.utils.process_group import is_main_process
-
-NO_USERS = {"users": [], "metrics": {}, "ranks": np.zeros(0, int)}
 
 
 def run(
@@ -205,10 +204,10 @@ def run_one(
         translate_errors(f"{config['model']} cannot be built", config),
     ):
         init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
-        model = _build_model(config, train_data._dataset)
+        model = config.model_class(config, train_data._dataset).to(config["device"])
         logger.info(model, extra=FILE_ONLY)
         if begins:
-            _check_rows(load_initial_weights(config, model), Path(begins), trained, dataset)
+            check_rows(load_initial_weights(config, model), Path(begins), trained, dataset)
         parameters = _trainable(model)
         how = ", products by oneDNN" * uses_onednn(config["matrix_products"], config["device"])
         logger.info(f"{parameters:,} trainable parameters on {config['device']}{how}")
@@ -293,7 +292,7 @@ def _end(result, trainer, dataset, loaders, saved: bool, per_user: bool, samples
         _describe(result, trainer)
     users = None
     with optional("the test users' ranks"):
-        users = per_user_of(trainer.evaluator, test_data, dataset)
+        users = per_user_results(trainer.evaluator, test_data, dataset)
     if per_user:
         result["per_user"] = users or dict(NO_USERS)
     if samples and config["sample_users"] and result["parts"]["test"]:
@@ -346,66 +345,6 @@ def _tell_empty(parts: dict[str, int]) -> None:
         warn("eval_args leave nothing for a test: the model is trained and not measured")
 
 
-def load_data_and_model(
-    model_file: str | Path,
-    data_path: str | Path | None = None,
-    changes: Mapping[str, Any] | None = None,
-):
-    """Rebuild what a run has made from its folder.
-
-    Parameters
-    ----------
-    model_file : str or Path
-        ``run_dir`` of a result, or a file in it.
-    data_path : str or Path, optional
-        Where the data set is now; default: where it was.
-    changes : dict, optional
-        Other settings that are the machine's, e.g. ``item_embedding_cache_dir``.
-
-    Returns
-    -------
-    tuple
-        ``(config, model, dataset, train_data, valid_data, test_data)``, as RecBole's function
-        of this name; the model has the weights of the best validation.
-
-    Raises
-    ------
-    CheckpointError
-        There is no whole checkpoint.
-    """
-    folder = Path(model_file)
-    folder = folder if folder.is_dir() else folder.parent
-    path = folder / checkpoint.BEST_FILE
-    content = checkpoint.load_config(folder)
-    settings = {**content["settings"], **(changes or {})}
-    if data_path is not None:
-        settings["data_path"] = str(data_path)
-    config = LiteConfig(content["model"], content["dataset"], config_dict=settings, typed=True)
-    init_seed(config["seed"], config["reproducibility"])
-    trained = _vocabulary_of(folder)
-    dataset = create_dataset(config, trained)
-    loaders = data_preparation(config, dataset)
-    model = _build_model(config, loaders[0]._dataset)
-    tensors, facts = checkpoint.load_weights(path)
-    _check_rows(facts, folder, trained, dataset)
-    checkpoint.restore_model(model, tensors, path)
-    return config, model, dataset, *loaders
-
-
-def _vocabulary_of(folder: Path) -> Vocabulary | None:
-    """Raw ids of a run's rows; an older run that has ended knows those of its items."""
-    from recbole_lite.inference.catalogue import Catalogue
-    from recbole_lite.inference.model_folder import ITEMS_FILE
-
-    vocabulary = checkpoint.load_vocabulary(folder)
-    path = folder / ITEMS_FILE
-    if vocabulary is None and path.exists():
-        vocabulary = Vocabulary(source=str(path))
-        field = checkpoint.load_config(folder)["settings"]["ITEM_ID_FIELD"]
-        vocabulary.add([field], Catalogue.load(path).ids[1:])
-    return vocabulary
-
-
 def _start(config, resume: bool, init_from: bool) -> tuple:
     """Folders of the run to continue and of the run to begin with, and the raw ids of its rows.
 
@@ -416,10 +355,10 @@ def _start(config, resume: bool, init_from: bool) -> tuple:
     if resumes:
         check_same_run(Path(resumes), config)
         if checkpoint.has_last(resumes):  # else it was killed in its first epoch, and begins again
-            return resumes, None, _vocabulary_of(Path(resumes))
+            return resumes, None, trained_vocabulary(Path(resumes))
     if begins:
         check_begun(config)
-        trained = _vocabulary_of(Path(begins))
+        trained = trained_vocabulary(Path(begins))
     else:
         trained = _vocabulary_of_pretraining(config)
     if trained is not None:
@@ -431,15 +370,6 @@ def _vocabulary_of_pretraining(config) -> Vocabulary | None:
     if not config["pre_model_path"] or config["train_stage"] in ("pretrain", "actor_pretrain"):
         return None
     return checkpoint.load_pretrained_vocabulary(Path(config["pre_model_path"]))
-
-
-def _check_rows(facts, folder: Path, trained: Vocabulary | None, dataset):
-    """Check weights against the vocabulary that the data were numbered by, or the data's own."""
-    named, source = facts.get("vocabulary"), folder / checkpoint.BEST_FILE
-    if named is None and trained is None:
-        checkpoint.warn_of_rows(source)
-    if trained is None or named != trained.sha256:
-        checkpoint.check_vocabulary(named, dataset.vocabulary, source)
 
 
 def _baseline(name, config, overrides, sources) -> LiteConfig:
@@ -454,10 +384,6 @@ def _baseline(name, config, overrides, sources) -> LiteConfig:
     return LiteConfig(name, overrides=overrides, **sources)
 
 
-def _build_model(config, dataset):
-    return config.model_class(config, dataset).to(config["device"])
-
-
 def _check_writable(folder: str) -> None:
     """What a run saves first comes after its first epoch."""
     place = Path(folder).absolute()
@@ -467,15 +393,6 @@ def _check_writable(folder: str) -> None:
         tempfile.TemporaryFile(dir=place).close()
     except OSError as error:
         raise ConfigError(f"checkpoint_dir: {folder}: {error.strerror}") from None
-
-
-def count_data(dataset) -> dict[str, int]:
-    """Number of users, items and interactions of a data set that is not split yet."""
-    return {
-        "users": dataset.user_num - 1,  # id 0 is padding
-        "items": dataset.item_num - 1,
-        "interactions": dataset.inter_num,
-    }
 
 
 def _store_candidates(folder, dataset, parts) -> dict[str, dict[str, str]]:
@@ -488,20 +405,6 @@ def _store_candidates(folder, dataset, parts) -> dict[str, dict[str, str]]:
 
 def _trainable(model) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
-def per_user_of(evaluator, loader, dataset) -> dict[str, Any]:
-    """What the evaluation that was last found for each user; empty where no metric ranks."""
-    if evaluator.ranked is None:
-        return dict(NO_USERS)
-    ids = getattr(loader, "uid_list", None)  # a loader of RecBole's that groups rows by user
-    if ids is None:
-        ids = loader._dataset.inter_feat[dataset.uid_field]
-    return {
-        "users": [str(user) for user in dataset.id2token(dataset.uid_field, np.asarray(ids))],
-        "metrics": evaluator.per_user(evaluator.ranked),
-        "ranks": first_ranks(evaluator.ranked),
-    }
 
 
 def _plain(result) -> str:

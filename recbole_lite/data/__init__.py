@@ -113,6 +113,15 @@ def data_preparation(config: LiteConfig, dataset: Dataset):
     return shard_loaders(config, loaders)
 
 
+def count_data(dataset) -> dict[str, int]:
+    """Number of users, items and interactions of a data set that is not split yet."""
+    return {
+        "users": dataset.user_num - 1,  # id 0 is padding
+        "items": dataset.item_num - 1,
+        "interactions": dataset.inter_num,
+    }
+
+
 def _check_parts(config, dataset, parts):
     """Refuse data of which nothing is left to train on, or to be measured on."""
     from recbole_lite.utils.errors import DataError

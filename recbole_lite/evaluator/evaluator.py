@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from copy import copy
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from recbole_lite.evaluator.metrics import (
     LiteShannonEntropy,
     LiteTailPercentage,
 )
+
+NO_USERS = {"users": [], "metrics": {}, "ranks": np.zeros(0, int)}
 
 
 class LiteEvaluator(Evaluator):
@@ -106,3 +108,17 @@ def ranked_by(ranks: np.ndarray, k: int) -> torch.Tensor:
     ranks = np.asarray(ranks)
     hits = ranks[:, None] == np.arange(1, k + 1)
     return torch.from_numpy(np.column_stack([hits, np.ones(len(ranks), bool)])).int()
+
+
+def per_user_results(evaluator: LiteEvaluator, loader, dataset) -> dict[str, Any]:
+    """Raw ids, metrics and ranks of the last evaluation's users; empty where no metric ranks."""
+    if evaluator.ranked is None:
+        return dict(NO_USERS)
+    ids = getattr(loader, "uid_list", None)  # a loader of RecBole's that groups rows by user
+    if ids is None:
+        ids = loader._dataset.inter_feat[dataset.uid_field]
+    return {
+        "users": [str(user) for user in dataset.id2token(dataset.uid_field, np.asarray(ids))],
+        "metrics": evaluator.per_user(evaluator.ranked),
+        "ranks": first_ranks(evaluator.ranked),
+    }

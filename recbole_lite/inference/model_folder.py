@@ -166,8 +166,8 @@ def complete_run(folder: str | Path) -> bool:
     CheckpointError, DataError, ModelFilesError
         The checkpoint, the data set or a language model cannot be read.
     """
-    from recbole_lite.data import create_dataset
-    from recbole_lite.quick_start import count_data, load_data_and_model
+    from recbole_lite.data import count_data, create_dataset
+    from recbole_lite.inference.saved_run import load_data_and_model
     from recbole_lite.trainer.checkpoint import load_weights
 
     folder = Path(folder)

@@ -179,7 +179,8 @@ def complete_report(folder: str | Path) -> Path:
 def _test_again(record: RunRecord) -> None:
     """Write the users' ranks and the samples; the metrics stay as they are."""
     from recbole_lite.config.registry import get_trainer
-    from recbole_lite.quick_start import load_data_and_model, per_user_of
+    from recbole_lite.evaluator.evaluator import per_user_results
+    from recbole_lite.inference.saved_run import load_data_and_model
 
     folder = record.folder
     here = {"checkpoint_dir": str(folder.parent), "log_wandb": False}  # a run may be moved
@@ -189,7 +190,7 @@ def _test_again(record: RunRecord) -> None:
     trainer.keep_no_record()
     trainer.eval_collector.data_collect(train_data)  # counts that some metrics need
     trainer.evaluate(test_data, load_best_model=False, show_progress=config["show_progress"])
-    per_user = per_user_of(trainer.evaluator, test_data, dataset)
+    per_user = per_user_results(trainer.evaluator, test_data, dataset)
     test_set = _test_set(dataset, valid_data, test_data, per_user)
     if TEST_SET not in record.metrics:
         _keep_users(folder, test_set, per_user)

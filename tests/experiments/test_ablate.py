@@ -12,9 +12,13 @@ import recbole_lite.experiments.ablate as ablate_module
 from recbole_lite import LiteConfig, create_dataset, data_preparation, get_trainer, run
 from recbole_lite.cli.main import main
 from recbole_lite.config.yaml_files import read_yaml
-from recbole_lite.evaluator.evaluator import LiteEvaluator, first_ranks, ranked_by
+from recbole_lite.evaluator.evaluator import (
+    LiteEvaluator,
+    first_ranks,
+    per_user_results,
+    ranked_by,
+)
 from recbole_lite.experiments.ablate import ROWS, ablate, find_rows
-from recbole_lite.quick_start import per_user_of
 from recbole_lite.report.ablation import render
 from recbole_lite.report.intervals import RESAMPLES, SEED
 from recbole_lite.utils.environment import environment
@@ -148,7 +152,7 @@ def test_users_stand_in_the_order_of_the_values(quick, mode):
     )
     trainer = get_trainer(config["MODEL_TYPE"], "SASRec")(config, model)
     trainer.evaluate(test_data, load_best_model=False)
-    found = per_user_of(trainer.evaluator, test_data, dataset)
+    found = per_user_results(trainer.evaluator, test_data, dataset)
     firsts = {u for u, rank in zip(found["users"], found["ranks"], strict=True) if rank == 1}
     assert firsts == known
 

@@ -19,7 +19,7 @@ FILES = {
 
 # What is made to fail -> what the run's folder lacks, how often that is said.
 STEPS = {
-    "quick_start.per_user_of": ({"users.csv"}, 1),
+    "quick_start.per_user_results": ({"users.csv"}, 1),
     "quick_start.sample_users": (set(), 1),
     "quick_start._describe": (set(), 1),
     "inference.folder.complete": ({"items.jsonl"}, 1),

@@ -19,13 +19,13 @@ from recbole_lite.data import create_dataset, data_preparation
 from recbole_lite.data.candidates import write_candidates
 from recbole_lite.data.windows import CANDIDATES
 from recbole_lite.evaluator.collector import LiteCollector
-from recbole_lite.evaluator.evaluator import LiteEvaluator
+from recbole_lite.evaluator.evaluator import LiteEvaluator, per_user_results
 from recbole_lite.experiments.reproduce import paper_figures
 from recbole_lite.experiments.reproduce.baselines import PREFIX
 from recbole_lite.experiments.reproduce.markdown_tables import budget, figure, grid
 from recbole_lite.experiments.reproduce.protocol import Request, Rows
 from recbole_lite.experiments.reproduce.time_budget import Side, asked, measure
-from recbole_lite.quick_start import load_data_and_model, per_user_of
+from recbole_lite.inference.saved_run import load_data_and_model
 from recbole_lite.report.page_charts import show
 from recbole_lite.report.random_baseline import random_guess
 from recbole_lite.report.run_report import plain
@@ -198,7 +198,7 @@ def rank_candidates(folder: str | Path, config: LiteConfig) -> dict[str, Any]:
         scores[hidden] = -torch.inf  # all but the candidates
         collector.eval_batch_collect(scores, batch, users, targets)
     result = evaluator.evaluate(collector.get_data_struct())
-    found = per_user_of(evaluator, test, dataset)
+    found = per_user_results(evaluator, test, dataset)
     return {
         "test": plain(result),
         "ranks": dict(zip(found["users"], map(int, found["ranks"]), strict=True)),

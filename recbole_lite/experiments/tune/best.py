@@ -22,7 +22,7 @@ def evaluate_best(record: Record, plan: Plan) -> dict[str, float] | None:
     None where the split leaves nothing for a test.
     """
     from recbole_lite.config.registry import get_trainer
-    from recbole_lite.quick_start import load_data_and_model
+    from recbole_lite.inference.saved_run import load_data_and_model
 
     threads = torch.get_num_threads()
     torch.set_num_threads(plan.threads)  # sums in the order of the trial's
