@@ -49,10 +49,10 @@ from recbole_lite import (
     get_trainer,
     load_data_and_model,
 )
-from recbole_lite.inference.export import export_onnx
 from recbole_lite.inference.export_parity import evaluate
+from recbole_lite.inference.onnx_export import export_onnx
+from recbole_lite.inference.onnx_runtime import OnnxRuntime
 from recbole_lite.inference.quantize import quantize
-from recbole_lite.inference.runtime import OnnxRuntime
 from recbole_lite.trainer.onednn_matmul import matrix_products
 from recbole_lite.utils.environment import environment
 

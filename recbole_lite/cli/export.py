@@ -57,11 +57,11 @@ def run(args: argparse.Namespace) -> int:
     int
         Exit status: 0; 2 if the exported model recommends something else than torch.
     """
-    from recbole_lite.inference.export import add_facts, check_opset, export_onnx, require_onnx
     from recbole_lite.inference.export_parity import TOP, compare
     from recbole_lite.inference.model_folder import is_packed
+    from recbole_lite.inference.onnx_export import add_facts, check_opset, export_onnx, require_onnx
+    from recbole_lite.inference.onnx_runtime import OnnxRuntime
     from recbole_lite.inference.quantize import quantize
-    from recbole_lite.inference.runtime import OnnxRuntime
     from recbole_lite.inference.torch_runtime import TorchRuntime
 
     require_onnx()  # before minutes are spent
@@ -115,7 +115,7 @@ class _Source:
 
 def _of_run(args) -> _Source:
     from recbole_lite.data.loaders import HistoryMaskLoader
-    from recbole_lite.inference.export import check_exportable
+    from recbole_lite.inference.onnx_export import check_exportable
     from recbole_lite.inference.saved_run import load_data_and_model
     from recbole_lite.report.samples import item_titles
 
@@ -136,7 +136,7 @@ def _of_packed(args) -> _Source:
     import numpy as np
 
     from recbole_lite import Recommender
-    from recbole_lite.inference.export import check_exportable
+    from recbole_lite.inference.onnx_export import check_exportable
     from recbole_lite.utils.errors import RequestError
 
     if args.data_path:
@@ -158,9 +158,9 @@ def _of_packed(args) -> _Source:
 
 def _print_costs(out: Path, source: _Source, path: Path, small: Path) -> None:
     """Metrics of the test split by both files."""
-    from recbole_lite.inference.export import add_facts
     from recbole_lite.inference.export_parity import evaluate
-    from recbole_lite.inference.runtime import OnnxRuntime
+    from recbole_lite.inference.onnx_export import add_facts
+    from recbole_lite.inference.onnx_runtime import OnnxRuntime
 
     costs = {
         file.name: evaluate(source.config, source.model, source.loader, OnnxRuntime(file).scores)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from recbole_lite.inference.runtime import OnnxRuntime
+from recbole_lite.inference.onnx_runtime import OnnxRuntime
 from recbole_lite.inference.torch_runtime import TorchRuntime
 
 Score = Callable[[np.ndarray], np.ndarray]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recbole_lite.inference.model_folder import ModelBundle
-from recbole_lite.inference.runtime import FORMAT_VERSION
+from recbole_lite.inference.onnx_runtime import FORMAT_VERSION
 from recbole_lite.utils.files import file_sha256, write_atomically
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def make(contents: ModelBundle, model: torch.nn.Module) -> Path | bytes:
     """
     from filelock import FileLock
 
-    from recbole_lite.inference.export import build_graph
+    from recbole_lite.inference.onnx_export import build_graph
 
     path = path_of(contents)
     graph = None

@@ -8,8 +8,8 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from recbole_lite.inference.export import INT8_FILE, require_onnx
-from recbole_lite.inference.graph_ends import ALL_SCORES
+from recbole_lite.inference.graph_inputs_outputs import ALL_SCORES
+from recbole_lite.inference.onnx_export import INT8_FILE, require_onnx
 from recbole_lite.utils.files import write_atomically
 
 _QUANTIZED = "_quantized"  # how onnxruntime calls the int8 weights of a matrix

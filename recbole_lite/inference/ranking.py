@@ -60,7 +60,7 @@ def top(
     scores : numpy.ndarray
         ``[B, n_items]``, -inf for padding (id 0); changed in place.
     k, exclude, among
-        See :meth:`recbole_lite.inference.runtime.OnnxRuntime.rank`, also for what is returned.
+        See :meth:`recbole_lite.inference.onnx_runtime.OnnxRuntime.rank`, also for what is returned.
     """
     if exclude is not None:
         np.put_along_axis(scores, padded(exclude), -np.inf, 1)  # padding has -inf already

@@ -16,7 +16,7 @@ from recbole_lite.config.saved_config import BEST_FILE, CONFIG_FILE
 from recbole_lite.inference import graph_file, history_inputs, ranking
 from recbole_lite.inference import model_folder as folders
 from recbole_lite.inference.catalogue import Catalogue
-from recbole_lite.inference.runtime import OnnxRuntime
+from recbole_lite.inference.onnx_runtime import OnnxRuntime
 from recbole_lite.utils.errors import (
     CheckpointError,
     MissingDependencyError,

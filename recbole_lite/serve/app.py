@@ -16,7 +16,7 @@ from recbole_lite import __version__
 from recbole_lite.inference.recommender import Recommender, named_unknown
 from recbole_lite.serve import schemas
 from recbole_lite.serve.batching import Batcher, OverloadedError, Question
-from recbole_lite.serve.limits import BodyLimit
+from recbole_lite.serve.body_limit import BodyLimit
 from recbole_lite.utils.errors import RequestError
 
 PAGE = Path(__file__).with_name("page.html")

@@ -10,7 +10,7 @@ import pytest
 
 from recbole_lite import Recommender
 from recbole_lite.cli.main import main
-from recbole_lite.inference import export, graph_file
+from recbole_lite.inference import graph_file, onnx_export
 from recbole_lite.inference import model_folder as folders
 from recbole_lite.utils.errors import MissingDependencyError, RequestError
 
@@ -28,7 +28,7 @@ def model_folder(trained, tmp_path):
 @pytest.fixture
 def exports(monkeypatch):
     """Counts exports; the graph itself is made once a session."""
-    calls, plain = [], export.build_graph
+    calls, plain = [], onnx_export.build_graph
 
     def counted(model, *others):
         calls.append(1)
@@ -36,7 +36,7 @@ def exports(monkeypatch):
             test_made_once.graph = plain(model, *others)
         return test_made_once.graph
 
-    monkeypatch.setattr(export, "build_graph", counted)
+    monkeypatch.setattr(onnx_export, "build_graph", counted)
     return calls
 
 
@@ -114,7 +114,7 @@ def test_a_model_that_the_exporter_refuses(model_folder, monkeypatch, caplog):
     def fails(model):
         raise RuntimeError("no such operator. And more")
 
-    monkeypatch.setattr(export, "build_graph", fails)
+    monkeypatch.setattr(onnx_export, "build_graph", fails)
     with caplog.at_level(logging.WARNING):
         recommender = Recommender.load(model_folder)
         assert recommender.runtime.name == "torch"

@@ -13,12 +13,12 @@ from built_models import HISTORIES, KINDS, build, graph_of, rows_of, scores_of
 
 from recbole_lite import Recommender, load_data_and_model, run
 from recbole_lite.cli.main import main
-from recbole_lite.inference import export
-from recbole_lite.inference.export import OPSETS, build_graph, export_onnx
+from recbole_lite.inference import onnx_export
 from recbole_lite.inference.export_parity import compare, evaluate
+from recbole_lite.inference.onnx_export import OPSETS, build_graph, export_onnx
+from recbole_lite.inference.onnx_runtime import OnnxRuntime
 from recbole_lite.inference.packed_encoder import ScoringModule
 from recbole_lite.inference.quantize import quantize
-from recbole_lite.inference.runtime import OnnxRuntime
 from recbole_lite.inference.torch_runtime import TorchRuntime
 from recbole_lite.utils.errors import ConfigError, MissingDependencyError
 
@@ -42,7 +42,7 @@ def exported(model, kind=None, out="out"):
     items = [(f"i{n}", f"title {n}") for n in range(1, model.n_items)]
     with pytest.MonkeyPatch.context() as patch:
         if kind:
-            patch.setattr(export, "build_graph", lambda model, opset: graph_of(model, kind))
+            patch.setattr(onnx_export, "build_graph", lambda model, opset: graph_of(model, kind))
         return TorchRuntime(model), export_onnx(model, items, out)
 
 
@@ -197,7 +197,7 @@ def test_another_list_is_an_error(run_dir, capsys, monkeypatch):
             super().__init__(model)
             self.head *= torch.linspace(0.5, 2, self.head.shape[1])
 
-    monkeypatch.setattr(export, "ScoringModule", Disturbed)
+    monkeypatch.setattr(onnx_export, "ScoringModule", Disturbed)
     assert main(["export", f"--model={run_dir}", "--out=exported"]) == 2
     assert "error: the exported model recommends other items" in capsys.readouterr().err
 
@@ -244,11 +244,11 @@ def test_bad_arguments_are_one_line(quick, run_dir, capsys, arguments, message):
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'recbole-lite\[onnx\]'"):
-        export.require_onnx()
+        onnx_export.require_onnx()
 
 
 def test_a_model_that_no_file_can_hold(config_for, monkeypatch):
-    monkeypatch.setattr(export, "LARGEST", 1000)
+    monkeypatch.setattr(onnx_export, "LARGEST", 1000)
     with pytest.raises(ConfigError, match="2 GiB at most"):
         exported(build(config_for))
     assert not Path("out/model.onnx").exists()

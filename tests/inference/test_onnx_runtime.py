@@ -6,7 +6,7 @@ import torch
 from built_models import HISTORIES, build, graph_of, rows_of, scores_of
 
 from recbole_lite.inference import ranking, runtime
-from recbole_lite.inference.runtime import OnnxRuntime
+from recbole_lite.inference.onnx_runtime import OnnxRuntime
 from recbole_lite.inference.torch_runtime import TorchRuntime
 from recbole_lite.utils.errors import CheckpointError, RequestError
 

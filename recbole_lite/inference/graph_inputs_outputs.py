@@ -6,7 +6,7 @@ a batch) are not for torch's exporter.
 
 from __future__ import annotations
 
-from recbole_lite.inference.runtime import REFUSED
+from recbole_lite.inference.onnx_runtime import REFUSED
 
 ALL_SCORES = "all_scores"
 # Inputs of the module that is exported, see recbole_lite.inference.packed_encoder.Packing.

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from recbole_lite import __version__
-from recbole_lite.inference import graph_ends
+from recbole_lite.inference import graph_inputs_outputs
+from recbole_lite.inference.onnx_runtime import FORMAT_VERSION
 from recbole_lite.inference.packed_encoder import Packing, ScoringModule
-from recbole_lite.inference.runtime import FORMAT_VERSION
 from recbole_lite.model.abstract_recommender import NextItemModel
 from recbole_lite.utils.errors import ConfigError, MissingDependencyError
 from recbole_lite.utils.files import write_atomically
@@ -96,7 +96,7 @@ def build_graph(model: NextItemModel, opset: int = OPSET) -> bytes:
     check_opset(opset)
     graph = _export(model, opset)
     n_items, max_length = int(model.n_items), int(model.max_seq_length)
-    graph_ends.add(graph, n_items, max_length)
+    graph_inputs_outputs.add(graph, n_items, max_length)
     if graph.ByteSize() > LARGEST:
         raise ConfigError(
             f"the model takes {graph.ByteSize() / 2**30:.1f} GiB; an ONNX file holds 2 GiB at most"
@@ -170,8 +170,8 @@ def _export(model: NextItemModel, opset: int):
             ScoringModule(model),
             tuple(vars(packing).values()),
             dynamo=True,
-            input_names=graph_ends.PACKED,
-            output_names=[graph_ends.ALL_SCORES],
+            input_names=graph_inputs_outputs.PACKED,
+            output_names=[graph_inputs_outputs.ALL_SCORES],
             dynamic_shapes=(items, items, items, {0: users, 1: length}, {0: users}),
             opset_version=opset,
             verbose=False,
