@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 
 from recbole_lite import load_data_and_model, run
+from recbole_lite.data.item_titles import item_titles
 from recbole_lite.experiments.compare.compare import compare, render
-from recbole_lite.report.samples import item_titles
 from recbole_lite.text import item_vectors
 from recbole_lite.utils.paths import PROPERTIES
 

@@ -18,6 +18,7 @@ from recbole_lite.config.configurator import LiteConfig, paths_of, translate_err
 from recbole_lite.config.registry import can_train_prefixes, get_model, get_trainer
 from recbole_lite.data import count_data, create_dataset, data_preparation
 from recbole_lite.data.candidates import write_candidates
+from recbole_lite.data.item_titles import item_titles
 from recbole_lite.data.vocabulary import Vocabulary
 from recbole_lite.evaluator.evaluator import NO_USERS, per_user_results
 from recbole_lite.inference.saved_run import check_rows, trained_vocabulary
@@ -32,7 +33,7 @@ from recbole_lite.report.run_report import (
     plain,
     write_report,
 )
-from recbole_lite.report.samples import item_titles, sample_users
+from recbole_lite.report.samples import sample_users
 from recbole_lite.trainer import checkpoint
 from recbole_lite.trainer.initial_weights import (
     check_begun,

@@ -114,10 +114,10 @@ class _Source:
 
 
 def _of_run(args) -> _Source:
+    from recbole_lite.data.item_titles import item_titles
     from recbole_lite.data.loaders import HistoryMaskLoader
     from recbole_lite.inference.onnx_export import check_exportable
     from recbole_lite.inference.saved_run import load_data_and_model
-    from recbole_lite.report.samples import item_titles
 
     config, model, dataset, _, _, test_data = load_data_and_model(args.model, args.data_path)
     check_exportable(model)

@@ -196,7 +196,7 @@ def _cannot(folder, model: str) -> str:
 
 def catalogue_of(dataset, config) -> Catalogue:
     """Ids, titles, texts and counts of a dataset's items; without a ``.item`` file no texts."""
-    from recbole_lite.report.samples import item_titles
+    from recbole_lite.data.item_titles import item_titles
     from recbole_lite.text.item_llm_settings import TextFields
     from recbole_lite.text.item_vectors import item_texts
 
