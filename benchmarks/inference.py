@@ -49,7 +49,7 @@ from recbole_lite import (
     get_trainer,
     load_data_and_model,
 )
-from recbole_lite.inference.export_parity import evaluate
+from recbole_lite.inference.export_parity import evaluate_scores
 from recbole_lite.inference.onnx_export import export_onnx
 from recbole_lite.inference.onnx_runtime import OnnxRuntime
 from recbole_lite.inference.quantize import quantize
@@ -494,7 +494,7 @@ def accuracy(config, model, test, folder: Path, args) -> dict[str, dict[str, flo
     found = {"model": trainer.evaluate(test, load_best_model=False)}
     for name in sides:
         scores = OnnxRuntime(path_of(name, folder), args.threads).scores
-        found[name] = evaluate(config, model, test, scores)
+        found[name] = evaluate_scores(config, model, test, scores)
     return {name: {k: float(v) for k, v in result.items()} for name, result in found.items()}
 
 

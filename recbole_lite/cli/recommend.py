@@ -120,13 +120,10 @@ def recommend(args: argparse.Namespace) -> int:
     names = _split(args.candidates, args.separator)
     candidates = None if names is None else _ids(recommender, names)
     if args.input is not None:
-        from recbole_lite.inference.batch_recommend import recommend_file
+        from recbole_lite.inference.batch_recommend import BatchOptions, recommend_file
         from recbole_lite.utils.files import STANDARD, is_stream
 
-        summary = recommend_file(
-            recommender,
-            args.input,
-            args.output,
+        options = BatchOptions(
             k=args.k,
             exclude_seen=not args.include_seen,
             candidates=candidates,
@@ -135,6 +132,7 @@ def recommend(args: argparse.Namespace) -> int:
             batch_size=args.batch_size,
             show_progress=sys.stderr.isatty(),
         )
+        summary = recommend_file(recommender, args.input, args.output, options)
         streams = is_stream(args.output)  # the rows may be on standard output
         name = "standard output" if args.output == STANDARD else args.output
         print(f"{name}: {summary}", file=sys.stderr if streams else sys.stdout)
@@ -173,9 +171,9 @@ def pack(args: argparse.Namespace) -> int:
         print(f"{args.out}: {recommender.name}, {len(recommender.catalogue):,} items")
         _add_graph(args.out)
         return 0
-    from recbole_lite.inference.model_folder import complete_run
+    from recbole_lite.inference.saved_run import restore_recommender_files
 
-    if not complete_run(args.model):
+    if not restore_recommender_files(args.model):
         raise CheckpointError(f"{args.model}: a packed model already; it needs nothing more")
     print(f"{args.model}: complete")
     return 0
@@ -185,16 +183,16 @@ def _add_graph(folder: str) -> None:
     """Make the graph of a packed model now rather than at its first use."""
     from recbole_lite.inference import graph_file
     from recbole_lite.inference.loading import build_model
-    from recbole_lite.inference.model_folder import read
+    from recbole_lite.inference.model_folder import read_bundle
 
-    contents = read(folder)
-    if contents.model not in graph_file.EXPORTABLE:
+    bundle = read_bundle(folder)
+    if bundle.model not in graph_file.EXPORTABLE:
         return
     missing = graph_file.missing_package()
     if missing:
         print(f"without a graph for onnxruntime: {missing} is not installed")
         return
-    path = graph_file.make(contents, build_model(contents, "cpu"))
+    path = graph_file.export_graph(bundle, build_model(bundle, "cpu"))
     if isinstance(path, Path):
         print(f"{path.name}: {path.stat().st_size / 2**20:.1f} MiB, for onnxruntime")
 

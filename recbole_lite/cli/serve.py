@@ -7,8 +7,10 @@ import ipaddress
 import socket
 import sys
 from contextlib import suppress
+from dataclasses import fields
 
 from recbole_lite.cli.recommend import add_runtime
+from recbole_lite.serve.limits import Limits
 
 EPILOG = """\
 The page is at /, the API's description at /docs and /openapi.json. There is no login: on another
@@ -39,13 +41,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="0: any (default: %(default)s)")
     add_runtime(parser)
-    for name, default, text in (
-        ("max_history", 1000, "items in a history"),
-        ("max_body", 256 * 1024, "bytes of a request"),
-        ("max_batch", 64, "histories scored together"),
-        ("max_waiting", 1024, "requests that may wait"),
-    ):
-        parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} ({default:,})")
+    for limit in fields(Limits):
+        text = f"{limit.metadata['help']} ({limit.default:,})"
+        parser.add_argument(f"--{limit.name}", type=int, default=limit.default, help=text)
     parser.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS)
     parser.set_defaults(func=serve, interrupted="interrupted before the service had begun")
 
@@ -57,7 +55,7 @@ def serve(args: argparse.Namespace) -> int:
     try:
         import uvicorn
 
-        from recbole_lite.serve.app import Limits, create_app
+        from recbole_lite.serve.app import create_app
     except ModuleNotFoundError as error:
         if error.name not in ("fastapi", "uvicorn", "starlette", "pydantic"):
             raise
@@ -66,7 +64,7 @@ def serve(args: argparse.Namespace) -> int:
         ) from None
     from recbole_lite.cli.recommend import load
 
-    names = ("max_history", "max_body", "max_batch", "max_waiting")
+    names = [limit.name for limit in fields(Limits)]
     wrong = [name for name in names if getattr(args, name) < 1]
     if wrong:
         raise RequestError(f"--{wrong[0]} must be at least 1")

@@ -1,7 +1,7 @@
-"""Both ends of the exported graph: what callers send -> packed histories; scores -> best items.
+"""Inputs and outputs of the ONNX graph: padded ids to packed histories, scores to the top items.
 
-They are written operator by operator, since sizes that depend on the data (the longest history of
-a batch) are not for torch's exporter.
+Both parts are built operator by operator, because torch's exporter does not support sizes that
+depend on the data (the longest history of a batch).
 """
 
 from __future__ import annotations
@@ -9,79 +9,79 @@ from __future__ import annotations
 from recbole_lite.inference.onnx_runtime import REFUSED
 
 ALL_SCORES = "all_scores"
-# Inputs of the module that is exported, see recbole_lite.inference.packed_encoder.Packing.
+# Inputs of the exported module, see recbole_lite.inference.packed_encoder.Packing.
 PACKED = ["packed_ids", "packed_positions", "packed_users", "packed_slots", "packed_lengths"]
 FLOAT, INT64, BOOL = 1, 7, 9  # onnx.TensorProto's numbers
 
 
-def add(model, n_items: int, max_length: int) -> None:
-    """Put both ends onto a graph from `PACKED` to ``all_scores``, in place.
+def add_inputs_outputs(model, n_items: int, max_length: int) -> None:
+    """Add inputs and outputs, in place, to a graph from `PACKED` to ``all_scores``.
 
     Parameters
     ----------
     model : onnx.ModelProto
     n_items : int
-        With padding.
+        Including padding.
     max_length : int
-        Items of a history that are read: the last ones.
+        Number of last items of a history that are read.
     """
-    front, back = _Steps("front"), _Steps("back")
+    front, back = _GraphBuilder("front"), _GraphBuilder("back")
     _pack(front, n_items, max_length)
-    _choose(back, n_items)
-    _put_around(model, front, back)
+    _select_top_k(back, n_items)
+    _wrap(model, front, back)
 
 
-def _pack(steps: _Steps, n_items: int, max_length: int) -> None:
-    """``items`` [batch, length] -> `PACKED`; what cannot be ranked makes an operator fail."""
-    one, zero = steps.number(1), steps.number(0)
-    steps.check_ids("items", n_items)
-    mask = steps("Cast", steps("Not", steps("Equal", "items", zero)), to=INT64)  # [B, W] of 0, 1
-    counts = steps("ReduceSum", mask, steps.vector(1), keepdims=1)  # [B, 1]
-    steps.refuse(
+def _pack(build: _GraphBuilder, n_items: int, max_length: int) -> None:
+    """``items`` [batch, length] -> `PACKED`; invalid rows make an operator fail."""
+    one, zero = build.number(1), build.number(0)
+    build.check_ids("items", n_items)
+    mask = build("Cast", build("Not", build("Equal", "items", zero)), to=INT64)  # [B, W] of 0, 1
+    counts = build("ReduceSum", mask, build.vector(1), keepdims=1)  # [B, 1]
+    build.refuse(
         "a row of items is empty or all padding (0); give at least one item",
-        steps("Equal", counts, zero),
+        build("Equal", counts, zero),
     )
-    behind = steps("CumSum", mask, one)  # [B, W]: items up to here, this one included
-    _refuse_holes(steps, mask, behind, counts)
-    kept = steps("Min", counts, steps.number(max_length))  # [B, 1]
-    positions = steps("Sub", steps("Sub", behind, one), steps("Sub", counts, kept))  # [B, W]
-    read = steps("And", steps("Cast", mask, to=BOOL), steps("GreaterOrEqual", positions, zero))
-    places = steps("Transpose", steps("NonZero", read), perm=[1, 0])  # [N, 2], row by row
-    steps("GatherND", steps.guarded("items"), places, out=PACKED[0])
-    steps("GatherND", positions, places, out=PACKED[1])
-    steps("Gather", places, zero, axis=1, out=PACKED[2])
-    lengths = steps("Squeeze", kept, steps.vector(1), out=PACKED[4])  # [B]
-    longest = steps("ReduceMax", lengths, keepdims=0)
-    first = steps("Sub", steps("CumSum", kept, zero), kept)  # [B, 1]: place of the first item
-    slots = steps("Add", first, steps("Range", zero, longest, one))  # [B, L]
-    total = steps("ReduceSum", lengths, keepdims=0)
-    steps("Min", slots, steps("Sub", total, one), out=PACKED[3])
+    behind = build("CumSum", mask, one)  # [B, W]: items up to and including here
+    _refuse_holes(build, mask, behind, counts)
+    kept = build("Min", counts, build.number(max_length))  # [B, 1]
+    positions = build("Sub", build("Sub", behind, one), build("Sub", counts, kept))  # [B, W]
+    read = build("And", build("Cast", mask, to=BOOL), build("GreaterOrEqual", positions, zero))
+    places = build("Transpose", build("NonZero", read), perm=[1, 0])  # [N, 2], row by row
+    build("GatherND", build.guarded("items"), places, out=PACKED[0])
+    build("GatherND", positions, places, out=PACKED[1])
+    build("Gather", places, zero, axis=1, out=PACKED[2])
+    lengths = build("Squeeze", kept, build.vector(1), out=PACKED[4])  # [B]
+    longest = build("ReduceMax", lengths, keepdims=0)
+    first = build("Sub", build("CumSum", kept, zero), kept)  # [B, 1]: place of the first item
+    slots = build("Add", first, build("Range", zero, longest, one))  # [B, L]
+    total = build("ReduceSum", lengths, keepdims=0)
+    build("Min", slots, build("Sub", total, one), out=PACKED[3])
 
 
-def _refuse_holes(steps: _Steps, mask: str, behind: str, counts: str) -> None:
-    """Padding with an item before and after it."""
-    before = steps("Greater", behind, steps.number(0))
-    after = steps("Less", behind, counts)
-    padding = steps("Equal", mask, steps.number(0))
-    steps.refuse(
+def _refuse_holes(build: _GraphBuilder, mask: str, behind: str, counts: str) -> None:
+    """Refuse padding that has items on both sides."""
+    before = build("Greater", behind, build.number(0))
+    after = build("Less", behind, counts)
+    padding = build("Equal", mask, build.number(0))
+    build.refuse(
         "a row of items has padding (0) between items; it may stand before or behind them",
-        steps("And", padding, steps("And", before, after)),
+        build("And", padding, build("And", before, after)),
     )
 
 
-def _choose(steps: _Steps, n_items: int) -> None:
+def _select_top_k(build: _GraphBuilder, n_items: int) -> None:
     """``all_scores``, ``exclude`` and ``k`` -> ``scores`` and ``ids``."""
-    zero = steps.number(0)
-    steps.check_ids("exclude", n_items)
-    exclude = steps.guarded("exclude")
-    lost = steps("Expand", steps.minus_inf, steps("Shape", exclude))
-    left = steps("ScatterElements", ALL_SCORES, exclude, lost, axis=1)
-    best = steps("TopK", left, "k", axis=1, out=["scores", "best"])[1]
-    none = steps("IsInf", "scores", detect_positive=0)
-    steps("Where", none, zero, best, out="ids")
+    zero = build.number(0)
+    build.check_ids("exclude", n_items)
+    exclude = build.guarded("exclude")
+    minus_inf = build("Expand", build.minus_inf, build("Shape", exclude))
+    masked = build("ScatterElements", ALL_SCORES, exclude, minus_inf, axis=1)
+    best = build("TopK", masked, "k", axis=1, out=["scores", "best"])[1]
+    unfilled = build("IsInf", "scores", detect_positive=0)
+    build("Where", unfilled, zero, best, out="ids")
 
 
-def _put_around(model, front: _Steps, back: _Steps) -> None:
+def _wrap(model, front: _GraphBuilder, back: _GraphBuilder) -> None:
     graph, info = model.graph, front.helper.make_tensor_value_info
     core = list(graph.node)
     del graph.node[:], graph.input[:], graph.output[:]
@@ -103,8 +103,8 @@ def _put_around(model, front: _Steps, back: _Steps) -> None:
     )
 
 
-class _Steps:
-    """Collects operators; a call appends one and gives the name of what comes out."""
+class _GraphBuilder:
+    """Collects operators; a call appends one and returns the name of its output."""
 
     def __init__(self, prefix: str):
         import onnx
@@ -112,7 +112,7 @@ class _Steps:
         self.helper, self.prefix = onnx.helper, prefix
         self.nodes: list = []
         self.constants: dict[str, object] = {}
-        self._sound: list[str] = []
+        self._checks: list[str] = []
 
     def __call__(self, kind: str, *inputs: str, out: str | list[str] | None = None, **attributes):
         name = f"{self.prefix}_{len(self.nodes)}_{kind}"
@@ -142,18 +142,18 @@ class _Steps:
         )
 
     def refuse(self, why: str, wrong: str) -> None:
-        """Fail where any of `wrong` is true: an operator of this name looks behind an array."""
+        """Fail if any of `wrong` is true: an operator of this name reads beyond an array's end."""
         count = self("ReduceSum", self("Cast", wrong, to=INT64), keepdims=0)
         array = self._constant(f"{self.prefix}_true", BOOL, [1], True)
-        self._sound.append(self("Gather", array, self("Min", count, self.number(1))))
+        self._checks.append(self("Gather", array, self("Min", count, self.number(1))))
         self.nodes[-1].name = REFUSED + why
 
     def guarded(self, name: str) -> str:
-        """The value of this name; whatever reads it comes after all checks so far."""
-        sound = self._sound[0]
-        for other in self._sound[1:]:
-            sound = self("And", sound, other)
-        return self("Where", sound, name, self.number(0))
+        """The value of this name, which becomes available after all checks so far."""
+        passed = self._checks[0]
+        for other in self._checks[1:]:
+            passed = self("And", passed, other)
+        return self("Where", passed, name, self.number(0))
 
     def _constant(self, name: str, kind: int, shape: list[int], value) -> str:
         self.constants[name] = self.helper.make_tensor(name, kind, shape, [value])

@@ -1,4 +1,4 @@
-"""A limit on the size of request bodies, before anything reads them."""
+"""ASGI middleware that limits the size of request bodies."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class BodyLimit:
-    """ASGI middleware: a body of more than `max_bytes` is answered with 413.
+    """Answer bodies of more than `max_bytes` with status 413.
 
-    A declared length is judged at once; a body without one is read up to the limit and no
-    further, so that memory is bounded in both cases.
+    A declared length is checked before reading; a body without one is read up to the limit only.
+    Memory use is bounded in both cases.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int):
         self.app, self.max_bytes = app, max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or pass the request on with its body."""
+        """Refuse the request, or pass it on with its body."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -42,5 +42,5 @@ class BodyLimit:
 
     def _refuse(self) -> JSONResponse:
         detail = f"the body is larger than {self.max_bytes:,} bytes"
-        # The rest of the body stays unread, so this connection is of no further use.
+        # The rest of the body stays unread, so the connection cannot be reused.
         return JSONResponse({"detail": detail}, 413, headers={"connection": "close"})
