@@ -28,7 +28,7 @@ INSTALL_REQUIRES = [
     "huggingface_hub>=1.0",
     "colorlog==4.7.2",  # RecBole
     "colorama==0.4.4",  # RecBole
-    "scikit-learn>=1.4",  # RecBole
+    "scikit-learn>=1.6",  # RecBole; RidgeCV keeps left-out predictions since 1.6
     "tensorboard>=2.15",  # RecBole
     "thop>=0.1.1.post2207130030",  # RecBole
     "plotly>=5.20",  # RecBole

@@ -50,9 +50,9 @@ from recbole_lite import (
     load_data_and_model,
 )
 from recbole_lite.experiments.reproduce.efficiency import last_items
-from recbole_lite.inference.export import export_onnx
+from recbole_lite.inference.onnx_export import export_onnx
+from recbole_lite.inference.onnx_runtime import OnnxRuntime
 from recbole_lite.inference.quantize import quantize
-from recbole_lite.inference.runtime import OnnxRuntime
 from recbole_lite.trainer.onednn_matmul import matrix_products
 from recbole_lite.utils.environment import environment
 from recbole_lite.utils.files import write_json

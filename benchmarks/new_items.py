@@ -30,7 +30,7 @@ from tabulate import tabulate
 
 from recbole_lite import LiteConfig, Recommender, create_dataset, run
 from recbole_lite.data.atomic_writer import write_atomic
-from recbole_lite.inference.model_folder import catalogue_of
+from recbole_lite.inference.saved_run import catalogue_from_dataset
 from recbole_lite.utils.environment import environment
 from recbole_lite.utils.files import write_json
 from recbole_lite.utils.paths import PROPERTIES
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
         "LiteLLM4Rec", args.dataset, files, {"data_path": args.data_path}, overrides=overrides
     )
     dataset = create_dataset(whole)
-    store, catalogue = dataset.build()[0].inter_feat.store, catalogue_of(dataset, whole)
+    store, catalogue = dataset.build()[0].inter_feat.store, catalogue_from_dataset(dataset, whole)
     users = store.columns[dataset.uid_field].numpy()
     items = store.columns[dataset.iid_field].numpy()
     rng = np.random.default_rng(args.draw)
@@ -97,9 +97,9 @@ def main(argv: list[str] | None = None) -> None:
     n_trained = len(helper.features)
     report = {
         "fit": {
-            "stretch": helper.stretch,
-            "rows of the head, left-out R2": helper.rows and helper.rows.r2,
-            "input vectors, left-out R2": helper.inputs and helper.inputs.r2,
+            "stretch": helper.calibration,
+            "rows of the head, left-out R2": helper.head_ridge and helper.head_ridge.r2,
+            "input vectors, left-out R2": helper.input_ridge and helper.input_ridge.r2,
         },
         "new items": questions(recommender, sequences, own[new], counts, texts, n_trained),
         "as many trained items": questions(

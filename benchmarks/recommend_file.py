@@ -64,11 +64,13 @@ def write_histories(model: str, path: Path, users: int) -> None:
 
 def measure(model: str, source: str) -> dict[str, float]:
     from recbole_lite import Recommender
-    from recbole_lite.inference.batch_recommend import recommend_file
+    from recbole_lite.inference.batch_recommend import BatchOptions, recommend_file
 
     recommender = Recommender.load(model)
     before, cpu = time.perf_counter(), time.process_time()
-    summary = recommend_file(recommender, source, f"{source}.out", show_progress=False)
+    summary = recommend_file(
+        recommender, source, f"{source}.out", BatchOptions(show_progress=False)
+    )
     seconds, cpu = time.perf_counter() - before, time.process_time() - cpu
     os.unlink(f"{source}.out")
     return {

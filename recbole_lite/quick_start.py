@@ -17,10 +17,16 @@ from recbole.utils import init_seed
 from recbole_lite.config.configurator import LiteConfig, paths_of, translate_errors
 from recbole_lite.config.registry import can_train_prefixes, get_model, get_trainer
 from recbole_lite.data import count_data, create_dataset, data_preparation
+from recbole_lite.data.item_titles import item_titles
 from recbole_lite.data.topn_candidates import write_candidates
 from recbole_lite.data.vocabulary import Vocabulary
 from recbole_lite.evaluator.evaluator import NO_USERS, per_user_results
-from recbole_lite.inference.saved_run import check_rows, trained_vocabulary
+from recbole_lite.inference.model_folder import supports_recommender
+from recbole_lite.inference.saved_run import (
+    check_rows,
+    trained_vocabulary,
+    write_recommender_files,
+)
 from recbole_lite.inference.saved_run import load_data_and_model as load_data_and_model
 from recbole_lite.report.memory import memory
 from recbole_lite.report.random_baseline import random_guess
@@ -32,7 +38,7 @@ from recbole_lite.report.run_report import (
     plain,
     write_report,
 )
-from recbole_lite.report.samples import item_titles, sample_users
+from recbole_lite.report.samples import sample_users
 from recbole_lite.trainer import checkpoint
 from recbole_lite.trainer.initial_weights import (
     check_initial_weights,
@@ -345,12 +351,10 @@ def _describe(result, trainer):
 
 def _complete(result, model, dataset, config):
     """Make the run's folder one that ``Recommender.load`` takes."""
-    from recbole_lite.inference import model_folder
-
-    if model_folder.is_supported(config["model"]):
+    if supports_recommender(config["model"]):
         measured = {"valid": result["best_valid_result"], "test": result["test_result"]}
         measured = {name: plain(values) for name, values in measured.items()}
-        model_folder.complete(result["run_dir"], model, dataset, config, result["data"], measured)
+        write_recommender_files(result["run_dir"], model, dataset, config, result["data"], measured)
 
 
 def _count_parts(loaders) -> dict[str, int]:

@@ -33,7 +33,7 @@ SYSTEM_ERRORS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``recbole-lite``; the result is the exit status."""
-    return _run_program(_subcommands, argv)
+    return _run_program(build_parser, argv)
 
 
 def run_main(argv: Sequence[str] | None = None) -> int:
@@ -41,7 +41,7 @@ def run_main(argv: Sequence[str] | None = None) -> int:
     return _run_program(_run_alone, argv)
 
 
-def _subcommands() -> tuple[argparse.ArgumentParser, list[str]]:
+def build_parser() -> tuple[argparse.ArgumentParser, list[str]]:
     """Parser of ``recbole-lite``, and how the program is called."""
     parser = argparse.ArgumentParser(
         prog="recbole-lite", description="LITE-LLM4Rec for RecBole.", allow_abbrev=False

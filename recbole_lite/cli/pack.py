@@ -43,9 +43,9 @@ def run(args: argparse.Namespace) -> int:
         print(f"{args.out}: {recommender.name}, {len(recommender.catalogue):,} items")
         _add_graph(args.out)
         return 0
-    from recbole_lite.inference.model_folder import complete_run
+    from recbole_lite.inference.saved_run import restore_recommender_files
 
-    if not complete_run(args.model):
+    if not restore_recommender_files(args.model):
         raise CheckpointError(f"{args.model}: a packed model already; it needs nothing more")
     print(f"{args.model}: complete")
     return 0
@@ -55,15 +55,15 @@ def _add_graph(folder: str) -> None:
     """Make the graph of a packed model now rather than at its first use."""
     from recbole_lite.inference import graph_file
     from recbole_lite.inference.loading import build_model
-    from recbole_lite.inference.model_folder import read
+    from recbole_lite.inference.model_folder import read_bundle
 
-    contents = read(folder)
-    if contents.model not in graph_file.EXPORTABLE:
+    bundle = read_bundle(folder)
+    if bundle.model not in graph_file.EXPORTABLE:
         return
     missing = graph_file.missing_package()
     if missing:
         print(f"without a graph for onnxruntime: {missing} is not installed")
         return
-    path = graph_file.make(contents, build_model(contents, "cpu"))
+    path = graph_file.export_graph(bundle, build_model(bundle, "cpu"))
     if isinstance(path, Path):
         print(f"{path.name}: {path.stat().st_size / 2**20:.1f} MiB, for onnxruntime")

@@ -75,13 +75,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _recommend_file(args: argparse.Namespace, recommender, candidates) -> int:
-    from recbole_lite.inference.batch_recommend import recommend_file
+    from recbole_lite.inference.batch_recommend import BatchOptions, recommend_file
     from recbole_lite.utils.files import STANDARD, is_stream
 
-    summary = recommend_file(
-        recommender,
-        args.input,
-        args.output,
+    options = BatchOptions(
         k=args.k,
         exclude_seen=not args.include_seen,
         candidates=candidates,
@@ -90,6 +87,7 @@ def _recommend_file(args: argparse.Namespace, recommender, candidates) -> int:
         batch_size=args.batch_size,
         show_progress=sys.stderr.isatty(),
     )
+    summary = recommend_file(recommender, args.input, args.output, options)
     streams = is_stream(args.output)  # the rows may be on standard output
     name = "standard output" if args.output == STANDARD else args.output
     print(f"{name}: {summary}", file=sys.stderr if streams else sys.stdout)

@@ -7,8 +7,10 @@ import ipaddress
 import socket
 import sys
 from contextlib import suppress
+from dataclasses import fields
 
 from recbole_lite.cli.common import add_command, add_model, add_runtime, load_recommender
+from recbole_lite.serve.limits import Limits
 from recbole_lite.utils.errors import MissingDependencyError, RequestError
 
 EPILOG = """\
@@ -20,12 +22,7 @@ examples:
   %(prog)s --model=packed --port=9000 --max_history=200
 """
 INTERRUPTED = "interrupted before the service had begun"
-LIMITS = {  # name -> default, meaning
-    "max_history": (1000, "items in a history"),
-    "max_body": (256 * 1024, "bytes of a request"),
-    "max_batch": (64, "histories scored together"),
-    "max_waiting": (1024, "requests that may wait"),
-}
+LIMITS = [limit.name for limit in fields(Limits)]
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -36,8 +33,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="0: any (default: %(default)s)")
     add_runtime(parser)
-    for name, (default, text) in LIMITS.items():
-        parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} ({default:,})")
+    for limit in fields(Limits):
+        text = f"{limit.metadata['help']} ({limit.default:,})"
+        parser.add_argument(f"--{limit.name}", type=int, default=limit.default, help=text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         import uvicorn
 
-        from recbole_lite.serve.app import Limits, create_app
+        from recbole_lite.serve.app import create_app
     except ModuleNotFoundError as error:
         if error.name not in ("fastapi", "uvicorn", "starlette", "pydantic"):
             raise

@@ -154,7 +154,8 @@ def complete_report(folder: str | Path) -> Path:
     ReportError
         The folder is no finished run's, or a file in it is damaged.
     """
-    from recbole_lite.inference import model_folder as products
+    from recbole_lite.inference.model_folder import SECTION, supports_recommender
+    from recbole_lite.inference.saved_run import restore_recommender_files
 
     record = read_metrics(folder)
     folder = record.folder
@@ -171,8 +172,8 @@ def complete_report(folder: str | Path) -> Path:
             _test_again(record)
     with optional(f"{folder}: what recommending needs"):
         content = checkpoint.load_config(folder)
-        if products.is_supported(content["model"]) and products.SECTION not in content:
-            products.complete_run(folder)
+        if supports_recommender(content["model"]) and SECTION not in content:
+            restore_recommender_files(folder)
     return write_report(folder)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from recbole_lite import create_dataset, data_preparation
-from recbole_lite.inference.export import build_graph
+from recbole_lite.inference.onnx_export import build_graph
 
 T5 = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2}
 GPT2 = {"n_layer": 2, "n_embd": 16, "n_inner": 24, "n_head": 2, "n_positions": 6}

@@ -7,7 +7,7 @@ recommendations" (Section 5.3). All language models are of T5-small's size, but 
 cost the same as trained ones; only where a beam search may stop early does the time depend on
 them. The models take turns in one process, after a warm-up; medians, and the whole range.
 
-"(onnx)" is the same model as it is served on a CPU (``recbole_lite/inference/runtime.py``);
+"(onnx)" is the same model as it is served on a CPU (``recbole_lite/inference/onnx_runtime.py``);
 all others run as they are evaluated.
 
 "plain loop" is what one writes with the tokenizer and ``generate`` alone, as P5's and POD's authors
@@ -125,8 +125,8 @@ def last_items(
 
 def _onnx(model):
     """The model's graph in onnxruntime, with torch's number of threads."""
-    from recbole_lite.inference.export import build_graph
-    from recbole_lite.inference.runtime import OnnxRuntime
+    from recbole_lite.inference.onnx_export import build_graph
+    from recbole_lite.inference.onnx_runtime import OnnxRuntime
 
     if next(model.parameters()).device.type != "cpu":
         raise ConfigError("models with onnx run on the CPU; leave them out on a GPU")
