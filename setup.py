@@ -18,6 +18,7 @@ INSTALL_REQUIRES = [
     "pandas>=2.2",
     "scipy>=1.13",
     "pyyaml>=6.0",
+    "pydantic>=2.7",
     "tqdm>=4.66",
     "tabulate>=0.9",
     "jinja2>=3.1",

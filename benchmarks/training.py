@@ -77,7 +77,7 @@ class Side:
         }
         config = LiteConfig(model, args.dataset, config_dict=settings)
         train_data, *_ = data_preparation(config, create_dataset(config))
-        self.products = config["matrix_products"]
+        self.products = config["matmul_backend"]
         self.model = config.model_class(config, train_data._dataset).to(config["device"]).train()
         self.optimizer = get_trainer(config["MODEL_TYPE"], model)(config, self.model).optimizer
         self.device = config["device"]

@@ -208,7 +208,7 @@ def run_one(
         if begins:
             _check_rows(load_initial_weights(config, model), Path(begins), trained, dataset)
         parameters = _trainable(model)
-        how = ", products by oneDNN" * uses_onednn(config["matrix_products"], config["device"])
+        how = ", products by oneDNN" * uses_onednn(config["matmul_backend"], config["device"])
         logger.info(f"{parameters:,} trainable parameters on {config['device']}{how}")
 
     with translate_errors(f"{config['model']} cannot be trained", config):

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recbole_lite import __version__
+from recbole_lite.config.keys import affecting
 from recbole_lite.config.saved_config import BEST_FILE, CONFIG_FILE, load_config
 from recbole_lite.inference.catalogue import Catalogue
 from recbole_lite.utils.errors import CheckpointError, ConfigError, DataError
@@ -40,14 +41,6 @@ SECTION = "recommender"
 ITEMS_FILE = "items.jsonl"
 WEIGHTS_FILE = "model.safetensors"
 SUPPORTED = ("LiteLLM4Rec", "ItemLM", "SASRec", "GRU4Rec", "BERT4Rec")
-
-# Settings that are the machine's or the run's, not the model's: they stay out of packed folders.
-_LOCAL = {
-    "data_path", "checkpoint_dir", "checkpoint_every", "resume", "item_embedding_cache_dir",
-    "gpu_id", "use_gpu", "device", "worker", "show_progress", "state", "log_wandb",
-    "wandb_project", "pre_model_path", "baselines", "sample_users", "save_dataset",
-    "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "config_files",
-}  # fmt: skip
 
 
 @dataclass
@@ -260,7 +253,8 @@ def read(folder: str | Path) -> ModelBundle:
 def write(folder: str | Path, contents: ModelBundle) -> None:
     """Write a packed folder, without what belongs to the machine that trained."""
     folder = Path(folder)
-    settings = {key: value for key, value in contents.settings.items() if key not in _LOCAL}
+    local = affecting("machine", "output", "start", "session", "process")
+    settings = {key: value for key, value in contents.settings.items() if key not in local}
     about = {**contents.about, "recbole_lite": __version__, "format_version": FORMAT_VERSION}
     about["weights"] = WEIGHTS_FILE
     contents.catalogue.save(folder / ITEMS_FILE)

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from recbole_lite.config.yaml_files import nearest
 from recbole_lite.data.atomic import read_header
 from recbole_lite.data.loaders import HistoryMaskLoader
 from recbole_lite.data.windows import Windows
 from recbole_lite.utils.errors import ConfigError, ReportError
+from recbole_lite.utils.suggestions import suggest
 
 TEXT = ("token", "token_seq")  # types of fields
 SHOWN_HISTORY = 5
@@ -119,7 +119,7 @@ def _title_field(dataset, wanted: str | None) -> str | None:
     if kinds.get(wanted, "float_seq") == "float_seq":
         raise ConfigError(
             f"title_field: no field {wanted!r} that could name an item in {path}"
-            f"{nearest(wanted, texts)}; fields of text: {', '.join(texts) or 'none'}"
+            f"{suggest(wanted, texts)}; fields of text: {', '.join(texts) or 'none'}"
             + ("" if texts else "; leave title_field out to name items by their ids")
         )
     return wanted

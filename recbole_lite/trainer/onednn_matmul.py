@@ -43,9 +43,9 @@ def uses_onednn(kind: str, device: str | torch.device = "cpu") -> bool:
         There is no such kind, or this torch has no oneDNN.
     """
     if kind not in KINDS:
-        raise ConfigError(f"matrix_products must be one of {', '.join(KINDS)}, found {kind!r}")
+        raise ConfigError(f"matmul_backend must be one of {', '.join(KINDS)}, found {kind!r}")
     if kind == "onednn" and not _works():
-        raise ConfigError("matrix_products: onednn: this torch has no oneDNN; use auto or torch")
+        raise ConfigError("matmul_backend: onednn: this torch has no oneDNN; use auto or torch")
     wanted = kind == "onednn" or (kind == "auto" and wants_onednn())
     return wanted and torch.device(device).type == "cpu"
 

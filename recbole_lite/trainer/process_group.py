@@ -26,8 +26,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from recbole_lite.utils.errors import ConfigError, RecboleLiteError, TrainingError
 
-# Keys that say which process of how many this is; they are no settings of a run.
-KEYS = {"local_rank", "nproc", "world_size", "ip", "port", "offset"}
 _COLLECTED = ("rec.topk", "rec.meanrank", "rec.score", "rec.items", "data.label")
 
 
@@ -129,7 +127,7 @@ def join_group(final: dict[str, Any]) -> None:
     Parameters
     ----------
     final : dict
-        ``final_config_dict`` with the keys of `KEYS`.
+        ``final_config_dict`` with the keys that affect the process (properties/recbole.yaml).
     """
     cuda = _on_cuda(final)
     rank = final["local_rank"] + int(final["offset"] or 0)

@@ -58,7 +58,7 @@ def item_lms() -> list[Side]:
     return [
         Side("ItemLM", "ItemLM"),
         Side("ItemLM, text", "ItemLM", {"item_init": "text", **text}),
-        Side("ItemLM, text+id", "ItemLM", {"item_init": "text+id", **text}),
+        Side("ItemLM, text+id", "ItemLM", {"item_init": "text_plus_id", **text}),
         Side("ItemLM, window 50", "ItemLM", LONGER),
         Side("ItemLM, text, window 50", "ItemLM", {"item_init": "text", **text, **LONGER}),
         Side("ItemLM, llama", "ItemLM", {"lm_architecture": "llama"}),

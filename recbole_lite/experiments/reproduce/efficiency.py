@@ -321,7 +321,7 @@ def measure(
     config = sides["LiteLLM4Rec"].config
     device = config["device"]
     fewer_bits = torch.autocast(device.type, getattr(torch, autocast)) if autocast else None
-    with fewer_bits or nullcontext(), matrix_products(config["matrix_products"], device):
+    with fewer_bits or nullcontext(), matrix_products(config["matmul_backend"], device):
         return {
             "command": command,
             "environment": environment(),

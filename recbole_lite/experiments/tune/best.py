@@ -49,7 +49,7 @@ def best_values(record: Record, made, plan: Plan) -> dict[str, Any]:
         **record.params,
     }
     if record.status != "finished":
-        values["end_epoch"] = record.epochs
+        values["last_epoch"] = record.epochs
     if not plan.use_gpu and torch.cuda.is_available():
         values["use_gpu"] = False  # where the trials ran
     return values
@@ -63,7 +63,7 @@ def write_best(record: Record, made, plan: Plan, result: dict[str, Any]) -> Path
         figures.append(f"test:  {_figures(best['test_result'])}")
     if record.status != "finished":
         figures.append(
-            f"end_epoch: the trial was {record.status} after this epoch; leave it out to train on."
+            f"last_epoch: the trial was {record.status} after this epoch; leave it out to train on."
         )
     path = Path(plan.folder, BEST_FILE)
     shown = path.relative_to(plan.cwd) if path.is_relative_to(plan.cwd) else path

@@ -11,19 +11,14 @@ from typing import Any
 
 from recbole_lite.cli.tune import SWEEP_FILE
 from recbole_lite.config.configurator import LiteConfig
+from recbole_lite.config.keys import affecting, current, with_current_names
+from recbole_lite.config.known_keys import check_known, known_keys
 from recbole_lite.config.stages import read_stages
-from recbole_lite.config.yaml_files import Setting, check_known, known_keys
+from recbole_lite.config.yaml_files import Setting
 from recbole_lite.experiments.tune.space import Parameter, Space
-from recbole_lite.experiments.tune.tune_settings import FREE_ON_RESUME, TuneSettings, read_settings
+from recbole_lite.experiments.tune.tune_settings import TuneSettings, read_settings
 from recbole_lite.trainer.initial_weights import next_train_stage
 from recbole_lite.utils.errors import ConfigError
-
-# Keys that are the sweep's or each trial's own.
-NOT_PARAMETERS = {"model", "dataset", "resume", "end_epoch", "checkpoint_dir", "checkpoint_every"}
-
-
-# Keys that say where files are; a sweep that goes on elsewhere may find them elsewhere.
-PLACES = {"data_path", "checkpoint_dir", "item_embedding_cache_dir"}
 
 
 @dataclass(frozen=True)
@@ -79,7 +74,7 @@ def make_sweep(model, dataset, files, config_dict, overrides, space, settings) -
     known = known_keys(config.model_class) | set(config.settings)
     check_known({p.key: Setting(p.values, p.origin) for p in space.parameters}, known)
     for parameter in space.parameters:
-        if parameter.key in NOT_PARAMETERS:
+        if parameter.key in affecting("run", "session", "output"):
             raise ConfigError(f"{parameter.origin}: {parameter.key} cannot be a parameter")
     fixed = {k for k, setting in config.origins.items() if setting.origin == "command line"}
     if fixed & set(space.keys):
@@ -109,14 +104,14 @@ def load_sweep(folder: str | Path) -> Sweep:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         parameters = [
-            Parameter(key, kind, tuple(values), str(path))
+            Parameter(current(key)[0], kind, tuple(current(key, v)[1] for v in values), str(path))
             for key, described in content["space"].items()
             for kind, values in described.items()
         ]
         return Sweep(
             content["model"],
             content["dataset"],
-            content["values"],
+            with_current_names(content["values"]),
             Space(tuple(parameters), content["space_file"]),
             read_settings(content["settings"]),
         )
@@ -129,7 +124,7 @@ def load_sweep(folder: str | Path) -> Sweep:
 
 
 def elsewhere(made: Sweep, settings: Mapping[str, Any] | None) -> Sweep:
-    """Let a continuation run elsewhere: only keys of `FREE_ON_RESUME` may be given.
+    """Let a continuation run elsewhere: only what affects the session may be given.
 
     Raises
     ------
@@ -137,7 +132,7 @@ def elsewhere(made: Sweep, settings: Mapping[str, Any] | None) -> Sweep:
         Another key.
     """
     for key in settings or {}:
-        if key not in FREE_ON_RESUME:
+        if key not in affecting("session", files=["tune.yaml"]):
             raise ConfigError(f"--{key}: a sweep goes on with its own settings; leave it out")
     tuning = read_settings({**made.settings.plain(), **(settings or {})})
     return Sweep(made.model, made.dataset, made.values, made.space, tuning)
@@ -154,8 +149,9 @@ def check_same(now: Sweep, before: Sweep) -> None:
     new, old = (json.loads(json.dumps(made.plain())) for made in (now, before))
     for part in (new, old):
         part.pop("space_file")
-        part["values"] = {k: v for k, v in part["values"].items() if k not in PLACES}
-        part["settings"] = {k: v for k, v in part["settings"].items() if k not in FREE_ON_RESUME}
+        free = affecting("session", files=["tune.yaml"]) | affecting("places")
+        for name in ("values", "settings"):
+            part[name] = {k: v for k, v in part[name].items() if k not in free}
     different = [f"{key} was {old[key]}, is {new[key]}" for key in new if new[key] != old[key]]
     if different:
         raise ConfigError(f"resume: the sweep was another one: {'; '.join(different)}")
@@ -182,7 +178,7 @@ def check_values(made: Sweep) -> LiteConfig:
             except ConfigError as error:
                 raise ConfigError(f"{parameter.origin}: {parameter.key}: {error}") from None
     config = made.configure({p.key: p.extremes()[0] for p in made.space.parameters})
-    for key in ("resume", "end_epoch"):
+    for key in ("resume", "last_epoch"):
         if config[key] is not None:
             raise ConfigError(f"{key}: trials set it for themselves; leave it out")
     if (config["nproc"] or 1) > 1 or (config["world_size"] or 1) > 1:

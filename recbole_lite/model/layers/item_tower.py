@@ -55,8 +55,8 @@ class ItemTower(nn.Module):
             norm = Norm(config["item_vector_norm"], lambda: items.vectors[has_text])
             # [n_items, d_item], row 0: padding
             filled = torch.where(has_text[:, None], norm(items.vectors), 0.0)
-            if config["item_adapter"] == "principal":
-                d_item = self._turn_to(size, filled[has_text], config["item_vector_std"])
+            if config["item_adapter"] == "pca":
+                d_item = self._turn_to(size, filled[has_text], config["item_vector_scale"])
             filled = self.project(filled)
             self.vectors = nn.Parameter(filled, requires_grad=False)
         self.register_buffer("lacks_text", ~has_text)
@@ -70,7 +70,7 @@ class ItemTower(nn.Module):
         """Keep the principal axes of the vectors; how many numbers an item has then."""
         if size > known.shape[1]:
             raise ConfigError(
-                f"item_adapter: principal turns the Item LLM's vectors of {known.shape[1]} numbers "
+                f"item_adapter: pca turns the Item LLM's vectors of {known.shape[1]} numbers "
                 f"to fewer, the Recommendation LLM reads {size}; set linear"
             )
         self.register_buffer("axes", principal_axes(known, size, std))
@@ -134,11 +134,11 @@ class ItemTower(nn.Module):
 
 
 def _check_adapter(how: str, trainings: set[str]) -> None:
-    if how not in ("linear", "principal"):
-        raise ConfigError(f"item_adapter must be linear or principal, found {how!r}")
-    if how == "principal" and "full" in trainings:
+    if how not in ("linear", "pca"):
+        raise ConfigError(f"item_adapter must be linear or pca, found {how!r}")
+    if how == "pca" and "full" in trainings:
         # The axes are those of fixed vectors; a trained Item LLM would turn away from them.
-        raise ConfigError("item_adapter: principal does not go with item_llm_training: full")
+        raise ConfigError("item_adapter: pca does not go with item_llm_training: full")
 
 
 def _is_trained(module: nn.Module) -> bool:

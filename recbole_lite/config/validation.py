@@ -1,0 +1,181 @@
+"""Types and ranges of settings, as the table of settings names them; pydantic compares.
+
+======================  ====================================================================
+``bool``, ``dict``      as YAML has them
+``list``                any list
+``str``, ``text``       a string; a string that is not empty
+``path``                a file or folder, not empty
+``interval``            like ``[5,inf)``, several with ``;`` between
+``int``, ``float``      a number, with bounds: ``int >= 1``, ``0 <= float < 1``; ``number`` is a
+                        float. A whole number may be written ``2.0``
+``a | b``               one of these words; upper and lower case are the same
+``list of a | b``       a list of these words
+``list of NOUNS``       a list of strings; one string stands for a list of one
+``X or Y``, ``X or ~``  any of the two; ``~`` is "not set"
+======================  ====================================================================
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache, partial
+from typing import Annotated, Any, Literal, Union
+
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from recbole_lite.config.keys import Key, find_key
+from recbole_lite.config.yaml_files import Setting
+from recbole_lite.utils.errors import ConfigError
+from recbole_lite.utils.files import to_plain
+
+_BOUND = r"[+-]?(inf|\d+(\.\d*)?([eE][+-]?\d+)?)"
+_INTERVAL = rf"[\[(]\s*{_BOUND}\s*,\s*{_BOUND}\s*[\])]"
+INTERVAL = rf"{_INTERVAL}(\s*;\s*{_INTERVAL})*"
+_NUMBER = re.compile(r"(?:(\S+) (<=?) )?(int|float|number)(?: ([<>]=?) (\S+))?")
+_STRICT = ConfigDict(strict=True)
+_CONSTRAINTS = {">=": "ge", ">": "gt", "<=": "le", "<": "lt"}
+_WORDS: dict[str, tuple[Any, str]] = {
+    "~": (None, ""),
+    "bool": (bool, "true or false"),
+    "dict": (dict, "a mapping such as {key: value}"),
+    "list": (list, "a list"),
+    "str": (str, "a text"),
+    "text": (Annotated[str, Field(min_length=1)], "a text"),
+    "path": (Annotated[str, Field(min_length=1)], "a text"),
+    "interval": (
+        Annotated[str, Field(pattern=rf"^{INTERVAL}$")], 'an interval such as "[5,inf)"'
+    ),
+}  # fmt: skip
+
+
+def validate(
+    name: str, setting: Setting, default: Any = None, own: Mapping[str, Key] | None = None
+) -> Any:
+    """Refuse a value that a setting cannot have.
+
+    Parameters
+    ----------
+    name : str
+    setting : Setting
+    default : object
+        Its type is that of a setting which is not in the table (RecBole's models').
+    own : mapping, optional
+        A model's own settings, beside the table.
+
+    Returns
+    -------
+    object
+        The value as plain data (:func:`recbole_lite.utils.files.to_plain`), so that it can be
+        saved with the run; a count like ``2.0`` as an int.
+
+    Raises
+    ------
+    ConfigError
+        With the key, the value and where it was set.
+    """
+    value = to_plain(setting.value, finite=False, unknown=partial(_unsavable, name, setting))
+    key = find_key(name, own)
+    value, wanted = fit(key.type if key else _type_of(default), value)
+    if wanted:
+        raise ConfigError(f"{setting.origin}: {name} must be {wanted}, found {value!r}")
+    return value
+
+
+def _unsavable(name: str, setting: Setting, part: Any):
+    raise ConfigError(
+        f"{setting.origin}: {name}: a value of type {type(part).__name__} cannot be saved with "
+        "the run; give numbers, strings, lists or mappings"
+    )
+
+
+def _type_of(default: Any) -> str:
+    """Type of a setting that nobody describes, by its default; None means "not set"."""
+    if isinstance(default, bool):
+        return "bool"
+    if isinstance(default, (int, float)):
+        return "number or ~"
+    if isinstance(default, dict):
+        return "dict or ~"
+    return "str or list or dict or ~" if isinstance(default, str) else ""
+
+
+def fit(kind: str, value: Any) -> tuple[Any, str]:
+    """Compare a value with a type of the table.
+
+    Returns
+    -------
+    tuple
+        The value, in its usual form; what the type wants where the value is something else, or
+        an empty text.
+    """
+    adapter, words, choices = _adapter(kind)
+    if isinstance(value, str) and value not in choices:
+        value = choices.get(value.lower(), value)
+    if adapter is None:
+        return value, ""
+    try:
+        # Of numbers only counts change: a union keeps an int where a float is as good.
+        return adapter.validate_python(value), ""
+    except ValidationError as error:
+        above = error.errors()[0]["type"] == "less_than" and re.search(r"int < (\S+)", kind)
+        return value, f"below {above[1]}" if above else words
+
+
+@cache
+def _adapter(kind: str) -> tuple[TypeAdapter | None, str, dict[str, str]]:
+    """What compares values with a type, the type in words, and its choices by lower case.
+
+    None for a type that has a word unknown here: whoever reads the setting checks it.
+    """
+    parts = [_part(part) for part in kind.split(" or ")]
+    if None in parts:
+        return None, "", {}
+    adapter = TypeAdapter(Union[tuple(part[0] for part in parts)], config=_STRICT)  # noqa: UP007
+    choices = kind.removesuffix(" or ~").split(" | ") if not kind.startswith("list") else []
+    words = " or ".join(part[1] for part in parts if part[1])
+    return adapter, words, {choice.lower(): choice for choice in choices[1:] and choices}
+
+
+def _part(text: str) -> tuple[Any, str] | None:
+    """Annotation for pydantic and words for a part of a type that is alone or between "or"."""
+    _, _, rest = text.rpartition("list of ")
+    if text in _WORDS:
+        return _WORDS[text]
+    if " | " in rest:
+        choices = rest.split(" | ")
+        one = Literal[tuple(choices)]
+        several = f"list of {', '.join(choices)}"
+        return (list[one], f"a {several}") if text != rest else (one, f"one {several[5:]}")
+    if text != rest:
+        return list[str] | str, f"a list of {rest}"
+    number = _NUMBER.fullmatch(text)
+    return _number(*number.groups()) if number else None
+
+
+def _number(low, low_sign, kind, sign, bound) -> tuple[Any, str]:
+    bounds = {_CONSTRAINTS[sign]: _value(bound)} if sign else {}
+    if low:
+        bounds |= {{"<=": "ge", "<": "gt"}[low_sign]: _value(low)}
+    if kind == "int":
+        annotation, words = Annotated[int, BeforeValidator(_whole)], "a whole number"
+    else:
+        annotation, words = int | float, "a number"
+    words = {
+        ("gt", 0): "a positive number",
+        ("lt", 1): "a probability in [0, 1)",
+        ("le", 1): "a share in [0, 1]",
+    }.get(next(iter(bounds.items()), None), words)
+    if words.endswith("number"):
+        words += f" of at least {bounds['ge']}" if "ge" in bounds else ""
+        words += f" above {bounds['gt']}" if bounds.get("gt") else ""
+    return Annotated[annotation, Field(**bounds)], words
+
+
+def _value(text: str) -> int:
+    base, _, power = text.partition("**")
+    return int(base) ** int(power or 1)
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
