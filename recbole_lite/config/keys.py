@@ -2,12 +2,13 @@
 
 One line makes a setting known, checked, documented and classified::
 
-    name: default  # (type; affects WHAT; was FORMER NAME) Meaning.
+    name: default  # (type; affects WHAT; was FORMER NAME; trained: VALUE) Meaning.
 
 The type is one of the words of :mod:`recbole_lite.config.validation`; other words are for readers,
 and whoever reads the setting checks it. ``affects`` takes words of `AFFECTS`; without it, a change
 of the setting is taken to change the trained weights and all that follows from them. ``was OLD``
-keeps a former name, ``was OLD=NEW`` the former name of a value. A setting of several models is
+keeps a former name, ``was OLD=NEW`` the former name of a value. ``trained`` gives the value that
+suits a model whose weights are trained already. A setting of several models is
 described in one of their files; the others only give their defaults.
 
 Needs neither torch nor RecBole.
@@ -21,6 +22,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any
+
+import yaml
 
 from recbole_lite.utils.errors import ConfigError
 from recbole_lite.utils.paths import PROPERTIES
@@ -60,6 +63,8 @@ class Key:
     former_names : tuple of str
     former_values : dict of str to str
         Former name of a value -> its name.
+    trained : str or None
+        As YAML.
     """
 
     name: str
@@ -68,6 +73,7 @@ class Key:
     affects: frozenset[str] = frozenset()
     former_names: tuple[str, ...] = ()
     former_values: Mapping[str, str] = field(default_factory=dict)
+    trained: str | None = None
 
 
 def read_keys(text: str) -> dict[str, Key]:
@@ -89,21 +95,25 @@ def _read_key(name: str, comment: str) -> Key:
     kind, *clauses = (clause.strip() for clause in described[1].split(";"))
     affects: set[str] = set()
     former: list[str] = []
+    trained = None
     for clause in clauses:
         word, _, rest = clause.partition(" ")
         if word == "was":
             former += rest.split(", ")
             continue
+        if word == "trained:":
+            trained = rest
+            continue
         words = set(rest.split(", ")) if word == "affects" else {clause}
         if not words <= AFFECTS.keys():
             raise ConfigError(
                 f"{name}: {clause!r} means nothing in a comment of properties; write affects "
-                f"{', '.join(AFFECTS)}, or was FORMER NAME"
+                f"{', '.join(AFFECTS)}, was FORMER NAME, or trained: VALUE"
             )
         affects |= words
     values = dict(one.split("=") for one in former if "=" in one)
     names = tuple(one for one in former if "=" not in one)
-    return Key(name, kind, described[2], frozenset(affects), names, values)
+    return Key(name, kind, described[2], frozenset(affects), names, values, trained)
 
 
 @lru_cache
@@ -134,6 +144,12 @@ def find_key(name: str, own: Mapping[str, Key] | None = None) -> Key | None:
 def affecting(*what: str, files: Iterable[str] = ()) -> frozenset[str]:
     """Names of the settings that affect any of `what`, words of `AFFECTS`."""
     return frozenset(key.name for key in table(*files).values() if key.affects & set(what))
+
+
+def trained_values() -> dict[str, Any]:
+    """Values of settings that say how a training begins, for a model that is trained already."""
+    keys = table().values()
+    return {key.name: yaml.safe_load(key.trained) for key in keys if key.trained is not None}
 
 
 @lru_cache(maxsize=1)

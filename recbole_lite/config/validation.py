@@ -110,10 +110,10 @@ def fit(kind: str, value: Any) -> tuple[Any, str]:
         an empty text.
     """
     adapter, words, choices = _adapter(kind)
-    if isinstance(value, str) and value not in choices:
-        value = choices.get(value.lower(), value)
     if adapter is None:
         return value, ""
+    if isinstance(value, str):
+        value = choices.get(value.lower(), value)
     try:
         # Of numbers only counts change: a union keeps an int where a float is as good.
         return adapter.validate_python(value), ""

@@ -6,23 +6,13 @@ from typing import Any
 
 import torch
 
+from recbole_lite.config.keys import trained_values
 from recbole_lite.config.registry import get_model
 from recbole_lite.config.yaml_files import read_yaml
 from recbole_lite.inference.model_folder import ModelBundle
 from recbole_lite.text import ItemVectors
 from recbole_lite.trainer import checkpoint
 from recbole_lite.utils.paths import PROPERTIES
-
-# What a trained LiteLLM4Rec need not know any more: where its parts once came from.
-_TRAINED = {
-    "rec_llm_init": "scratch",
-    "rec_llm_config": {},
-    "rec_llm_dropout": None,
-    "item_llm_training": "frozen",
-    "item_vector_norm": "none",
-    "stages": None,
-    "frozen_parts": [],
-}
 
 
 class Settings(dict):
@@ -85,7 +75,7 @@ def build_model(contents: ModelBundle, device: torch.device) -> torch.nn.Module:
     tensors = contents.tensors
     dataset = CatalogueDataset(len(contents.catalogue) + 1, item_vectors=_vectors(tensors))
     if contents.about.get("architecture"):
-        settings.update(_TRAINED, rec_llm=contents.about["architecture"])
+        settings.update(trained_values(), rec_llm=contents.about["architecture"])
     if settings["item_init"] == "text":
         settings["item_init"] = "random"  # how ItemLM's table began is of no matter any more
     with torch.random.fork_rng(devices=[]):  # weights are drawn, then overwritten

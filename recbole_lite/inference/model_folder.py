@@ -253,7 +253,7 @@ def read(folder: str | Path) -> ModelBundle:
 def write(folder: str | Path, contents: ModelBundle) -> None:
     """Write a packed folder, without what belongs to the machine that trained."""
     folder = Path(folder)
-    local = affecting("machine", "output", "start", "session", "process")
+    local = affecting("machine", "output", "start", "session")
     settings = {key: value for key, value in contents.settings.items() if key not in local}
     about = {**contents.about, "recbole_lite": __version__, "format_version": FORMAT_VERSION}
     about["weights"] = WEIGHTS_FILE

@@ -183,9 +183,12 @@ def test_litellm4rec_with_principal_axes_and_a_tied_head_is_the_same_model(confi
     ],
 )
 def test_bad_adapters(changes, message, config_for):
-    with pytest.raises(ConfigError, match=message):
+    def build():
         config = config_for("LiteLLM4Rec", **changes)
         config.model_class(config, create_dataset(config))
+
+    with pytest.raises(ConfigError, match=message):
+        build()
 
 
 def test_principal_axes_keep_inner_products():
