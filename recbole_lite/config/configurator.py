@@ -116,37 +116,35 @@ class LiteConfig(Config):
         return Loader
 
     def _load_config_files(self, file_list):
-        found: dict[str, Setting] = {}
+        values = {}
         for path in file_list:
-            found.update(self._by_current_names(read_yaml(path)))
-        return self._noted(found)
+            values.update(self._noted(read_yaml(path)))
+        return values
 
     def _load_variable_config_dict(self, config_dict):
-        given = {key: Setting(value, "config_dict") for key, value in (config_dict or {}).items()}
-        return self._noted(self._by_current_names(given))
+        given = (config_dict or {}).items()
+        return self._noted({key: Setting(value, "config_dict") for key, value in given})
 
     def _load_cmd_line(self):
-        return self._noted(self._by_current_names(parse_overrides(self._overrides)))
+        return self._noted(parse_overrides(self._overrides))
 
     def _noted(self, settings: dict[str, Setting]) -> dict[str, Any]:
-        self.origins.update(settings)
-        return {key: setting.value for key, setting in settings.items()}
-
-    def _by_current_names(self, settings: dict[str, Setting]) -> dict[str, Setting]:
-        """Settings of one source; who writes a former name is told the present one."""
+        """Values of one source by their present names; who writes a former one is told."""
         found: dict[str, Setting] = {}
         for given, setting in settings.items():
             key, value = current(given, setting.value)
             if key in found:
                 raise ConfigError(
-                    f"{setting.origin}: {given} and {key} are the former and the present name of "
-                    f"one key, and {found[key].origin} sets it as well; leave {given} out"
+                    f"{setting.origin}: {key} and its former name are both set, the other at "
+                    f"{found[key].origin}; keep {key} alone"
                 )
             found[key] = Setting(value, setting.origin)
-            if (key, value) != (given, setting.value) and not self._typed:
-                now = key if key != given else f"{key}: {value}"
-                _warn_once(f"{setting.origin}: {given}: {setting.value} is now called {now}")
-        return found
+            if key != given and not self._typed:
+                _warn_once(f"{setting.origin}: {given} is now called {key}")
+            elif value is not setting.value and not self._typed:
+                _warn_once(f"{setting.origin}: {key}: {setting.value} is now called {key}: {value}")
+        self.origins.update(found)
+        return {key: setting.value for key, setting in found.items()}
 
     def _get_model_and_dataset(self, model, dataset):
         model = model if model is not None else self.external_config_dict.get("model")

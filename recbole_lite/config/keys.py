@@ -4,12 +4,11 @@ One line makes a setting known, checked, documented and classified::
 
     name: default  # (type; affects WHAT; was FORMER NAME; trained: VALUE) Meaning.
 
-The type is one of the words of :mod:`recbole_lite.config.validation`; other words are for readers,
-and whoever reads the setting checks it. ``affects`` takes words of `AFFECTS`; without it, a change
-of the setting is taken to change the trained weights and all that follows from them. ``was OLD``
-keeps a former name, ``was OLD=NEW`` the former name of a value. ``trained`` gives the value that
-suits a model whose weights are trained already. A setting of several models is
-described in one of their files; the others only give their defaults.
+The type is made of the words of :mod:`recbole_lite.config.validation`. ``affects`` takes words of
+`AFFECTS`; without it, a change of the setting is taken to change the trained weights and all that
+follows from them. ``was OLD`` keeps a former name, ``was OLD=NEW`` the former name of a value.
+``trained`` gives the value that suits a model whose weights are trained already. A setting of
+several models is described in one of their files; the others only give their defaults.
 
 Needs neither torch nor RecBole.
 """

@@ -12,6 +12,7 @@
 ``list of a | b``       a list of these words
 ``list of NOUNS``       a list of strings; one string stands for a list of one
 ``X or Y``, ``X or ~``  any of the two; ``~`` is "not set"
+``any: NOUN``           whoever reads the setting checks it
 ======================  ====================================================================
 """
 
@@ -124,20 +125,17 @@ def fit(kind: str, value: Any) -> tuple[Any, str]:
 
 @cache
 def _adapter(kind: str) -> tuple[TypeAdapter | None, str, dict[str, str]]:
-    """What compares values with a type, the type in words, and its choices by lower case.
-
-    None for a type that has a word unknown here: whoever reads the setting checks it.
-    """
-    parts = [_part(part) for part in kind.split(" or ")]
-    if None in parts:
+    """What compares values with a type, the type in words, and its choices by lower case."""
+    if not kind or kind.startswith("any: "):
         return None, "", {}
+    parts = [_part(part) for part in kind.split(" or ")]
     adapter = TypeAdapter(Union[tuple(part[0] for part in parts)], config=_STRICT)  # noqa: UP007
     choices = kind.removesuffix(" or ~").split(" | ") if not kind.startswith("list") else []
     words = " or ".join(part[1] for part in parts if part[1])
     return adapter, words, {choice.lower(): choice for choice in choices[1:] and choices}
 
 
-def _part(text: str) -> tuple[Any, str] | None:
+def _part(text: str) -> tuple[Any, str]:
     """Annotation for pydantic and words for a part of a type that is alone or between "or"."""
     _, _, rest = text.rpartition("list of ")
     if text in _WORDS:
@@ -150,7 +148,9 @@ def _part(text: str) -> tuple[Any, str] | None:
     if text != rest:
         return list[str] | str, f"a list of {rest}"
     number = _NUMBER.fullmatch(text)
-    return _number(*number.groups()) if number else None
+    if number is None:
+        raise ConfigError(f"{text!r} is no type of a setting; config/validation.py has them")
+    return _number(*number.groups())
 
 
 def _number(low, low_sign, kind, sign, bound) -> tuple[Any, str]:
