@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from recbole_lite.config.keys import find_key
-from recbole_lite.config.yaml_files import Loader, Setting
+from recbole_lite.config.yaml_files import Loader, Setting, set_at
 from recbole_lite.utils.errors import ConfigError
 
 
@@ -40,11 +40,12 @@ def parse_overrides(arguments: Iterable[str]) -> dict[str, Setting]:
             value.encode()
         except UnicodeEncodeError:
             raise ConfigError(f"command line: --{key}={value!r} is not UTF-8 text") from None
-        if key in settings and settings[key].value != value:
+        [(name, setting)] = set_at(key, value, "command line", {}).items()
+        if name in settings and settings[name].value != setting.value:
             raise ConfigError(
-                f"command line: --{key} is given twice, as {settings[key].value!r} and {value!r}"
+                f"command line: --{key} is given twice, as {settings[name].value!r} and {value!r}"
             )
-        settings[key] = Setting(value, "command line")
+        settings[name] = setting
     return settings
 
 

@@ -25,12 +25,12 @@ from torch.nn.utils import clip_grad_norm_
 
 from recbole_lite.config.command_line import parse_overrides, parse_scalar
 from recbole_lite.config.evaluation_settings import check_protocol
-from recbole_lite.config.keys import affecting, current
+from recbole_lite.config.keys import affecting
 from recbole_lite.config.known_keys import check_known, default_files, known_keys, own_keys
 from recbole_lite.config.registry import can_train_prefixes, check_kind, get_model, reads_candidates
 from recbole_lite.config.stages import read_stages
 from recbole_lite.config.validation import validate
-from recbole_lite.config.yaml_files import Loader, Setting, read_yaml
+from recbole_lite.config.yaml_files import Loader, Setting, read_yaml, set_at
 from recbole_lite.trainer import process_group
 from recbole_lite.utils.dataset_names import check_name
 from recbole_lite.utils.errors import ConfigError, RecboleLiteError
@@ -122,29 +122,22 @@ class LiteConfig(Config):
         return values
 
     def _load_variable_config_dict(self, config_dict):
-        given = (config_dict or {}).items()
-        return self._noted({key: Setting(value, "config_dict") for key, value in given})
+        given: dict[str, Setting] = {}
+        for key, value in (config_dict or {}).items():
+            given |= set_at(key, value, "config_dict", given)
+        return self._noted(given)
 
     def _load_cmd_line(self):
         return self._noted(parse_overrides(self._overrides))
 
     def _noted(self, settings: dict[str, Setting]) -> dict[str, Any]:
-        """Values of one source by their present names; who writes a former one is told."""
-        found: dict[str, Setting] = {}
-        for given, setting in settings.items():
-            key, value = current(given, setting.value)
-            if key in found:
-                raise ConfigError(
-                    f"{setting.origin}: {key} and its former name are both set, the other at "
-                    f"{found[key].origin}; keep {key} alone"
-                )
-            found[key] = Setting(value, setting.origin)
-            if key != given and not self._typed:
-                _warn_once(f"{setting.origin}: {given} is now called {key}")
-            elif value is not setting.value and not self._typed:
-                _warn_once(f"{setting.origin}: {key}: {setting.value} is now called {key}: {value}")
-        self.origins.update(found)
-        return {key: setting.value for key, setting in found.items()}
+        """Values of one source; who writes a former name is told the present one."""
+        for key, setting in settings.items():
+            if setting.former and not self._typed:
+                now = f"{key}: {setting.value}" if ":" in setting.former else key
+                _warn_once(f"{setting.origin}: {setting.former} is now called {now}")
+        self.origins.update(settings)
+        return {key: setting.value for key, setting in settings.items()}
 
     def _get_model_and_dataset(self, model, dataset):
         model = model if model is not None else self.external_config_dict.get("model")

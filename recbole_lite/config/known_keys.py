@@ -157,7 +157,8 @@ def _functions(thing: type | FunctionType) -> Iterator[FunctionType]:
     """A function, or those of a class, also as methods, properties and under decorators."""
     for value in vars(thing).values() if isinstance(thing, type) else [thing]:
         for inner in ("__func__", "fget", "func", "__wrapped__"):
-            value = getattr(value, inner, value)
+            if type(value).__module__ in ("builtins", "functools"):
+                value = getattr(value, inner, value)
         if isinstance(value, FunctionType):
             yield value
 

@@ -40,7 +40,6 @@ def read_stages(config) -> list[Stage]:
     """
     names = [entry.name for entry in fields(Stage)]
     plain = {name: config[name] for name in names}
-    plain["frozen_parts"] = plain["frozen_parts"] or []
     described = config["stages"] or [{}]
     if not isinstance(described, list):
         raise ConfigError(f"stages must be a list of mappings, found {described!r}")
@@ -57,6 +56,7 @@ def read_stages(config) -> list[Stage]:
                 )
         place = origin if config["stages"] else "configuration"
         values = {**plain, **own}
+        values["frozen_parts"] = values["frozen_parts"] or []
         stages.append(Stage(**{k: validate(k, Setting(values[k], place)) for k in names}))
     _check_mixture(stages)
     return stages

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from recbole_lite.config.keys import current
 from recbole_lite.utils.errors import ConfigError
 
 
@@ -46,10 +47,29 @@ def to_yaml(settings: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Setting:
-    """A value and the place that it was set at (``demo.yaml, line 3``, ``command line`` ...)."""
+    """A value and the place that it was set at (``demo.yaml, line 3``, ``command line`` ...).
+
+    ``former`` is what was written there, if it has another name now.
+    """
 
     value: Any
     origin: str
+    former: str = ""
+
+
+def set_at(name: str, value: Any, origin: str, before: Mapping[str, Setting]) -> dict[str, Setting]:
+    """Make a setting, by its present name.
+
+    Raises
+    ------
+    ConfigError
+        It is set already, among those in `before`.
+    """
+    key, now = current(name, value)
+    if key in before:
+        raise ConfigError(f"{origin}: {name} is already set at {before[key].origin}")
+    former = name if key != name else f"{key}: {value}" if now is not value else ""
+    return {key: Setting(now, origin, former)}
 
 
 def read_yaml(path: str | Path) -> dict[str, Setting]:
@@ -121,7 +141,6 @@ def _settings_of(node: yaml.MappingNode, loader: Loader, path) -> dict[str, Sett
         origin = f"{path}, line {key_node.start_mark.line + 1}"
         if not isinstance(key, str):
             raise ConfigError(f"{origin}: {key!r} is no name of a key; quote it if it is meant so")
-        if key in settings:
-            raise ConfigError(f"{origin}: {key} is already set at {settings[key].origin}")
-        settings[key] = Setting(loader.construct_object(value_node, deep=True), origin)
+        value = loader.construct_object(value_node, deep=True)
+        settings |= set_at(key, value, origin, settings)
     return settings

@@ -104,7 +104,7 @@ def load_sweep(folder: str | Path) -> Sweep:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         parameters = [
-            Parameter(current(key)[0], kind, tuple(current(key, v)[1] for v in values), str(path))
+            Parameter(current(key)[0], kind, tuple(values), str(path))
             for key, described in content["space"].items()
             for kind, values in described.items()
         ]

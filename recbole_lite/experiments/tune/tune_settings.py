@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, make_dataclass
 from typing import Any
 
 from recbole_lite.config.command_line import parse_scalar
@@ -18,29 +18,15 @@ from recbole_lite.utils.suggestions import suggest
 DEFAULTS = PROPERTIES / "tune.yaml"
 
 
-@dataclass(frozen=True)
-class TuneSettings:
+class TuneSettings(make_dataclass("_Keys", table("tune.yaml"), frozen=True)):
     """Keys of ``properties/tune.yaml``; what they mean stands there."""
-
-    num_samples: int
-    searcher: str
-    search_seed: int
-    scheduler: str
-    grace_period: int
-    reduction_factor: float
-    max_concurrent: int | None
-    cpus_per_trial: float | None
-    gpus_per_trial: float | None
-    max_retries: int
-    ray_address: str | None
-    sweep_dir: str | None
 
     def plain(self) -> dict[str, Any]:
         """Return the settings as a dict."""
         return asdict(self)
 
 
-NAMES = tuple(entry.name for entry in fields(TuneSettings))
+NAMES = tuple(table("tune.yaml"))
 
 
 def split_arguments(arguments: Iterable[str]) -> tuple[dict[str, str], list[str]]:

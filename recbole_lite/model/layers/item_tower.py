@@ -134,8 +134,6 @@ class ItemTower(nn.Module):
 
 
 def _check_adapter(how: str, trainings: set[str]) -> None:
-    if how not in ("linear", "pca"):
-        raise ConfigError(f"item_adapter must be linear or pca, found {how!r}")
     if how == "pca" and "full" in trainings:
         # The axes are those of fixed vectors; a trained Item LLM would turn away from them.
         raise ConfigError("item_adapter: pca does not go with item_llm_training: full")
