@@ -33,7 +33,9 @@ from recbole_lite.utils.files import to_plain
 _BOUND = r"[+-]?(inf|\d+(\.\d*)?([eE][+-]?\d+)?)"
 _INTERVAL = rf"[\[(]\s*{_BOUND}\s*,\s*{_BOUND}\s*[\])]"
 INTERVAL = rf"{_INTERVAL}(\s*;\s*{_INTERVAL})*"
-_NUMBER = re.compile(r"(?:(\S+) (<=?) )?(int|float|number)(?: ([<>]=?) (\S+))?")
+_VALUE = r"(-?\d+(?:\.\d+)?(?:\*\*\d+)?)"
+_NUMBER = re.compile(rf"(?:{_VALUE} (<=?) )?(int|float|number)(?: ([<>]=?) {_VALUE})?")
+_ABOVE = {"less_than": "below", "less_than_equal": "at most"}
 _STRICT = ConfigDict(strict=True)
 _CONSTRAINTS = {">=": "ge", ">": "gt", "<=": "le", "<": "lt"}
 _WORDS: dict[str, tuple[Any, str]] = {
@@ -119,8 +121,9 @@ def fit(kind: str, value: Any) -> tuple[Any, str]:
         # Of numbers only counts change: a union keeps an int where a float is as good.
         return adapter.validate_python(value), ""
     except ValidationError as error:
-        above = error.errors()[0]["type"] == "less_than" and re.search(r"int < (\S+)", kind)
-        return value, f"below {above[1]}" if above else words
+        above = _ABOVE.get(error.errors()[0]["type"])
+        bound = re.search(r"int <=? (\S+)", kind)
+        return value, f"{above} {bound[1]}" if above and bound else words
 
 
 @cache
@@ -156,25 +159,28 @@ def _part(text: str) -> tuple[Any, str]:
 def _number(low, low_sign, kind, sign, bound) -> tuple[Any, str]:
     bounds = {_CONSTRAINTS[sign]: _value(bound)} if sign else {}
     if low:
-        bounds |= {{"<=": "ge", "<": "gt"}[low_sign]: _value(low)}
-    if kind == "int":
-        annotation, words = Annotated[int, BeforeValidator(_whole)], "a whole number"
-    else:
-        annotation, words = int | float, "a number"
-    words = {
-        ("gt", 0): "a positive number",
-        ("lt", 1): "a probability in [0, 1)",
-        ("le", 1): "a share in [0, 1]",
-    }.get(next(iter(bounds.items()), None), words)
-    if words.endswith("number"):
-        words += f" of at least {bounds['ge']}" if "ge" in bounds else ""
-        words += f" above {bounds['gt']}" if bounds.get("gt") else ""
-    return Annotated[annotation, Field(**bounds)], words
+        bounds["ge" if low_sign == "<=" else "gt"] = _value(low)
+    annotation = Annotated[int, BeforeValidator(_whole)] if kind == "int" else int | float
+    return Annotated[annotation, Field(**bounds)], _in_words(low, low_sign, kind, sign, bound)
 
 
-def _value(text: str) -> int:
+def _in_words(low, low_sign, kind, sign, bound) -> str:
+    if low and kind != "int":
+        noun = {"0<=<1": "probability", "0<=<=1": "share"}.get(f"{low}{low_sign}{sign}{bound}")
+        ends = "[" if low_sign == "<=" else "(", "]" if sign == "<=" else ")"
+        return f"a {noun or 'number'} in {ends[0]}{low}, {bound}{ends[1]}"
+    if low:
+        sign, bound = (">=" if low_sign == "<=" else ">"), low
+    if (kind, sign, bound) in (("float", ">", "0"), ("number", ">", "0")):
+        return "a positive number"
+    how = {">=": " of at least ", ">": " above ", "<=": " of at most ", "<": " below "}
+    return f"a {'whole ' * (kind == 'int')}number" + (how[sign] + bound if sign else "")
+
+
+def _value(text: str) -> float:
     base, _, power = text.partition("**")
-    return int(base) ** int(power or 1)
+    value = float(base) ** int(power or 1)
+    return int(value) if value.is_integer() else value
 
 
 def _whole(value: Any) -> Any:

@@ -6,13 +6,11 @@ import difflib
 from collections.abc import Iterable
 
 
-def near(name: str, known: Iterable[str], cutoff: float = 0.6) -> list[str]:
-    """Up to three known names like `name`, nearest first; upper and lower case are the same."""
-    by_lower = {candidate.lower(): candidate for candidate in known}
-    return [by_lower[m] for m in difflib.get_close_matches(name.lower(), by_lower, 3, cutoff)]
-
-
 def suggest(name: str, known: Iterable[str]) -> str:
-    """``; did you mean ...?`` with the known names like `name`, or nothing."""
-    names = near(name, known)
-    return f"; did you mean {' or '.join(names)}?" if names else ""
+    """``; did you mean ...?`` with up to three known names like `name`, or nothing.
+
+    Upper and lower case are the same.
+    """
+    by_lower = {candidate.lower(): candidate for candidate in known}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(by_lower[match] for match in near)}?" if near else ""
