@@ -6,6 +6,7 @@ Where code has moved, tests/recorded/places.py says so; the recorded files stay 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,16 @@ def test_settings_take_the_same_values():
     assert differ == []
 
 
+def test_cached_item_vectors_are_found_again():
+    """A catalogue that took hours to encode is not encoded anew."""
+    inputs = places.at(places.CACHE_INPUTS)(
+        ["", "toy story", "é"], pooling="mean", max_length=None, dtype="float32"
+    )
+    key = places.at(places.CACHE_KEY)(inputs, "0" * 64)
+    path = places.at(places.CACHE_PATH)(Path("cache"), "ml-1m", "org/llm", key)
+    assert path == Path("cache/ml-1m-llm-6b2b0c07beefcc43.safetensors")
+
+
 # -- names and options ------------------------------------------------------------------------
 
 
@@ -140,12 +151,12 @@ def root(tmp_path_factory):
 
 
 @pytest.fixture
-def rewritten(root, workdir, monkeypatch):
+def rewritten(root, workdir, tmp_path, monkeypatch):
     """``rewritten("run lite")`` -> the folder of that run."""
     monkeypatch.chdir(root)
 
     def write(name: str) -> Path:
-        folder = Path("runs", name.replace(" ", "-"))
+        folder = tmp_path / name.replace(" ", "-")
         folders.write(folder, RUNS[name])
         return folder
 
@@ -158,6 +169,17 @@ def test_a_saved_run_gives_the_same_scores(name, rewritten):
     assert folders.results(folder) == close(recorded["results"])
     if "recommended" in recorded:
         assert folders.recommended(folder) == close(recorded["recommended"])
+
+
+@pytest.mark.parametrize("name", ["sasrec", "bpr"])
+def test_a_saved_run_knows_the_ids_of_its_rows(name, rewritten, tmp_path):
+    """The same data in another order, in which ids would have other numbers."""
+    target = tmp_path / "tiny"
+    shutil.copytree(Path("data", "tiny"), target)
+    head, *rows = (target / "tiny.inter").read_text().splitlines(keepends=True)
+    (target / "tiny.inter").write_text("".join([head, *reversed(rows)]))
+    found = folders.results(rewritten(f"run {name}"), str(tmp_path))
+    assert found == close(RUNS[f"run {name}"]["results"])
 
 
 @pytest.mark.parametrize("name", sorted(of("packed", RUNS)))

@@ -192,9 +192,9 @@ def _random_state() -> dict:
 # -- what a folder gives ----------------------------------------------------------------------
 
 
-def results(folder: Path) -> dict:
+def results(folder: Path, data_path: str | None = None) -> dict:
     """Test figures and the scores of a few users, by the public functions; -inf is None."""
-    config, model, _, _, _, test = load_data_and_model(folder)
+    config, model, _, _, _, test = load_data_and_model(folder, data_path)
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
     figures = trainer.evaluate(test, load_best_model=False)
     model.eval()

@@ -140,6 +140,10 @@ KNOWN_KEYS = "recbole_lite.config.known_keys:known_keys"
 CHECKED = "recbole_lite.config.validation:validate"
 SETTING = "recbole_lite.config.yaml_files:Setting"
 ERRORS = "recbole_lite.utils.errors"
+# Functions that name the file of item vectors in the cache.
+CACHE_INPUTS = "recbole_lite.text.vector_cache:inputs_digest"
+CACHE_KEY = "recbole_lite.text.vector_cache:cache_key"
+CACHE_PATH = "recbole_lite.text.vector_cache:cache_path"
 # Programs: functions that take the words of a command line.
 PROGRAMS = {
     "recbole-lite": "recbole_lite.cli.main:main",
