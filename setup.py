@@ -21,6 +21,7 @@ INSTALL_REQUIRES = [
     "scipy>=1.13",
     "pydantic>=2.5",
     "pyyaml>=6.0",
+    "pydantic>=2.7",
     "tqdm>=4.66",
     "tabulate>=0.9",
     "jinja2>=3.1",

@@ -1,4 +1,4 @@
-"""What oneDNN's matrix products are worth in training (the key ``matrix_products``).
+"""What oneDNN's matrix products are worth in training (the key ``matmul_backend``).
 
     python benchmarks/products.py --dataset=ml-1m --data_path=DIR --tokenizer=FOLDER \
         --out=results/products

@@ -77,7 +77,7 @@ def run(training: TrainingSteps, steps: int) -> tuple[float, int, int]:
     """Seconds, users and positions of so many steps, data preparation included."""
     users = positions = 0
     started = time.perf_counter()
-    with matrix_products(training.config["matrix_products"], training.device):
+    with matrix_products(training.config["matmul_backend"], training.device):
         for _ in range(steps):
             batch = next(training.batches)
             users += len(batch["user_id"])

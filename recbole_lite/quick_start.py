@@ -254,7 +254,7 @@ def _build_model(config, dataset):
 def _count_parameters(model, config) -> int:
     """Number of trainable parameters; logs it."""
     number = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    how = ", products by oneDNN" * uses_onednn(config["matrix_products"], config["device"])
+    how = ", products by oneDNN" * uses_onednn(config["matmul_backend"], config["device"])
     getLogger().info(f"{number:,} trainable parameters on {config['device']}{how}")
     return number
 

@@ -211,7 +211,7 @@ def test_fine_tuning_from_what_does_not_fit(settings, tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"task": "top-n"}, "task must be sequential or topn, found 'top-n'"),
+        ({"task": "top-n"}, "task must be one of sequential, topn, found 'top-n'"),
         ({"eval_args": {"mode": "uni99"}}, "task: topn draws its own candidates"),
         (
             {"train_strategy": "prefix", "rec_llm_causal": True},

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recbole_lite.config.yaml_files import nearest
 from recbole_lite.data.atomic_reader import read_header
 from recbole_lite.utils.errors import ConfigError
+from recbole_lite.utils.suggestions import suggest
 
 TEXT_TYPES = ("token", "token_seq")  # of fields in atomic files
 
@@ -48,7 +48,7 @@ def _title_field(dataset, wanted: str | None) -> str | None:
     if kinds.get(wanted, "float_seq") == "float_seq":
         raise ConfigError(
             f"title_field: no field {wanted!r} that could name an item in {path}"
-            f"{nearest(wanted, texts)}; fields of text: {', '.join(texts) or 'none'}"
+            f"{suggest(wanted, texts)}; fields of text: {', '.join(texts) or 'none'}"
             + ("" if texts else "; leave title_field out to name items by their ids")
         )
     return wanted

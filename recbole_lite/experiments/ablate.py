@@ -17,8 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from recbole_lite.config.command_line import parse_overrides
 from recbole_lite.config.configurator import LiteConfig, paths_of
-from recbole_lite.config.yaml_files import nearest, parse_overrides, read_yaml
+from recbole_lite.config.keys import affecting, with_current_names
+from recbole_lite.config.yaml_files import read_yaml
 from recbole_lite.quick_start import run_one
 from recbole_lite.report.ablation import render, summarise
 from recbole_lite.report.ranks import is_of_ranks, metric_values
@@ -28,17 +30,12 @@ from recbole_lite.utils.environment import environment
 from recbole_lite.utils.errors import ConfigError, RecboleLiteError, TrainingError, one_line
 from recbole_lite.utils.files import to_json, write_atomically, write_json
 from recbole_lite.utils.paths import PROPERTIES
+from recbole_lite.utils.suggestions import suggest
 
 ROWS = PROPERTIES / "ablation"
 DEFAULT_OUT = Path("results", "ablation")  # / name of the dataset
 SPLIT = {"LS": "valid_and_test"}
 AGAIN = "the same command makes it from the results"
-NOT_A_ROWS = {"model", "dataset", "seed"}  # keys that tell rows and their runs apart
-# Settings that change what is shown or kept, and no figure.
-PRESENTATION = {
-    "show_progress", "state", "checkpoint_dir", "checkpoint_every", "item_embedding_cache_dir",
-    "local_files_only", "baselines", "sample_users", "log_wandb",
-}  # fmt: skip
 
 
 @dataclass
@@ -188,7 +185,7 @@ def find_rows(names: Iterable[str] | None, folder: Path, base: str) -> list[Row]
     if names is None:
         names = files
     chosen = [name for name in dict.fromkeys(names) if name != base]
-    unknown = [f"unknown row {n!r}{nearest(n, files)}" for n in chosen if n not in files]
+    unknown = [f"unknown row {n!r}{suggest(n, files)}" for n in chosen if n not in files]
     if unknown:
         raise ConfigError(f"{'; '.join(unknown)}; rows in {folder}: {', '.join(files) or 'none'}")
     return [_read_row(files[name]) for name in chosen]
@@ -196,7 +193,7 @@ def find_rows(names: Iterable[str] | None, folder: Path, base: str) -> list[Row]
 
 def _read_row(path: Path) -> Row:
     settings = read_yaml(path)
-    for key in sorted(NOT_A_ROWS & set(settings)):
+    for key in sorted((affecting("run") | {"seed"}) & set(settings)):
         raise ConfigError(f"{settings[key].origin}: a row cannot set {key}")
     return Row(path.stem, path, {key: setting.value for key, setting in settings.items()})
 
@@ -260,9 +257,9 @@ def _check_row(row: Row, config: LiteConfig) -> None:
 
 
 def comparable(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as they come back from JSON, without those of presentation."""
-    plain = json.loads(to_json(settings))
-    return {key: value for key, value in plain.items() if key not in PRESENTATION}
+    """Settings as they come back from JSON, by their names now, less those of no figure."""
+    plain = with_current_names(json.loads(to_json(settings)))
+    return {k: v for k, v in plain.items() if k not in affecting("output", "downloads")}
 
 
 # -- results ----------------------------------------------------------------------------------

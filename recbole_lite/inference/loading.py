@@ -6,23 +6,13 @@ from typing import Any
 
 import torch
 
+from recbole_lite.config.keys import trained_values
 from recbole_lite.config.registry import get_model
 from recbole_lite.config.yaml_files import read_yaml
 from recbole_lite.inference.model_folder import ModelBundle
 from recbole_lite.text.item_vectors import ItemVectors
 from recbole_lite.trainer import checkpoint
 from recbole_lite.utils.paths import PROPERTIES
-
-# Settings of a trained LiteLLM4Rec that describe only how its parts were initialized.
-_TRAINED = {
-    "rec_llm_init": "scratch",
-    "rec_llm_config": {},
-    "rec_llm_dropout": None,
-    "item_llm_training": "frozen",
-    "item_vector_norm": "none",
-    "stages": None,
-    "frozen_parts": [],
-}
 
 
 class Settings(dict):
@@ -85,7 +75,7 @@ def build_model(bundle: ModelBundle, device: torch.device) -> torch.nn.Module:
     tensors = bundle.tensors
     dataset = CatalogueDataset(len(bundle.catalogue) + 1, item_vectors=_vectors(tensors))
     if bundle.about.get("architecture"):
-        settings.update(_TRAINED, rec_llm=bundle.about["architecture"])
+        settings.update(trained_values(), rec_llm=bundle.about["architecture"])
     if settings["item_init"] == "text":
         settings["item_init"] = "random"  # the initial values of ItemLM's table are irrelevant
     with torch.random.fork_rng(devices=[]):  # initial weights are overwritten

@@ -24,6 +24,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from recbole_lite import __version__
+from recbole_lite.config.keys import affecting
 from recbole_lite.config.saved_config import BEST_FILE, CONFIG_FILE, load_config
 from recbole_lite.inference.catalogue import Catalogue
 from recbole_lite.utils.errors import CheckpointError
@@ -37,14 +38,6 @@ SECTION = "recommender"
 ITEMS_FILE = "items.jsonl"
 WEIGHTS_FILE = "model.safetensors"
 RECOMMENDER_MODELS = ("LiteLLM4Rec", "ItemLM", "SASRec", "GRU4Rec", "BERT4Rec")
-
-# Settings of the machine or the run, not of the model: packed folders leave them out.
-_LOCAL = {
-    "data_path", "checkpoint_dir", "checkpoint_every", "resume", "item_embedding_cache_dir",
-    "gpu_id", "use_gpu", "device", "worker", "show_progress", "state", "log_wandb",
-    "wandb_project", "pre_model_path", "baselines", "sample_users", "save_dataset",
-    "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "config_files",
-}  # fmt: skip
 
 
 @dataclass
@@ -166,7 +159,8 @@ def read_bundle(folder: str | Path) -> ModelBundle:
 def write_bundle(folder: str | Path, bundle: ModelBundle) -> None:
     """Write a packed folder, without the settings of the training machine."""
     folder = Path(folder)
-    settings = {key: value for key, value in bundle.settings.items() if key not in _LOCAL}
+    local = affecting("machine", "output", "start", "session")
+    settings = {key: value for key, value in bundle.settings.items() if key not in local}
     about = {**bundle.about, "weights": WEIGHTS_FILE}
     bundle.catalogue.save(folder / ITEMS_FILE)
     write_tensors(folder / WEIGHTS_FILE, bundle.tensors, {"epoch": about.get("epoch")})

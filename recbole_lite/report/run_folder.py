@@ -26,6 +26,7 @@ from typing import Any
 
 import yaml
 
+from recbole_lite.config.keys import affecting
 from recbole_lite.trainer import checkpoint
 from recbole_lite.utils.errors import ReportError
 
@@ -39,7 +40,7 @@ USER_COLUMNS = (
 )  # fmt: skip
 # What two runs must have in common for their figures to be compared; a key that one of them does
 # not know (an older version's) is None there.
-PROTOCOL = ("eval_args", "eval_exclude_history", "task", "topn_negatives", "topn_seed")
+PROTOCOL = tuple(sorted(affecting("result")))
 
 
 @dataclass

@@ -16,7 +16,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from recbole_lite.utils.errors import ConfigError
 
-KINDS = ("auto", "torch", "onednn")
 # Multiplications in a product below which torch is left alone: oneDNN prepares code for each
 # shape that it meets, and tests of tiny models meet many.
 _SMALL = 2**20
@@ -40,12 +39,10 @@ def uses_onednn(kind: str, device: str | torch.device = "cpu") -> bool:
     Raises
     ------
     ConfigError
-        There is no such kind, or this torch has no oneDNN.
+        This torch has no oneDNN.
     """
-    if kind not in KINDS:
-        raise ConfigError(f"matrix_products must be one of {', '.join(KINDS)}, found {kind!r}")
     if kind == "onednn" and not _works():
-        raise ConfigError("matrix_products: onednn: this torch has no oneDNN; use auto or torch")
+        raise ConfigError("matmul_backend: onednn: this torch has no oneDNN; use auto or torch")
     wanted = kind == "onednn" or (kind == "auto" and wants_onednn())
     return wanted and torch.device(device).type == "cpu"
 

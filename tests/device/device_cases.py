@@ -68,7 +68,7 @@ RUNS = {
     "tied": ("LiteLLM4Rec", {"tie_head": True}),
     "tied, principal": (
         "LiteLLM4Rec",
-        {"tie_head": True, "item_adapter": "principal", "rec_llm_config": NARROW},
+        {"tie_head": True, "item_adapter": "pca", "rec_llm_config": NARROW},
     ),
     "clipped": ("LiteLLM4Rec", {"clip_grad_norm": {"max_norm": 0.1}, "learner": "sgd"}),
     "uni9": ("LiteLLM4Rec", {"eval_args": {"mode": "uni9"}, "epochs": 1}),
@@ -77,7 +77,10 @@ RUNS = {
     "topn, history": ("LiteLLM4Rec", {**TOPN, **BERT, "topn_history": True}),
     "ItemLM": ("ItemLM", HEADS),
     "ItemLM, text": ("ItemLM", {**HEADS, "item_init": "text", "lm_architecture": "t5"}),
-    "ItemLM, text+id": ("ItemLM", {**HEADS, "item_init": "text+id", "lm_architecture": "llama"}),
+    "ItemLM, text+id": (
+        "ItemLM",
+        {**HEADS, "item_init": "text_plus_id", "lm_architecture": "llama"},
+    ),
     "P5": ("P5", WRITER),
     "P5, constrained, topn": ("P5", {**WRITER, **TOPN, "constrained_beams": True}),
     "P5, no decoder": ("P5", {**WRITER, "decoder": False}),

@@ -30,7 +30,8 @@ from hypothesis import strategies as st  # noqa: E402
 from tiny_data import QUICK, write_tiny  # noqa: E402
 
 from recbole_lite import LiteConfig, run  # noqa: E402
-from recbole_lite.config.yaml_files import Loader, parse_overrides  # noqa: E402
+from recbole_lite.config.command_line import parse_overrides  # noqa: E402
+from recbole_lite.config.yaml_files import Loader  # noqa: E402
 from recbole_lite.data.atomic_reader import read_atomic  # noqa: E402
 from recbole_lite.utils.errors import RecboleLiteError  # noqa: E402
 

@@ -30,7 +30,7 @@ KINDS = {
         "rec_llm_config": T5, "item_llm_training": "full", "item_vector_norm": "standardize",
     },
     "ItemLM, gpt2": {**LM},
-    "ItemLM, t5": {**LM, "lm_architecture": "t5", "item_init": "text+id"},
+    "ItemLM, t5": {**LM, "lm_architecture": "t5", "item_init": "text_plus_id"},
     "ItemLM, llama": {**LM, "lm_architecture": "llama", "user_pooling": "mean"},
     "ItemLM, qwen3, fewer keys": {
         **LM, "lm_architecture": "qwen3", "lm_config": {"num_key_value_heads": 1}, "tie_head": True,

@@ -52,7 +52,7 @@ def test_ridge_on_fewer_rows_than_features_and_on_noise():
 PREFIX = {"item_llm_training": "embeddings", "item_vector_norm": "unit"}
 
 
-@pytest.mark.parametrize("adapter", ["linear", "principal"])
+@pytest.mark.parametrize("adapter", ["linear", "pca"])
 def test_a_text_that_is_known_gets_the_known_input_vector(adapter, trained):
     """With frozen vectors the input of a new item is exact, whatever its head row."""
     settings = {"item_vector_norm": "standardize", "item_adapter": adapter}

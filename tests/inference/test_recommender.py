@@ -33,7 +33,7 @@ RUNS = {
         "LiteLLM4Rec",
         {"stages": [{"epochs": 1}, {"epochs": 1, "item_llm_training": "embeddings"}]},
     ),
-    "principal": ("LiteLLM4Rec", {**PREFIX, "item_adapter": "principal", "tie_head": True}),
+    "pca": ("LiteLLM4Rec", {**PREFIX, "item_adapter": "pca", "tie_head": True}),
     "bert": (
         "LiteLLM4Rec",
         {
@@ -47,7 +47,10 @@ RUNS = {
         },
     ),
     "ItemLM, text": ("ItemLM", {"n_heads": 2, "item_init": "text"}),
-    "ItemLM, text+id": ("ItemLM", {"n_heads": 2, "item_init": "text+id", "lm_architecture": "t5"}),
+    "ItemLM, text+id": (
+        "ItemLM",
+        {"n_heads": 2, "item_init": "text_plus_id", "lm_architecture": "t5"},
+    ),
     "SASRec": ("SASRec", {}),
     "GRU4Rec": ("GRU4Rec", {}),
     "BERT4Rec": ("BERT4Rec", {}),

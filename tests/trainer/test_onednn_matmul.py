@@ -168,8 +168,8 @@ def test_an_unknown_kind_is_refused_before_the_training(tmp_path):
 
     write_tiny(tmp_path)
     settings = {**QUICK, "data_path": str(tmp_path)}
-    with pytest.raises(ConfigError, match="matrix_products must be one of auto, torch, onednn"):
-        run("SASRec", "tiny", config_dict={**settings, "matrix_products": "mkl"})
+    with pytest.raises(ConfigError, match="matmul_backend must be one of auto, torch, onednn"):
+        run("SASRec", "tiny", config_dict={**settings, "matmul_backend": "mkl"})
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_a_training_gives_the_same_but_for_rounding(
     write_tiny(tmp_path)
     losses, used = [], []
     for products_by in ("torch", kind):
-        settings = {**QUICK, "data_path": str(tmp_path), "matrix_products": products_by}
+        settings = {**QUICK, "data_path": str(tmp_path), "matmul_backend": products_by}
         with Calls() as recorder:
             history = run(model, "tiny", config_dict={**settings, "epochs": 2})["history"]
         losses.append([entry["train_loss"] for entry in history])

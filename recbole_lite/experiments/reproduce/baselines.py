@@ -89,7 +89,7 @@ def item_lms() -> list[ModelSpec]:
     return [
         ModelSpec("ItemLM", "ItemLM"),
         ModelSpec("ItemLM, text", "ItemLM", {"item_init": "text", **text}),
-        ModelSpec("ItemLM, text+id", "ItemLM", {"item_init": "text+id", **text}),
+        ModelSpec("ItemLM, text+id", "ItemLM", {"item_init": "text_plus_id", **text}),
         ModelSpec("ItemLM, window 50", "ItemLM", LONGER),
         ModelSpec("ItemLM, text, window 50", "ItemLM", {"item_init": "text", **text, **LONGER}),
         ModelSpec("ItemLM, llama", "ItemLM", {"lm_architecture": "llama"}),

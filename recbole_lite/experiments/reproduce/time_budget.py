@@ -19,6 +19,7 @@ import torch
 from recbole.utils import ModelType
 
 from recbole_lite.config.configurator import LiteConfig, translate_errors
+from recbole_lite.config.keys import affecting, with_current_names
 from recbole_lite.config.registry import get_trainer
 from recbole_lite.data import create_dataset, data_preparation
 from recbole_lite.experiments.reproduce.baselines import ModelSpec
@@ -35,8 +36,7 @@ SECOND_RATE = 5e-4  # learning rate of the second stage
 FEWEST_VALIDATIONS, VALIDATIONS = 5, 8  # where an epoch is short, not after each
 WARM_UP, TIMED = 3, 15  # steps
 TIMING = 0.2  # share of the budget after which fewer are timed
-# Settings that do not make a result another one: where files are, and what `plan` decides itself.
-_PLACES = {"data_path", "tokenizer", "checkpoint_dir", "item_embedding_cache_dir"}
+# Settings that `plan` decides itself.
 _PLANNED = {"max_steps", "epochs", "stopping_step", "eval_step", "stages"}
 
 
@@ -127,7 +127,7 @@ def _seconds_per_step(training: TrainingSteps, limit: float) -> float:
     Of few long steps, which take more than `limit` seconds together, all but the first count.
     """
     times: list[float] = []
-    with matrix_products(training.config["matrix_products"], training.device):  # as in training
+    with matrix_products(training.config["matmul_backend"], training.device):  # as in training
         while len(times) < WARM_UP + TIMED and (len(times) < 2 or sum(times) <= limit):
             started = clock()
             training.step(next(training.batches))
@@ -218,13 +218,13 @@ def reusable(
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        used = found["config_dict"]
+        used = with_current_names(found["config_dict"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
     shared = {
         key: value
         for key, value in settings.items()
-        if key in used and key not in _PLACES | _PLANNED | spec.settings.keys()
+        if key in used and key not in affecting("places") | _PLANNED | spec.settings.keys()
     }
     wanted = to_plain({**shared, **spec.settings})  # as the file has them
     same = found.get("minutes") == minutes and wanted.items() <= used.items()

@@ -50,9 +50,10 @@ def write_best(plan: Plan, result: dict[str, Any]) -> None:
     if best["test_result"] is not None:
         head.append(f"test:  {_figures(best['test_result'])}")
     if best["status"] != "finished":
-        values["end_epoch"] = best["epochs"]
+        values["last_epoch"] = best["epochs"]
         head.append(
-            f"end_epoch: the trial was {best['status']} after this epoch; leave it out to train on."
+            f"last_epoch: the trial was {best['status']} after this epoch; "
+            "leave it out to train on."
         )
     if not plan.use_gpu and torch.cuda.is_available():
         values["use_gpu"] = False  # where the trials ran

@@ -10,8 +10,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from recbole_lite.config.yaml_files import nearest, parse_scalar, read_yaml
+from recbole_lite.config.command_line import parse_scalar
+from recbole_lite.config.yaml_files import read_yaml
 from recbole_lite.utils.errors import ConfigError
+from recbole_lite.utils.suggestions import suggest
 
 # kind -> how its values are written
 KINDS = {
@@ -196,7 +198,7 @@ def _parse_entry(key: str, described: Any, origin: str) -> Parameter:
     ((kind, values),) = described.items()
     if kind not in KINDS:
         raise ConfigError(
-            f"{origin}: {key}: unknown kind {kind!r}{nearest(str(kind), KINDS)}; "
+            f"{origin}: {key}: unknown kind {kind!r}{suggest(str(kind), KINDS)}; "
             f"there are {', '.join(KINDS)}"
         )
     return _validate(Parameter(key, kind, _tuple(values), origin), values)

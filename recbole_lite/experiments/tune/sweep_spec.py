@@ -10,24 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from recbole_lite.config.configurator import LiteConfig
+from recbole_lite.config.keys import affecting, current, with_current_names
+from recbole_lite.config.known_keys import check_known, known_keys
 from recbole_lite.config.stages import read_stages
-from recbole_lite.config.yaml_files import Setting, check_known, known_keys
+from recbole_lite.config.yaml_files import Setting
 from recbole_lite.experiments.tune.space import Parameter, Space
-from recbole_lite.experiments.tune.tune_settings import (
-    FREE_ON_RESUME,
-    SWEEP_FILE,
-    TuneSettings,
-    read_settings,
-)
+from recbole_lite.experiments.tune.tune_settings import SWEEP_FILE, TuneSettings, read_settings
 from recbole_lite.trainer.initial_weights import next_train_stage
 from recbole_lite.utils.errors import ConfigError
-
-# Keys that are the sweep's or each trial's own.
-NOT_PARAMETERS = {"model", "dataset", "resume", "end_epoch", "checkpoint_dir", "checkpoint_every"}
-
-
-# Keys that say where files are; a sweep that goes on elsewhere may find them elsewhere.
-PLACES = {"data_path", "checkpoint_dir", "item_embedding_cache_dir"}
 
 
 @dataclass(frozen=True)
@@ -90,7 +80,7 @@ def make_spec(config: LiteConfig, space: Space, settings: Mapping[str, Any]) -> 
     known = known_keys(config.model_class) | set(config.settings)
     check_known({p.key: Setting(p.values, p.origin) for p in space.parameters}, known)
     for parameter in space.parameters:
-        if parameter.key in NOT_PARAMETERS:
+        if parameter.key in affecting("run", "session", "output"):
             raise ConfigError(f"{parameter.origin}: {parameter.key} cannot be a parameter")
     fixed = {k for k, setting in config.origins.items() if setting.origin == "command line"}
     if fixed & set(space.keys):
@@ -120,14 +110,14 @@ def load_spec(folder: str | Path) -> SweepSpec:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         parameters = [
-            Parameter(key, kind, tuple(values), str(path))
+            Parameter(current(key)[0], kind, tuple(values), str(path))
             for key, described in content["space"].items()
             for kind, values in described.items()
         ]
         return SweepSpec(
             content["model"],
             content["dataset"],
-            content["values"],
+            with_current_names(content["values"]),
             Space(tuple(parameters), content["space_file"]),
             read_settings(content["settings"]),
         )
@@ -140,7 +130,7 @@ def load_spec(folder: str | Path) -> SweepSpec:
 
 
 def override_resources(spec: SweepSpec, settings: Mapping[str, Any]) -> SweepSpec:
-    """Let a continuation run elsewhere: only keys of `FREE_ON_RESUME` may be given.
+    """Let a continuation run elsewhere: only what affects the session may be given.
 
     Raises
     ------
@@ -148,7 +138,7 @@ def override_resources(spec: SweepSpec, settings: Mapping[str, Any]) -> SweepSpe
         Another key.
     """
     for key in settings:
-        if key not in FREE_ON_RESUME:
+        if key not in affecting("session", files=["tune.yaml"]):
             raise ConfigError(f"--{key}: a sweep goes on with its own settings; leave it out")
     tuning = read_settings({**spec.settings.plain(), **settings})
     return replace(spec, settings=tuning)
@@ -165,8 +155,9 @@ def check_same(now: SweepSpec, before: SweepSpec) -> None:
     new, old = (json.loads(json.dumps(spec.plain())) for spec in (now, before))
     for part in (new, old):
         part.pop("space_file")
-        part["values"] = {k: v for k, v in part["values"].items() if k not in PLACES}
-        part["settings"] = {k: v for k, v in part["settings"].items() if k not in FREE_ON_RESUME}
+        free = affecting("session", files=["tune.yaml"]) | affecting("places")
+        for name in ("values", "settings"):
+            part[name] = {k: v for k, v in part[name].items() if k not in free}
     different = [f"{key} was {old[key]}, is {new[key]}" for key in new if new[key] != old[key]]
     if different:
         raise ConfigError(f"resume: the sweep was another one: {'; '.join(different)}")
@@ -193,7 +184,7 @@ def check_space(spec: SweepSpec) -> LiteConfig:
             except ConfigError as error:
                 raise ConfigError(f"{parameter.origin}: {parameter.key}: {error}") from None
     config = spec.configure({p.key: p.extremes()[0] for p in spec.space.parameters})
-    for key in ("resume", "end_epoch"):
+    for key in ("resume", "last_epoch"):
         if config[key] is not None:
             raise ConfigError(f"{key}: trials set it for themselves; leave it out")
     if (config["nproc"] or 1) > 1 or (config["world_size"] or 1) > 1:

@@ -203,11 +203,11 @@ def test_the_best_entry_is_the_first_of_the_best():
     assert best_entry(history, bigger=False)["n"] == 0
 
 
-def test_end_epoch_cuts_a_run_as_a_scheduler_does(plan_for):
+def test_last_epoch_cuts_a_run_as_a_scheduler_does(plan_for):
     """Learning rates are planned for all epochs; the first ones are the very same."""
     settings = {**plan_for(lr_scheduler="linear", epochs=6).spec.values, **PARAMS}
     whole = run("GRU4Rec", "tiny", config_dict=settings)["history"]
-    cut = run("GRU4Rec", "tiny", config_dict={**settings, "end_epoch": 3})["history"]
+    cut = run("GRU4Rec", "tiny", config_dict={**settings, "last_epoch": 3})["history"]
 
     def figures(history):
         return [(entry["train_loss"], entry["valid_result"]) for entry in history]
