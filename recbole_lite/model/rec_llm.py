@@ -12,7 +12,7 @@ from recbole_lite.errors import ConfigError, one_line
 from recbole_lite.model.architecture import change_architecture, check_init, read_architecture
 from recbole_lite.model.dropout import use_cheap_dropout
 from recbole_lite.model.one_place import OnePlace, check_no_order
-from recbole_lite.text.attention import does_not_look
+from recbole_lite.text.attention import CAUSAL, NAME, does_not_look
 from recbole_lite.text.hf_model import load_encoder, position_limit, random_encoder
 
 
@@ -39,6 +39,9 @@ class VectorReader(nn.Module):
     ----------
     input_size, hidden_size : int
         Of the vectors that it reads and gives; they differ in ALBERT, ELECTRA and others.
+    masking : {"kernel", "mask", "model"}
+        What keeps a causal encoder from looking ahead: the attention's kernel, a mask of all pairs
+        that it is given, or the model itself. Others are given a mask of the padding ("model").
     """
 
     def __init__(
@@ -49,7 +52,7 @@ class VectorReader(nn.Module):
         self.encoder = does_not_look(_without_words(encoder))
         use_cheap_dropout(self.encoder)
         self.encoder.config.use_cache = False  # keys and values are for generation
-        self.causal = self.masks_future = causal
+        self.causal, self.masking = causal, "model"
         self.one_place = OnePlace(self.encoder) if reads_sets else None
         training = self.training
         self.eval()
@@ -63,10 +66,12 @@ class VectorReader(nn.Module):
         # The second row differs where the first position (causal) or no item may look.
         vectors[1, : 1 if self.causal else 2] = vectors[0, : 1 if self.causal else 2]
         mask = torch.tensor([[True, True, False]]).expand(2, 3)
-        # A mask of all pairs first; what refuses it can be causal by itself (BLOOM, Mamba).
-        for masks in (True, False) if self.causal and not reads_sets else (self.causal,):
-            self.masks_future, problem = masks, None
+        usual = self.encoder.config._attn_implementation
+        for self.masking in self._maskings(reads_sets):
+            problem, attention = None, CAUSAL if self.masking == "kernel" else usual
             try:
+                if attention != self.encoder.config._attn_implementation:
+                    self.encoder.set_attn_implementation(attention)
                 output = self(vectors, mask)
             except Exception as error:  # of any kind: each architecture has its own
                 problem = one_line(error)
@@ -82,6 +87,15 @@ class VectorReader(nn.Module):
             f"{label} cannot read item vectors{' causally' * self.causal} ({problem}); take "
             "another architecture, such as T5, BERT or GPT-2"
         )
+
+    def _maskings(self, reads_sets: bool) -> tuple[str, ...]:
+        """Ways to try; what refuses masks of all pairs can be causal by itself (BLOOM, Mamba)."""
+        if not self.causal:
+            return ("model",)
+        if reads_sets:  # whose members see each other
+            return ("mask",)
+        by_kernel = self.encoder.config._attn_implementation == NAME
+        return ("kernel", "mask", "model") if by_kernel else ("mask", "model")
 
     def forward(self, vectors: torch.Tensor, mask: torch.Tensor, together: int = 0) -> torch.Tensor:
         """Contextual vectors.
@@ -102,8 +116,8 @@ class VectorReader(nn.Module):
         torch.Tensor
             ``[B, L, d]``; what stands at masked positions means nothing.
         """
-        visible = mask.long()
-        if self.masks_future:
+        visible = mask.long() if self.masking == "model" else None
+        if self.masking == "mask":
             visible = _causal_mask(vectors)
             if together:
                 visible = _with_a_set(visible, mask, together)
