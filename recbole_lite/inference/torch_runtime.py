@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import torch
 
+from recbole_lite.data.transfer import moved
 from recbole_lite.inference import ranking
 from recbole_lite.inference.ranking import Histories, Ranked
+
+# Histories for which the kernels of an encoder take less time than Python takes to launch them.
+GRAPH_ROWS = 64
 
 
 class TorchRuntime:
@@ -16,32 +22,45 @@ class TorchRuntime:
     ----------
     model : torch.nn.Module
         In evaluation mode.
+    graphs : bool
+        On CUDA, score up to `GRAPH_ROWS` histories by a CUDA graph (LiteLLM4Rec and ItemLM).
     """
 
     name = "torch"
 
-    def __init__(self, model: torch.nn.Module):
+    def __init__(self, model: torch.nn.Module, graphs: bool = True):
         self.model = model
+        self._graphs: dict[int, _Graph] = {}
+        self._rows_by_graph = 0
+        if graphs and self.device.type == "cuda" and hasattr(model, "reader"):
+            self._rows_by_graph = GRAPH_ROWS
+        self._lock = threading.Lock()  # the calls of a graph share its memory
         self.n_items, self.max_length = int(model.n_items), int(model.max_seq_length)
         # Models with positions for all of the padding want all of it; ours give it no weight.
         self.full_length = not hasattr(model, "reader")
 
     def scores(self, histories: Histories) -> np.ndarray:
         """See :meth:`OnnxRuntime.scores`."""
-        return self.score(histories).cpu().numpy()
+        with self._lock:
+            return self.score(histories).cpu().numpy()
 
     @torch.inference_mode()
     def score(self, histories: Histories) -> torch.Tensor:
-        """:meth:`scores` on the model's device."""
-        model, device = self.model, self.device
+        """:meth:`scores` on the model's device; the next call may overwrite them."""
         if not len(histories):
             return torch.empty(0, self.n_items)
         items = torch.from_numpy(ranking.padded(histories, max_length=self.max_length))
-        if self.full_length:
+        by_graph = len(items) <= self._rows_by_graph
+        if self.full_length or by_graph:
             items = torch.nn.functional.pad(items, (0, self.max_length - items.shape[1]))
-        batch = {model.ITEM_SEQ: items.to(device), model.ITEM_SEQ_LEN: (items != 0).sum(1)}
-        batch[model.ITEM_SEQ_LEN] = batch[model.ITEM_SEQ_LEN].to(device)
-        scores = model.full_sort_predict(batch).view(len(items), self.n_items).float()
+        if by_graph:
+            rows = 1 << (len(items) - 1).bit_length()
+            if rows not in self._graphs:
+                self._graphs[rows] = _Graph(self.model, rows)
+            scores = self._graphs[rows].scores_of(items)
+        else:
+            scores = _all_scores(self.model, moved(items, self.device))
+        scores = scores.view(len(items), self.n_items)
         scores[:, 0] = -torch.inf
         return scores
 
@@ -54,9 +73,13 @@ class TorchRuntime:
         among: np.ndarray | None = None,
     ) -> Ranked:
         """See :meth:`OnnxRuntime.rank`."""
+        with self._lock:
+            return self._rank(histories, k, exclude, among)
+
+    def _rank(self, histories, k, exclude, among) -> Ranked:
         scores = self.score(histories)
         if exclude is not None:
-            seen = torch.from_numpy(ranking.padded(exclude)).to(self.device)
+            seen = moved(torch.from_numpy(ranking.padded(exclude)), self.device)
             scores.scatter_(1, seen, -torch.inf)  # padding has -inf already
         if among is not None:
             among = torch.from_numpy(among).to(self.device)
@@ -67,10 +90,44 @@ class TorchRuntime:
         return items.cpu().numpy(), values.cpu().numpy()
 
     def warm_up(self, users: int = 32) -> None:
-        """Answer a batch, so that no request waits for kernels."""
-        self.rank([[1] * self.max_length] * users, 1)
+        """Answer batches of several sizes, so that no request waits for kernels or graphs."""
+        sizes = {users, *(1 << n for n in range(min(users, self._rows_by_graph).bit_length()))}
+        for count in sorted(sizes):
+            self.rank([[1] * self.max_length] * count, 1)
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.model.parameters()).device
+
+
+class _Graph:
+    """Scores of a fixed number of full-length histories, recorded once and launched as a whole.
+
+    An encoder has some hundred kernels of a few microseconds; launched one by one from Python they
+    take several times as long.
+    """
+
+    def __init__(self, model: torch.nn.Module, rows: int):
+        device = next(model.parameters()).device
+        self.items = torch.ones(rows, model.max_seq_length, dtype=torch.long, device=device)
+        stream = torch.cuda.Stream(device)
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):  # libraries set themselves up outside the recording
+            for _ in range(3):
+                _all_scores(model, self.items)
+        torch.cuda.current_stream(device).wait_stream(stream)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.scores = _all_scores(model, self.items)
+
+    def scores_of(self, items: torch.Tensor) -> torch.Tensor:
+        """Scores of ``[B, max_length]`` ids on the CPU; the next call overwrites them."""
+        self.items[: len(items)].copy_(items.pin_memory(), non_blocking=True)
+        self.graph.replay()
+        return self.scores[: len(items)]
+
+
+def _all_scores(model: torch.nn.Module, items: torch.Tensor) -> torch.Tensor:
+    lengths = (items != 0).sum(1)
+    return model.full_sort_predict({model.ITEM_SEQ: items, model.ITEM_SEQ_LEN: lengths}).float()

@@ -12,7 +12,7 @@ from recbole_lite.errors import ConfigError, one_line
 from recbole_lite.model.architecture import change_architecture, check_init, read_architecture
 from recbole_lite.model.dropout import use_cheap_dropout
 from recbole_lite.model.one_place import OnePlace, check_no_order
-from recbole_lite.text.attention import CAUSAL, NAME, does_not_look
+from recbole_lite.text.attention import CAUSAL, NAME, does_not_look, set_attention
 from recbole_lite.text.hf_model import load_encoder, position_limit, random_encoder
 
 
@@ -67,11 +67,12 @@ class VectorReader(nn.Module):
         vectors[1, : 1 if self.causal else 2] = vectors[0, : 1 if self.causal else 2]
         mask = torch.tensor([[True, True, False]]).expand(2, 3)
         usual = self.encoder.config._attn_implementation
-        for self.masking in self._maskings(reads_sets):
-            problem, attention = None, CAUSAL if self.masking == "kernel" else usual
+        for masking in self._maskings(reads_sets):
+            self.masking, problem = masking, None
+            attention = CAUSAL if masking == "kernel" else usual
             try:
                 if attention != self.encoder.config._attn_implementation:
-                    self.encoder.set_attn_implementation(attention)
+                    set_attention(self.encoder, attention)
                 output = self(vectors, mask)
             except Exception as error:  # of any kind: each architecture has its own
                 problem = one_line(error)

@@ -34,6 +34,7 @@ from recbole_lite.model.generative.numbers import item_numbers
 from recbole_lite.paths import PROPERTIES
 from recbole_lite.products import matrix_products
 from recbole_lite.report.environment import environment
+from recbole_lite.text.attention import set_attention
 from recbole_lite.text.llm_files import one_line
 
 TOP = 20
@@ -171,7 +172,7 @@ def time_of_batches(
 def plain_loop(side: Side) -> Callable:
     """Recommend with the tokenizer, ``generate`` and the tokenizer again, as text."""
     llm = copy.deepcopy(side.model.llm)
-    llm.set_attn_implementation("sdpa")  # transformers' default; beams share nothing
+    set_attention(llm, "sdpa")  # transformers' default; beams share nothing
     template = side.config["prompt_templates"][0]
     tokenizer = AutoTokenizer.from_pretrained(side.config["tokenizer"])
     numbers = [0, *item_numbers(side.config, side.dataset.item_num)]

@@ -43,8 +43,18 @@ AttentionMaskInterface.register(NAME, mask_without_looking)
 AttentionInterface.register(CAUSAL, causal_attention)  # without a function that makes masks
 
 
+def set_attention(model: PreTrainedModel, name: str) -> None:
+    """Set the attention of a model and of its parts.
+
+    T5's encoder and decoder have configurations of their own, which transformers 5.17 leaves alone.
+    """
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            module.set_attn_implementation(name)
+
+
 def does_not_look(model: PreTrainedModel) -> PreTrainedModel:
     """Let a model's masks be made without looking; other attention than SDPA stays as it is."""
     if model.config._attn_implementation == "sdpa":
-        model.set_attn_implementation(NAME)
+        set_attention(model, NAME)
     return model
