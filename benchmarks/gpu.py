@@ -27,10 +27,12 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +53,7 @@ from recbole_lite.report.write import plain
 from recbole_lite.reproduce import efficiency
 from recbole_lite.training_loop import TrainingLoop
 
-LIMITS = {"smoke": 90, "tests": 80, "step": 110, "latency": 80, "item_lm": 215, "paper": 90}
+LIMITS = {"smoke": 90, "tests": 80, "step": 130, "latency": 80, "item_lm": 205, "paper": 90}
 ENDS_ALL = ("smoke",)  # parts without which the others are worth nothing
 LEAST = 25  # seconds without which a part is not begun
 
@@ -113,10 +115,10 @@ class Part:
         """Settings of a kind of model on this device."""
         model, files, settings = KINDS[kind]
         settings = {
-            **SCRATCH, **settings, "data_path": self.args.data_path, "show_progress": False,
-            "tokenizer": self.args.tokenizer, "state": "WARNING", "use_gpu": not self.tiny,
-            "item_embedding_cache_dir": self.args.item_embeddings, "local_files_only": True,
-            "checkpoint_dir": str(self.args.out / "saved"), "checkpoint_every": 0,
+            **SCRATCH, **settings, "data_path": str(self.args.data_path), "show_progress": False,
+            "tokenizer": str(self.args.tokenizer), "state": "WARNING", "use_gpu": not self.tiny,
+            "item_embedding_cache_dir": str(self.args.item_embeddings), "local_files_only": True,
+            "checkpoint_every": 0,
             **amp(precision), **changes,
         }  # fmt: skip
         if self.tiny:
@@ -147,12 +149,15 @@ def wait(device: torch.device) -> None:
 
 
 class Training:
-    """A model in training on the data set: trainer, loaders, an endless stream of batches."""
+    """A model in training on the data set: trainer, loaders, an endless stream of batches.
 
-    def __init__(self, config: LiteConfig):
+    The loaders are those of `like`, where there is one.
+    """
+
+    def __init__(self, config: LiteConfig, like: Training | None = None):
         self.config, self.device = config, config["device"]
-        init_seed(config["seed"], True)
-        self.train, self.valid, self.test = data_preparation(config, create_dataset(config))
+        self.loaders = like.loaders if like else data_preparation(config, create_dataset(config))
+        self.train, self.valid, self.test = self.loaders
         init_seed(config["seed"], True)
         self.model = config.model_class(config, self.train._dataset).to(self.device)
         self.trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, self.model)
@@ -193,8 +198,8 @@ def smoke(part: Part) -> None:
     for kind in KINDS:
         small = STILL | SMALL | {"train_batch_size": 32}
         there = Training(part.config(kind, **small))
-        here = Training(part.config(kind, **small, use_gpu=False))
-        half = Training(part.config(kind, "bfloat16", **small))
+        here = Training(part.config(kind, **small, use_gpu=False), there)
+        half = Training(part.config(kind, "bfloat16", **small), there)
         for other in (here, half):
             other.model.load_state_dict(there.model.state_dict())
         found = {"scores": difference(scores(there), scores(here))}
@@ -254,7 +259,7 @@ def waits(side: Training, batches: list) -> dict[str, int]:
                 side.trainer.optimizer.step()
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    waited = [w for w in seen if "synchroniz" in str(w.message)]
+    waited = [w for w in seen if "called a synchronizing" in str(w.message)]
     return dict(Counter(f"{'/'.join(Path(w.filename).parts[-2:])}:{w.lineno}" for w in waited))
 
 
@@ -303,58 +308,67 @@ def step(part: Part) -> None:
     speed = rates(part.device, 256 if part.tiny else 8192)
     part.record(tflops=speed)
     asked = [
-        ("LiteLLM4Rec", 256, PRECISIONS),
-        ("LiteLLM4Rec", 2048, PRECISIONS),
-        ("LiteLLM4Rec, prefix", 128, ("float32", "bfloat16")),
-        ("LiteLLM4Rec, prefix", 2048, PRECISIONS),
-        ("ItemLM", 64, ("float32", "bfloat16")),
-        ("ItemLM", 512, ("float32", "bfloat16")),
-        ("P5", 64, ("float32", "bfloat16")),
-        ("POD", 64, ("float32", "bfloat16")),
+        ("LiteLLM4Rec", 2048, ("bfloat16", "tf32", "float32")),
+        ("ItemLM", 64, ("bfloat16", "float32")),
+        ("LiteLLM4Rec, prefix", 2048, ("bfloat16", "float32")),
+        ("LiteLLM4Rec", 256, ("bfloat16", "float32")),
+        ("P5", 64, ("bfloat16", "float32")),
+        ("ItemLM", 512, ("bfloat16",)),
+        ("POD", 64, ("bfloat16",)),
         ("LightLM", 64, ("bfloat16",)),
-        ("SASRec", 2048, ("float32", "bfloat16")),
+        ("SASRec", 2048, ("float32",)),
+        ("LiteLLM4Rec, prefix", 128, ("bfloat16",)),
     ]
     rows = []
     for kind, batch, precisions in asked:
+        side = None
         for precision in precisions:
             if part.left < 12:
                 part.record(cut=f"before {kind}, batch {batch}, {precision}")
                 return
-            side = Training(part.config(kind, precision, train_batch_size=batch))
+            side = Training(part.config(kind, precision, train_batch_size=batch), side)
             row = {"kind": kind, "batch": batch, "precision": precision}
-            rows.append(row | times_of(side, speed[precision], part.tiny))
+            rows.append(row | times_of(side, part.tiny) | floors(side, speed, precision))
             part.record(rows=rows)
             if precision == "bfloat16" and kind in ("LiteLLM4Rec", "ItemLM"):
                 part.record(**{f"kernels of {kind}, batch {batch}": kernels(side, part.tiny)})
-    if part.left > 45:
-        compiled(part, rows, speed["bfloat16"])
+    compiled(part, rows)
 
 
-def times_of(side: Training, tflops: float, tiny: bool, evaluates: bool = True) -> dict[str, float]:
-    """Milliseconds of a step and of an evaluation, beside their floors."""
+def times_of(side: Training, tiny: bool) -> dict[str, Any]:
+    """Milliseconds of a training step, and of making a batch on the host."""
     side.steps(2 if tiny else 8)  # warm-up
     count = 2 if tiny else min(max(int(0.8 / side.steps(3)), 5), 100)
     made = timed(lambda: [next(side.batches) for _ in range(5)], torch.device("cpu")) / 5
     repeats = [side.steps(count) for _ in range(1 if tiny else 3)]
-    with FlopCounterMode(display=False) as counter:
-        side.loss(next(side.batches))
     found = {
         "step_ms": 1000 * statistics.median(repeats),
         "step_ms_range": [1000 * min(repeats), 1000 * max(repeats)],
         "batch_ms": 1000 * made,
-        "step_gflop": 1e-9 * counter.get_total_flops(),
-        "step_floor_ms": 1e-9 * counter.get_total_flops() / tflops,
     }
     if side.device.type == "cuda":
         found["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
         torch.cuda.reset_peak_memory_stats()
-    if evaluates and not hasattr(side.model, "beam_counts"):
-        side.evaluation()
-        with FlopCounterMode(display=False) as counter:
-            side.evaluation()
-        found["evaluation_ms"] = 1000 * min(side.evaluation() for _ in range(2))
-        found["evaluation_floor_ms"] = 1e-9 * counter.get_total_flops() / tflops
     return found
+
+
+def floors(side: Training, speed: dict[str, float], precision: str) -> dict[str, float]:
+    """What a step has to compute; milliseconds of an evaluation, which is never in bfloat16."""
+    gflop = counted(lambda: side.loss(next(side.batches)))
+    found = {"step_gflop": gflop, "step_floor_ms": gflop / speed[precision]}
+    if not hasattr(side.model, "beam_counts"):
+        gflop = counted(side.evaluation)
+        found["evaluation_ms"] = 1000 * min(side.evaluation() for _ in range(2))
+        rate = speed["tf32" if precision == "tf32" else "float32"]
+        found |= {"evaluation_gflop": gflop, "evaluation_floor_ms": gflop / rate}
+    return found
+
+
+def counted(call: Callable) -> float:
+    """10^9 floating-point operations of the matrix products in a call."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return 1e-9 * counter.get_total_flops()
 
 
 def kernels(side: Training, tiny: bool) -> dict[str, Any]:
@@ -363,8 +377,11 @@ def kernels(side: Training, tiny: bool) -> dict[str, Any]:
     if side.device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     count = 1 if tiny else 4
-    with torch.profiler.profile(activities=activities, acc_events=True) as profile:
-        side.steps(count)
+    try:
+        with torch.profiler.profile(activities=activities) as profile:
+            side.steps(count)
+    except RuntimeError as error:  # not every machine lets its counters be read
+        return {"failed": str(error)[:300]}
     events = [e for e in profile.key_averages() if e.self_device_time_total > 0]
     kernel = [e for e in events if e.device_type == torch.autograd.DeviceType.CUDA]
     kernel.sort(key=lambda e: -e.self_device_time_total)
@@ -375,18 +392,17 @@ def kernels(side: Training, tiny: bool) -> dict[str, Any]:
     }
 
 
-def compiled(part: Part, rows: list[dict], tflops: float) -> None:
+def compiled(part: Part, rows: list[dict]) -> None:
     """The same with torch.compile of the language model, to see whether it pays."""
     for kind, batch in (("LiteLLM4Rec", 2048), ("ItemLM", 512)):
         if part.left < 40:
+            part.record(cut=f"before {kind}, batch {batch}, torch.compile")
             return
         side = Training(part.config(kind, "bfloat16", train_batch_size=batch))
         side.model.reader.encoder.compile(dynamic=False)
-        started = time.perf_counter()
-        side.steps(2)
-        row = {"kind": kind, "batch": batch, "precision": "bfloat16, torch.compile"}
-        row["compile_s"] = time.perf_counter() - started
-        rows.append(row | times_of(side, tflops, part.tiny, evaluates=False))
+        row = {"kind": kind, "batch": batch, "precision": "bfloat16, compiled"}
+        row["compile_s"] = side.steps(1)
+        rows.append(row | times_of(side, part.tiny))
         part.record(rows=rows)
 
 
@@ -401,36 +417,36 @@ def latency(part: Part) -> None:
     histories = [[i for i in row if i] for row in batch[model.ITEM_SEQ].tolist()]
     repeats = 5 if part.tiny else 200
     found: dict[str, dict] = {}
+    for precision, way in itertools.product(PRECISIONS, ("launches", "graph")):
+        runtime = TorchRuntime(model, graphs=way == "graph")
+        for size in (1, 32):
+            asked = histories[:size]
+            with serving(precision, part.device):
+                times = [
+                    1000 * timed(lambda a=asked, r=runtime: r.rank(a, 10, a), part.device)
+                    for _ in range(repeats + 10)
+                ][10:]
+                ids = runtime.rank(asked, 10, asked)[0]
+            found[f"{precision}, {way}, batch {size}"] = {
+                "p50": statistics.median(times),
+                "p95": statistics.quantiles(times, n=20)[-1],
+                "first_items": ids[0, :5].tolist(),
+                "graphs": len(runtime.graphs),
+            }
+            part.record(rank_ms=found)
     for precision in PRECISIONS:
-        for way in ("launches", "graph"):
-            runtime = TorchRuntime(model, graphs=way == "graph")
-            for size in (1, 32):
-                asked = histories[:size]
-                with (
-                    torch.autocast(
-                        part.device.type,
-                        torch.bfloat16,
-                        precision == "bfloat16",
-                        cache_enabled=False,
-                    ),
-                    matrix_products("tf32" if precision == "tf32" else "auto", part.device),
-                ):
-                    times = [
-                        1000 * timed(lambda a=asked, r=runtime: r.rank(a, 10, a), part.device)
-                        for _ in range(repeats + 10)
-                    ][10:]
-                    ids = runtime.rank(asked, 10, asked)[0]
-                found[f"{precision}, {way}, batch {size}"] = {
-                    "p50": statistics.median(times),
-                    "p95": statistics.quantiles(times, n=20)[-1],
-                    "first_items": ids[0, :5].tolist(),
-                }
-    part.record(rank_ms=found)
-    for precision in ("float32", "tf32", "bfloat16"):
         if part.left < 15:
             part.record(cut=f"before P5 and POD in {precision}")
             return
         part.record(**{f"beams, {precision}": beams(part, precision, found)})
+
+
+@contextmanager
+def serving(precision: str, device: torch.device):
+    """A precision for answers; without autocast's cache, out of which a graph must not read."""
+    half = torch.autocast(device.type, torch.bfloat16, precision == "bfloat16", cache_enabled=False)
+    with half, matrix_products(amp(precision)["matrix_products"], device):
+        yield
 
 
 def beams(part: Part, precision: str, found: dict) -> dict[str, Any]:
@@ -440,13 +456,13 @@ def beams(part: Part, precision: str, found: dict) -> dict[str, Any]:
         "matrix_products": amp(precision)["matrix_products"],
     }
     shared = ("data_path", "item_embedding_cache_dir", "use_gpu", "local_files_only", "state",
-              "show_progress", "checkpoint_dir", "matrix_products")  # fmt: skip
+              "show_progress", "matrix_products")  # fmt: skip
     settings = {key: settings[key] for key in shared} | (TINY if part.tiny else {})
     with torch.no_grad():
         result = efficiency.measure(
             part.args.dataset,
             settings,
-            part.args.tokenizer,
+            str(part.args.tokenizer),
             ["P5", "POD"] if part.tiny else ["P5", "POD", "LightLM"],
             size=32,
             repeats=1 if part.tiny else 7,
@@ -506,7 +522,7 @@ def trained(part: Part, name: str, kind: str, changes: dict, seconds: float) -> 
         )
         part.record(**{name: {**about, "history": history}})
 
-    result = run_one(config, on_epoch=keep, log_folder=part.args.out / "log")
+    result = run_one(config, on_epoch=keep)
     facts = {key: result[key] for key in ("epochs", "parameters", "seconds")}
     steps = planned["max_steps"]
     facts |= {"steps": steps, "steps_per_s": steps / result["seconds"]["training"]}
@@ -526,7 +542,7 @@ def table(parts: dict[str, dict]) -> str:
     """What was found, in short."""
     lines = [f"{name}: {found.get('status', 'not begun')}" for name, found in parts.items()]
     rows = [
-        [r["kind"], r["batch"], r["precision"], r["step_ms"], r["step_floor_ms"], r["batch_ms"],
+        [r["kind"], r["batch"], r["precision"], r["step_ms"], r.get("step_floor_ms"), r["batch_ms"],
          r.get("evaluation_ms"), r.get("evaluation_floor_ms"), r.get("memory_gib")]
         for r in parts.get("step", {}).get("rows", [])
     ]  # fmt: skip
@@ -571,6 +587,8 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--part", help=argparse.SUPPRESS)  # the process of one part
     parser.add_argument("--limit", type=float, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
+    for name in ("data_path", "tokenizer", "item_embeddings", "out"):
+        setattr(args, name, Path(getattr(args, name)).absolute())
     unknown = set(args.parts.split(",")) - set(PARTS)
     if unknown:
         parser.error(f"--parts: unknown {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
@@ -602,7 +620,9 @@ def main(argv: list[str] | None = None) -> int:
     args = arguments(argv)
     if args.part:
         limit = args.limit or float(sys.stdin.readline())
-        PARTS[args.part](Part(args.part, args, limit))
+        with tempfile.TemporaryDirectory() as folder:
+            os.chdir(folder)  # where runs write
+            PARTS[args.part](Part(args.part, args, limit))
         return 0
     begun = time.perf_counter()
     args.out.mkdir(parents=True, exist_ok=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from logging import getLogger
 
 import numpy as np
 import torch
 
 from recbole_lite.data.transfer import moved
+from recbole_lite.errors import one_line
 from recbole_lite.inference import ranking
 from recbole_lite.inference.ranking import Histories, Ranked
 
@@ -30,7 +32,7 @@ class TorchRuntime:
 
     def __init__(self, model: torch.nn.Module, graphs: bool = True):
         self.model = model
-        self._graphs: dict[int, _Graph] = {}
+        self.graphs: dict[int, _Graph] = {}  # number of histories -> graph
         self._rows_by_graph = 0
         if graphs and self.device.type == "cuda" and hasattr(model, "reader"):
             self._rows_by_graph = GRAPH_ROWS
@@ -50,14 +52,11 @@ class TorchRuntime:
         if not len(histories):
             return torch.empty(0, self.n_items)
         items = torch.from_numpy(ranking.padded(histories, max_length=self.max_length))
-        by_graph = len(items) <= self._rows_by_graph
-        if self.full_length or by_graph:
+        graph = self._graph_of(len(items))
+        if self.full_length or graph:
             items = torch.nn.functional.pad(items, (0, self.max_length - items.shape[1]))
-        if by_graph:
-            rows = 1 << (len(items) - 1).bit_length()
-            if rows not in self._graphs:
-                self._graphs[rows] = _Graph(self.model, rows)
-            scores = self._graphs[rows].scores_of(items)
+        if graph:
+            scores = graph.scores_of(items)
         else:
             scores = _all_scores(self.model, moved(items, self.device))
         scores = scores.view(len(items), self.n_items)
@@ -88,6 +87,17 @@ class TorchRuntime:
         items = places if among is None else among[places]
         items = items.masked_fill(values.isneginf(), 0)
         return items.cpu().numpy(), values.cpu().numpy()
+
+    def _graph_of(self, count: int) -> _Graph | None:
+        """Graph for at least so many histories; None: they are scored by single launches."""
+        rows = 1 << (count - 1).bit_length()
+        if count <= self._rows_by_graph and rows not in self.graphs:
+            try:
+                self.graphs[rows] = _Graph(self.model, rows)
+            except RuntimeError as error:  # an architecture that asks the GPU back
+                getLogger().warning(f"no CUDA graph of this model: {one_line(error)}")
+                self._rows_by_graph = 0
+        return self.graphs.get(rows) if count <= self._rows_by_graph else None
 
     def warm_up(self, users: int = 32) -> None:
         """Answer batches of several sizes, so that no request waits for kernels or graphs."""
