@@ -231,7 +231,7 @@ def losses(side: Training, batches: list) -> list[float]:
 def scores(side: Training) -> torch.Tensor:
     """Scores of some users; of a model that searches beams, what its encoder makes of them."""
     side.model.eval()
-    rows = torch.arange(32)
+    rows = torch.arange(min(32, len(side.valid._dataset)))
     batch = to_device(side.valid.collate_fn(rows)[0], side.device)
     with mixed_precision(side.device, side.config["enable_amp"]):
         if hasattr(side.model, "tokens"):
@@ -413,7 +413,7 @@ def latency(part: Part) -> None:
     """Time answers to histories, then P5 and POD."""
     side = Training(part.config("LiteLLM4Rec"))
     model = side.model.eval()
-    batch = side.test.collate_fn(torch.arange(64))[0]
+    batch = side.test.collate_fn(torch.arange(min(32, len(side.test._dataset))))[0]
     histories = [[i for i in row if i] for row in batch[model.ITEM_SEQ].tolist()]
     repeats = 5 if part.tiny else 200
     found: dict[str, dict] = {}

@@ -16,7 +16,7 @@ def moved(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     """
     sent = values.pin_memory() if device.type == "cuda" else values
     copy = sent.to(device, non_blocking=True)
-    if copy is not values:
+    if copy is not values and not copy.is_inference():  # those count no versions
         setattr(copy, _SOURCE, (values, copy._version))
     return copy
 

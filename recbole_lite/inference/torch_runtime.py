@@ -46,7 +46,7 @@ class TorchRuntime:
         with self._lock:
             return self.score(histories).cpu().numpy()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def score(self, histories: Histories) -> torch.Tensor:
         """:meth:`scores` on the model's device; the next call may overwrite them."""
         if not len(histories):
@@ -63,7 +63,7 @@ class TorchRuntime:
         scores[:, 0] = -torch.inf
         return scores
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def rank(
         self,
         histories: Histories,
