@@ -20,6 +20,7 @@ from transformers.masking_utils import AttentionMaskInterface
 from transformers.pytorch_utils import Conv1D
 
 from recbole_lite.model.abstract_recommender import NextItemModel
+from recbole_lite.text.attention import set_attention
 
 ATTENTION_NAME = "attention_of_packed_histories"
 # The first layer's query, key and value of every item are precomputed up to this size.
@@ -185,14 +186,14 @@ class ScoringModule(nn.Module):
         expected = packing.pack(self.reader(packing.unpack(vectors), packing.mask))
         usual = encoder.config._attn_implementation
         try:
-            encoder.set_attn_implementation(ATTENTION_NAME)
+            set_attention(encoder, ATTENTION_NAME)
             found = self._packed(vectors, packing)
             near = 1e-4 * float(expected.abs().max())
             if torch.allclose(found, expected, rtol=1e-4, atol=near):
                 return True
         except Exception:  # architectures fail differently on an unknown argument
             pass
-        encoder.set_attn_implementation(usual)
+        set_attention(encoder, usual)
         return False
 
     def _keep_first_layer(self) -> None:

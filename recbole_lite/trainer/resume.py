@@ -94,10 +94,13 @@ class ResumeMixin:
         if len(self.stages) > 1:
             self._start_stage(*state["stage"])
         # Version 0.1 saved the trainer's own optimiser alone, and no counters.
-        for name, optimizer in (
-            state.get("optimizers") or {"optimizer": state["optimizer"]}
-        ).items():
-            getattr(self, name).load_state_dict(optimizer)
+        saved = state.get("optimizers") or {"optimizer": state["optimizer"]}
+        for name, optimizer in saved.items():
+            own = getattr(self, name)
+            for group, its in zip(optimizer["param_groups"], own.param_groups, strict=False):
+                if "fused" in its:
+                    group["fused"] = its["fused"]  # this device's way, not that of the checkpoint
+            own.load_state_dict(optimizer)
         for (path, name), number in state.get("counters", {}).items():
             setattr(self.model.get_submodule(path), name, number)
         for name in ("cur_step", "best_valid_score", "best_valid_result", "train_loss_dict"):

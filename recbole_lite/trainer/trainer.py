@@ -209,10 +209,11 @@ class LiteMixin(ResumeMixin):
         if kwargs.get("learner", self.learner).lower() == "adamw" and "params" not in kwargs:
             kwargs["params"] = decay_groups(self.model, self.weight_decay)
         optimizer = super()._build_optimizer(**kwargs)
-        if self.config["adam_eps"] is not None:
-            for group in optimizer.param_groups:
-                if "eps" in group:
-                    group["eps"] = float(self.config["adam_eps"])
+        for group in optimizer.param_groups:
+            if self.config["adam_eps"] is not None and "eps" in group:
+                group["eps"] = float(self.config["adam_eps"])
+            if isinstance(optimizer, torch.optim.Adam) and self.device.type != "cpu":
+                group["fused"] = True  # one kernel for all parameters
         return optimizer
 
     def _start_schedule(self):

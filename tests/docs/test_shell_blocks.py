@@ -66,6 +66,9 @@ NOT_RUN = {
     "--num_samples=64 --ray-address=auto": CLUSTER,
     "python benchmarks/inference.py --dataset=ml-1m --data_path=DIR --lengths_from=amazon-games "
     "--threads=1 --effort=0.4 --no_memory --out=results/inference": MEASURES,
+    "python benchmarks/gpu.py --data_path=DIR --tokenizer=FOLDER "
+    "--item_embeddings=.cache/item_embeddings --out=results/gpu": "needs a GPU; "
+    "tests/test_gpu_benchmark.py runs its parts small",
     "python benchmarks/recommend_file.py --model=RUN_FOLDER --users=20000,200000,1000000 "
     "--out=results/recommend/prefix-ml-1m.json": MEASURES,
 }

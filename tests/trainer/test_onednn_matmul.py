@@ -5,7 +5,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from recbole_lite.trainer import onednn_matmul
-from recbole_lite.trainer.onednn_matmul import matrix_products, uses_onednn, wants_onednn
+from recbole_lite.trainer.onednn_matmul import (
+    matrix_products,
+    mixed_precision,
+    tf32,
+    uses_onednn,
+    wants_onednn,
+)
 from recbole_lite.utils.errors import ConfigError
 from tests.tiny_data import QUICK, write_tiny
 
@@ -161,6 +167,23 @@ def test_a_torch_without_the_operator(monkeypatch):
     assert not wants_onednn()
     with pytest.raises(ConfigError, match="this torch has no oneDNN"):
         uses_onednn("onednn")
+
+
+def test_tf32_is_a_gpus_and_ends_with_its_context():
+    usual = torch.get_float32_matmul_precision()
+    for context in (tf32("cuda"), matrix_products("tf32", "cuda:1")):
+        with context:
+            assert torch.get_float32_matmul_precision() == "high"
+        assert torch.get_float32_matmul_precision() == usual
+    with matrix_products("tf32", "cpu"):
+        assert torch.get_float32_matmul_precision() == usual
+
+
+@pytest.mark.parametrize(("enabled", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_mixed_precision_is_bfloat16(enabled, dtype):
+    a = torch.ones(2, 2)
+    with mixed_precision(torch.device("cpu"), enabled):
+        assert (a @ a).dtype == dtype
 
 
 def test_an_unknown_kind_is_refused_before_the_training(tmp_path):

@@ -33,6 +33,7 @@ from recbole_lite.data import create_dataset, data_preparation
 from recbole_lite.experiments.reproduce.protocol import check_names
 from recbole_lite.model.generative.beam_search import generate
 from recbole_lite.model.generative.item_indexing import item_numbers
+from recbole_lite.text.attention import set_attention
 from recbole_lite.trainer.onednn_matmul import matrix_products
 from recbole_lite.utils.environment import environment
 from recbole_lite.utils.errors import ConfigError, RecboleLiteError, one_line
@@ -175,7 +176,7 @@ def time_batches(
 def plain_loop(timed: TimedModel) -> Callable:
     """Recommend with the tokenizer, ``generate`` and the tokenizer again, as text."""
     llm = copy.deepcopy(timed.model.llm)
-    llm.set_attn_implementation("sdpa")  # transformers' default; beams share nothing
+    set_attention(llm, "sdpa")  # transformers' default; beams share nothing
     template = timed.config["prompt_templates"][0]
     tokenizer = AutoTokenizer.from_pretrained(timed.config["tokenizer"])
     numbers = [0, *item_numbers(timed.config, timed.dataset.item_num)]
