@@ -32,7 +32,7 @@ file of `properties/`, RecBole's own defaults.
 [RecBole's keys](https://recbole.io/docs/user_guide/config_settings.html) that are not listed here
 have its meaning and its defaults. Unknown keys raise an error that suggests similar names; former
 names are still read. `~` is "not set". A run's complete settings are in its folder, `config.yaml`
-([runs.md](runs.md)). How to add a key: [extending.md](extending.md#a-key).
+([runs.md](runs.md)). How to add a setting: [extending.md](extending.md#a-setting).
 
 The column "affects" decides what may change when a run is resumed, what a cache or the row of an
 ablation depends on, and what stays out of a packed model. A key without a word there is taken to
