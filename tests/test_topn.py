@@ -18,7 +18,7 @@ from recbole_lite.cli.main import run_main
 from recbole_lite.evaluator.evaluator import LiteEvaluator
 from recbole_lite.experiments.ablate import ablate
 from recbole_lite.report.random_baseline import random_guess
-from recbole_lite.report.summary import render
+from recbole_lite.report.run_summary import render
 from recbole_lite.trainer.initial_weights import load_initial_weights
 from recbole_lite.trainer.trainer import LiteTrainer
 from recbole_lite.utils.errors import CheckpointError, ConfigError

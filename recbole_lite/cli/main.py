@@ -249,7 +249,7 @@ def _run_or_sweep(args, overrides: list[str], typed: str) -> int:
 
 def _run(args, overrides: list[str]) -> int:
     from recbole_lite import run
-    from recbole_lite.report.summary import render
+    from recbole_lite.report.run_summary import render
 
     result = run(
         model=args.model,

@@ -22,10 +22,15 @@ from recbole_lite.config.yaml_files import nearest, parse_overrides, read_yaml
 from recbole_lite.evaluator.evaluator import LiteEvaluator, ranked_by
 from recbole_lite.quick_start import run_one
 from recbole_lite.report.ablation import render, summarise
-from recbole_lite.report.run_report import optional
 from recbole_lite.trainer.initial_weights import next_train_stage
 from recbole_lite.utils.environment import environment
-from recbole_lite.utils.errors import ConfigError, RecboleLiteError, TrainingError, one_line
+from recbole_lite.utils.errors import (
+    ConfigError,
+    RecboleLiteError,
+    TrainingError,
+    best_effort,
+    one_line,
+)
 from recbole_lite.utils.files import to_json, write_atomically
 from recbole_lite.utils.paths import PROPERTIES
 
@@ -144,7 +149,7 @@ def ablate(
             if not row.given_up and row.same_as is None:
                 _fill(row, seed, out, command, say)
     summary = _summary(table, seeds, config, command)
-    with optional(str(out), AGAIN):
+    with best_effort(str(out), AGAIN):
         _write_json(out / "ablation.json", summary)
         text = render(summary)
         write_atomically(out / "ablation.md", lambda path: path.write_text(text, encoding="utf-8"))
@@ -283,7 +288,7 @@ def _fill(row: Row, seed: int, out: Path, command: str, say: Callable[[str], Non
             say(f"{label}: not run: {row.problem}")
             return
         record = _record(row, seed, result, command)
-        with optional(str(path), "the row is in the table, but will be trained again"):
+        with best_effort(str(path), "the row is in the table, but will be trained again"):
             _write_json(path, record)
             say(f"{label}: written to {path}")
     row.records[seed] = record

@@ -6,8 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-CONFIDENCE_Z = 1.959964  # of a 95% interval
-
 _GAINS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
     "recall": lambda ranks, k: np.ones(len(ranks)),
     "hit": lambda ranks, k: np.ones(len(ranks)),
@@ -37,10 +35,3 @@ def metric_values(metric: str, ranks: np.ndarray) -> np.ndarray:
     name, _, k = metric.partition("@")
     inside = (ranks > 0) & (ranks <= int(k))
     return np.where(inside, _GAINS[name](np.maximum(ranks, 1), int(k)), 0.0)
-
-
-def half_interval(values: np.ndarray) -> float:
-    """Half of the 95% interval of a mean, by its standard error; nan for fewer than two values."""
-    if len(values) < 2:
-        return float("nan")
-    return float(CONFIDENCE_Z * values.std(ddof=1) / np.sqrt(len(values)))

@@ -131,7 +131,7 @@ def read_users(folder: Path) -> dict[str, dict[str, Any]]:
     return users
 
 
-def runs_beside(record: RunRecord) -> tuple[list[RunRecord], list[str]]:
+def comparable_runs(record: RunRecord) -> tuple[list[RunRecord], list[str]]:
     """Finished runs in the same parent folder, on the same test set under the same protocol.
 
     Returns
@@ -148,13 +148,13 @@ def runs_beside(record: RunRecord) -> tuple[list[RunRecord], list[str]]:
         except ReportError as error:
             unreadable.append(str(error))
             continue
-        if other.metrics["test"] and difference(record, other) is None:
+        if other.metrics["test"] and protocol_difference(record, other) is None:
             found.append(other)
     found.sort(key=lambda other: other.metrics["finished"], reverse=True)
     return found, unreadable
 
 
-def difference(a: RunRecord, b: RunRecord) -> str | None:
+def protocol_difference(a: RunRecord, b: RunRecord) -> str | None:
     """Why the figures of two runs cannot be compared, in one line; None: they can."""
     for key in ("dataset", "data"):
         if a.metrics.get(key) != b.metrics.get(key):

@@ -1,103 +1,101 @@
-"""Plots of a sweep: parallel coordinates, and validation against epoch."""
+"""Page of a sweep: parallel coordinates, validation by epoch, the table of its trials."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-import plotly.graph_objects as go
-from plotly.io import to_html
+from markupsafe import Markup
 
-_MARKS = {"stopped": "x", "failed": "triangle-down", "died": "triangle-down"}
+from recbole_lite.report import charts, sweep
+from recbole_lite.report.html_page import render_template
+
+SIGNS = {"stopped": "✕", "failed": "▾", "died": "▾"}  # at the end of a curve
+WIDTH = 760  # of the curves
 
 
 def plots_html(result: dict[str, Any]) -> str:
-    """One page, with Plotly's own code in it: it opens without a network.
+    """One page that opens without a network.
 
     Parameters
     ----------
     result : dict
         As :func:`recbole_lite.experiments.tune.sweep` returns it.
     """
-    title = f"Sweep: {result['model']} on {result['dataset']}"
-    figures = [curves(result)]
-    if any(record["valid_score"] is not None for record in result["trials"]):
-        figures.insert(0, coordinates(result))
-    parts = [
-        to_html(figure, include_plotlyjs=number == 0, full_html=False)
-        for number, figure in enumerate(figures)
+    metric = result["metric"]
+    found = [
+        (
+            "Parameters and best validation",
+            f"A line per trial, the stronger the better its {metric}; the pointer names it.",
+            coordinates(result),
+        ),
+        (
+            "Validation by epoch",
+            f"{metric} of each trial, the best {charts.COLOURS} in colour; ✕ stopped by the "
+            "scheduler, ▾ failed.",
+            curves(result),
+        ),
     ]
-    head = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-    return f"{head}</head><body><h1>{title}</h1>{''.join(parts)}</body></html>\n"
+    return render_template(
+        "sweep.html",
+        title=f"Sweep: {result['model']} on {result['dataset']}",
+        headline=sweep.headline(result),
+        charts=[entry for entry in found if entry[-1]],
+        trials=Markup(sweep.table(result, "html")),
+    )
 
 
-def coordinates(result: dict[str, Any]) -> go.Figure:
-    """A line per trial through its parameters to its best validation."""
-    records = [record for record in result["trials"] if record["valid_score"] is not None]
-    scores = [record["valid_score"] for record in records]
+def coordinates(result: dict[str, Any]) -> Markup | None:
+    """A line per trial through its parameters to its best validation; None: none has one."""
+    trials = [trial for trial in result["trials"] if _is_number(trial["valid_score"])]
+    if not trials:
+        return None
     space = result["sweep"]["space"]
-    dimensions = [
-        _dimension(key, next(iter(space[key])), [record["params"][key] for record in records])
+    axes = [
+        axis(key, [trial["params"][key] for trial in trials], "loguniform" in space[key])
         for key in space
     ]
-    dimensions.append({"label": "epochs", "values": [record["epochs"] for record in records]})
-    dimensions.append({"label": f"valid {result['metric']}", "values": scores})
-    line = {"color": scores, "colorscale": "Viridis", "showscale": True}
-    line["reversescale"] = not result["bigger"]
-    figure = go.Figure(go.Parcoords(dimensions=dimensions, line=line))
-    return figure.update_layout(title="Parameters and best validation", margin={"t": 110, "l": 90})
+    axes.append(axis("epochs", [trial["epochs"] for trial in trials]))
+    axes.append(axis(f"valid {result['metric']}", [trial["valid_score"] for trial in trials]))
+    return charts.parallel_coordinates(
+        "Parameters and best validation", axes, [_tip(trial) for trial in trials]
+    )
 
 
-def _dimension(key: str, kind: str, values: list[Any]) -> dict[str, Any]:
+def axis(key: str, values: list[Any], is_log: bool = False) -> charts.Axis:
     """Axis of a parameter: its numbers, their logarithms, or places for words."""
-    numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
-    if not numbers:
-        names = sorted({str(value) for value in values})
+    if not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
+        names = sorted(set(map(str, values)))
         places = [names.index(str(value)) for value in values]
-        ticks = list(range(len(names)))
-        return {"label": key, "values": places, "tickvals": ticks, "ticktext": names}
-    if kind == "loguniform":
-        logs = [math.log10(value) for value in values]
-        low, high = math.floor(min(logs)), math.ceil(max(logs))
-        marks = [f * 10.0**power for power in range(low, high + 1) for f in (1, 2, 5)]
-        marks = [mark for mark in marks if min(logs) <= math.log10(mark) <= max(logs)]
-        return {
-            "label": f"{key} (log)",
-            "values": logs,
-            "tickvals": [math.log10(mark) for mark in marks],
-            "ticktext": [f"{mark:g}" for mark in marks],
-        }
-    return {"label": key, "values": values}
+        return charts.Axis(key, places, list(enumerate(names)))
+    if not is_log:
+        marks = charts.ticks(min(values), max(values))
+        return charts.Axis(key, values, [(mark, charts.figure(mark)) for mark in marks])
+    logs = [math.log10(value) for value in values]
+    powers = range(math.floor(min(logs)), math.ceil(max(logs)) + 1)
+    steps = (1,) if len(powers) > 4 else (1, 2, 5)
+    marks = [(math.log10(f) + power, f"{f * 10.0**power:g}") for power in powers for f in steps]
+    inside = [(place, text) for place, text in marks if min(logs) <= place <= max(logs)]
+    return charts.Axis(f"{key} (log)", logs, inside)
 
 
-def curves(result: dict[str, Any]) -> go.Figure:
-    """Validation against epoch; a cross where the scheduler stopped a trial."""
-    figure = go.Figure()
-    for record in result["trials"]:
-        history = record["history"]
-        if not history:
-            continue
-        about = "<br>".join(f"{key} {_short(value)}" for key, value in record["params"].items())
-        symbols = ["circle"] * (len(history) - 1) + [_MARKS.get(record["status"], "circle")]
-        sizes = [4] * (len(history) - 1) + [12 if record["status"] in _MARKS else 8]
-        figure.add_scatter(
-            x=[entry["epoch"] for entry in history],
-            y=[entry["valid_score"] for entry in history],
-            name=f"{record['trial']} ({record['status']})",
-            mode="lines+markers",
-            marker={"symbol": symbols, "size": sizes},
-            hovertemplate=f"epoch %{{x}}: %{{y:.4f}}<br>{about}<extra>{record['trial']}</extra>",
-        )
-    figure.update_xaxes(title="epoch", dtick=1 if _longest(result) <= 20 else None)
-    figure.update_yaxes(title=f"valid {result['metric']}")
-    stopped = any(record["status"] == "stopped" for record in result["trials"])
-    title = "Validation against epoch" + (" (x: stopped by the scheduler)" if stopped else "")
-    return figure.update_layout(title=title, height=600)
+def curves(result: dict[str, Any]) -> Markup | None:
+    """Validation by epoch, and how each trial ended; None: no epoch was validated."""
+    series = []
+    for trial in result["trials"]:
+        points = [(entry["epoch"], entry["valid_score"]) for entry in trial["history"]]
+        points = [(x, y) for x, y in points if _is_number(y)]
+        if points:
+            series.append(charts.Series(trial["trial"], points, SIGNS.get(trial["status"], "")))
+    if not series:
+        return None
+    return charts.line_chart(f"Validation: {result['metric']}", series, "epoch", width=WIDTH)
 
 
-def _longest(result) -> int:
-    return max((record["epochs"] for record in result["trials"]), default=0)
+def _is_number(score: float | None) -> bool:
+    return score is not None and math.isfinite(score)
 
 
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _tip(trial: dict[str, Any]) -> str:
+    params = ", ".join(f"{key} {sweep.value_text(v)}" for key, v in trial["params"].items())
+    return f"{trial['trial']} ({trial['status']}): {trial['valid_score']:.4f}; {params}"

@@ -13,8 +13,8 @@ import numpy as np
 from recbole_lite.experiments.compare.compared_runs import Side, read_side
 from recbole_lite.experiments.compare.comparison_page import plot, render
 from recbole_lite.report.intervals import CONFIDENCE, RESAMPLES, mean_intervals
-from recbole_lite.report.ranks import is_of_ranks, metric_values
-from recbole_lite.report.run_folder import RunRecord, difference
+from recbole_lite.report.rank_metrics import is_of_ranks, metric_values
+from recbole_lite.report.run_folder import RunRecord, protocol_difference
 from recbole_lite.utils.errors import ReportError
 from recbole_lite.utils.files import write_atomically, write_json
 
@@ -56,11 +56,11 @@ def _difference(a: Side, b: Side) -> str | None:
         )
     both_known = a.run.metrics.get("test_set") and b.run.metrics.get("test_set")
     if both_known:
-        return difference(a.run, b.run)
+        return protocol_difference(a.run, b.run)
     # An older result does not say what its test set was; its users and the data's size do.
     metrics = ({**side.run.metrics, "test_set": None} for side in (a, b))
     records = [RunRecord(s.run.folder, {}, m) for s, m in zip((a, b), metrics, strict=True)]
-    why = difference(*records)
+    why = protocol_difference(*records)
     if why is None and set(a.ranks) != set(b.ranks):
         only = len(set(a.ranks) ^ set(b.ranks))
         why = f"{only:,} test users are in one of them only"

@@ -13,8 +13,7 @@ from recbole_lite.experiments.reproduce.markdown_tables import budget, figure, g
 from recbole_lite.experiments.reproduce.protocol import Request, Rows
 from recbole_lite.experiments.reproduce.time_budget import Side
 from recbole_lite.experiments.reproduce.topn import figure5
-from recbole_lite.report.run_report import optional
-from recbole_lite.utils.errors import ConfigError
+from recbole_lite.utils.errors import ConfigError, best_effort
 from recbole_lite.utils.files import write_atomically, write_json
 
 
@@ -126,7 +125,7 @@ def reproduce(target: str, request: Request) -> str:
     )
     text += f"\n\n`{request.command}`\n"
     path = request.out / request.dataset / f"{target}.md"
-    with optional(str(path), "the same command makes it from the results"):
+    with best_effort(str(path), "the same command makes it from the results"):
         write_atomically(path, lambda name: name.write_text(text, encoding="utf-8"))
     return text
 

@@ -25,9 +25,9 @@ from recbole_lite.experiments.reproduce.markdown_tables import budget, figure, g
 from recbole_lite.experiments.reproduce.protocol import Request, Rows
 from recbole_lite.experiments.reproduce.time_budget import Side, asked, measure
 from recbole_lite.quick_start import load_data_and_model, per_user_of
-from recbole_lite.report.page_charts import show
+from recbole_lite.report.format import metric_label
 from recbole_lite.report.random_baseline import random_guess
-from recbole_lite.report.run_report import plain
+from recbole_lite.utils.files import to_plain
 
 # A hundred candidates where the sequential task has 20 items: of the paper's 256 sequences a step
 # would take 10 GiB.
@@ -128,7 +128,7 @@ def render(rows: Rows, names: list[str]) -> str:
         batch=TASK["train_batch_size"],
         written=WRITTEN["train_batch_size"],
     )
-    parts = [grid(table, ["", *map(show, metrics)]), note]
+    parts = [grid(table, ["", *map(metric_label, metrics)]), note]
     return "\n\n".join([*parts, *budget(rows.results, rows.problems, rows.request)])
 
 
@@ -199,7 +199,7 @@ def rank_candidates(folder: str | Path, config: LiteConfig) -> dict[str, Any]:
     result = evaluator.evaluate(collector.get_data_struct())
     found = per_user_of(evaluator, test, dataset)
     return {
-        "test": plain(result),
+        "test": to_plain(result),
         "ranks": dict(zip(found["users"], map(int, found["ranks"]), strict=True)),
         "random_guess": random_guess(evaluator, config),
         "candidates": write_candidates(

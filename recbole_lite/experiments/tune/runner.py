@@ -183,8 +183,8 @@ def _search(made: Sweep, config: LiteConfig, plan: Plan, resources, resume: bool
 
 def _finish(made, config, plan, records, seconds, command, resources) -> dict[str, Any]:
     from recbole_lite.experiments.tune.best import BEST_FILE, evaluate_best, write_best
-    from recbole_lite.report.run_report import optional
     from recbole_lite.report.sweep import write_report
+    from recbole_lite.utils.errors import best_effort
 
     bigger = config["valid_metric_bigger"]
     interrupted = len(records) < made.trials or any(r.status == "unfinished" for r in records)
@@ -208,9 +208,9 @@ def _finish(made, config, plan, records, seconds, command, resources) -> dict[st
     if best is not None:
         result["best"] = {**best.plain(bigger), "test_result": None}
         if not interrupted:
-            with optional(f"test of {best.run_dir}", f"--resume={plan.folder} tests again"):
+            with best_effort(f"test of {best.run_dir}", f"--resume={plan.folder} tests again"):
                 result["best"]["test_result"] = evaluate_best(best, plan)
-        with optional(BEST_FILE, f"--resume={plan.folder} makes it again"):
+        with best_effort(BEST_FILE, f"--resume={plan.folder} makes it again"):
             write_best(best, made, plan, result)
     result["files"] = write_report(result, Path(plan.folder))
     return result
