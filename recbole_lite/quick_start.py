@@ -21,7 +21,7 @@ from recbole_lite.data import create_dataset, data_preparation
 from recbole_lite.data.candidates import write_candidates
 from recbole_lite.data.vocabulary import Vocabulary
 from recbole_lite.evaluator.evaluator import first_ranks
-from recbole_lite.report.random_baseline import random_guess
+from recbole_lite.report.rank_metrics import random_guess
 from recbole_lite.report.run_report import (
     completion_hint,
     write_metrics,
@@ -311,7 +311,7 @@ def _describe(result, trainer):
     logger.info(f"test: {_plain(result['test_result'])}")
     if config["task"] != "topn":
         return
-    result["random_guess"] = random_guess(trainer.evaluator, config)
+    result["random_guess"] = random_guess(config)
     logger.info(f"random guessing: {_plain(result['random_guess'])}")
 
 

@@ -1,4 +1,4 @@
-"""Top-k metrics of single users from the rank of their one test item."""
+"""Top-k metrics from the rank of each user's one test item."""
 
 from __future__ import annotations
 
@@ -35,3 +35,24 @@ def metric_values(metric: str, ranks: np.ndarray) -> np.ndarray:
     name, _, k = metric.partition("@")
     inside = (ranks > 0) & (ranks <= int(k))
     return np.where(inside, _GAINS[name](np.maximum(ranks, 1), int(k)), 0.0)
+
+
+def random_guess(config) -> dict[str, float]:
+    """Expected top-k metrics of a random order of the candidates of the Top-N task.
+
+    Every rank of the right one is as likely, so it is the mean over all ranks; of 100 candidates
+    Hit@k is k / 100 and NDCG@k the sum of 1 / log2(1 + r) for r = 1 ... k, over 100.
+
+    Parameters
+    ----------
+    config : LiteConfig
+        Keys ``topn_negatives``, ``metrics``, ``topk``.
+
+    Returns
+    -------
+    dict of str to float
+        RecBole's names (``hit@10``).
+    """
+    ranks = np.arange(1, config["topn_negatives"] + 2)
+    names = [f"{metric.lower()}@{k}" for metric in config["metrics"] for k in config["topk"]]
+    return {name: float(metric_values(name, ranks).mean()) for name in names if is_of_ranks(name)}

@@ -112,7 +112,7 @@ def test_metrics_that_cannot_be_written_cost_no_result(quick, monkeypatch, caplo
 
     with monkeypatch.context() as patch:
         patch.setattr(run_report, "write_json", full)
-        patch.setattr(run_report, "write_atomically", full)
+        patch.setattr(run_report, "write_text", full)
         result = run("SASRec", "tiny", config_dict=quick(epochs=1))
     assert result["test_result"]
     assert result["report"] is None

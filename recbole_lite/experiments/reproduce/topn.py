@@ -26,7 +26,7 @@ from recbole_lite.experiments.reproduce.protocol import Request, Rows
 from recbole_lite.experiments.reproduce.time_budget import Side, asked, measure
 from recbole_lite.quick_start import load_data_and_model, per_user_of
 from recbole_lite.report.format import metric_label
-from recbole_lite.report.random_baseline import random_guess
+from recbole_lite.report.rank_metrics import random_guess
 from recbole_lite.utils.files import to_plain
 
 # A hundred candidates where the sequential task has 20 items: of the paper's 256 sequences a step
@@ -201,7 +201,7 @@ def rank_candidates(folder: str | Path, config: LiteConfig) -> dict[str, Any]:
     return {
         "test": to_plain(result),
         "ranks": dict(zip(found["users"], map(int, found["ranks"]), strict=True)),
-        "random_guess": random_guess(evaluator, config),
+        "random_guess": random_guess(config),
         "candidates": write_candidates(
             Path(folder) / "candidates-test.jsonl", dataset, test._dataset
         ),
