@@ -33,9 +33,7 @@ def test_the_reference_of_settings_is_up_to_date(monkeypatch):
     monkeypatch.setitem(sys.modules, "make_configuration", module)
     spec.loader.exec_module(module)
     text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
-    assert text == module.page(), (
-        "stale: python docs/make_configuration.py"
-    )
+    assert text == module.page(), "stale: python docs/make_configuration.py"
 
 
 def test_the_reference_has_every_key_of_the_models():
