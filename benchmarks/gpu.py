@@ -47,11 +47,10 @@ from recbole_lite.data.device_transfer import batch_to_device
 from recbole_lite.experiments.reproduce import efficiency
 from recbole_lite.inference.torch_runtime import TorchRuntime
 from recbole_lite.quick_start import run_one
-from recbole_lite.report.run_report import plain
 from recbole_lite.trainer.onednn_matmul import matrix_products, mixed_precision
 from recbole_lite.trainer.training_loop import TrainingLoop
 from recbole_lite.utils.environment import environment
-from recbole_lite.utils.files import write_json
+from recbole_lite.utils.files import to_plain, write_json
 from recbole_lite.utils.paths import PROPERTIES
 
 LIMITS = {"smoke": 90, "tests": 80, "step": 130, "latency": 110, "item_lm": 205, "compile": 120,
@@ -531,7 +530,10 @@ def trained(part: Part, name: str, kind: str, changes: dict, seconds: float) -> 
     facts = {key: result[key] for key in ("epochs", "parameters", "seconds")}
     steps = planned["max_steps"]
     facts |= {"steps": steps, "steps_per_s": steps / result["seconds"]["training"]}
-    facts |= {"valid": plain(result["best_valid_result"]), "test": plain(result["test_result"])}
+    facts |= {
+        "valid": to_plain(result["best_valid_result"]),
+        "test": to_plain(result["test_result"]),
+    }
     part.record(**{name: {**about, **facts, "history": history}})
 
 

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 def train(args: argparse.Namespace) -> int:
     """Train and evaluate a model, and print its result."""
     from recbole_lite import run
-    from recbole_lite.report.summary import render
+    from recbole_lite.report.run_summary import render
 
     result = run(
         model=args.model,

@@ -23,12 +23,17 @@ from recbole_lite.config.keys import affecting, with_current_names
 from recbole_lite.config.yaml_files import read_yaml
 from recbole_lite.quick_start import run_one
 from recbole_lite.report.ablation import render, summarise
-from recbole_lite.report.ranks import is_of_ranks, metric_values
-from recbole_lite.report.run_report import optional, plain
+from recbole_lite.report.rank_metrics import is_of_ranks, metric_values
 from recbole_lite.trainer.initial_weights import next_train_stage
 from recbole_lite.utils.environment import environment
-from recbole_lite.utils.errors import ConfigError, RecboleLiteError, TrainingError, one_line
-from recbole_lite.utils.files import to_json, write_atomically, write_json
+from recbole_lite.utils.errors import (
+    ConfigError,
+    RecboleLiteError,
+    TrainingError,
+    best_effort,
+    one_line,
+)
+from recbole_lite.utils.files import to_json, to_plain, write_json, write_text
 from recbole_lite.utils.paths import PROPERTIES
 from recbole_lite.utils.suggestions import suggest
 
@@ -282,7 +287,7 @@ def _fill(row: Row, seed: int, out: Path, options: AblationOptions) -> None:
             options.log(f"{label}: not run: {row.problem}")
             return
         record = _record(row, seed, result, options.command)
-        with optional(str(path), "the row is in the table, but will be trained again"):
+        with best_effort(str(path), "the row is in the table, but will be trained again"):
             _write_record(path, record)
             options.log(f"{label}: written to {path}")
     row.records[seed] = record
@@ -306,8 +311,8 @@ def _record(row: Row, seed: int, result: dict[str, Any], command: str) -> dict[s
         "seed": seed,
         "changes": row.changes,
         "data": result["data"],
-        "valid": plain(result["best_valid_result"]) or {},
-        "test": plain(result["test_result"]) or {},
+        "valid": to_plain(result["best_valid_result"]) or {},
+        "test": to_plain(result["test_result"]) or {},
         "epochs": result["epochs"],
         "history": result["history"],
         "seconds": result["seconds"],
@@ -326,14 +331,14 @@ def _write_record(path: Path, record: dict[str, Any]) -> None:
     text = to_json({k: v for k, v in record.items() if k not in ("ranks", "history")}, indent=1)
     epochs = ",\n".join(f"  {to_json(epoch)}" for epoch in record["history"])
     text = f'{text[:-2]},\n "history": [\n{epochs}\n ],\n "ranks": {to_json(record["ranks"])}\n}}\n'
-    write_atomically(path, lambda name: name.write_text(text, encoding="utf-8"))
+    write_text(path, text)
 
 
 def _write_table(out: Path, summary: dict[str, Any]) -> dict[str, Any]:
-    with optional(str(out), AGAIN):
+    with best_effort(str(out), AGAIN):
         write_json(out / "ablation.json", summary)
         text = render(summary)
-        write_atomically(out / "ablation.md", lambda path: path.write_text(text, encoding="utf-8"))
+        write_text(out / "ablation.md", text)
     return summary
 
 

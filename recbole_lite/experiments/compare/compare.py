@@ -14,11 +14,11 @@ from recbole_lite.experiments.compare.comparison_page import plot, render
 from recbole_lite.experiments.compare.run_results import RunResult, read_result
 from recbole_lite.report import user_groups
 from recbole_lite.report.intervals import CONFIDENCE, RESAMPLES, mean_intervals
-from recbole_lite.report.ranks import is_of_ranks, metric_values
-from recbole_lite.report.run_folder import difference
-from recbole_lite.report.test_set import read_test_set
+from recbole_lite.report.rank_metrics import is_of_ranks, metric_values
+from recbole_lite.report.run_folder import protocol_difference
+from recbole_lite.report.tested_users import read_tested_users
 from recbole_lite.utils.errors import ReportError
-from recbole_lite.utils.files import write_atomically, write_json
+from recbole_lite.utils.files import write_json, write_text
 
 METRIC = "ndcg@10"  # what differences are taken in
 GROUPS_K = 10  # of Recall by item
@@ -56,11 +56,11 @@ def _difference(a: RunResult, b: RunResult) -> str | None:
             "make it anew"
         )
     if a.run.metrics.get("test_set") and b.run.metrics.get("test_set"):
-        return difference(a.run, b.run)
+        return protocol_difference(a.run, b.run)
     # An older result does not say what its test set was; its users and the data's size do.
     unknown = (replace(r.run, metrics={**r.run.metrics, "test_set": None}) for r in (a, b))
     only = len(set(a.ranks) ^ set(b.ranks))
-    return difference(*unknown) or (
+    return protocol_difference(*unknown) or (
         f"{only:,} test users are in one of them only" if only else None
     )
 
@@ -175,7 +175,7 @@ def _recall_by_item(results: Sequence[RunResult], k: int, data_path) -> dict[str
     settings = {"state": "WARNING", "data_path": data_path or run.settings.get("data_path")}
     config = LiteConfig("SASRec", run.metrics["dataset"], config_dict=settings)
     dataset = create_dataset(config)
-    test_set = read_test_set(dataset, *data_preparation(config, dataset)[1:])
+    test_set = read_tested_users(dataset, *data_preparation(config, dataset)[1:])
     if test_set is None or set(test_set.users) != set(results[0].ranks):
         raise ReportError(
             f"{run.folder}: its users are not the test users of {dataset.dataset_name}"
@@ -209,4 +209,4 @@ def _ends(pair: np.ndarray) -> list[float] | None:
 
 
 def _write(path: Path, text: str) -> None:
-    write_atomically(path, lambda name: name.write_text(text, encoding="utf-8"))
+    write_text(path, text)

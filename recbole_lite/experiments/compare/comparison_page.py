@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from recbole_lite.experiments.markdown_tables import figure, grid, interval
 from recbole_lite.report import charts
+from recbole_lite.report.format import figure, grid, interval, metric_label
+from recbole_lite.report.html_page import TEMPLATES
 from recbole_lite.report.intervals import SEED
-from recbole_lite.report.page import TEMPLATES
-from recbole_lite.report.page_charts import show
 
 
 def render(summary: dict[str, Any], style: str = "simple") -> str:
     """Table and what it says, as text or Markdown (`style`: tabulate's)."""
     data = ", ".join(f"{count:,} {name}" for name, count in summary["data"].items())
-    name = show(summary["metric"])
+    name = metric_label(summary["metric"])
     percent = f"{summary['confidence']:.0%}"
     head = f"{summary['dataset']}: {data}; {summary['users']:,} test users"
     notes = [_verdict(row, summary) for row in summary["rows"][1:]]
@@ -35,7 +34,7 @@ def render(summary: dict[str, Any], style: str = "simple") -> str:
 
 def _table(summary, name: str, percent: str, style: str) -> str:
     others = [m for m in summary["rows"][0]["test"] if m != summary["metric"]]
-    head = ["run", *map(show, others), name, f"{percent} interval"]
+    head = ["run", *map(metric_label, others), name, f"{percent} interval"]
     head += [f"less {summary['base']}", f"{percent} interval", "epochs", "min"]
     lines = []
     for row in summary["rows"]:
@@ -76,7 +75,7 @@ def plot(summary: dict[str, Any]) -> str:
         for row in summary["rows"][1:]
         if row["difference_interval"] is not None
     ]
-    name = show(summary["metric"])
+    name = metric_label(summary["metric"])
     title = f"{name} less that of {summary['base']}"
     x_label = f"difference, {summary['confidence']:.0%} interval; right of 0: better"
     style = (TEMPLATES / "colours.css").read_text(encoding="utf-8")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from recbole_lite.experiments.markdown_tables import grid
 from recbole_lite.experiments.reproduce.paper_figures import DATASETS, TABLE_5, TABLE_6
+from recbole_lite.report.format import grid
 
 
 def render(result: dict[str, Any]) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from recbole_lite.experiments.markdown_tables import figure, grid, short
 from recbole_lite.experiments.reproduce import paper_figures
 from recbole_lite.experiments.reproduce.baselines import (
     ModelSpec,
@@ -18,9 +17,9 @@ from recbole_lite.experiments.reproduce.baselines import (
 )
 from recbole_lite.experiments.reproduce.protocol import Request, Rows, check_names
 from recbole_lite.experiments.reproduce.topn import figure5
-from recbole_lite.report.run_report import optional
-from recbole_lite.utils.errors import ConfigError
-from recbole_lite.utils.files import write_atomically, write_json
+from recbole_lite.report.format import figure, grid, short_metrics
+from recbole_lite.utils.errors import ConfigError, best_effort
+from recbole_lite.utils.files import write_json, write_text
 
 
 def table4(request: Request) -> str:
@@ -49,7 +48,9 @@ def _beside(ours: Mapping[str, Mapping[str, float]], paper: Mapping[str, Any]) -
         theirs = paper.get(name) or [None] * len(metrics)
         pairs = zip(metrics, theirs, strict=True)
         table.append([name, *(figure(f) for m, their in pairs for f in (measured.get(m), their))])
-    return grid(table, ["", *(f"{m} {who}" for m in short(metrics) for who in ("here", "paper"))])
+    return grid(
+        table, ["", *(f"{m} {who}" for m in short_metrics(metrics) for who in ("here", "paper"))]
+    )
 
 
 def table5(request: Request) -> str:
@@ -86,7 +87,7 @@ def figure4(request: Request) -> str:
     """Each component (Section 5.5.1); the paper gives a plot without figures."""
     summary, metrics = _ablation(["fixT5", "fixHead", "scratch"], request), paper_figures.METRICS
     rows = [[name, *(figure(of.get(m)) for m in metrics)] for name, of in _means(summary).items()]
-    return grid(rows, ["", *short(metrics)]) + _not_run(summary)
+    return grid(rows, ["", *short_metrics(metrics)]) + _not_run(summary)
 
 
 def _means(summary: Mapping[str, Any]) -> dict[str, dict[str, float]]:
@@ -134,8 +135,8 @@ def reproduce(target: str, request: Request) -> str:
     )
     text += f"\n\n`{request.command}`\n"
     path = request.out / request.dataset / f"{target}.md"
-    with optional(str(path), "the same command makes it from the results"):
-        write_atomically(path, lambda name: name.write_text(text, encoding="utf-8"))
+    with best_effort(str(path), "the same command makes it from the results"):
+        write_text(path, text)
     return text
 
 

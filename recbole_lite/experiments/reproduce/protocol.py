@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from recbole_lite.config.configurator import OVER_VALUES
-from recbole_lite.experiments.markdown_tables import figure, grid
 from recbole_lite.experiments.reproduce.baselines import ModelSpec
 from recbole_lite.experiments.reproduce.time_budget import load_or_measure, measure, reusable
+from recbole_lite.report.format import figure, grid
 from recbole_lite.utils.errors import ConfigError, RecboleLiteError, one_line
 
 

@@ -25,9 +25,9 @@ from recbole_lite.data import create_dataset, data_preparation
 from recbole_lite.experiments.reproduce.baselines import ModelSpec
 from recbole_lite.quick_start import run
 from recbole_lite.report.run_folder import PROTOCOL
-from recbole_lite.report.run_report import optional, plain
 from recbole_lite.trainer.onednn_matmul import matrix_products
 from recbole_lite.utils.environment import environment
+from recbole_lite.utils.errors import best_effort
 from recbole_lite.utils.files import to_plain, write_json
 from recbole_lite.utils.paths import PROPERTIES
 
@@ -181,8 +181,8 @@ def measure(
         **planned,
         "minutes_with_evaluation": (clock() - started) / 60,
         **{key: result[key] for key in ("data", "epochs", "history", "parameters", "seconds")},
-        "valid": plain(result["best_valid_result"]) or {},
-        "test": plain(result["test_result"]) or {},
+        "valid": to_plain(result["best_valid_result"]) or {},
+        "test": to_plain(result["test_result"]) or {},
         "random_guess": result["random_guess"],
         "candidates": result["candidates"] and result["candidates"]["test"]["sha256"],
         "beams": result["beams"],
@@ -255,6 +255,6 @@ def load_or_measure(
     if found is not None:
         return found, False
     found = by(spec, dataset, settings, minutes, command)
-    with optional(str(path), "the row is in the table, but will be trained again"):
+    with best_effort(str(path), "the row is in the table, but will be trained again"):
         write_json(path, found, indent=None)
     return found, True

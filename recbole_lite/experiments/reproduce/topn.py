@@ -21,15 +21,14 @@ from recbole_lite.data.topn_candidates import write_candidates
 from recbole_lite.data.windows import CANDIDATES
 from recbole_lite.evaluator.collector import LiteCollector
 from recbole_lite.evaluator.evaluator import LiteEvaluator, per_user_results
-from recbole_lite.experiments.markdown_tables import figure, grid
 from recbole_lite.experiments.reproduce import paper_figures
 from recbole_lite.experiments.reproduce.baselines import PREFIX, ModelSpec
 from recbole_lite.experiments.reproduce.protocol import Request, Rows, check_names
 from recbole_lite.experiments.reproduce.time_budget import measure, protocol_of
 from recbole_lite.inference.saved_run import load_data_and_model
-from recbole_lite.report.page_charts import show
-from recbole_lite.report.random_baseline import random_guess
-from recbole_lite.report.run_report import plain
+from recbole_lite.report.format import figure, grid, metric_label
+from recbole_lite.report.rank_metrics import random_guess
+from recbole_lite.utils.files import to_plain
 from recbole_lite.utils.paths import PROPERTIES
 
 # A hundred candidates where the sequential task has 20 items: of the paper's 256 sequences a step
@@ -140,7 +139,7 @@ def render(rows: Rows, names: list[str]) -> str:
         batch=TASK["train_batch_size"],
         written=WRITTEN["train_batch_size"],
     )
-    parts = [grid(table, ["", *map(show, metrics)]), note]
+    parts = [grid(table, ["", *map(metric_label, metrics)]), note]
     return "\n\n".join([*parts, *rows.describe()])
 
 
@@ -214,9 +213,9 @@ def rank_candidates(folder: str | Path, config: LiteConfig) -> dict[str, Any]:
     result = evaluator.evaluate(collector.get_data_struct())
     found = per_user_results(evaluator, test, dataset)
     return {
-        "test": plain(result),
+        "test": to_plain(result),
         "ranks": dict(zip(found["users"], map(int, found["ranks"]), strict=True)),
-        "random_guess": random_guess(evaluator, config),
+        "random_guess": random_guess(config),
         "candidates": write_candidates(
             Path(folder) / "candidates-test.jsonl", dataset, test._dataset
         ),

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from recbole_lite.experiments.tune.trial import Plan
-from recbole_lite.utils.files import write_atomically
+from recbole_lite.utils.files import write_text
 
 BEST_FILE = "best.yaml"
 
@@ -66,7 +66,7 @@ def write_best(plan: Plan, result: dict[str, Any]) -> None:
     ]
     body = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     text = "".join(f"# {line}\n" for line in head) + body
-    write_atomically(path, lambda name: name.write_text(text, encoding="utf-8"))
+    write_text(path, text)
 
 
 def _figures(figures: dict[str, float]) -> str:

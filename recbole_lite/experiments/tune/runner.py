@@ -200,8 +200,8 @@ def _search(config: LiteConfig, plan: Plan, resources, resume: bool):
 def _finish(config: LiteConfig, plan: Plan, records, about: dict[str, Any]) -> dict[str, Any]:
     """Test the best trial and write the report; `about` goes into the result."""
     from recbole_lite.experiments.tune.best import BEST_FILE, evaluate_best, write_best
-    from recbole_lite.report.run_report import optional
     from recbole_lite.report.sweep import write_report
+    from recbole_lite.utils.errors import best_effort
 
     spec = plan.spec
     interrupted = len(records) < spec.trials or any(r["status"] == "unfinished" for r in records)
@@ -222,9 +222,9 @@ def _finish(config: LiteConfig, plan: Plan, records, about: dict[str, Any]) -> d
     }
     if best is not None:
         if not interrupted:
-            with optional(f"test of {best['run_dir']}", f"--resume={plan.folder} tests again"):
+            with best_effort(f"test of {best['run_dir']}", f"--resume={plan.folder} tests again"):
                 result["best"]["test_result"] = evaluate_best(best, plan)
-        with optional(BEST_FILE, f"--resume={plan.folder} makes it again"):
+        with best_effort(BEST_FILE, f"--resume={plan.folder} makes it again"):
             write_best(plan, result)
     result["files"] = write_report(result, Path(plan.folder))
     return result

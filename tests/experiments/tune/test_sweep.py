@@ -178,7 +178,7 @@ def test_a_node_dies_a_trial_fails_and_the_sweep_completes(
     assert written["best"]["test_result"] == best["test_result"]
     assert [t["history"] for t in written["trials"]] == [t["history"] for t in trials]
     assert "test" not in {key for t in written["trials"] for key in t}
-    assert "Plotly.newPlot" in (workdir / "swept" / "plots.html").read_text()
+    assert (workdir / "swept" / "plots.html").read_text().count("<svg") == 2
 
 
 def test_an_interrupted_sweep_says_what_it_knows_and_goes_on(
