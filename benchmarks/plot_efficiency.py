@@ -1,6 +1,6 @@
 """Draw what ``recbole-lite reproduce table5`` measured.
 
-    pip install ".[bench]"
+    pip install matplotlib
     python benchmarks/plot_efficiency.py results/reproduce/ml-1m/efficiency.json
 
 writes an SVG beside the JSON.
