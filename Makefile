@@ -45,6 +45,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo --no-cache
+	$(BIN)/mypy
 
 # RecBole's own requirements cannot be met (docs/recbole.md), so it comes without them.
 $(VENV)/.demo: setup.py constraints.txt

@@ -105,7 +105,7 @@ def run(
         Anything that the user can mend; the message says how. What only describes a run, and a
         baseline, fail with a warning once the model has been trained.
     """
-    sources = {
+    sources: dict[str, Any] = {
         "dataset": dataset,
         "config_file_list": paths_of(config_file_list),
         "config_dict": dict(config_dict or {}),
@@ -193,8 +193,9 @@ def run_one(
     try:
         if resumed:
             trainer.resume_checkpoint(resumed)
-            for entry in trainer.history if on_epoch else []:
-                on_epoch(entry)
+            if on_epoch is not None:
+                for entry in trainer.history:
+                    on_epoch(entry)
         with timer("training"), translate_errors(f"{name} cannot be trained", config):
             validated = _fit(trainer, loaders, saved, on_epoch)
         result = {**_training_result(trainer, *validated), **counts, "parameters": parameters}

@@ -39,7 +39,7 @@ def add_command(
         help=text,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
-        **others,
+        **others,  # type: ignore[arg-type]
     )
     add_traceback(parser)
     parser.set_defaults(func=run, interrupted=interrupted)

@@ -147,7 +147,7 @@ def _of_packed(args) -> _Source:
     model, catalogue = recommender.model, recommender.catalogue
     check_exportable(model)
     draw = np.random.default_rng(SEED)
-    shape = USERS, int(model.max_seq_length)
+    shape = USERS, int(model.max_seq_length)  # type: ignore[arg-type]
     histories = draw.integers(1, len(catalogue) + 1, shape)
     histories *= np.arange(shape[1]) < draw.integers(1, shape[1] + 1, (USERS, 1))
     items = list(zip(catalogue.ids[1:], catalogue.titles[1:], strict=True))

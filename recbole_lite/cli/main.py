@@ -76,12 +76,12 @@ def _run_program(make_parser: Callable, argv: Sequence[str] | None) -> int:
         argv = sys.argv[1:]
     args = argparse.Namespace()  # filled by the parser, so that an error knows the command
     try:
-        return _exit_status(args, lambda: _parse_and_run(*make_parser(), args, argv))
+        return _exit_status(args, lambda: _parse_and_run(args, argv, *make_parser()))
     finally:
         process.finish()
 
 
-def _parse_and_run(parser, program: list[str], args, argv: Sequence[str]) -> int:
+def _parse_and_run(args, argv: Sequence[str], parser, program: list[str]) -> int:
     version = f"recbole-lite {__version__}"
     parser.add_argument("--version", action="version", version=version)
     _, rest = parser.parse_known_args(argv, args)

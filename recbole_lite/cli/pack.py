@@ -53,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _add_graph(folder: str) -> None:
     """Make the graph of a packed model now rather than at its first use."""
+    import torch
+
     from recbole_lite.inference import graph_file
     from recbole_lite.inference.loading import build_model
     from recbole_lite.inference.model_folder import read_bundle
@@ -64,6 +66,6 @@ def _add_graph(folder: str) -> None:
     if missing:
         print(f"without a graph for onnxruntime: {missing} is not installed")
         return
-    path = graph_file.export_graph(bundle, build_model(bundle, "cpu"))
+    path = graph_file.export_graph(bundle, build_model(bundle, torch.device("cpu")))
     if isinstance(path, Path):
         print(f"{path.name}: {path.stat().st_size / 2**20:.1f} MiB, for onnxruntime")

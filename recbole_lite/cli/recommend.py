@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     candidates = None if names is None else _ids(recommender, names)
     if args.input is not None:
         return _recommend_file(args, recommender, candidates)
-    history = _ids(recommender, _split(args.history, args.separator))
+    history = _ids(recommender, _split(args.history, args.separator) or [])
     (found,) = recommender.recommend(
         [history],
         args.k,

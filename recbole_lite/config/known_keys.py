@@ -138,7 +138,8 @@ def _codes(model_class: type) -> Iterator[CodeType]:
     """Code of a class, of its bases, and of what they name in their modules or in a user's."""
     bases = [cls for cls in model_class.__mro__ if not cls.__module__.startswith("torch.")]
     homes = {id(function.__globals__) for cls in bases for function in _functions(cls)}
-    waiting, seen = list(bases), set()
+    waiting: list[type | FunctionType] = list(bases)
+    seen: set[type | FunctionType] = set()
     while waiting:
         thing = waiting.pop()
         if thing in seen:

@@ -22,7 +22,7 @@ from recbole_lite.evaluator.metrics import (
     LiteTailPercentage,
 )
 
-NO_USERS = {"users": [], "metrics": {}, "ranks": np.zeros(0, int)}
+NO_USERS: dict[str, Any] = {"users": [], "metrics": {}, "ranks": np.zeros(0, int)}
 
 
 class LiteEvaluator(Evaluator):

@@ -260,4 +260,5 @@ def _read(source: Path, separator: str, shown: str | Path) -> Iterator[tuple[int
             shown,
         ) from None
     except csv.Error as error:
-        raise DataError(f"not valid CSV: {error}", shown, reader.line_num) from None
+        line = reader.line_num if reader else 1
+        raise DataError(f"not valid CSV: {error}", shown, line) from None

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from recbole_lite.utils.errors import CheckpointError, RequestError
 from recbole_lite.utils.files import write_atomically
@@ -185,7 +186,7 @@ class Catalogue:
             The file is missing or damaged; the message names the line.
         """
         columns: list[list[str]] = [[], [], []]
-        counts: list[int | None] = []
+        counts: list[Any] = []
         try:
             with path.open(encoding="utf-8") as file:
                 for number, line in enumerate(file, 1):
@@ -194,7 +195,8 @@ class Catalogue:
                         column.append(item[field])
                     counts.append(item.get("count"))
             known = all(type(count) is int for count in counts)
-            return cls(*columns, counts if known else None)
+            ids, titles, texts = columns
+            return cls(ids, titles, texts, counts if known else None)
         except RequestError as error:
             raise CheckpointError(f"{path}: {error}") from None
         except (OSError, UnicodeDecodeError) as error:

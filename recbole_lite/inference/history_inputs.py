@@ -106,7 +106,7 @@ def resolve_candidate_lists(
             f"candidates: {len(rows)} lists for {n_users} histories; give one list for all, or "
             "one for each"
         )
-    return [resolve_candidates(catalogue, row) for row in rows]
+    return [np.asarray(resolve_candidates(catalogue, row)) for row in rows]
 
 
 def describe_unknown(ids: Sequence[str]) -> str:
@@ -147,7 +147,7 @@ def raw_id(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, Real) or math.isinf(value):
         raise RequestError(f"an id must be a text or a number, found {value!r}")
     if isinstance(value, Integral) or float(value).is_integer():
-        return str(int(value))
+        return str(int(value))  # type: ignore[call-overload]
     return str(value)
 
 

@@ -34,6 +34,7 @@ from recbole_lite.utils.errors import (
 if TYPE_CHECKING:
     import torch
 
+    from recbole_lite.inference.new_items import NewItemPredictor
     from recbole_lite.inference.torch_runtime import TorchRuntime
 
 RUNTIMES = ("auto", "onnx", "torch")
@@ -71,16 +72,17 @@ class Recommender(ModelHubMixin):
     """
 
     # Not None: otherwise huggingface_hub copies the arguments, including all weights.
-    _hub_mixin_config: ClassVar[dict] = {}
+    _hub_mixin_config: ClassVar[dict] = {}  # type: ignore[misc]
 
     def __init__(self, bundle: ModelBundle, device="cpu", runtime: str = "auto"):
         if runtime not in RUNTIMES:
             raise RequestError(f"runtime must be one of {', '.join(RUNTIMES)}, found {runtime!r}")
         self._bundle, self._device = bundle, device
-        self._requested, self._graph = runtime, None
+        self._requested, self._graph = runtime, Path()
         self._torch_reason = self._reason_for_torch(runtime)
-        self._model = self._runtime = None
-        self._new_items = None  # fitted at the first call of add_items
+        self._model: torch.nn.Module | None = None
+        self._runtime: OnnxRuntime | TorchRuntime | None = None
+        self._new_items: NewItemPredictor | None = None  # fitted at the first call of add_items
         if self._torch_reason or not self._graph.exists():
             self._build()  # a model that cannot be built is an error of loading
 
@@ -221,7 +223,7 @@ class Recommender(ModelHubMixin):
         """The torch model in evaluation mode, built at first use."""
         if self._model is None:
             self._build()
-        return self._model
+        return self._model  # type: ignore[return-value]
 
     @property
     def runtime(self) -> OnnxRuntime | TorchRuntime:

@@ -26,8 +26,10 @@ _PAGE_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'"
 )
-_REFUSED = {422: {"model": schemas.Problem, "description": "The request cannot be answered."}}
-_LIMITED = {
+_REFUSED: dict[int | str, dict] = {
+    422: {"model": schemas.Problem, "description": "The request cannot be answered."}
+}
+_LIMITED: dict[int | str, dict] = {
     400: {"model": schemas.Problem, "description": "The body is not JSON in UTF-8."},
     413: {"model": schemas.Problem, "description": "The body is too large."},
     503: {"model": schemas.Problem, "description": "Too many requests are waiting."},
@@ -89,7 +91,7 @@ def _add_routes(app: FastAPI, recommender: Recommender, batcher: Batcher, limits
         if query.strip():
             places = catalogue.search(query, limit)
         else:
-            places = range(1 + offset, min(1 + offset + limit, len(catalogue) + 1))
+            places = list(range(1 + offset, min(1 + offset + limit, len(catalogue) + 1)))
         found = [schemas.Item(id=catalogue.ids[i], title=catalogue.titles[i]) for i in places]
         return schemas.Items(items=found, total=len(catalogue))
 

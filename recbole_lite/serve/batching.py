@@ -58,6 +58,7 @@ class Batcher:
         self.recommender, self.max_batch, self.max_waiting = recommender, max_batch, max_waiting
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._queue: asyncio.Queue
         self.batches = 0
 
     async def __call__(self, request: RankRequest) -> Ranked:
@@ -103,7 +104,8 @@ class Batcher:
     async def _serve(self, batch) -> None:
         requests = [request for request, _ in batch]
         try:
-            ranked = await self._loop.run_in_executor(self._executor, self._answer, requests)
+            loop = asyncio.get_running_loop()
+            ranked: list = await loop.run_in_executor(self._executor, self._answer, requests)
         except Exception as error:  # each request reports it, the worker goes on
             ranked = [error] * len(batch)
         for (_, answer), found in zip(batch, ranked, strict=True):

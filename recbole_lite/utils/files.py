@@ -29,7 +29,7 @@ STANDARD = "-"  # standard input or output, where a path is expected
 _DESCRIPTORS = re.compile(r"/dev/fd|/proc/(?:\d+|self)(?:/task/\d+)?/fd")
 
 
-def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
     """Write a file under a temporary name, flush it to disk, then rename it into place.
 
     A link is followed. What is no regular file (a device, a pipe, ``/dev/stdout``) is never
@@ -69,11 +69,11 @@ def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     if os.name == "posix":
-        folder = os.open(target.parent, os.O_RDONLY)
+        descriptor = os.open(target.parent, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(descriptor)
         finally:
-            os.close(folder)
+            os.close(descriptor)
 
 
 def _begin(temporary: Path, target: Path) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import count
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -39,7 +38,9 @@ def create_unique(parent: Path, name: str, suffix: str = "") -> Path:
     OSError
         It cannot be created.
     """
-    for n in count(1):
+    n = 0
+    while True:
+        n += 1
         path = parent / f"{name}{f'-{n}' if n > 1 else ''}{suffix}"
         try:
             path.touch(exist_ok=False) if suffix else path.mkdir(parents=True)

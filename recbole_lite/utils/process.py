@@ -35,7 +35,7 @@ def prepare() -> None:
     SIGTERM and SIGHUP interrupt as Ctrl-C does.
     """
     _open_closed_streams()
-    sys.stdout.reconfigure(errors="backslashreplace")  # titles are not always in the locale's code
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     sys.stderr = _Console(
         sys.stderr.buffer, sys.stderr.encoding, "backslashreplace", line_buffering=True
     )
