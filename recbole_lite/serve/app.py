@@ -29,8 +29,6 @@ _PAGE_POLICY = (
 _REFUSED: dict[int | str, dict] = {
     422: {"model": schemas.Problem, "description": "The request cannot be answered."}
 }
-    422: {"model": schemas.Problem, "description": "The request cannot be answered."}
-}
 _LIMITED: dict[int | str, dict] = {
     400: {"model": schemas.Problem, "description": "The body is not JSON in UTF-8."},
     413: {"model": schemas.Problem, "description": "The body is too large."},
