@@ -12,15 +12,19 @@ from tests.faults.processes import ROOT
 
 # A command of a few lines in place of recbole-lite's, which import torch for seconds.
 PROGRAM = """
-import subprocess, os, signal, sys, time
+import argparse, subprocess, os, signal, sys, time
 from recbole_lite.utils import process
-from recbole_lite.cli.main import _program
+from recbole_lite.cli.main import _run_program
 
-def work(args, argv):
-    args.interrupted = "own words"
+def work(args):
     {}
 
-sys.exit(_program(work, None))
+def make_parser():
+    parser = argparse.ArgumentParser()
+    parser.set_defaults(func=work, interrupted="own words")
+    return parser, []
+
+sys.exit(_run_program(make_parser, None))
 """
 WAIT = "print('ready', flush=True); time.sleep(60)"
 
