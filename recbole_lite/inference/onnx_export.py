@@ -165,7 +165,8 @@ def _export(model: NextItemModel, opset: int):
     length = dim("longest", max=int(model.max_seq_length))
     # Sizes other than 0 and 1, which the exporter would treat as constants.
     packing = Packing.from_padded(torch.tensor([[1, 1], [1, 0]]))
-    with muted("torch.onnx"):  # about packages that are not used here
+    # About packages that are not used here; and a line for each constant that is shared.
+    with muted("torch.onnx"), muted("onnx_ir", "onnxscript", level=logging.WARNING):
         program = torch.onnx.export(
             ScoringModule(model),
             tuple(vars(packing).values()),
@@ -191,14 +192,15 @@ def _strip_metadata(model):
 
 
 @contextmanager
-def muted(name: str | None) -> Iterator[None]:
-    """Suppress warnings, and log records below ERROR of the logger `name` (None: the root)."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+def muted(*names: str | None, level: int = logging.ERROR) -> Iterator[None]:
+    """Suppress warnings, and log records below `level` of some loggers (None: the root)."""
+    before = {logger: logger.level for logger in map(logging.getLogger, names)}
+    for logger in before:
+        logger.setLevel(level)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, old in before.items():
+            logger.setLevel(old)
