@@ -91,9 +91,8 @@ def build_graph(model: NextItemModel, opset: int = OPSET) -> bytes:
     MissingDependencyError
         onnx or onnxscript is not installed.
     """
-    onnx = require_onnx()
+    onnx = require_onnx(opset)
     check_exportable(model)
-    check_opset(opset)
     graph = _export(model, opset)
     n_items, max_length = int(model.n_items), int(model.max_seq_length)
     graph_inputs_outputs.add_inputs_outputs(graph, n_items, max_length)
@@ -122,24 +121,15 @@ def check_exportable(model: torch.nn.Module) -> None:
         )
 
 
-def check_opset(opset: int) -> None:
-    """Refuse an operator set version that is not in `OPSETS`.
-
-    Raises
-    ------
-    ConfigError
-    """
-    if opset not in OPSETS:
-        raise ConfigError(f"opset must be from {OPSETS[0]} to {OPSETS[-1]}, found {opset!r}")
-
-
-def require_onnx():
-    """Import onnx.
+def require_onnx(opset: int = OPSET):
+    """Import onnx, and check that a version of its operators is in `OPSETS`.
 
     Raises
     ------
     MissingDependencyError
         onnx or onnxscript is not installed.
+    ConfigError
+        The version is not in `OPSETS`.
     """
     try:
         import onnx
@@ -148,6 +138,8 @@ def require_onnx():
         raise MissingDependencyError(
             f"export needs {error.name}; type: pip install 'recbole-lite[onnx]'"
         ) from None
+    if opset not in OPSETS:
+        raise ConfigError(f"opset must be from {OPSETS[0]} to {OPSETS[-1]}, found {opset!r}")
     return onnx
 
 
