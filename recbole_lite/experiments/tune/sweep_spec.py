@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ class SweepSpec:
             "values": self.values,
             "space_file": self.space.source,
             "space": self.space.plain(),
-            "settings": self.settings.plain(),
+            "settings": asdict(self.settings),
         }
 
     @property
@@ -140,7 +140,7 @@ def override_resources(spec: SweepSpec, settings: Mapping[str, Any]) -> SweepSpe
     for key in settings:
         if key not in affecting("session", files=["tune.yaml"]):
             raise ConfigError(f"--{key}: a sweep goes on with its own settings; leave it out")
-    tuning = read_settings({**spec.settings.plain(), **settings})
+    tuning = read_settings({**asdict(spec.settings), **settings})
     return replace(spec, settings=tuning)
 
 
