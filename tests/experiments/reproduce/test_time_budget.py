@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from recbole_lite.experiments.reproduce import baselines, time_budget
-from recbole_lite.experiments.reproduce.baselines import ModelSpec, all_models
+from recbole_lite.experiments.reproduce.baselines import MODELS, ModelSpec
 from recbole_lite.experiments.reproduce.time_budget import load_or_measure, measure, plan
 
 
@@ -116,6 +116,6 @@ def test_files_of_the_project_are_named_without_the_machine():
 def test_every_side_is_a_valid_configuration(common):
     from recbole_lite import LiteConfig
 
-    for side in all_models().values():
+    for side in MODELS.values():
         data_path = {"data_path": common["data_path"]}
         LiteConfig(side.model, "tiny", side.files, config_dict={**data_path, **side.settings})
