@@ -10,7 +10,6 @@ from typing import Any
 
 from recbole_lite.cli.common import add_command, add_model
 from recbole_lite.utils.errors import CheckpointError, RequestError
-from recbole_lite.utils.files import check_folder
 
 EPILOG = """\
 The folder then holds model.onnx, items.json (ids and titles) and export.json (what was measured).
@@ -63,7 +62,6 @@ def run(args: argparse.Namespace) -> int:
     require_onnx(args.opset)  # before minutes are spent
     if not Path(args.model).exists():
         raise CheckpointError(f"{args.model}: no such folder; give a run's or a packed one")
-    check_folder(args.out, "--out")
     args.out = Path(args.out)
     packed = is_packed(args.model)
     source = (_of_packed if packed else _of_run)(args)
