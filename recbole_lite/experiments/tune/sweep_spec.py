@@ -88,7 +88,8 @@ def make_spec(config: LiteConfig, space: Space, settings: Mapping[str, Any]) -> 
     tuning = read_settings(settings)
     if tuning.searcher == "grid":
         space = space.exhaustive()
-    if space.is_grid and "num_samples" not in settings:
+    is_random = any(parameter.kind != "grid" for parameter in space.parameters)
+    if not is_random and "num_samples" not in settings:
         tuning = replace(tuning, num_samples=1)
     values = {
         key: value
