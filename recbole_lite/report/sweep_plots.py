@@ -17,7 +17,7 @@ def plots_html(result: dict[str, Any]) -> str:
     Parameters
     ----------
     result : dict
-        As :func:`recbole_lite.experiments.tune.runner.sweep` returns it.
+        As :func:`recbole_lite.experiments.tune.sweep` returns it.
     """
     title = f"Sweep: {result['model']} on {result['dataset']}"
     figures = [curves(result)]
