@@ -11,32 +11,22 @@ on pandas 3 when it reads a ``token_seq`` column. Medians over --repeats.
 
 from __future__ import annotations
 
-import argparse
 import math
-import multiprocessing
 import os
-import resource
 import statistics
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from shared import in_child, parser_of, peak_mib, write
 from tabulate import tabulate
-
-from recbole_lite.utils.environment import environment
-from recbole_lite.utils.files import write_json
 
 SIZES = {  # interactions: users, items
     1_000_000: (100_000, 50_000),
     3_000_000: (300_000, 100_000),
     10_000_000: (1_000_000, 200_000),
 }
-
-
-def peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def measure(side: str, dataset: str, data_path: str, batches: int) -> dict[str, float]:
@@ -84,12 +74,9 @@ def measure(side: str, dataset: str, data_path: str, batches: int) -> dict[str, 
 
 def child(side: str, dataset: str, data_path: str, batches: int) -> dict[str, float]:
     """Measure in a process of its own."""
-    spawn = multiprocessing.get_context("spawn")
-    with (
-        tempfile.TemporaryDirectory() as folder,  # RecBole writes its log where it stands
-        ProcessPoolExecutor(1, spawn, initializer=os.chdir, initargs=(folder,)) as pool,
-    ):
-        return pool.submit(measure, side, dataset, data_path, batches).result()
+    with tempfile.TemporaryDirectory() as folder:  # RecBole writes its log where it stands
+        there = {"initializer": os.chdir, "initargs": (folder,)}
+        return in_child(measure, side, dataset, data_path, batches, **there)
 
 
 def medians(runs: list[dict[str, float]]) -> dict[str, float]:
@@ -158,18 +145,14 @@ def slope(sizes: list[int], values: list[float]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dataset", default="ml-1m")
-    parser.add_argument("--data_path", default="dataset")
+    parser = parser_of(__doc__)
     parser.add_argument("--synthetic", action="store_true", help="growth from 1 to 10 million")
     parser.add_argument("--scratch", help="where to write the synthetic sets")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--batches", type=int, default=50)
     parser.add_argument("--json", help="write the figures here")
     args = parser.parse_args()
-    result = synthetic(args) if args.synthetic else compare(args)
-    if args.json:
-        write_json(args.json, {**result, "environment": environment()})
+    write(args.json, synthetic(args) if args.synthetic else compare(args))
 
 
 if __name__ == "__main__":

@@ -25,21 +25,18 @@ whichever is longer, measured in the same process; padding does not count.
 
 from __future__ import annotations
 
-import argparse
 import gc
-import multiprocessing
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from shared import in_child, parser_of, write
 from tabulate import tabulate
 from torch.nn.utils.rnn import pad_sequence
 
@@ -54,8 +51,6 @@ from recbole_lite.inference.onnx_export import export_onnx
 from recbole_lite.inference.onnx_runtime import OnnxRuntime
 from recbole_lite.inference.quantize import quantize
 from recbole_lite.trainer.onednn_matmul import matrix_products
-from recbole_lite.utils.environment import environment
-from recbole_lite.utils.files import write_json
 
 TOP = 10
 PLAIN, ONNX, INT8, SASREC = "plain", "onnx", "onnx int8", "SASRec"
@@ -299,8 +294,7 @@ def memory(engines: list[str], args) -> dict[str, dict[str, float]]:
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in [EXPORT, *engines]:
-            with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as child:
-                found[name] = child.submit(_measure_memory, name, folder, args).result()
+            found[name] = in_child(_measure_memory, name, folder, args, method="fork")
     del found[EXPORT]
     return found
 
@@ -405,8 +399,6 @@ def measure(args, folder: Path) -> dict:
     # The better of before and after: the floor must not profit from a busy machine.
     speed = {key: max(s[key] for s in speeds) for key in speeds[0]}
     return {
-        "command": " ".join(["python", *sys.argv]),
-        "environment": environment(),
         "hardware": speed,
         "one_thread": args.device == "cpu" and args.threads == 1,
         "load": [round(value, 1) for value in os.getloadavg()],
@@ -430,9 +422,7 @@ def _mean_length(users: Users, kind: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dataset", default="ml-1m")
-    parser.add_argument("--data_path", default="dataset")
+    parser = parser_of(__doc__)
     parser.add_argument("--model", help="folder of a trained LiteLLM4Rec")
     parser.add_argument("--lengths_from", help="data set whose lengths make the mixed histories")
     parser.add_argument("--batches", default="1,32,256")
@@ -450,20 +440,12 @@ def main() -> None:
     # First of all: what is built here would count as the children's.
     used = memory(names_of(args), args) if args.device == "cpu" and not args.no_memory else {}
     if args.memory_alone:
-        facts = {"command": " ".join(["python", *sys.argv]), "environment": environment()}
-        write(args.out, f"{args.name}-memory", {**facts, "memory": used}, memory_table(used))
+        path = args.out and args.out / f"{args.name}-memory.json"
+        write(path, {"memory": used}, memory_table(used))
         return
     with tempfile.TemporaryDirectory() as folder:
         result = {**measure(args, Path(folder)), "memory": used}
-    write(args.out, args.name, result, markdown(result))
-
-
-def write(out: Path | None, name: str, result: dict, text: str) -> None:
-    """Print the tables; where there is a folder to write to, keep them and the figures."""
-    print(text)
-    if out:
-        write_json(out / f"{name}.json", result)
-        (out / f"{name}.md").write_text(text + "\n")
+    write(args.out and args.out / f"{args.name}.json", result, markdown(result))
 
 
 if __name__ == "__main__":

@@ -10,32 +10,22 @@ is another loss, and the table says how far its value is from the full one.
 
 from __future__ import annotations
 
-import argparse
-import multiprocessing
-import resource
-import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from shared import in_child, parser_of, peak_mib, write
 from tabulate import tabulate
 
 from recbole_lite.model.layers.softmax_loss import cross_entropy, sampled_cross_entropy
-from recbole_lite.utils.environment import environment
-from recbole_lite.utils.files import write_json
 
 LOSSES = {
     "naive": lambda users, head, targets, _: F.cross_entropy(users @ head.T, targets),
     "chunks (CE)": lambda users, head, targets, _: cross_entropy(users, head, targets),
     "sampled (SCE)": lambda users, head, targets, n: sampled_cross_entropy(users, head, targets, n),
 }
-
-
-def peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def measure(name: str, args) -> dict:
@@ -61,15 +51,14 @@ def measure(name: str, args) -> dict:
 
 def run_child(name: str, args) -> dict:
     """Measure, or say that the child was killed (out of memory)."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as child:
-        try:
-            return child.submit(measure, name, args).result()
-        except BrokenProcessPool:
-            return {"loss": name, "failed": "killed"}
+    try:
+        return in_child(measure, name, args)
+    except BrokenProcessPool:
+        return {"loss": name, "failed": "killed"}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__, data=False)
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--rows", type=int, default=512)
     parser.add_argument("--size", type=int, default=64)
@@ -87,14 +76,8 @@ def main() -> None:
     size = f"{args.items:,} items, {args.rows} rows, d = {args.size}"
     print(f"{size}; head and its gradient {held:,.0f} MiB")
     print(tabulate(rows, head, floatfmt=("", ".4f", ".2f", ",.0f"), missingval="-"))
-    if args.out:
-        content = {
-            "command": " ".join(["python", *sys.argv]),
-            "environment": environment(),
-            "head_and_gradient_mib": held,
-            "results": results,
-        }
-        write_json(args.out / f"large_catalogue-{args.items}-{args.rows}.json", content)
+    path = args.out and args.out / f"large_catalogue-{args.items}-{args.rows}.json"
+    write(path, {"head_and_gradient_mib": held, "results": results})
 
 
 if __name__ == "__main__":

@@ -17,22 +17,19 @@ over users.
 
 from __future__ import annotations
 
-import argparse
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from shared import parser_of, write
 from tabulate import tabulate
 
 from recbole_lite import LiteConfig, Recommender, create_dataset, run
 from recbole_lite.data.atomic_writer import write_atomic
 from recbole_lite.inference.saved_run import catalogue_from_dataset
-from recbole_lite.utils.environment import environment
-from recbole_lite.utils.files import write_json
 from recbole_lite.utils.paths import PROPERTIES
 
 K = 10
@@ -41,9 +38,7 @@ BATCH = 256
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--dataset", default="ml-1m")
-    parser.add_argument("--data_path", default="dataset")
+    parser = parser_of(__doc__, allow_abbrev=False)
     parser.add_argument("--config_files", default="")
     parser.add_argument("--new_share", type=float, default=0.05)
     parser.add_argument("--user_share", type=float, default=0.10)
@@ -112,12 +107,9 @@ def main(argv: list[str] | None = None) -> None:
             "training interactions": int(train.sum()),
         },
         "trained": recommender.about["results"],
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "environment": environment(),
     }
     show(report)
-    if args.out:
-        write_json(args.out, report)
+    write(args.out, report)
 
 
 def drawn(rng, n: int, share: float) -> np.ndarray:

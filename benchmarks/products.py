@@ -17,14 +17,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from shared import parser_of, write
 from tabulate import tabulate
 
 from recbole_lite import LiteConfig, create_dataset, data_preparation
 from recbole_lite.experiments.reproduce.baselines import PREFIX, TUNED
 from recbole_lite.experiments.reproduce.time_budget import TrainingSteps
 from recbole_lite.trainer.onednn_matmul import matrix_products, wants_onednn
-from recbole_lite.utils.environment import environment
-from recbole_lite.utils.files import write_json
 
 # Rows, inputs, outputs of a layer: of prefix/ml-1m.yaml, of its head, of T5-small.
 SHAPES = [
@@ -130,9 +129,7 @@ def text(found: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dataset", default="ml-1m")
-    parser.add_argument("--data_path", default="dataset")
+    parser = parser_of(__doc__)
     parser.add_argument("--tokenizer", help="T5's, for POD: folder or hub name; without, no POD")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("results", "products"))
@@ -144,12 +141,8 @@ def main() -> None:
         "auto_is_onednn": wants_onednn(),
         "products": products(args.repeats),
         "steps": [steps(name, args) for name in names],
-        "environment": environment(),
     }
-    shown = text(found)
-    print(shown)
-    write_json(args.out / f"{args.dataset}.json", found)
-    (args.out / f"{args.dataset}.md").write_text(shown + "\n")
+    write(args.out / f"{args.dataset}.json", found, text(found))
 
 
 if __name__ == "__main__":

@@ -9,25 +9,18 @@ it does wall time.
 
 from __future__ import annotations
 
-import argparse
-import multiprocessing
 import os
-import resource
-import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from shared import in_child, parser_of, peak_mib, write
 from tabulate import tabulate
-
-from recbole_lite.utils.environment import environment
-from recbole_lite.utils.files import write_json
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__, data=False)
     parser.add_argument("--model", required=True)
     parser.add_argument("--users", default="10000,50000")
     parser.add_argument("--out")
@@ -37,17 +30,10 @@ def main() -> None:
         for users in map(int, args.users.split(",")):
             source = Path(folder, f"{users}.csv")
             write_histories(args.model, source, users)
-            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as child:
-                found = child.submit(measure, args.model, str(source)).result()
+            found = in_child(measure, args.model, str(source))
             rows.append({"users": users, "input MiB": source.stat().st_size / 2**20, **found})
             print(tabulate(rows, headers="keys", floatfmt=",.1f"), flush=True)
-    if args.out:
-        report = {
-            "sizes": rows,
-            "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-            "environment": environment(),
-        }
-        write_json(args.out, report)
+    write(args.out, {"sizes": rows})
 
 
 def write_histories(model: str, path: Path, users: int) -> None:
@@ -77,7 +63,7 @@ def measure(model: str, source: str) -> dict[str, float]:
         "wall s": seconds,
         "cpu s": cpu,
         "users / cpu s": summary.users / cpu,
-        "peak MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak MiB": peak_mib(),
     }
 
 

@@ -11,7 +11,6 @@ seconds until /health answers, and memory then and after 200 requests.
 
 from __future__ import annotations
 
-import argparse
 import http.client
 import json
 import random
@@ -25,15 +24,14 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from shared import parser_of, write
 from tabulate import tabulate
 
 from recbole_lite.inference.catalogue import Catalogue
-from recbole_lite.utils.environment import environment
-from recbole_lite.utils.files import write_json
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__, data=False)
     parser.add_argument("--model", required=True)
     parser.add_argument("--clients", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=300)
@@ -50,12 +48,7 @@ def main() -> None:
             report = load(address, process, args)
     rows = [[key, value] for key, value in report.items() if not isinstance(value, (list, dict))]
     text = tabulate(rows, ["load", ""], tablefmt="github", floatfmt=",.1f", intfmt=",")
-    print(text)
-    if args.out:
-        report["command"] = " ".join(["python", *sys.argv])
-        report["environment"] = environment()
-        write_json(args.out / f"{args.name}.json", report)
-        (args.out / f"{args.name}.md").write_text(text + "\n")
+    write(args.out and args.out / f"{args.name}.json", report, text)
 
 
 @contextmanager

@@ -11,21 +11,18 @@ what a pass over all training targets takes at that speed.
 
 from __future__ import annotations
 
-import argparse
 import statistics
-import sys
 import time
 from pathlib import Path
 
 import torch
+from shared import parser_of, write
 from tabulate import tabulate
 
 from recbole_lite import LiteConfig, create_dataset, data_preparation
 from recbole_lite.data.prefix_windows import TARGETS
 from recbole_lite.experiments.reproduce.time_budget import TrainingSteps
 from recbole_lite.trainer.onednn_matmul import matrix_products
-from recbole_lite.utils.environment import environment
-from recbole_lite.utils.files import write_json
 
 SIZE = 64
 COMMON = {
@@ -104,9 +101,7 @@ def summarise(name: str, training: TrainingSteps, runs: list, targets: int) -> d
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dataset", default="ml-1m")
-    parser.add_argument("--data_path", default="dataset")
+    parser = parser_of(__doc__)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=5)
@@ -147,14 +142,8 @@ def main() -> None:
             disable_numparse=True,
         )
     )
-    if args.out:
-        content = {
-            "command": " ".join(["python", *sys.argv]),
-            "environment": environment(),
-            "batch": args.batch,
-            "results": results,
-        }
-        write_json(args.out / f"training-{args.dataset}.json", content)
+    path = args.out and args.out / f"training-{args.dataset}.json"
+    write(path, {"batch": args.batch, "results": results})
 
 
 if __name__ == "__main__":

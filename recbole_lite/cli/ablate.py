@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from recbole_lite.cli.common import add_command, add_training_arguments, config_files
-from recbole_lite.utils.files import check_folder
 
 EPILOG = """\
 Trains the base configuration, then one model per row. A row is a file of configuration keys,
@@ -59,8 +58,6 @@ def run(args: argparse.Namespace) -> int:
     from recbole_lite.experiments.ablate import ROWS, AblationOptions, ablate
     from recbole_lite.report.ablation import render
 
-    if args.out is not None:
-        check_folder(args.out, "--out")
     options = AblationOptions(
         rows=args.rows,
         seeds=args.seeds,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from recbole_lite.cli.common import add_command
-from recbole_lite.utils.files import check_folder
 
 EPILOG = """\
 RUN is the folder of a run, or a result file of `recbole-lite ablate` or `recbole-lite reproduce`.
@@ -43,8 +42,6 @@ def run(args: argparse.Namespace) -> int:
     """Compare, and print the table."""
     from recbole_lite.experiments.compare.compare import compare, render
 
-    if args.out is not None:
-        check_folder(args.out, "--out")
     summary = compare(args.runs, args.metric, args.out, args.by_item, args.data_path)
     files = summary["files"]
     print(render(summary))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_lite.cli.common import add_command, add_model
+from recbole_lite.utils.errors import CheckpointError, RequestError
 
 EPILOG = """\
 The folder then holds model.onnx, items.json (ids and titles) and export.json (what was measured).
@@ -53,19 +54,14 @@ def run(args: argparse.Namespace) -> int:
     """
     from recbole_lite.inference.export_parity import TOP, compare_scores
     from recbole_lite.inference.model_folder import is_packed
-    from recbole_lite.inference.onnx_export import (
-        check_opset,
-        export_onnx,
-        require_onnx,
-        update_export_file,
-    )
+    from recbole_lite.inference.onnx_export import export_onnx, require_onnx, update_export_file
     from recbole_lite.inference.onnx_runtime import OnnxRuntime
     from recbole_lite.inference.quantize import quantize
     from recbole_lite.inference.torch_runtime import TorchRuntime
 
-    require_onnx()  # before minutes are spent
-    check_opset(args.opset)
-    _check_paths(args.model, args.out)
+    require_onnx(args.opset)  # before minutes are spent
+    if not Path(args.model).exists():
+        raise CheckpointError(f"{args.model}: no such folder; give a run's or a packed one")
     args.out = Path(args.out)
     packed = is_packed(args.model)
     source = (_of_packed if packed else _of_run)(args)
@@ -136,7 +132,6 @@ def _of_packed(args) -> _Source:
 
     from recbole_lite import Recommender
     from recbole_lite.inference.onnx_export import check_exportable
-    from recbole_lite.utils.errors import RequestError
 
     if args.data_path:
         raise RequestError(
@@ -170,12 +165,3 @@ def _print_costs(out: Path, source: _Source, path: Path, small: Path) -> None:
     update_export_file(out, test=costs)
     for name, exact in costs[path.name].items():
         print(f"  test {name}: float32 {exact:.4f}, int8 {costs[small.name][name]:.4f}")
-
-
-def _check_paths(model: str, out: str) -> None:
-    from recbole_lite.utils.errors import CheckpointError
-    from recbole_lite.utils.files import check_folder
-
-    if not Path(model).exists():
-        raise CheckpointError(f"{model}: no such folder; give a run's or a packed one")
-    check_folder(out, "--out")

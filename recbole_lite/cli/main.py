@@ -17,6 +17,7 @@ from recbole_lite.cli import run
 from recbole_lite.cli.common import add_traceback, add_training_arguments
 from recbole_lite.utils import process
 from recbole_lite.utils.errors import ConfigError, RecboleLiteError
+from recbole_lite.utils.files import check_folder
 
 SUBCOMMANDS = (
     "run", "data", "recommend", "pack", "serve", "reproduce", "export", "ablate", "compare",
@@ -86,6 +87,8 @@ def _parse_and_run(args, argv: Sequence[str], parser, program: list[str]) -> int
     parser.add_argument("--version", action="version", version=version)
     _, rest = parser.parse_known_args(argv, args)
     _check_not_empty(args)
+    if getattr(args, "out", None) is not None:
+        check_folder(args.out, "--out")
     if rest and not getattr(args, "takes_overrides", False):
         parser.error(f"cannot read {' '.join(rest)}")
     args.overrides, args.typed = rest, shlex.join([*program, *argv])

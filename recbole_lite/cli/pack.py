@@ -8,7 +8,6 @@ from pathlib import Path
 
 from recbole_lite.cli.common import add_command, add_model
 from recbole_lite.utils.errors import CheckpointError
-from recbole_lite.utils.files import check_folder
 
 EPILOG = """\
 A finished run's folder needs no packing to be used. Packing copies what recommending needs, with a
@@ -33,7 +32,6 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Complete a run's folder, or copy it into one to give away."""
     if args.out is not None:
-        check_folder(args.out, "--out")
         from recbole_lite import Recommender
 
         recommender = Recommender.load(args.model, runtime="torch")

@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 from recbole_lite.cli.common import add_command
-from recbole_lite.utils.files import check_folder
 
 EPILOG = """\
 Runs what is missing, reuses what is in --out, prints the paper's figures beside the measured ones
@@ -54,7 +53,6 @@ def run(args: argparse.Namespace) -> int:
     """Run what is missing of the target, and print it."""
     from recbole_lite.experiments.reproduce.paper_tables import Request, reproduce
 
-    check_folder(args.out, "--out")
     names = ("dataset", "data_path", "weights", "tokenizer", "seed")
     timing = ("models", "batch_size", "repeats", "autocast")
     request = Request(

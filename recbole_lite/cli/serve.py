@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         recommender.warm_up(limits.max_batch)
         app = create_app(recommender, limits)
         host, port = listener.getsockname()[:2]
-        if not _is_loopback(host):
+        if not ipaddress.ip_address(host.split("%")[0]).is_loopback:
             print(f"warning: no login; {host} is open to whoever reaches it", file=sys.stderr)
         shown = f"[{host}]" if ":" in host else host
         print(f"http://{shown}:{port}/  (API: /docs)  Ctrl+C ends it", flush=True)
@@ -89,7 +89,3 @@ def _listen(host: str, port: int) -> socket.socket:
             f"--host={host} --port={port}: cannot listen there: {error.strerror}"
         ) from None
     return listener
-
-
-def _is_loopback(host: str) -> bool:
-    return ipaddress.ip_address(host.split("%")[0]).is_loopback

@@ -30,7 +30,7 @@ def run_sweep(args: argparse.Namespace) -> int:
     int
         Exit status: 0; 130 after Ctrl-C, 143 after SIGTERM; 2 where no trial has a result.
     """
-    from recbole_lite.experiments.tune import SweepOptions, sweep
+    from recbole_lite.experiments.tune.runner import SweepOptions, sweep
     from recbole_lite.report.sweep import render
 
     settings, rest = split_arguments(args.overrides)

@@ -18,7 +18,6 @@ from recbole_lite.utils.files import write_atomically
 PADDING = "[PAD]"  # RecBole's token for internal id 0
 _ARTICLE = re.compile(r"^(.*), (the|an|a|les|le|la|il|el|das|der|die|los|un|une)( \(.*\))?$")
 _YEAR = re.compile(r"\s*\(\d{4}\)$")
-_FUZZY_CUTOFF = 0.6  # difflib's own default
 _FIELDS = ("id", "title", "text")
 
 
@@ -148,7 +147,7 @@ class Catalogue:
                 within += places
         found = [*begin, *cut, *within]
         if len(found) < limit:
-            near = difflib.get_close_matches(wanted, self._by_title, limit, _FUZZY_CUTOFF)
+            near = difflib.get_close_matches(wanted, self._by_title, limit)
             found += [i for title in near for i in self._by_title[title]]
         return list(dict.fromkeys(found))[:limit]
 

@@ -42,21 +42,15 @@ def model_card(bundle: ModelBundle) -> ModelCard:
         ]
         or None,
     )
-    parts = [
-        f"# {name}",
-        _introduction(bundle),
-        "## Use",
-        _use(name),
-        "## Data",
-        _data(bundle),
-        "## Protocol",
-        _protocol(bundle.settings, bundle.about.get("results", {})),
-        "## Results",
-        _results(bundle.about),
-        "## Limits",
-        _limits(bundle),
-    ]
-    body = "\n\n".join(parts)
+    sections = {
+        "Use": _use(name),
+        "Data": _data(bundle),
+        "Protocol": _protocol(bundle.settings, bundle.about.get("results", {})),
+        "Results": _results(bundle.about),
+        "Limits": _limits(bundle),
+    }
+    parts = [f"# {name}", _introduction(bundle)]
+    body = "\n\n".join([*parts, *(f"## {head}\n\n{text}" for head, text in sections.items())])
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n", ignore_metadata_errors=True)
 
 
@@ -92,12 +86,9 @@ def _data(bundle: ModelBundle) -> str:
     counts = bundle.about.get("data", {})
     listed = ", ".join(f"{value:,} {key}" for key, value in counts.items())
     more = f" {bundle.n_added:,} items were added after training." if bundle.n_added else ""
-    return f"`{bundle.dataset}`: {listed}.{more} Weights are of epoch {_epoch(bundle.about)}."
-
-
-def _epoch(about) -> str:
-    epoch = about.get("epoch")
-    return "unknown" if epoch is None else str(epoch + 1)
+    epoch = bundle.about.get("epoch")
+    epoch = "unknown" if epoch is None else epoch + 1
+    return f"`{bundle.dataset}`: {listed}.{more} Weights are of epoch {epoch}."
 
 
 def _protocol(settings, results) -> str:

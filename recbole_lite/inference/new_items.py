@@ -9,6 +9,7 @@ LLM's vector of its text. Predicted rows of the head are then calibrated
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -195,7 +196,8 @@ def _described(items, taken: Mapping[str, int]) -> list[tuple[str, str, str]]:
             raise RequestError(f"{place}: its text must be a text, found {text!r}")
         check_text(text, f"{place}: its text")
         try:
-            raw = raw_id(fields["id"]) if "id" in fields else _free_name(used)
+            free = (name for n in count(1) if (name := f"new-{n}") not in used)
+            raw = raw_id(fields["id"]) if "id" in fields else next(free)
         except RequestError as error:
             raise RequestError(f"{place}: {error}") from None
         if raw in used:
@@ -217,13 +219,6 @@ def _records(items) -> list:
     if not listed:
         raise RequestError("items must be a list of texts or mappings, found an empty one")
     return listed
-
-
-def _free_name(used: set[str]) -> str:
-    number = 1
-    while f"new-{number}" in used:
-        number += 1
-    return f"new-{number}"
 
 
 def _append(parameter: torch.Tensor, more: torch.Tensor) -> nn.Parameter:

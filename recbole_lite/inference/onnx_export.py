@@ -91,9 +91,8 @@ def build_graph(model: NextItemModel, opset: int = OPSET) -> bytes:
     MissingDependencyError
         onnx or onnxscript is not installed.
     """
-    onnx = require_onnx()
+    onnx = require_onnx(opset)
     check_exportable(model)
-    check_opset(opset)
     graph = _export(model, opset)
     n_items, max_length = int(model.n_items), int(model.max_seq_length)
     graph_inputs_outputs.add_inputs_outputs(graph, n_items, max_length)
@@ -122,24 +121,15 @@ def check_exportable(model: torch.nn.Module) -> None:
         )
 
 
-def check_opset(opset: int) -> None:
-    """Refuse an operator set version that is not in `OPSETS`.
-
-    Raises
-    ------
-    ConfigError
-    """
-    if opset not in OPSETS:
-        raise ConfigError(f"opset must be from {OPSETS[0]} to {OPSETS[-1]}, found {opset!r}")
-
-
-def require_onnx():
-    """Import onnx.
+def require_onnx(opset: int = OPSET):
+    """Import onnx, and check that a version of its operators is in `OPSETS`.
 
     Raises
     ------
     MissingDependencyError
         onnx or onnxscript is not installed.
+    ConfigError
+        The version is not in `OPSETS`.
     """
     try:
         import onnx
@@ -148,6 +138,8 @@ def require_onnx():
         raise MissingDependencyError(
             f"export needs {error.name}; type: pip install 'recbole-lite[onnx]'"
         ) from None
+    if opset not in OPSETS:
+        raise ConfigError(f"opset must be from {OPSETS[0]} to {OPSETS[-1]}, found {opset!r}")
     return onnx
 
 
@@ -165,7 +157,8 @@ def _export(model: NextItemModel, opset: int):
     length = dim("longest", max=int(model.max_seq_length))
     # Sizes other than 0 and 1, which the exporter would treat as constants.
     packing = Packing.from_padded(torch.tensor([[1, 1], [1, 0]]))
-    with muted("torch.onnx"):  # about packages that are not used here
+    # About packages that are not used here; and a line for each constant that is shared.
+    with muted("torch.onnx"), muted("onnx_ir", "onnxscript", level=logging.WARNING):
         program = torch.onnx.export(
             ScoringModule(model),
             tuple(vars(packing).values()),
@@ -191,14 +184,15 @@ def _strip_metadata(model):
 
 
 @contextmanager
-def muted(name: str | None) -> Iterator[None]:
-    """Suppress warnings, and log records below ERROR of the logger `name` (None: the root)."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+def muted(*names: str | None, level: int = logging.ERROR) -> Iterator[None]:
+    """Suppress warnings, and log records below `level` of some loggers (None: the root)."""
+    before = {logger: logger.level for logger in map(logging.getLogger, names)}
+    for logger in before:
+        logger.setLevel(level)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, old in before.items():
+            logger.setLevel(old)

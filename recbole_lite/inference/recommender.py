@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from recbole_lite.inference.torch_runtime import TorchRuntime
 
 RUNTIMES = ("auto", "onnx", "torch")
+_DOWNLOAD = ("revision", "cache_dir", "force_download", "local_files_only", "token")
 _HUB_FILES = [CONFIG_FILE, ITEMS_FILE, WEIGHTS_FILE, "model-*.onnx", "README.md"]
 
 
@@ -158,18 +159,9 @@ class Recommender(ModelHubMixin):
             ) from error
 
     @classmethod
-    def _from_pretrained(
-        cls, *, model_id, revision, cache_dir, force_download, local_files_only, token, **kwargs
-    ):
-        fetched = snapshot_download(
-            model_id,
-            revision=revision,
-            cache_dir=cache_dir,
-            force_download=force_download,
-            local_files_only=local_files_only,
-            token=token,
-            allow_patterns=_HUB_FILES,
-        )
+    def _from_pretrained(cls, *, model_id, **kwargs):
+        how = {name: kwargs[name] for name in _DOWNLOAD}
+        fetched = snapshot_download(model_id, allow_patterns=_HUB_FILES, **how)
         return cls.load(fetched, **_load_arguments(kwargs))
 
     def save_pretrained(self, save_directory: str | Path, **kwargs) -> str | None:

@@ -32,7 +32,7 @@ class Ridge:
         return self.model.predict(x)
 
 
-def fit_ridge(x: np.ndarray, y: np.ndarray, penalties: np.ndarray = PENALTIES) -> Ridge:
+def fit_ridge(x: np.ndarray, y: np.ndarray) -> Ridge:
     """Fit with the penalty that has the smallest leave-one-out error.
 
     Parameters
@@ -41,8 +41,6 @@ def fit_ridge(x: np.ndarray, y: np.ndarray, penalties: np.ndarray = PENALTIES) -
         ``[n, p]`` features.
     y : numpy.ndarray
         ``[n, d]`` targets.
-    penalties : numpy.ndarray
-        Candidates, in units of the mean eigenvalue of the centred features' Gram matrix.
 
     Returns
     -------
@@ -58,7 +56,7 @@ def fit_ridge(x: np.ndarray, y: np.ndarray, penalties: np.ndarray = PENALTIES) -
         raise ValueError(f"ridge regression needs at least 3 rows, found {n}")
     x, y = x.astype(np.float64), y.astype(np.float64)
     unit = max(np.square(x - x.mean(0)).sum() / x.shape[1], np.finfo(float).tiny)
-    penalty = RidgeCV(penalties * unit).fit(x, y).alpha_
+    penalty = RidgeCV(PENALTIES * unit).fit(x, y).alpha_
     # With a scorer, RidgeCV keeps the left-out predictions instead of their errors.
     model = RidgeCV([penalty], scoring="neg_mean_squared_error", store_cv_results=True).fit(x, y)
     left_out = model.cv_results_[..., 0].reshape(y.shape)

@@ -13,6 +13,7 @@ import torch
 from recbole.utils import init_seed
 
 from recbole_lite.config.configurator import LiteConfig
+from recbole_lite.config.registry import get_trainer
 from recbole_lite.data import count_data, create_dataset, data_preparation
 from recbole_lite.data.item_titles import item_titles
 from recbole_lite.data.vocabulary import Vocabulary
@@ -68,6 +69,26 @@ def load_data_and_model(
     check_rows(facts, folder, trained, dataset)
     checkpoint.restore_model(model, tensors, path)
     return config, model, dataset, *loaders
+
+
+def evaluate_saved_run(folder: str | Path, changes: Mapping[str, Any] | None = None) -> tuple:
+    """Test the best weights of a finished run, which may have been moved, without records.
+
+    Returns
+    -------
+    tuple
+        ``(trainer, result, dataset, valid_data, test_data)``; the trainer has evaluated the test
+        data last.
+    """
+    here = {"checkpoint_dir": str(Path(folder).parent), "log_wandb": False, **(changes or {})}
+    loaded = load_data_and_model(folder, changes=here)
+    config, model, dataset, train_data, valid_data, test_data = loaded
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    trainer.disable_tensorboard()
+    trainer.eval_collector.data_collect(train_data)  # counts that some metrics need
+    progress = config["show_progress"]
+    result = trainer.evaluate(test_data, load_best_model=False, show_progress=progress)
+    return trainer, result, dataset, valid_data, test_data
 
 
 def trained_vocabulary(folder: Path) -> Vocabulary | None:

@@ -157,18 +157,11 @@ def complete_report(folder: str | Path) -> Path:
 
 def _test_again(record: RunRecord) -> None:
     """Write the users' ranks and the samples; the metrics stay as they are."""
-    from recbole_lite.config.registry import get_trainer
     from recbole_lite.evaluator.evaluator import per_user_results
-    from recbole_lite.inference.saved_run import load_data_and_model
+    from recbole_lite.inference.saved_run import evaluate_saved_run
 
     folder = record.folder
-    here = {"checkpoint_dir": str(folder.parent), "log_wandb": False}  # a run may be moved
-    loaded = load_data_and_model(folder, changes=here)
-    config, model, dataset, train_data, valid_data, test_data = loaded
-    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
-    trainer.disable_tensorboard()
-    trainer.eval_collector.data_collect(train_data)  # counts that some metrics need
-    trainer.evaluate(test_data, load_best_model=False, show_progress=config["show_progress"])
+    trainer, _, dataset, valid_data, test_data = evaluate_saved_run(folder)
     per_user = per_user_results(trainer.evaluator, test_data, dataset)
     test_set = _test_set(dataset, valid_data, test_data, per_user)
     if TEST_SET not in record.metrics:

@@ -23,7 +23,7 @@ def write_report(result: dict[str, Any], folder: Path) -> dict[str, str]:
     Parameters
     ----------
     result : dict
-        As :func:`recbole_lite.experiments.tune.sweep` returns it, less ``files``.
+        As :func:`recbole_lite.experiments.tune.runner.sweep` returns it, less ``files``.
     folder : Path
 
     Returns

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from starlette.responses import JSONResponse
+from fastapi import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
@@ -17,30 +17,19 @@ class BodyLimit:
         self.app, self.max_bytes = app, max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse the request, or pass it on with its body."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        declared = dict(scope["headers"]).get(b"content-length", b"")
-        room = self.max_bytes
-        if declared.isdigit() and int(declared[:20]) > room:
-            room = -1
-        messages: list[Message] = []
-        more = room >= 0
-        while more:
-            messages.append(await receive())
-            room -= len(messages[-1].get("body", b""))
-            more = messages[-1].get("more_body", False) and room >= 0
-        if room < 0:
-            await self._refuse()(scope, receive, send)
-            return
+        """Pass the request on; whoever reads too much of its body is interrupted."""
+        declared = dict(scope.get("headers", ())).get(b"content-length", b"")[:20]
+        size = int(declared) if declared.isdigit() else 0
+        room = self.max_bytes if size <= self.max_bytes else -1
 
-        async def replay() -> Message:
-            return messages.pop(0) if messages else await receive()
+        async def limited() -> Message:
+            nonlocal room
+            message = await receive() if room >= 0 else {}
+            room -= len(message.get("body", b""))
+            if room < 0:
+                detail = f"the body is larger than {self.max_bytes:,} bytes"
+                # The rest of the body stays unread, so the connection cannot be reused.
+                raise HTTPException(413, detail, {"connection": "close"})
+            return message
 
-        await self.app(scope, replay, send)
-
-    def _refuse(self) -> JSONResponse:
-        detail = f"the body is larger than {self.max_bytes:,} bytes"
-        # The rest of the body stays unread, so the connection cannot be reused.
-        return JSONResponse({"detail": detail}, 413, headers={"connection": "close"})
+        await self.app(scope, limited, send)

@@ -182,6 +182,7 @@ def execute(words: list[str], monkeypatch) -> int:
             return apart(words)
         return main.run_main(words)
     monkeypatch.setattr(sys, "argv", changed(words, also))
+    monkeypatch.syspath_prepend(str(Path(words[0]).resolve().parent))  # as `python FILE` does
     try:
         runpy.run_path(words[0], run_name="__main__")
     except SystemExit as ended:

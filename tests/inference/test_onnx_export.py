@@ -1,6 +1,7 @@
 """Export to ONNX against torch, and without torch."""
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,18 @@ def test_the_file_gives_what_the_model_does(config_for):
     assert parity.users == len(HISTORIES)
     assert 0 < parity.max_difference < 1e-4
     assert parity.same_top_but_for_ties == 1
+
+
+def test_the_exporter_adds_no_lines_to_the_log(config_for, caplog):
+    caplog.set_level(logging.INFO)  # RecBole's level of the root logger
+    model = build(config_for, "t5, last")
+    caplog.clear()
+    build_graph(model)
+    assert caplog.messages == []
+    with onnx_export.muted("onnx_ir", "onnxscript", level=logging.WARNING):
+        logging.getLogger("onnx_ir.passes").warning("a warning stays")
+    logging.getLogger("onnx_ir.passes").info("afterwards all is as before")
+    assert caplog.messages == ["a warning stays", "afterwards all is as before"]
 
 
 @pytest.mark.parametrize("opset", [OPSETS[0], OPSETS[-1]])

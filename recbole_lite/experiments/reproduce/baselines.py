@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,22 @@ PREFIX = [PROPERTIES / "prefix" / "ml-1m.yaml"]
 TUNED = {"hidden_dropout_prob": 0.2, "attn_dropout_prob": 0.2, "train_batch_size": 256}
 LONGER = {"MAX_ITEM_LIST_LENGTH": 50, "train_batch_size": 64}
 ONE_TARGET = {"train_batch_size": 256}  # as in the paper
+STRATEGIES = {
+    "prefix": {},
+    "prefix, all": {**ONE_TARGET, "train_strategy": "all"},
+    "prefix, sampling": {**ONE_TARGET, "train_strategy": "sampling"},
+    "prefix, frozen": {"item_llm_training": "frozen"},
+    "prefix, tied": {"tie_head": True},
+}
+TEXT = {"item_init": "text", "item_llm": "minilm"}
+ITEM_LMS = {
+    "ItemLM": {},
+    "ItemLM, text": TEXT,
+    "ItemLM, text+id": {**TEXT, "item_init": "text_plus_id"},
+    "ItemLM, window 50": LONGER,
+    "ItemLM, text, window 50": {**TEXT, **LONGER},
+    "ItemLM, llama": {"lm_architecture": "llama"},
+}
 
 
 @dataclass
@@ -44,59 +60,31 @@ class ModelSpec:
     pretrain: float = 0.0
 
 
-def paper_baselines() -> list[ModelSpec]:
-    """The paper's baselines (Table 4) as RecBole and this project ship them."""
-    names = ("BERT4Rec", "SASRec", "FDSA", "LightLM", "P5", "POD")
-    return [ModelSpec(name, name) for name in names]
+def _all_specs() -> Iterator[ModelSpec]:
+    # The paper's baselines (Table 4) as RecBole and this project ship them.
+    for name in ("BERT4Rec", "SASRec", "FDSA", "LightLM", "P5", "POD"):
+        yield ModelSpec(name, name)
+    # P5 and POD with more steps in the same time: 16 sequences in place of 64.
+    for name in ("P5", "POD"):
+        yield ModelSpec(f"{name}, batches of 16", name, {"train_batch_size": 16})
+    # LITE-LLM4Rec as the paper trains it.
+    for strategy in ("sampling", "all"):
+        yield ModelSpec(f"LiteLLM4Rec, {strategy}", "LiteLLM4Rec", {"train_strategy": strategy})
+    # RecBole's models with better settings than its defaults.
+    for name in ("SASRec", "BERT4Rec", "FDSA"):
+        yield ModelSpec(f"{name}, tuned", name, TUNED)
+    yield ModelSpec("S3Rec, tuned", "S3Rec", TUNED, pretrain=0.5)
+    # The small encoder of prefix/ml-1m.yaml under every training strategy.
+    for name, changes in STRATEGIES.items():
+        yield ModelSpec(name, "LiteLLM4Rec", changes, PREFIX)
+    yield ModelSpec("prefix, two stages", "LiteLLM4Rec", {}, PREFIX, two_stages=True)
+    # ItemLM, by what an item is and by architecture.
+    for name, changes in ITEM_LMS.items():
+        yield ModelSpec(name, "ItemLM", changes)
 
 
-def small_batches() -> list[ModelSpec]:
-    """P5 and POD with more steps in the same time: 16 sequences in place of 64."""
-    settings = {"train_batch_size": 16}
-    return [ModelSpec(f"{name}, batches of 16", name, settings) for name in ("P5", "POD")]
-
-
-def paper_models() -> list[ModelSpec]:
-    """LITE-LLM4Rec as the paper trains it."""
-    return [
-        ModelSpec(f"LiteLLM4Rec, {strategy}", "LiteLLM4Rec", {"train_strategy": strategy})
-        for strategy in ("sampling", "all")
-    ]
-
-
-def tuned() -> list[ModelSpec]:
-    """RecBole's models with better settings than its defaults."""
-    specs = [ModelSpec(f"{name}, tuned", name, TUNED) for name in ("SASRec", "BERT4Rec", "FDSA")]
-    return [*specs, ModelSpec("S3Rec, tuned", "S3Rec", TUNED, pretrain=0.5)]
-
-
-def strategies() -> list[ModelSpec]:
-    """The small encoder of prefix/ml-1m.yaml under every training strategy."""
-    changes = {
-        "prefix": {},
-        "prefix, all": {**ONE_TARGET, "train_strategy": "all"},
-        "prefix, sampling": {**ONE_TARGET, "train_strategy": "sampling"},
-        "prefix, frozen": {"item_llm_training": "frozen"},
-        "prefix, tied": {"tie_head": True},
-    }
-    specs = [ModelSpec(name, "LiteLLM4Rec", own, PREFIX) for name, own in changes.items()]
-    return [*specs, ModelSpec("prefix, two stages", "LiteLLM4Rec", {}, PREFIX, two_stages=True)]
-
-
-def item_lms() -> list[ModelSpec]:
-    """ItemLM, by what an item is and by architecture."""
-    text = {"item_llm": "minilm"}
-    return [
-        ModelSpec("ItemLM", "ItemLM"),
-        ModelSpec("ItemLM, text", "ItemLM", {"item_init": "text", **text}),
-        ModelSpec("ItemLM, text+id", "ItemLM", {"item_init": "text_plus_id", **text}),
-        ModelSpec("ItemLM, window 50", "ItemLM", LONGER),
-        ModelSpec("ItemLM, text, window 50", "ItemLM", {"item_init": "text", **text, **LONGER}),
-        ModelSpec("ItemLM, llama", "ItemLM", {"lm_architecture": "llama"}),
-    ]
-
-
-def all_models() -> dict[str, ModelSpec]:
-    """Every model by the name of its row."""
-    groups = (paper_baselines, small_batches, paper_models, tuned, strategies, item_lms)
-    return {spec.name: spec for group in groups for spec in group()}
+MODELS = {spec.name: spec for spec in _all_specs()}  # by the name of the row
+TABLE_4 = (
+    "BERT4Rec", "SASRec", "FDSA", "LightLM", "P5", "POD",
+    "LiteLLM4Rec, sampling", "LiteLLM4Rec, all", "prefix",
+)  # fmt: skip

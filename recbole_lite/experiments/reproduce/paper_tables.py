@@ -8,13 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_lite.experiments.reproduce import paper_figures
-from recbole_lite.experiments.reproduce.baselines import (
-    ModelSpec,
-    all_models,
-    paper_baselines,
-    paper_models,
-    strategies,
-)
+from recbole_lite.experiments.reproduce.baselines import MODELS, TABLE_4, ModelSpec
 from recbole_lite.experiments.reproduce.protocol import Request, Rows, check_names
 from recbole_lite.experiments.reproduce.topn import figure5
 from recbole_lite.report.format import figure, grid, short_metrics
@@ -24,19 +18,15 @@ from recbole_lite.utils.files import write_json, write_text
 
 def table4(request: Request) -> str:
     """Accuracy of all models (Section 5.2), each trained for the same time."""
-    specs = [*paper_baselines(), *paper_models(), strategies()[0]]
-    if request.models:
-        known = all_models()
-        names = known if request.models == ("all",) else request.models
-        check_names(names, known)
-        specs = [known[name] for name in names]
+    names = MODELS if request.models == ("all",) else request.models or TABLE_4
+    check_names(names, MODELS)
     rows = Rows(request, request.out / request.dataset)
-    for spec in specs:
-        rows.train(spec)
+    for name in names:
+        rows.train(MODELS[name])
     rows.check()
     dataset = paper_figures.DATASETS.get(request.dataset)
     paper = {name: figures.get(dataset) for name, figures in paper_figures.TABLE_4.items()}
-    ours = {spec.name: rows.results.get(spec.name, {}).get("test", {}) for spec in specs}
+    ours = {name: rows.results.get(name, {}).get("test", {}) for name in names}
     return "\n\n".join([_beside(ours, paper), *rows.describe()])
 
 
@@ -55,13 +45,13 @@ def _beside(ours: Mapping[str, Mapping[str, float]], paper: Mapping[str, Any]) -
 
 def table5(request: Request) -> str:
     """Inference time and input length (Section 5.3, Tables 1, 5 and 6; Figure 2)."""
-    from recbole_lite.experiments.reproduce.efficiency import MODELS, TimingOptions, measure
+    from recbole_lite.experiments.reproduce import efficiency
     from recbole_lite.experiments.reproduce.efficiency_table import render
 
     stem = "efficiency" if request.autocast is None else f"efficiency-{request.autocast}"
     path = request.out / request.dataset / f"{stem}.json"
-    options = TimingOptions(
-        tuple(request.models) or tuple(MODELS),
+    options = efficiency.TimingOptions(
+        tuple(request.models) or tuple(efficiency.MODELS),
         request.batch_size,
         request.repeats,
         autocast=request.autocast,
@@ -71,7 +61,9 @@ def table5(request: Request) -> str:
         request.log(f"reused from {path}")
     else:
         tokenizer = request.tokenizer or "t5-small"
-        result = measure(request.dataset, request.settings, tokenizer, options, request.command)
+        result = efficiency.measure(
+            request.dataset, request.settings, tokenizer, options, request.command
+        )
         write_json(path, result)
     return render(result)
 

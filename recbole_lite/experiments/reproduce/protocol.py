@@ -9,9 +9,10 @@ from typing import Any
 
 from recbole_lite.config.configurator import OVER_VALUES
 from recbole_lite.experiments.reproduce.baselines import ModelSpec
-from recbole_lite.experiments.reproduce.time_budget import load_or_measure, measure, reusable
+from recbole_lite.experiments.reproduce.time_budget import measure, reusable
 from recbole_lite.report.format import figure, grid
-from recbole_lite.utils.errors import ConfigError, RecboleLiteError, one_line
+from recbole_lite.utils.errors import ConfigError, RecboleLiteError, best_effort, one_line
+from recbole_lite.utils.files import write_json
 
 
 @dataclass(frozen=True)
@@ -110,25 +111,25 @@ class Rows:
         Parameters
         ----------
         spec : ModelSpec
+            A result that was made with other settings is made anew
+            (:func:`~recbole_lite.experiments.reproduce.time_budget.reusable`).
         by : callable
-            See :func:`~recbole_lite.experiments.reproduce.time_budget.load_or_measure`.
+            Makes the new one.
         """
         path, request = self.path(spec), self.request
+        settings, done = request.settings_of(spec.model), "reused from"
         try:
-            result, new = load_or_measure(
-                path,
-                spec,
-                request.minutes,
-                dataset=request.dataset,
-                settings=self.request.settings_of(spec.model),
-                command=request.command,
-                by=by,
-            )
+            result = reusable(path, spec, request.minutes, settings)
+            if result is None:
+                result = by(spec, request.dataset, settings, request.minutes, request.command)
+                done = "written to"
+                with best_effort(str(path), "the row is in the table, but will be trained again"):
+                    write_json(path, result, indent=None)
         except (RecboleLiteError, *OVER_VALUES) as error:  # that of a row costs no other
             self.fail(spec, one_line(error, limit=110))
             return None
         self.results[spec.name] = result
-        request.log(f"{spec.name}: {'written to' if new else 'reused from'} {path}")
+        request.log(f"{spec.name}: {done} {path}")
         return result
 
     def fail(self, spec: ModelSpec, why: str) -> None:

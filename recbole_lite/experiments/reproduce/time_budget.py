@@ -11,7 +11,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,7 @@ from recbole_lite.quick_start import run
 from recbole_lite.report.run_folder import PROTOCOL
 from recbole_lite.trainer.onednn_matmul import matrix_products
 from recbole_lite.utils.environment import environment
-from recbole_lite.utils.errors import best_effort
-from recbole_lite.utils.files import to_plain, write_json
+from recbole_lite.utils.files import to_plain
 from recbole_lite.utils.paths import PROPERTIES
 
 FIRST_STAGE = 0.6  # share of the steps with frozen vectors, with `two_stages`
@@ -229,32 +228,3 @@ def reusable(
     wanted = to_plain({**shared, **spec.settings})  # as the file has them
     same = found.get("minutes") == minutes and wanted.items() <= used.items()
     return found if same else None
-
-
-def load_or_measure(
-    path: Path,
-    spec: ModelSpec,
-    minutes: float,
-    dataset: str,
-    settings: Mapping[str, Any],
-    command: str,
-    by: Callable[..., dict[str, Any]] = measure,
-) -> tuple[dict[str, Any], bool]:
-    """Result in the file `path`, or a new one written there; and whether it is new.
-
-    Parameters
-    ----------
-    path : Path
-    spec, dataset, settings, minutes, command
-        As :func:`measure` takes them. A file that was made with others is made anew
-        (:func:`reusable`).
-    by : callable
-        Makes the new one.
-    """
-    found = reusable(path, spec, minutes, settings)
-    if found is not None:
-        return found, False
-    found = by(spec, dataset, settings, minutes, command)
-    with best_effort(str(path), "the row is in the table, but will be trained again"):
-        write_json(path, found, indent=None)
-    return found, True

@@ -20,21 +20,14 @@ def evaluate_best(best: dict[str, Any], plan: Plan) -> dict[str, float] | None:
 
     None where the split leaves nothing for a test.
     """
-    from recbole_lite.config.registry import get_trainer
-    from recbole_lite.inference.saved_run import load_data_and_model
+    from recbole_lite.inference.saved_run import evaluate_saved_run
 
     threads = torch.get_num_threads()
     torch.set_num_threads(plan.threads)  # sums in the order of the trial's
     try:
         # The trial's own settings name the folder that the sweep was in before a move.
-        changes = {"checkpoint_dir": str(Path(best["run_dir"]).parent)}
-        changes |= {"item_embedding_cache_dir": plan.cache_dir} if plan.cache_dir else {}
-        loaded = load_data_and_model(best["run_dir"], changes=changes)
-        config, model, _, train_data, _, test_data = loaded
-        trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
-        trainer.disable_tensorboard()
-        trainer.eval_collector.data_collect(train_data)  # counts that some metrics need
-        return trainer.evaluate(test_data, load_best_model=False, show_progress=False)
+        changes = {"item_embedding_cache_dir": plan.cache_dir} if plan.cache_dir else {}
+        return evaluate_saved_run(best["run_dir"], {**changes, "show_progress": False})[1]
     finally:
         torch.set_num_threads(threads)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -46,15 +46,12 @@ class SweepOptions:
         only folders that you trust.
     command : str
         What the user typed, for the records.
-    log : callable
-        Told of progress.
     """
 
     space: str | Path | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     resume: str | Path | None = None
     command: str = ""
-    log: Callable[[str], None] = print
 
 
 def sweep(
@@ -101,7 +98,7 @@ def sweep(
     with cluster.session(spec.settings.ray_address, bool(config["use_gpu"])) as ray:
         resources = cluster.plan_resources(ray, spec.settings, bool(config["use_gpu"]))
         plan = _plan(spec, config, folder, resources)
-        options.log(
+        print(
             f"{spec.trials} trials of {spec.model} on {spec.dataset}, {resources.concurrent} at a "
             f"time, each with {resources.cpus:g} CPU and {resources.gpus:g} GPU; folder: {folder}"
         )

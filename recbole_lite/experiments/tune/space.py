@@ -110,11 +110,6 @@ class Space:
         """Number of combinations of the grids; 1 where there are none."""
         return math.prod(len(p.values) for p in self.parameters if p.kind == "grid")
 
-    @property
-    def is_grid(self) -> bool:
-        """Whether nothing is drawn at random."""
-        return all(parameter.kind == "grid" for parameter in self.parameters)
-
     def without(self, keys: Iterable[str]) -> Space:
         """Return the space less some parameters.
 

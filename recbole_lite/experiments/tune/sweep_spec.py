@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ class SweepSpec:
             "values": self.values,
             "space_file": self.space.source,
             "space": self.space.plain(),
-            "settings": self.settings.plain(),
+            "settings": asdict(self.settings),
         }
 
     @property
@@ -88,7 +88,8 @@ def make_spec(config: LiteConfig, space: Space, settings: Mapping[str, Any]) -> 
     tuning = read_settings(settings)
     if tuning.searcher == "grid":
         space = space.exhaustive()
-    if space.is_grid and "num_samples" not in settings:
+    is_random = any(parameter.kind != "grid" for parameter in space.parameters)
+    if not is_random and "num_samples" not in settings:
         tuning = replace(tuning, num_samples=1)
     values = {
         key: value
@@ -140,7 +141,7 @@ def override_resources(spec: SweepSpec, settings: Mapping[str, Any]) -> SweepSpe
     for key in settings:
         if key not in affecting("session", files=["tune.yaml"]):
             raise ConfigError(f"--{key}: a sweep goes on with its own settings; leave it out")
-    tuning = read_settings({**spec.settings.plain(), **settings})
+    tuning = read_settings({**asdict(spec.settings), **settings})
     return replace(spec, settings=tuning)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, make_dataclass
+from dataclasses import make_dataclass
 from typing import Any
 
 from recbole_lite.config.command_line import parse_scalar
@@ -21,10 +21,6 @@ DEFAULTS = PROPERTIES / "tune.yaml"
 
 class TuneSettings(make_dataclass("_Keys", table("tune.yaml"), frozen=True)):
     """Keys of ``properties/tune.yaml``; what they mean stands there."""
-
-    def plain(self) -> dict[str, Any]:
-        """Return the settings as a dict."""
-        return asdict(self)
 
 
 NAMES = tuple(table("tune.yaml"))

@@ -11,8 +11,9 @@ from recbole_lite import run
 from recbole_lite.cli.main import main
 from recbole_lite.experiments.compare.compare import compare, render
 from recbole_lite.experiments.reproduce.baselines import ModelSpec
-from recbole_lite.experiments.reproduce.time_budget import load_or_measure
+from recbole_lite.experiments.reproduce.time_budget import measure
 from recbole_lite.utils.errors import ReportError
+from recbole_lite.utils.files import write_json
 
 USERS = [f"u{n}" for n in range(200)]
 SETTINGS = {
@@ -216,7 +217,7 @@ def row(quick, tmp_path):
         del common["epochs"]
         path = tmp_path / "rows" / f"{model}.json"
         spec = ModelSpec(f"{model}, here", model, settings)
-        load_or_measure(path, spec, 0.005, dataset="tiny", settings=common, command="typed")
+        write_json(path, measure(spec, "tiny", common, 0.005, "typed"))
         return path
 
     return write

@@ -23,9 +23,9 @@ def two_sides(monkeypatch):
     """Table 4 of SASRec, a model whose settings are wrong, and one without what it reads."""
     sides = [ModelSpec("SASRec", "SASRec", SMALL), ModelSpec("FDSA", "FDSA", {"n_layer": 1})]
     sides.append(ModelSpec("no class", "FDSA", {"selected_features": ["class"]}))
-    monkeypatch.setattr(paper_tables, "paper_baselines", lambda: sides)
-    monkeypatch.setattr(paper_tables, "paper_models", list)
-    monkeypatch.setattr(paper_tables, "strategies", lambda: [ModelSpec("again", "SASRec", SMALL)])
+    sides.append(ModelSpec("again", "SASRec", SMALL))
+    monkeypatch.setattr(paper_tables, "MODELS", {side.name: side for side in sides})
+    monkeypatch.setattr(paper_tables, "TABLE_4", [side.name for side in sides])
 
 
 def test_table_4(two_sides, request_for, monkeypatch):
@@ -53,7 +53,7 @@ def test_table_4(two_sides, request_for, monkeypatch):
 
 def test_rows_are_chosen_by_name(request_for, monkeypatch):
     known = {"small": ModelSpec("small", "SASRec", SMALL), "Pop": ModelSpec("Pop", "Pop")}
-    monkeypatch.setattr(paper_tables, "all_models", lambda: known)
+    monkeypatch.setattr(paper_tables, "MODELS", known)
     for models, rows in ((("Pop",), ["Pop"]), (("all",), ["small", "Pop"])):
         text = reproduce("table4", request_for(models=models))
         table = text.split("\n\n")[1].splitlines()[2:]
@@ -73,9 +73,7 @@ def test_a_time_is_measured_again_where_it_is_of_something_else():
 
 
 def test_nothing_could_be_run(two_sides, request_for, monkeypatch):
-    broken = [ModelSpec("FDSA", "FDSA", {"n_layer": 1})]
-    monkeypatch.setattr(paper_tables, "paper_baselines", lambda: broken)
-    monkeypatch.setattr(paper_tables, "strategies", lambda: broken)
+    monkeypatch.setattr(paper_tables, "TABLE_4", ["FDSA"])
     with pytest.raises(ConfigError, match=r"FDSA: .*n_layer"):
         reproduce("table4", request_for())
 

@@ -6,9 +6,10 @@ import json
 import pytest
 import torch
 
-from recbole_lite.experiments.reproduce import baselines, time_budget
-from recbole_lite.experiments.reproduce.baselines import ModelSpec, all_models
-from recbole_lite.experiments.reproduce.time_budget import load_or_measure, measure, plan
+from recbole_lite.experiments.reproduce import baselines, protocol, time_budget
+from recbole_lite.experiments.reproduce.baselines import MODELS, ModelSpec
+from recbole_lite.experiments.reproduce.protocol import Request, Rows
+from recbole_lite.experiments.reproduce.time_budget import measure, plan
 
 
 @pytest.fixture
@@ -78,12 +79,14 @@ def test_a_model_of_two_phases_shares_the_time(half_a_second_each, common, tmp_p
     assert len(result["ranks"]) == 30
 
 
-def test_a_result_is_made_once(common, tmp_path):
-    path = tmp_path / "out" / "SASRec.json"
+def test_a_result_is_made_once(common, request_for, tmp_path, monkeypatch):
+    monkeypatch.setattr(Request, "settings_of", lambda self, model: common)
+    lines = []
+    rows = Rows(request_for(command="typed", log=lines.append), tmp_path / "out")
     side = ModelSpec("SASRec, small", "SASRec", {"hidden_size": 8})
-    arguments = {"dataset": "tiny", "settings": common, "command": "typed"}
-    result, new = load_or_measure(path, side, 0.01, **arguments)
-    assert new
+    path = rows.path(side)
+    result = rows.train(side)
+    assert lines == [f"SASRec, small: written to {path}"]
     assert result == json.loads(path.read_text())
     assert result["config_dict"]["hidden_size"] == 8
     assert len(result["ranks"]) == 30
@@ -91,21 +94,22 @@ def test_a_result_is_made_once(common, tmp_path):
     hits = sum(0 < rank <= 5 for rank in result["ranks"].values())
     assert result["test"]["recall@5"] == pytest.approx(hits / 30, abs=1e-4)
     assert sum(e["valid_result"] is not None for e in result["history"]) >= 1
-    again, new = load_or_measure(path, side, 0.01, **arguments)
-    assert not new
+    again = rows.train(side)
+    assert lines[1:] == [f"SASRec, small: reused from {path}"]
     assert again == result
     other = ModelSpec("SASRec, small", "SASRec", {"hidden_size": 16})
-    assert load_or_measure(path, other, 0.01, **arguments)[1]  # other settings: made anew
+    rows.train(other)
+    assert lines[2:] == [f"SASRec, small: written to {path}"]  # other settings: made anew
 
 
-def test_a_result_that_cannot_be_written_is_not_lost(tmp_path, monkeypatch, caplog):
+def test_a_result_that_cannot_be_written_is_not_lost(request_for, tmp_path, monkeypatch, caplog):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(time_budget, "write_json", full)
-    arguments = (tmp_path / "a.json", ModelSpec("a", "Pop"), 1.0, "tiny", {}, "")
-    assert load_or_measure(*arguments, by=lambda *_: {"test": {}}) == ({"test": {}}, True)
-    assert "a.json: cannot be made: OSError: [Errno 28]" in caplog.text
+    monkeypatch.setattr(protocol, "write_json", full)
+    rows = Rows(request_for(), tmp_path)
+    assert rows.train(ModelSpec("a", "Pop"), by=lambda *_: {"test": {}}) == {"test": {}}
+    assert "a-2020.json: cannot be made: OSError: [Errno 28]" in caplog.text
 
 
 def test_files_of_the_project_are_named_without_the_machine():
@@ -116,6 +120,6 @@ def test_files_of_the_project_are_named_without_the_machine():
 def test_every_side_is_a_valid_configuration(common):
     from recbole_lite import LiteConfig
 
-    for side in all_models().values():
+    for side in MODELS.values():
         data_path = {"data_path": common["data_path"]}
         LiteConfig(side.model, "tiny", side.files, config_dict={**data_path, **side.settings})

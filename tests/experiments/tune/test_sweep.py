@@ -13,7 +13,7 @@ from counting import count_encodings
 
 import recbole_lite
 from recbole_lite import LiteConfig, run
-from recbole_lite.experiments.tune import SweepOptions, sweep
+from recbole_lite.experiments.tune.runner import SweepOptions, sweep
 from recbole_lite.utils.errors import ConfigError
 
 ray = pytest.importorskip("ray")
