@@ -43,8 +43,10 @@ class ItemTower(nn.Module):
         self.item_llm = None
         self.register_buffer("axes", None)
         how = config["item_adapter"]
-        _check_adapter(how, trainings)
         if "full" in trainings:
+            # The axes are those of fixed vectors; a trained Item LLM's vectors would leave them.
+            if how == "pca":
+                raise ConfigError("item_adapter: pca does not go with item_llm_training: full")
             from recbole_lite.text.trainable_item_llm import TrainableItemLLM
 
             self.item_llm = TrainableItemLLM(config, dataset)
@@ -129,12 +131,6 @@ class ItemTower(nn.Module):
         return vectors + self.lacks_text[items][..., None] * self.no_text_vector
 
 
-def _check_adapter(how: str, trainings: set[str]) -> None:
-    if how == "pca" and "full" in trainings:
-        # The axes are those of fixed vectors; a trained Item LLM's vectors would leave them.
-        raise ConfigError("item_adapter: pca does not go with item_llm_training: full")
-
-
 def _is_trained(module: nn.Module) -> bool:
     return any(p.requires_grad for p in module.parameters())
 
@@ -144,8 +140,6 @@ class VectorNorm(nn.Module):
 
     def __init__(self, how: str, known: Callable[[], torch.Tensor]):
         super().__init__()
-        if how not in ("none", "unit", "standardize"):
-            raise ConfigError(f"item_vector_norm must be none, unit or standardize, found {how!r}")
         self.how = how
         if how == "standardize":
             vectors = known()
