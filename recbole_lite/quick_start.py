@@ -51,7 +51,6 @@ from recbole_lite.trainer.onednn_matmul import uses_onednn
 from recbole_lite.trainer.resume import check_same_run
 from recbole_lite.trainer.trackers import check_trackers
 from recbole_lite.utils.errors import ConfigError, RecboleLiteError
-from recbole_lite.utils.files import check_folder
 from recbole_lite.utils.log import FILE_ONLY, init_logger
 from recbole_lite.utils.process_group import is_main_process
 
@@ -227,7 +226,6 @@ def _check_before_data(config, saved: bool) -> None:
     check_train_stage(config)
     check_trackers(config)
     if saved:
-        check_folder(config["checkpoint_dir"], "checkpoint_dir")
         _check_writable(config["checkpoint_dir"])
 
 
