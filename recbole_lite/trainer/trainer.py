@@ -22,12 +22,7 @@ from recbole_lite.trainer.initial_weights import next_train_stage
 from recbole_lite.trainer.nan_checks import NonFiniteGuard, check_scores, check_weights
 from recbole_lite.trainer.onednn_matmul import matrix_products, uses_onednn
 from recbole_lite.trainer.resume import ResumeMixin, counters
-from recbole_lite.trainer.trackers import (
-    SafeTracker,
-    start_wandb,
-    tensorboard_folder,
-    without_wandb,
-)
+from recbole_lite.trainer.trackers import SafeTracker, start_wandb, tensorboard_folder
 from recbole_lite.trainer.training_loop import LOSSES_PER_CHECK, TrainingLoop
 from recbole_lite.utils import process_group
 from recbole_lite.utils.errors import CheckpointError, ConfigError, TrainingError
@@ -56,11 +51,7 @@ class LiteMixin(ResumeMixin):
         self._stage = self._stage_first_epoch = 0  # number of the present stage; its first epoch
         self._steps = 0  # of the optimiser, in the present stage
         self.distributed_model = None
-        with (
-            process_group.as_single_process(config),
-            without_wandb(config),
-            tensorboard_folder(config) as folder,
-        ):
+        with process_group.as_single_process(config), tensorboard_folder(config) as folder:
             super().__init__(config, model)
         self.tensorboard = SafeTracker(self.tensorboard, "TensorBoard")
         self._tensorboard_folder = folder
