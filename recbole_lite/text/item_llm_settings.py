@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 
 from recbole_lite.utils.errors import ConfigError
-
-
-class ConfigLike(Protocol):
-    """Mapping from keys to values that returns None for a missing key."""
-
-    def __getitem__(self, key: str) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -26,7 +19,7 @@ class TextFields:
     template: str
 
     @classmethod
-    def from_config(cls, config: ConfigLike) -> TextFields:
+    def from_config(cls, config) -> TextFields:
         """Read the keys."""
         fields = config["item_text_fields"]
         names = list(dict.fromkeys([fields] if isinstance(fields, str) else fields or []))
@@ -48,7 +41,7 @@ class TextSettings(TextFields):
     show_progress: bool
 
     @classmethod
-    def from_config(cls, config: ConfigLike) -> TextSettings:
+    def from_config(cls, config) -> TextSettings:
         """Read the keys.
 
         Raises
