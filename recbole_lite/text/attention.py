@@ -6,10 +6,10 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-NAME = "sdpa_without_looking"
+NAME = "sdpa_explicit_mask"
 
 
-def mask_without_looking(*args, allow_is_bidirectional_skip: bool = False, **kwargs):
+def explicit_mask(*args, allow_is_bidirectional_skip: bool = False, **kwargs):
     """Make transformers' mask, on a GPU always.
 
     transformers makes none where a batch has no padding, and the host has to wait for the GPU to
@@ -28,11 +28,11 @@ def mask_without_looking(*args, allow_is_bidirectional_skip: bool = False, **kwa
 
 # Public extension points of transformers; nothing changes for models that do not ask for NAME.
 AttentionInterface.register(NAME, sdpa_attention_forward)
-AttentionMaskInterface.register(NAME, mask_without_looking)
+AttentionMaskInterface.register(NAME, explicit_mask)
 
 
-def does_not_look(model: PreTrainedModel) -> PreTrainedModel:
-    """Let a model's masks be made without looking; other attention than SDPA stays as it is."""
+def use_explicit_mask(model: PreTrainedModel) -> PreTrainedModel:
+    """Have a model pass SDPA a mask on every GPU batch; other attention stays as it is."""
     if model.config._attn_implementation == "sdpa":
         model.set_attn_implementation(NAME)
     return model

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from recbole_lite.data.device_transfer import tensor_to_device, to_host
-from recbole_lite.text.attention import does_not_look
+from recbole_lite.text.attention import use_explicit_mask
 from recbole_lite.text.item_llm_settings import TextSettings
 from recbole_lite.text.item_vectors import read_texts
 from recbole_lite.text.llm_files import resolve_llm
@@ -77,7 +77,7 @@ class TrainableItemLLM(nn.Module):
                 dtype="float32",
                 device="cpu",  # moves with the module
             )
-        self.encoder = does_not_look(_without_unused(source.model, settings.pooling)).train()
+        self.encoder = use_explicit_mask(_without_unused(source.model, settings.pooling)).train()
         self.hidden_size: int = source.model.config.hidden_size
         self.n_items = len(texts)
         self._pooling = settings.pooling
