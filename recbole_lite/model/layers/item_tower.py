@@ -51,7 +51,8 @@ class ItemTower(nn.Module):
 
             self.item_llm = TrainableItemLLM(config, dataset)
             d_item, has_text = self.item_llm.hidden_size, self.item_llm.has_text
-            self.norm = VectorNorm(config["item_vector_norm"], self._known)
+            encode = self.item_llm.encode_all
+            self.norm = VectorNorm(config["item_vector_norm"], lambda: encode()[has_text])
         else:
             items = load_item_vectors(config, dataset)
             d_item, has_text = items.vectors.shape[1], items.has_text
@@ -77,9 +78,6 @@ class ItemTower(nn.Module):
     def project(self, vectors: torch.Tensor) -> torch.Tensor:
         """Normalised vectors of the Item LLM, ``[n, d_llm]``, as the tower keeps them."""
         return vectors if self.axes is None else vectors @ self.axes
-
-    def _known(self):
-        return self.item_llm.encode_all()[self.item_llm.has_text]
 
     def set_trainable(self, how: str) -> None:
         """Make trainable what this value of ``item_llm_training`` trains."""
