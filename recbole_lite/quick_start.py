@@ -383,17 +383,13 @@ def _weights_to_start_from(config, resume: bool) -> tuple:
     if initial:
         check_initial_weights(config)
         trained = trained_vocabulary(Path(initial))
+    elif config["pre_model_path"] and config["train_stage"] not in ("pretrain", "actor_pretrain"):
+        trained = checkpoint.load_pretrained_vocabulary(Path(config["pre_model_path"]))
     else:
-        trained = _vocabulary_of_pretraining(config)
+        trained = None
     if trained is not None:
         trained.interactions = None  # others of the same users and items are welcome
     return resumed, initial, trained
-
-
-def _vocabulary_of_pretraining(config) -> Vocabulary | None:
-    if not config["pre_model_path"] or config["train_stage"] in ("pretrain", "actor_pretrain"):
-        return None
-    return checkpoint.load_pretrained_vocabulary(Path(config["pre_model_path"]))
 
 
 def _baseline(name, config, overrides, sources) -> LiteConfig:

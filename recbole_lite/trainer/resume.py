@@ -82,10 +82,8 @@ class ResumeMixin:
         self._resumed = folder, state.get("vocabulary")  # compared with that of the data later
         self._restore(tensors, state, folder)
         self._set_run_dir(folder)
-        if mine:
-            checkpoint.save_yaml(
-                folder, self.config
-            )  # some settings, e.g. epochs, may have changed
+        if mine:  # some settings, e.g. epochs, may have changed
+            checkpoint.save_yaml(folder, self.config)
         self.logger.info(f"Resuming {folder} after epoch {state['epoch']}")
 
     def _restore(self, tensors, state, folder: Path):
@@ -94,9 +92,8 @@ class ResumeMixin:
         if len(self.stages) > 1:
             self._start_stage(*state["stage"])
         # Version 0.1 saved the trainer's own optimiser alone, and no counters.
-        for name, optimizer in (
-            state.get("optimizers") or {"optimizer": state["optimizer"]}
-        ).items():
+        optimizers = state.get("optimizers") or {"optimizer": state["optimizer"]}
+        for name, optimizer in optimizers.items():
             getattr(self, name).load_state_dict(optimizer)
         for (path, name), number in state.get("counters", {}).items():
             setattr(self.model.get_submodule(path), name, number)

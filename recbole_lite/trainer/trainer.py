@@ -10,6 +10,7 @@ from pathlib import Path
 from time import time
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from recbole_lite.config.stages import read_stages
 from recbole_lite.data.device_transfer import batch_to_device
@@ -188,7 +189,9 @@ class LiteMixin(ResumeMixin):
         """Sum the gradients of what is trainable now over the processes, if there are several."""
         if not self.config["single_spec"]:
             self.distributed_model = None  # takes its hooks off the parameters
-            self.distributed_model = data_parallel.wrap_ddp(self.model, self.device)
+            # Over gloo or NCCL; the main process's weights go to all.
+            ids = [self.device.index] if self.device.type == "cuda" else None
+            self.distributed_model = DistributedDataParallel(self.model, device_ids=ids)
 
     def _build_optimizer(self, **kwargs):
         """RecBole's optimiser; AdamW spares norms and biases, ``adam_eps`` sets epsilon."""
