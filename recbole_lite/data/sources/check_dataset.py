@@ -11,9 +11,7 @@ import pandas as pd
 from recbole_lite.data.atomic_reader import AtomicTable, read_atomic
 from recbole_lite.data.sources.check_report import CheckReport, FileLine
 from recbole_lite.data.sources.dataset_meta import (
-    DatasetMeta,
     Expected,
-    Variant,
     find_meta,
     known_names,
     load_meta,
@@ -161,7 +159,10 @@ def _check_expected(report: CheckReport) -> None:
     _check_coverage(report, report.meta.expected, report.stats)
     wrong = differences(report.meta.expected.counts(), report.stats)
     if wrong:
-        report.variant = _variant(report.meta, report.stats)
+        report.variant = next(
+            (v for v in report.meta.variants if not differences(v.expected.counts(), report.stats)),
+            None,
+        )
     known = report.variant.expected if report.variant else report.meta.expected
     if report.variant is None:
         report.problems.extend(wrong)
@@ -171,13 +172,6 @@ def _check_expected(report: CheckReport) -> None:
     for ending, expected in known.sha256.items():
         if not wrong or report.variant:
             _compare_sum(report, ending, expected, sums.get(ending))
-
-
-def _variant(meta: DatasetMeta, stats: Stats) -> Variant | None:
-    for variant in meta.variants:
-        if not differences(variant.expected.counts(), stats):
-            return variant
-    return None
 
 
 def _compare_sum(report: CheckReport, ending: str, expected: str, found: str | None) -> None:
