@@ -22,11 +22,7 @@ from recbole_lite.data.topn_candidates import write_candidates
 from recbole_lite.data.vocabulary import Vocabulary
 from recbole_lite.evaluator.evaluator import NO_USERS, per_user_results
 from recbole_lite.inference.model_folder import supports_recommender
-from recbole_lite.inference.saved_run import (
-    check_rows,
-    trained_vocabulary,
-    write_recommender_files,
-)
+from recbole_lite.inference.saved_run import check_rows, trained_vocabulary, write_recommender_files
 from recbole_lite.inference.saved_run import load_data_and_model as load_data_and_model
 from recbole_lite.report.memory import memory
 from recbole_lite.report.random_baseline import random_guess

@@ -10,12 +10,7 @@ import pandas as pd
 
 from recbole_lite.data.atomic_reader import AtomicTable, read_atomic
 from recbole_lite.data.sources.check_report import CheckReport, FileLine
-from recbole_lite.data.sources.dataset_meta import (
-    Expected,
-    find_meta,
-    known_names,
-    load_meta,
-)
+from recbole_lite.data.sources.dataset_meta import Expected, find_meta, known_names, load_meta
 from recbole_lite.data.sources.dataset_stats import Stats, codes, differences, measure
 from recbole_lite.data.sources.prepare_dataset import RECEIPT
 from recbole_lite.data.sources.strict_model import nearest

@@ -17,12 +17,7 @@ from recbole_lite.data.atomic_writer import write_atomic
 from recbole_lite.data.interaction_filters import filter_interactions
 from recbole_lite.data.sources.acquire import download, from_local
 from recbole_lite.data.sources.converter import Table
-from recbole_lite.data.sources.dataset_meta import (
-    DatasetMeta,
-    find_meta,
-    known_names,
-    load_meta,
-)
+from recbole_lite.data.sources.dataset_meta import DatasetMeta, find_meta, known_names, load_meta
 from recbole_lite.data.sources.dataset_stats import Stats, differences, measure
 from recbole_lite.data.sources.source_files import SourceFiles
 from recbole_lite.data.sources.strict_model import nearest
