@@ -19,6 +19,10 @@ def needs_launch(config) -> bool:
     """Whether this process must start those that train, instead of training itself."""
     if not config["single_spec"]:
         return False
+    for key in ("nproc", "world_size"):
+        value = config[key]
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+            raise ConfigError(f"{key} must be a whole number, found {value!r}")
     return max(config["nproc"] or 1, config["world_size"] or 1) > 1
 
 

@@ -16,6 +16,8 @@ from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from sklearn.cluster import KMeans
 
+from recbole_lite.utils.errors import ConfigError
+
 _DENSE = 512  # up to so many items, LAPACK on the full matrix is faster than ARPACK
 _MOST_RESTARTS = 300  # of ARPACK; ml-1m and amazon-games take up to 25, a long chain thousands
 # When ARPACK meets an invariant subspace (many equal eigenvalues), it goes on from a random
@@ -62,9 +64,9 @@ def spectral_paths(
         ``[n_items, n_items]``, symmetric, not negative, without stored zeros and with an
         empty diagonal, as :func:`cooccurrence` makes it; item 0 is padding.
     n_clusters : int
-        Most parts of a cluster, the one of items without affinities included; at least 2.
+        Most parts of a cluster, the one of items without affinities included.
     largest : int
-        Most items of a cluster that is not divided; at least 1.
+        Most items of a cluster that is not divided.
     seed : int
         Fixes every random choice.
 
@@ -74,7 +76,14 @@ def spectral_paths(
         ``n_items`` paths; item 0 has the empty one. A path holds the numbers (from 0) of the
         clusters from the root on, below `n_clusters`, and the item's number within the last of
         them, below `largest`. No path is the beginning of another.
+
+    Raises
+    ------
+    ConfigError
+        `n_clusters` is not a whole number of at least 2, or `largest` of at least 1.
     """
+    _check("lightlm_clusters", n_clusters, least=2)
+    _check("lightlm_cluster_size", largest, least=1)
     paths: list[tuple[int, ...]] = [()] * affinity.shape[0]
     # A list instead of recursion: unbalanced clusters could make the tree deep.
     pending: list[tuple[tuple[int, ...], np.ndarray]] = [((), np.arange(1, len(paths)))]
@@ -90,6 +99,11 @@ def spectral_paths(
             parts = np.array_split(np.arange(len(items)), n_parts)
         pending += [((*path, number), items[part]) for number, part in enumerate(parts)]
     return paths
+
+
+def _check(key: str, value: int, least: int) -> None:
+    if not isinstance(value, (int, np.integer)) or value < least:
+        raise ConfigError(f"{key} must be a whole number of at least {least}, found {value!r}")
 
 
 def _divide(graph: sparse.csr_matrix, n_clusters: int, seed: int) -> list[np.ndarray]:

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from recbole_lite.config.validation import validate
-from recbole_lite.config.yaml_files import Setting
 from recbole_lite.model.generative import spectral_indexing
 from recbole_lite.model.generative.spectral_indexing import cooccurrence, spectral_paths
 from recbole_lite.utils.errors import ConfigError
@@ -264,14 +262,14 @@ def test_fewer_items_than_clusters(monkeypatch, dense):
 @pytest.mark.parametrize("value", [1, 0, -3, 2.5, "20", None])
 def test_bad_number_of_clusters(value):
     with pytest.raises(ConfigError) as error:
-        validate("lightlm_clusters", Setting(value, "a.yaml"))
-    expected = f"a.yaml: lightlm_clusters must be a whole number of at least 2, found {value!r}"
+        spectral_paths(affinity_of(complete(3)), value, 2)
+    expected = f"lightlm_clusters must be a whole number of at least 2, found {value!r}"
     assert str(error.value) == expected
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, "100", None])
 def test_bad_cluster_size(value):
     with pytest.raises(ConfigError) as error:
-        validate("lightlm_cluster_size", Setting(value, "a.yaml"))
-    expected = f"a.yaml: lightlm_cluster_size must be a whole number of at least 1, found {value!r}"
+        spectral_paths(affinity_of(complete(3)), 2, value)
+    expected = f"lightlm_cluster_size must be a whole number of at least 1, found {value!r}"
     assert str(error.value) == expected
