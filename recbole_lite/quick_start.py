@@ -22,11 +22,7 @@ from recbole_lite.data.topn_candidates import write_candidates
 from recbole_lite.data.vocabulary import Vocabulary
 from recbole_lite.evaluator.evaluator import NO_USERS, per_user_results
 from recbole_lite.inference.model_folder import supports_recommender
-from recbole_lite.inference.saved_run import (
-    check_rows,
-    trained_vocabulary,
-    write_recommender_files,
-)
+from recbole_lite.inference.saved_run import check_rows, trained_vocabulary, write_recommender_files
 from recbole_lite.inference.saved_run import load_data_and_model as load_data_and_model
 from recbole_lite.report.rank_metrics import random_guess
 from recbole_lite.report.run_report import (
@@ -48,7 +44,7 @@ from recbole_lite.trainer.onednn_matmul import uses_onednn
 from recbole_lite.trainer.resume import check_same_run
 from recbole_lite.trainer.trackers import check_trackers
 from recbole_lite.utils.errors import ConfigError, RecboleLiteError, best_effort
-from recbole_lite.utils.files import check_folder, to_plain
+from recbole_lite.utils.files import to_plain
 from recbole_lite.utils.log import FILE_ONLY, init_logger
 from recbole_lite.utils.memory import memory
 from recbole_lite.utils.process_group import is_main_process
@@ -226,7 +222,6 @@ def _check_before_data(config, saved: bool) -> None:
     check_train_stage(config)
     check_trackers(config)
     if saved:
-        check_folder(config["checkpoint_dir"], "checkpoint_dir")
         _check_writable(config["checkpoint_dir"])
 
 
@@ -387,17 +382,13 @@ def _weights_to_start_from(config, resume: bool) -> tuple:
     if initial:
         check_initial_weights(config)
         trained = trained_vocabulary(Path(initial))
+    elif config["pre_model_path"] and config["train_stage"] not in ("pretrain", "actor_pretrain"):
+        trained = checkpoint.load_pretrained_vocabulary(Path(config["pre_model_path"]))
     else:
-        trained = _vocabulary_of_pretraining(config)
+        trained = None
     if trained is not None:
         trained.interactions = None  # others of the same users and items are welcome
     return resumed, initial, trained
-
-
-def _vocabulary_of_pretraining(config) -> Vocabulary | None:
-    if not config["pre_model_path"] or config["train_stage"] in ("pretrain", "actor_pretrain"):
-        return None
-    return checkpoint.load_pretrained_vocabulary(Path(config["pre_model_path"]))
 
 
 def _baseline(name, config, overrides, sources) -> LiteConfig:

@@ -34,6 +34,7 @@ from recbole_lite.config.yaml_files import Loader, Setting, read_yaml, set_at
 from recbole_lite.utils import process_group
 from recbole_lite.utils.dataset_names import check_name
 from recbole_lite.utils.errors import ConfigError, RecboleLiteError
+from recbole_lite.utils.files import check_folder
 from recbole_lite.utils.paths import PROPERTIES
 from recbole_lite.utils.suggestions import suggest
 
@@ -211,7 +212,7 @@ class LiteConfig(Config):
             self.final_config_dict, self.final_config_dict["MODEL_TYPE"] == ModelType.SEQUENTIAL
         )
         self._check_negatives()
-        self._check_folder()
+        check_folder(self.final_config_dict["checkpoint_dir"], "checkpoint_dir")
         data_path = Path(self.final_config_dict["data_path"]) / self.dataset
         with _as_config_error():
             super()._set_default_parameters()
@@ -272,11 +273,6 @@ class LiteConfig(Config):
         right = isinstance(norm, (int, float)) and norm > 0 and set(value) <= names
         if not right or not isinstance(value.get("norm_type", 2.0), (int, float)):
             raise ConfigError(f"clip_grad_norm must be like {{'max_norm': 1.0}}, found {value!r}")
-
-    def _check_folder(self):
-        folder = Path(self.final_config_dict["checkpoint_dir"])
-        if folder.exists() and not folder.is_dir():
-            raise ConfigError(f"checkpoint_dir: {folder} is a file; name a folder")
 
     def _check_negatives(self):
         value = self.final_config_dict["train_neg_sample_args"] or {}

@@ -9,6 +9,7 @@ from typing import Any
 from recbole.evaluator.register import metric_types, metrics_dict
 from recbole.utils import EvaluatorType
 
+from recbole_lite.config.validation import fit
 from recbole_lite.utils.errors import ConfigError
 from recbole_lite.utils.suggestions import suggest
 
@@ -84,10 +85,7 @@ def _check_split(split: Any) -> None:
                 f"eval_args: split LS must be one of {', '.join(SPLITS)}, found {value!r}"
             )
         return
-    numbers = isinstance(value, (list, tuple)) and all(
-        isinstance(share, (int, float)) and not isinstance(share, bool) and share >= 0
-        for share in value
-    )
+    numbers = isinstance(value, (list, tuple)) and not any(fit("number >= 0", x)[1] for x in value)
     if not numbers or len(value) != 3 or not sum(value) > 0:
         raise ConfigError(
             "eval_args: split RS must be three numbers, the shares of training, validation and "

@@ -93,7 +93,8 @@ def get_model(name: str) -> type:
             raise
         # AttributeError: the module's name matches in lower case, the class's does not.
         # ImportError: RecBole's last place to look needs lightgbm and xgboost.
-        raise ConfigError(_unknown_model(name)) from None
+        hint = suggest(name, [*MODELS, *recbole_models()]) or f"; ours: {', '.join(MODELS)}"
+        raise ConfigError(f"unknown model {name!r}{hint}") from None
     finally:
         # RecBole's SINE turns autograd's anomaly mode on when it is imported, and it is imported
         # with any sequential model: every operation of every training would be traced.
@@ -115,11 +116,6 @@ def check_kind(model_class: type) -> None:
 
 def _refusal(name: str, reason: str) -> str:
     return f"model {name} cannot be run here: it {reason}. Take a general or a sequential model"
-
-
-def _unknown_model(name: str) -> str:
-    hint = suggest(name, [*MODELS, *recbole_models()])
-    return f"unknown model {name!r}{hint or '; ours: ' + ', '.join(MODELS)}"
 
 
 def recbole_models() -> list[str]:

@@ -58,14 +58,9 @@ def read_stages(config) -> list[Stage]:
         values = {**plain, **own}
         values["frozen_parts"] = values["frozen_parts"] or []
         stages.append(Stage(**{k: validate(k, Setting(values[k], place)) for k in names}))
-    _check_mixture(stages)
-    return stages
-
-
-def _check_mixture(stages: list[Stage]) -> None:
-    kinds = {stage.item_llm_training for stage in stages}
-    if {"embeddings", "full"} <= kinds:
+    if {"embeddings", "full"} <= {stage.item_llm_training for stage in stages}:
         raise ConfigError(
             "stages: item_llm_training is embeddings in one stage and full in another; vectors "
             "that were trained apart from the Item LLM cannot go back into it"
         )
+    return stages

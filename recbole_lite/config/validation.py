@@ -32,7 +32,6 @@ from recbole_lite.utils.files import to_plain
 
 _BOUND = r"[+-]?(inf|\d+(\.\d*)?([eE][+-]?\d+)?)"
 _INTERVAL = rf"[\[(]\s*{_BOUND}\s*,\s*{_BOUND}\s*[\])]"
-INTERVAL = rf"{_INTERVAL}(\s*;\s*{_INTERVAL})*"
 _VALUE = r"(-?\d+(?:\.\d+)?(?:\*\*\d+)?)"
 _NUMBER = re.compile(rf"(?:{_VALUE} (<=?) )?(int|float|number)(?: ([<>]=?) {_VALUE})?")
 _ABOVE = {"less_than": "below", "less_than_equal": "at most"}
@@ -47,7 +46,8 @@ _WORDS: dict[str, tuple[Any, str]] = {
     "text": (Annotated[str, Field(min_length=1)], "a text"),
     "path": (Annotated[str, Field(min_length=1)], "a text"),
     "interval": (
-        Annotated[str, Field(pattern=rf"^{INTERVAL}$")], 'an interval such as "[5,inf)"'
+        Annotated[str, Field(pattern=rf"^{_INTERVAL}(\s*;\s*{_INTERVAL})*$")],
+        'an interval such as "[5,inf)"',
     ),
 }  # fmt: skip
 

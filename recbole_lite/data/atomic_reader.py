@@ -19,13 +19,7 @@ from typing import BinaryIO
 import numpy as np
 import pandas as pd
 
-from recbole_lite.data.atomic_checks import (
-    Block,
-    Layout,
-    check_dialect,
-    check_rows,
-    quote,
-)
+from recbole_lite.data.atomic_checks import Block, Layout, check_dialect, check_rows, quote
 from recbole_lite.data.atomic_columns import COLUMNS, Column
 from recbole_lite.data.atomic_header import check_header
 from recbole_lite.utils.errors import DataError

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from recbole_lite.config.validation import INTERVAL
+from recbole_lite.config.validation import fit
 from recbole_lite.utils.errors import ConfigError
 from recbole_lite.utils.suggestions import suggest
 
@@ -119,22 +118,14 @@ def _check_read(key: str, names: Iterable[str], types: dict[str, str]) -> None:
             )
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _is_interval(value: Any) -> bool:
-    return isinstance(value, str) and bool(re.fullmatch(INTERVAL, value))
-
-
 def _is_bucketing(value: Any) -> bool:
     return isinstance(value, dict) and value.get("method") in ("ED", "LD")
 
 
 # Key -> its form, and what each of its values must be.
 _MAPPINGS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "threshold": ("{rating: 3}", _is_number),
-    "val_interval": ('{rating: "[3,inf)"}', _is_interval),
+    "threshold": ("{rating: 3}", lambda value: not fit("number", value)[1]),
+    "val_interval": ('{rating: "[3,inf)"}', lambda value: not fit("interval", value)[1]),
     "discretization": ("{price: {method: ED, bucket: 10}} (method ED or LD)", _is_bucketing),
 }
 

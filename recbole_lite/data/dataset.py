@@ -14,7 +14,7 @@ from recbole_lite.data.dataset_processing import ProcessingMixin
 from recbole_lite.data.dataset_reading import ReadingMixin
 from recbole_lite.data.vocabulary import interactions_sha256
 from recbole_lite.data.windows import SequenceStore, Windows
-from recbole_lite.utils.errors import ConfigError, DataError, OtherIdsError
+from recbole_lite.utils.errors import DataError, OtherIdsError
 
 WITHOUT_TIMES = '--eval_args="{order: RO}"'
 
@@ -121,13 +121,8 @@ class LiteSequentialDataset(SequencesMixin, SequentialDataset):
         A user's last window is tested on and the one before validates, as long as one is left
         for training.
         """
-        modes = {"valid_and_test": 2, "valid_only": 1, "test_only": 1}
-        if leave_one_mode not in modes:
-            raise ConfigError(
-                f"eval_args: split LS must be one of {', '.join(modes)}, found {leave_one_mode!r}"
-            )
         self._drop_unused_col()
-        parts = split_last(self.inter_feat, modes[leave_one_mode])
+        parts = split_last(self.inter_feat, 2 if leave_one_mode == "valid_and_test" else 1)
         if leave_one_mode == "valid_only":
             parts = [*parts, parts[0].select([])]
         elif leave_one_mode == "test_only":

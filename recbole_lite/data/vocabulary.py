@@ -126,7 +126,9 @@ class Numbering:
             :meth:`check` tells.
         """
         unchanged = found, np.arange(len(found))
-        stored = self._ids_of(fields)
+        tables = self.vocabulary.tables
+        shared = (ids for names, ids in tables if set(names) & set(fields))
+        stored = next((pd.Index(ids, dtype=object) for ids in shared), None)
         if stored is None:
             return unchanged
         if not stored.is_unique:
@@ -143,12 +145,6 @@ class Numbering:
             return unchanged
         return stored, place
 
-    def _ids_of(self, fields: Sequence[str]) -> pd.Index | None:
-        for stored, ids in self.vocabulary.tables:
-            if set(stored) & set(fields):
-                return pd.Index(ids, dtype=object)
-        return None
-
     def check(self) -> None:
         """Raise an OtherIdsError where the data have other ids than the vocabulary."""
         if self._differences:
@@ -161,10 +157,7 @@ class Numbering:
 
 def interactions_sha256(users: np.ndarray, items: np.ndarray) -> str:
     """SHA-256 of internal ids of users and items, ``[n]`` each, in their order."""
-    digest = hashlib.sha256()
-    for ids in (users, items):
-        digest.update(np.ascontiguousarray(ids, dtype="<i8"))
-    return digest.hexdigest()
+    return hashlib.sha256(np.concatenate([users, items]).astype("<i8")).hexdigest()
 
 
 def _strings(found) -> list[str]:

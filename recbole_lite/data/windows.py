@@ -87,9 +87,8 @@ class Windows(Interaction):
         self.list_suffix = list_suffix
         self.length_field = length_field
         self.lists_seen = False
-        self.candidates = (
-            None  # of data/topn_candidates.py: what is ranked, where not every item is
-        )
+        # Of data/topn_candidates.py: what is ranked, where not every item is.
+        self.candidates = None
 
     @classmethod
     def over_all_targets(cls, store: SequenceStore, *args) -> Windows:

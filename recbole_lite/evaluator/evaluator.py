@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from copy import copy
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -85,13 +84,11 @@ class LiteEvaluator(Evaluator):
                 # Each metric hands its [users, K] to topk_result, which takes the mean; on this
                 # copy it does not, so that these are the very values of RecBole's mean.
                 unaveraged = copy(metric)
-                unaveraged.topk_result = partial(_columns, metric.topk)
+                unaveraged.topk_result = lambda name, value, topk=metric.topk: {
+                    f"{name}@{k}": value[:, k - 1].astype(np.float64) for k in topk
+                }
                 values.update(unaveraged.calculate_metric(struct))
         return values
-
-
-def _columns(topk, name: str, value: np.ndarray) -> dict[str, np.ndarray]:
-    return {f"{name}@{k}": value[:, k - 1].astype(np.float64) for k in topk}
 
 
 def first_ranks(ranked: torch.Tensor) -> np.ndarray:

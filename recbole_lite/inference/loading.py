@@ -8,7 +8,9 @@ import torch
 
 from recbole_lite.config.keys import trained_values
 from recbole_lite.config.registry import get_model
-from recbole_lite.config.yaml_files import read_yaml
+from recbole_lite.config.saved_config import CONFIG_FILE
+from recbole_lite.config.validation import validate
+from recbole_lite.config.yaml_files import Setting, read_yaml
 from recbole_lite.inference.model_folder import ModelBundle
 from recbole_lite.text.item_vectors import ItemVectors
 from recbole_lite.trainer import checkpoint
@@ -69,8 +71,12 @@ def build_model(bundle: ModelBundle, device: torch.device) -> torch.nn.Module:
     ------
     CheckpointError
         The weights do not match the settings or the catalogue.
+    ConfigError
+        A setting has a wrong value.
     """
-    settings = Settings({**_defaults(bundle.model), **bundle.settings})
+    origin = str(bundle.weights.parent / CONFIG_FILE)
+    saved = {name: validate(name, Setting(v, origin)) for name, v in bundle.settings.items()}
+    settings = Settings({**_defaults(bundle.model), **saved})
     settings["device"] = device
     tensors = bundle.tensors
     dataset = CatalogueDataset(len(bundle.catalogue) + 1, item_vectors=_vectors(tensors))

@@ -75,8 +75,6 @@ class ItemLM(NextItemModel):
                 self.items.weight[texts.has_text, :size] = turned
         elif how == "text_plus_id":
             self.item_tower = ItemTower(config, dataset, d, {"frozen"})
-        elif how != "random":
-            raise ConfigError(f"item_init must be random, text or text_plus_id, found {how!r}")
         self.item_dropout = Dropout(config["item_dropout"])
         self.pooling = UserPooling(config["user_pooling"])
         self.user_dropout = Dropout(config["user_dropout"])

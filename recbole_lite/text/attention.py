@@ -6,11 +6,11 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-NAME = "sdpa_without_looking"
+NAME = "sdpa_explicit_mask"
 CAUSAL = "sdpa_causal"
 
 
-def mask_without_looking(*args, allow_is_bidirectional_skip: bool = False, **kwargs):
+def explicit_mask(*args, allow_is_bidirectional_skip: bool = False, **kwargs):
     """Make transformers' mask, on a GPU always.
 
     transformers makes none where a batch has no padding, and the host has to wait for the GPU to
@@ -39,7 +39,7 @@ def causal_attention(module, query, key, value, attention_mask, *args, **kwargs)
 
 # Public extension points of transformers; nothing changes for models that do not ask for a name.
 AttentionInterface.register(NAME, sdpa_attention_forward)
-AttentionMaskInterface.register(NAME, mask_without_looking)
+AttentionMaskInterface.register(NAME, explicit_mask)
 AttentionInterface.register(CAUSAL, causal_attention)  # without a function that makes masks
 
 
@@ -53,8 +53,8 @@ def set_attention(model: PreTrainedModel, name: str) -> None:
             module.set_attn_implementation(name)
 
 
-def does_not_look(model: PreTrainedModel) -> PreTrainedModel:
-    """Let a model's masks be made without looking; other attention than SDPA stays as it is."""
+def use_explicit_mask(model: PreTrainedModel) -> PreTrainedModel:
+    """Have a model pass SDPA a mask on every GPU batch; other attention stays as it is."""
     if model.config._attn_implementation == "sdpa":
         set_attention(model, NAME)
     return model

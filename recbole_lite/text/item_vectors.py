@@ -6,23 +6,14 @@ import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
 from recbole_lite.text import vector_cache
-from recbole_lite.text.item_llm_settings import ConfigLike, TextFields, TextSettings
+from recbole_lite.text.item_llm_settings import TextFields, TextSettings
 from recbole_lite.text.item_text import render_item_texts
 from recbole_lite.text.llm_files import resolve_llm, weights_fingerprint
 from recbole_lite.utils.errors import ConfigError, MissingDependencyError, ModelFilesError
-
-
-class HasItemText(Protocol):
-    """A dataset with the raw text of its items."""
-
-    def item_text_columns(self, fields: list[str] | None) -> dict[str, list[str]]:
-        """Field -> raw string per internal item id; index 0 (padding) is ``""``."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +38,7 @@ class ItemVectors:
     path: Path | None
 
 
-def load_item_vectors(config: ConfigLike, dataset: HasItemText) -> ItemVectors:
+def load_item_vectors(config, dataset) -> ItemVectors:
     """Item LLM of the paper (Section 4.2, eqs. 1-3): a vector for every item with text.
 
     If the cache in ``item_embedding_cache_dir`` holds vectors of the same texts by the same model,
@@ -55,10 +46,10 @@ def load_item_vectors(config: ConfigLike, dataset: HasItemText) -> ItemVectors:
 
     Parameters
     ----------
-    config : ConfigLike
+    config : LiteConfig or mapping
         Keys ``item_text_*``, ``item_llm*``, ``item_embedding_cache_dir``,
         ``local_files_only``, ``device``, ``show_progress``, ``dataset``.
-    dataset : HasItemText
+    dataset : LiteSequentialDataset
         Has the texts.
 
     Returns
@@ -88,7 +79,7 @@ def load_item_vectors(config: ConfigLike, dataset: HasItemText) -> ItemVectors:
     return ItemVectors(vectors, has_text, from_cache, path)
 
 
-def read_texts(settings: TextFields, dataset: HasItemText) -> tuple[list[str], torch.Tensor]:
+def read_texts(settings: TextFields, dataset) -> tuple[list[str], torch.Tensor]:
     """Texts of all items, and which have one; a warning counts items without text.
 
     Returns
@@ -107,7 +98,7 @@ def read_texts(settings: TextFields, dataset: HasItemText) -> tuple[list[str], t
     return texts, has_text
 
 
-def item_texts(settings: TextFields, dataset: HasItemText) -> list[str]:
+def item_texts(settings: TextFields, dataset) -> list[str]:
     """Texts of all items by internal id; ``""`` where there is none.
 
     Raises
@@ -131,7 +122,7 @@ def item_texts(settings: TextFields, dataset: HasItemText) -> list[str]:
     return texts
 
 
-def _warn_of_items_without_text(has_text: torch.Tensor, dataset: HasItemText) -> None:
+def _warn_of_items_without_text(has_text: torch.Tensor, dataset) -> None:
     without = (~has_text[1:]).nonzero().flatten() + 1  # internal ids
     if len(without) == 0:
         return

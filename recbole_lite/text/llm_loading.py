@@ -67,9 +67,7 @@ def load_encoder(
     return model.get_encoder() if has_decoder else model
 
 
-def load_seq2seq(
-    folder: Path | None, config: PretrainedConfig, key: str = "llm"
-) -> PreTrainedModel:
+def load_seq2seq(folder: Path | None, config: PretrainedConfig) -> PreTrainedModel:
     """Load an encoder-decoder that writes text; with random weights where `folder` is None.
 
     Raises
@@ -78,11 +76,11 @@ def load_seq2seq(
         The weights cannot be read, or some are missing; the architecture has no decoder.
     """
     if type(config) not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
-        raise ModelFilesError(f"{key}: a {config.model_type} model does not write text; use T5")
+        raise ModelFilesError(f"llm: a {config.model_type} model does not write text; use T5")
     if folder is None:
         return AutoModelForSeq2SeqLM.from_config(config, trust_remote_code=False)
-    model, missing = _load(AutoModelForSeq2SeqLM, folder, config, torch.float32, key)
-    _refuse_missing(missing, folder, key)
+    model, missing = _load(AutoModelForSeq2SeqLM, folder, config, torch.float32, "llm")
+    _refuse_missing(missing, folder, "llm")
     return model
 
 

@@ -13,9 +13,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from recbole_lite.data.device_transfer import tensor_to_device, to_host
-from recbole_lite.text.attention import does_not_look
-from recbole_lite.text.item_llm_settings import ConfigLike, TextSettings
-from recbole_lite.text.item_vectors import HasItemText, read_texts
+from recbole_lite.text.attention import use_explicit_mask
+from recbole_lite.text.item_llm_settings import TextSettings
+from recbole_lite.text.item_vectors import read_texts
 from recbole_lite.text.llm_files import resolve_llm
 from recbole_lite.text.text_encoder import TextEncoder, pad_tokens, pooled_states
 from recbole_lite.utils.errors import ConfigError
@@ -31,11 +31,11 @@ class TrainableItemLLM(nn.Module):
 
     Parameters
     ----------
-    config : ConfigLike
+    config : LiteConfig
         The keys of `recbole_lite.text.item_vectors.load_item_vectors`. Trained weights are float32
         whatever ``item_llm_dtype`` says, because an optimiser's updates are lost in 16-bit weights.
         ``item_embedding_cache_dir`` is not used.
-    dataset : HasItemText
+    dataset : LiteSequentialDataset
         Has the texts, which are tokenized once, here.
 
     Attributes
@@ -58,7 +58,7 @@ class TrainableItemLLM(nn.Module):
 
     has_text: torch.Tensor
 
-    def __init__(self, config: ConfigLike, dataset: HasItemText):
+    def __init__(self, config, dataset):
         super().__init__()
         settings = TextSettings.from_config(config)
         if settings.dtype == "float16":
@@ -77,7 +77,7 @@ class TrainableItemLLM(nn.Module):
                 dtype="float32",
                 device="cpu",  # moves with the module
             )
-        self.encoder = does_not_look(_without_unused(source.model, settings.pooling)).train()
+        self.encoder = use_explicit_mask(_without_unused(source.model, settings.pooling)).train()
         self.hidden_size: int = source.model.config.hidden_size
         self.n_items = len(texts)
         self._pooling = settings.pooling

@@ -122,9 +122,3 @@ def all_reduce_mean(loss, device: torch.device):
     dist.all_reduce(values)
     values /= dist.get_world_size()
     return tuple(values.tolist()) if isinstance(loss, tuple) else values.item()
-
-
-def wrap_ddp(model: torch.nn.Module, device: torch.device):
-    """``DistributedDataParallel`` over gloo or NCCL; the main process's weights go to all."""
-    ids = [device.index] if device.type == "cuda" else None
-    return torch.nn.parallel.DistributedDataParallel(model, device_ids=ids)

@@ -82,10 +82,8 @@ class ResumeMixin:
         self._resumed = folder, state.get("vocabulary")  # compared with that of the data later
         self._restore(tensors, state, folder)
         self._set_run_dir(folder)
-        if mine:
-            checkpoint.save_yaml(
-                folder, self.config
-            )  # some settings, e.g. epochs, may have changed
+        if mine:  # some settings, e.g. epochs, may have changed
+            checkpoint.save_yaml(folder, self.config)
         self.logger.info(f"Resuming {folder} after epoch {state['epoch']}")
 
     def _restore(self, tensors, state, folder: Path):

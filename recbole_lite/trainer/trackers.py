@@ -39,17 +39,6 @@ def check_trackers(config) -> None:
         raise MissingDependencyError("log_wandb needs wandb; type: pip install wandb")
 
 
-@contextmanager
-def without_wandb(config) -> Iterator[None]:
-    """Turn ``log_wandb`` off for RecBole's constructors, which start one record per process."""
-    before = config["log_wandb"]
-    config["log_wandb"] = False
-    try:
-        yield
-    finally:
-        config["log_wandb"] = before
-
-
 class SafeTracker:
     """Tracker whose first error is a warning and turns it off.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from time import time
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from recbole_lite.config.stages import read_stages
 from recbole_lite.data.device_transfer import batch_to_device
@@ -22,12 +23,7 @@ from recbole_lite.trainer.initial_weights import next_train_stage
 from recbole_lite.trainer.nan_checks import NonFiniteGuard, check_scores, check_weights
 from recbole_lite.trainer.onednn_matmul import matrix_products, uses_onednn
 from recbole_lite.trainer.resume import ResumeMixin, counters
-from recbole_lite.trainer.trackers import (
-    SafeTracker,
-    start_wandb,
-    tensorboard_folder,
-    without_wandb,
-)
+from recbole_lite.trainer.trackers import SafeTracker, start_wandb, tensorboard_folder
 from recbole_lite.trainer.training_loop import LOSSES_PER_CHECK, TrainingLoop
 from recbole_lite.utils import process_group
 from recbole_lite.utils.errors import CheckpointError, ConfigError, TrainingError
@@ -56,11 +52,7 @@ class LiteMixin(ResumeMixin):
         self._stage = self._stage_first_epoch = 0  # number of the present stage; its first epoch
         self._steps = 0  # of the optimiser, in the present stage
         self.distributed_model = None
-        with (
-            process_group.as_single_process(config),
-            without_wandb(config),
-            tensorboard_folder(config) as folder,
-        ):
+        with process_group.as_single_process(config), tensorboard_folder(config) as folder:
             super().__init__(config, model)
         self.tensorboard = SafeTracker(self.tensorboard, "TensorBoard")
         self._tensorboard_folder = folder
@@ -197,7 +189,9 @@ class LiteMixin(ResumeMixin):
         """Sum the gradients of what is trainable now over the processes, if there are several."""
         if not self.config["single_spec"]:
             self.distributed_model = None  # takes its hooks off the parameters
-            self.distributed_model = data_parallel.wrap_ddp(self.model, self.device)
+            # Over gloo or NCCL; the main process's weights go to all.
+            ids = [self.device.index] if self.device.type == "cuda" else None
+            self.distributed_model = DistributedDataParallel(self.model, device_ids=ids)
 
     def _build_optimizer(self, **kwargs):
         """RecBole's optimiser; AdamW spares norms and biases, ``adam_eps`` sets epsilon."""

@@ -64,13 +64,16 @@ def broadcast(config, value: Any) -> Any:
 
 @contextmanager
 def as_single_process(config) -> Iterator[None]:
-    """Keep RecBole's constructors from wrapping what they build for several processes."""
-    before = config["single_spec"]
-    config["single_spec"] = True
+    """Keep RecBole's constructors from wrapping what they build for several processes.
+
+    Nor do they start a record of ``log_wandb``, of which each process would have one.
+    """
+    before = {key: config[key] for key in ("single_spec", "log_wandb")}
+    config.final_config_dict.update(single_spec=True, log_wandb=False)
     try:
         yield
     finally:
-        config["single_spec"] = before
+        config.final_config_dict.update(before)
 
 
 def all_reduce_counts(counts: Any, device: torch.device) -> None:

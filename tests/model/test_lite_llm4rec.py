@@ -223,10 +223,10 @@ def test_item_vector_norm(how, config_for):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"rec_llm_init": "random"}, "rec_llm_init must be pretrained or scratch"),
+        ({"rec_llm_init": "random"}, "rec_llm_init must be one of pretrained, scratch"),
         ({"rec_llm_config": {"n_layer": 2}}, "a t5 configuration has no 'n_layer'"),
         ({"rec_llm_init": "pretrained"}, "rec_llm_config changes the architecture"),
-        ({"item_vector_norm": "l2"}, "item_vector_norm must be none, unit or standardize"),
+        ({"item_vector_norm": "l2"}, "item_vector_norm must be one of none, unit, standardize"),
         ({"loss_type": "BPR"}, "loss_type must be CE"),
         (
             {"rec_llm": "bert-base-uncased", "rec_llm_config": {"max_position_embeddings": 4}},

@@ -11,9 +11,10 @@ from recbole_lite import create_dataset, data_preparation
 from recbole_lite.config.stages import Stage
 from recbole_lite.data.prefix_windows import TARGETS
 from recbole_lite.model.layers import softmax_loss
-from recbole_lite.model.layers.user_pooling import POOLINGS, UserPooling
+from recbole_lite.model.layers.user_pooling import UserPooling
 from recbole_lite.utils.errors import ConfigError
 
+POOLINGS = ("mean", "last", "recency")
 ENCODERS = ["t5", "bert", "gpt2", "roberta"]
 CAUSAL = {"rec_llm_causal": True, "train_strategy": "prefix", "train_batch_size": 8}
 WIDE = {"d_model": 24, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}  # with an adapter

@@ -12,6 +12,8 @@ import torch
 import transformers
 from safetensors import safe_open
 
+from recbole_lite.config.validation import validate
+from recbole_lite.config.yaml_files import Setting
 from recbole_lite.text import text_encoder as encoder_module
 from recbole_lite.text import vector_cache
 from recbole_lite.text.item_llm_settings import TextFields
@@ -242,17 +244,7 @@ def test_the_result_cannot_be_reassigned(settings, items):
     [
         ({"item_llm": None}, "item_llm: not set"),
         ({"item_llm": " "}, "item_llm: not set"),
-        (
-            {"item_llm_pooling": "max"},
-            "item_llm_pooling must be one of mean, cls, pooler, found 'max'",
-        ),
-        ({"item_llm_dtype": None}, "item_llm_dtype must be one of auto, float32"),
-        ({"item_llm_batch_size": 0}, "item_llm_batch_size must be a whole number"),
-        ({"item_llm_batch_size": None}, "item_llm_batch_size must be a whole number"),
-        ({"item_llm_max_length": True}, "item_llm_max_length must be a whole number"),
-        ({"item_text_fields": [1]}, "item_text_fields must be a list of fields, found [1]"),
         ({"item_text_fields": ["title", "plot"]}, "item_text_fields: plot to read"),
-        ({"item_text_template": 3}, "item_text_template must be a text, found 3"),
         ({"item_text_template": "{plot}"}, "item_text_template: {plot} is not a text field"),
     ],
 )
@@ -261,6 +253,24 @@ def test_a_wrong_value_names_its_key(settings, items, changes, found):
         load_item_vectors(settings(**changes), items())
     assert str(caught.value).startswith(found)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "key, value, wanted",
+    [
+        ("item_llm_pooling", "max", "one of mean, cls, pooler, found 'max'"),
+        ("item_llm_dtype", None, "one of auto, float32"),
+        ("item_llm_batch_size", 0, "a whole number"),
+        ("item_llm_batch_size", None, "a whole number"),
+        ("item_llm_max_length", True, "a whole number"),
+        ("item_text_fields", [1], "a list of fields, found [1]"),
+        ("item_text_template", 3, "a text, found 3"),
+    ],
+)
+def test_a_value_of_another_type(key, value, wanted):
+    with pytest.raises(ConfigError) as caught:
+        validate(key, Setting(value, "command line"))
+    assert str(caught.value).startswith(f"command line: {key} must be {wanted}")
 
 
 def test_a_dataset_without_any_text_is_refused(settings, items):

@@ -423,7 +423,6 @@ def test_trained_weights_are_float32(build, dtype):
     "changes, found",
     [
         ({"item_llm_dtype": "float16"}, "item_llm_dtype: float16; "),
-        ({"item_llm_batch_size": 0}, "item_llm_batch_size: 0; "),
         ({"item_text_fields": ["plot"]}, "item_text_fields: plot to read"),
     ],
 )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from recbole_lite.data.sources.dataset_meta import DatasetMeta, Source
-from recbole_lite.data.sources.download import RetryPolicy, download_file
+from recbole_lite.data.sources.download import download_file
 from recbole_lite.data.sources.source_files import REPLACED, SourceFiles, mismatches
 from recbole_lite.utils.errors import DataError
 
@@ -16,12 +16,7 @@ SOURCES_FOLDER = "_sources"
 DEFAULT_DATA_PATH = "dataset"  # RecBole's
 
 
-def download(
-    meta: DatasetMeta,
-    data_path: Path,
-    log: Callable[[str], None],
-    retries: RetryPolicy | None = None,
-) -> SourceFiles:
+def download(meta: DatasetMeta, data_path: Path, log: Callable[[str], None]) -> SourceFiles:
     """Download what is not there yet.
 
     Parameters
@@ -32,8 +27,6 @@ def download(
         Folder of the data sets.
     log : callable
         Takes lines for the user.
-    retries : RetryPolicy, optional
-        Waiting times.
 
     Returns
     -------
@@ -51,7 +44,7 @@ def download(
             log(f"{meta.name}: fetching {source.url}{size} into {folder}")
         if not (source.sha256 or source.md5):
             log(f"{meta.name}: no checksum of {source.file} is published; it is used unchecked")
-        paths.append(download_file(source, folder, instructions, retries))
+        paths.append(download_file(source, folder, instructions))
     return SourceFiles(paths)
 
 

@@ -10,14 +10,7 @@ import pandas as pd
 
 from recbole_lite.data.atomic_reader import AtomicTable, read_atomic
 from recbole_lite.data.sources.check_report import CheckReport, FileLine
-from recbole_lite.data.sources.dataset_meta import (
-    DatasetMeta,
-    Expected,
-    Variant,
-    find_meta,
-    known_names,
-    load_meta,
-)
+from recbole_lite.data.sources.dataset_meta import Expected, find_meta, known_names, load_meta
 from recbole_lite.data.sources.dataset_stats import Stats, codes, differences, measure
 from recbole_lite.data.sources.prepare_dataset import RECEIPT
 from recbole_lite.data.sources.strict_model import nearest
@@ -28,13 +21,7 @@ from recbole_lite.utils.files import file_sha256
 SHORTEST_SPLIT = 3  # leave-one-out: one item each for training, validation and test
 
 
-def check(
-    name: str,
-    data_path: str | Path,
-    *,
-    user_field: str = "user_id",
-    item_field: str = "item_id",
-) -> CheckReport:
+def check(name: str, data_path: str | Path) -> CheckReport:
     """Read a data set strictly, count it, and compare it with its ``dataset_meta``.
 
     Parameters
@@ -43,8 +30,6 @@ def check(
         Of the data set; it need not be a known one.
     data_path : str or Path
         Folder of the data sets.
-    user_field, item_field : str
-        Its id columns.
 
     Returns
     -------
@@ -67,12 +52,12 @@ def check(
         )
     path = find_meta(name, data_path)
     report = CheckReport(name, folder, load_meta(path) if path else None)
-    inter = _read(report, "inter", required=(user_field, item_field))
-    item = _read(report, "item", unique=item_field)
-    _read(report, "user", unique=user_field)
+    inter = _read(report, "inter", required=("user_id", "item_id"))
+    item = _read(report, "item", unique="item_id")
+    _read(report, "user", unique="user_id")
     if inter is not None:
-        _check_interactions(report, inter.frame, user_field, item_field)
-        _check_items(report, inter.frame[item_field], item, item_field)
+        _check_interactions(report, inter.frame)
+        _check_items(report, inter.frame["item_id"], item)
     _check_receipt(report)
     _check_expected(report)
     return report
@@ -97,11 +82,9 @@ def _read(report: CheckReport, ending: str, **conditions) -> AtomicTable | None:
     return table
 
 
-def _check_interactions(
-    report: CheckReport, frame: pd.DataFrame, user_field: str, item_field: str
-) -> None:
-    report.stats = measure(frame, user_field, item_field)
-    users, items = codes(frame[user_field]), codes(frame[item_field])
+def _check_interactions(report: CheckReport, frame: pd.DataFrame) -> None:
+    report.stats = measure(frame)
+    users, items = codes(frame["user_id"]), codes(frame["item_id"])
     short = int((np.bincount(users) < SHORTEST_SPLIT).sum())
     if short:
         report.warnings.append(
@@ -115,9 +98,7 @@ def _check_interactions(
         report.warnings.append("no column timestamp: the order of events is unknown")
 
 
-def _check_items(
-    report: CheckReport, item_column: pd.Series, table: AtomicTable | None, item_field: str
-) -> None:
+def _check_items(report: CheckReport, item_column: pd.Series, table: AtomicTable | None) -> None:
     """Text coverage, and interactions whose item is not described."""
     fields = report.meta.text_fields if report.meta else ()
     if table is None:
@@ -127,7 +108,7 @@ def _check_items(
     missing = [one for one in fields if one not in table.types]
     if missing:
         report.problems.append(f"{report.name}.item has no text field {', '.join(missing)}")
-    described = table.frame[item_field].astype(object)
+    described = table.frame["item_id"].astype(object)
     column = item_column.astype("category")
     occurring = column.cat.categories
     in_use = described.isin(occurring)
@@ -173,7 +154,10 @@ def _check_expected(report: CheckReport) -> None:
     _check_coverage(report, report.meta.expected, report.stats)
     wrong = differences(report.meta.expected.counts(), report.stats)
     if wrong:
-        report.variant = _variant(report.meta, report.stats)
+        report.variant = next(
+            (v for v in report.meta.variants if not differences(v.expected.counts(), report.stats)),
+            None,
+        )
     known = report.variant.expected if report.variant else report.meta.expected
     if report.variant is None:
         report.problems.extend(wrong)
@@ -183,13 +167,6 @@ def _check_expected(report: CheckReport) -> None:
     for ending, expected in known.sha256.items():
         if not wrong or report.variant:
             _compare_sum(report, ending, expected, sums.get(ending))
-
-
-def _variant(meta: DatasetMeta, stats: Stats) -> Variant | None:
-    for variant in meta.variants:
-        if not differences(variant.expected.counts(), stats):
-            return variant
-    return None
 
 
 def _compare_sum(report: CheckReport, ending: str, expected: str, found: str | None) -> None:

@@ -60,15 +60,13 @@ def codes(column: pd.Series) -> np.ndarray:
     return pd.factorize(column)[0].astype(np.int64, copy=False)
 
 
-def measure(frame: pd.DataFrame, user_field: str = "user_id", item_field: str = "item_id") -> Stats:
+def measure(frame: pd.DataFrame) -> Stats:
     """Count users, items and interactions.
 
     Parameters
     ----------
     frame : DataFrame
-        One row per interaction.
-    user_field, item_field : str
-        Names of the two columns.
+        One row per interaction, with the columns ``user_id`` and ``item_id``.
 
     Returns
     -------
@@ -77,9 +75,9 @@ def measure(frame: pd.DataFrame, user_field: str = "user_id", item_field: str = 
     """
     if frame.empty:
         return Stats(0, 0, 0, 0.0, 0.0, 0, 0)
-    lengths = np.bincount(codes(frame[user_field]))
+    lengths = np.bincount(codes(frame["user_id"]))
     lengths = lengths[lengths > 0]
-    items = np.bincount(codes(frame[item_field]))
+    items = np.bincount(codes(frame["item_id"]))
     return Stats(
         users=int(lengths.size),
         items=int((items > 0).sum()),

@@ -17,14 +17,8 @@ from recbole_lite.data.atomic_writer import write_atomic
 from recbole_lite.data.interaction_filters import filter_interactions
 from recbole_lite.data.sources.acquire import download, from_local
 from recbole_lite.data.sources.converter import Table
-from recbole_lite.data.sources.dataset_meta import (
-    DatasetMeta,
-    find_meta,
-    known_names,
-    load_meta,
-)
+from recbole_lite.data.sources.dataset_meta import DatasetMeta, find_meta, known_names, load_meta
 from recbole_lite.data.sources.dataset_stats import Stats, differences, measure
-from recbole_lite.data.sources.download import RetryPolicy
 from recbole_lite.data.sources.source_files import SourceFiles
 from recbole_lite.data.sources.strict_model import nearest
 from recbole_lite.utils.dataset_names import check_name
@@ -79,7 +73,6 @@ def prepare(
     source: str | Path | None = None,
     *,
     log: Callable[[str], None] = print,
-    retries: RetryPolicy | None = None,
 ) -> PreparedDataset:
     """Make the folder ``<data_path>/<name>`` from the data set's source files.
 
@@ -93,8 +86,6 @@ def prepare(
         File or folder that the user has; default: download.
     log : callable
         Takes lines for the user.
-    retries : RetryPolicy, optional
-        Waiting times of downloads.
 
     Returns
     -------
@@ -111,7 +102,7 @@ def prepare(
     data_path = Path(data_path)
     meta = _load_meta(name, data_path)
     with _locked(name, data_path):
-        return _prepare(meta, data_path, source, log, retries)
+        return _prepare(meta, data_path, source, log)
 
 
 def ensure_dataset(name: str, data_path: str | Path, log: Callable[[str], None] = print) -> Path:
@@ -144,7 +135,7 @@ def ensure_dataset(name: str, data_path: str | Path, log: Callable[[str], None] 
         meta = _load_meta(name, data_path)
         with _locked(name, data_path):
             if not (folder / f"{name}.inter").is_file():
-                log(_prepare(meta, data_path, None, log, None).render())
+                log(_prepare(meta, data_path, None, log).render())
     return folder
 
 
@@ -182,7 +173,6 @@ def _prepare(
     data_path: Path,
     source: str | Path | None,
     log: Callable[[str], None],
-    retries: RetryPolicy | None,
 ) -> PreparedDataset:
     folder = data_path / meta.name
     if (folder / f"{meta.name}.inter").is_file():
@@ -198,7 +188,7 @@ def _prepare(
             folder,
         )
     if source is None:
-        files = download(meta, data_path, log, retries)
+        files = download(meta, data_path, log)
     else:
         files = from_local(meta, Path(source), log)
     tables = _convert(meta, files)

@@ -22,7 +22,7 @@ from recbole_lite.model.layers.candidate_scores import (
 from recbole_lite.model.layers.deduplicate import distinct_rows
 from recbole_lite.model.layers.llm_architecture import read_architecture
 from recbole_lite.model.layers.softmax_loss import cross_entropy
-from recbole_lite.text.attention import does_not_look
+from recbole_lite.text.attention import use_explicit_mask
 from recbole_lite.text.llm_loading import load_seq2seq
 from recbole_lite.text.token_pooling import masked_mean
 from recbole_lite.utils.errors import ConfigError, DataError
@@ -71,7 +71,7 @@ class GenerativeRecommender(SequentialRecommender):
             share_cross_attention(llm)
             self.llm = llm
         else:
-            self.encoder_only = does_not_look(llm.get_encoder())
+            self.encoder_only = use_explicit_mask(llm.get_encoder())
             self.head = nn.Linear(d, self.n_items - 1, bias=False)  # row i - 1 scores item i
         # The tokens of one id share a vector ("whole-word embedding", P5, Section 3.3).
         self.whole_words = (

@@ -11,7 +11,7 @@ from transformers import AttentionInterface, DynamicCache, EncoderDecoderCache, 
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface
 
-from recbole_lite.text.attention import mask_without_looking, set_attention
+from recbole_lite.text.attention import explicit_mask, set_attention
 
 NAME = "sdpa_shared_cross_attention"
 
@@ -57,7 +57,7 @@ def beam_attention(
 
 # Public extension points of transformers; nothing changes for models that do not ask for NAME.
 AttentionInterface.register(NAME, beam_attention)
-AttentionMaskInterface.register(NAME, mask_without_looking)
+AttentionMaskInterface.register(NAME, explicit_mask)
 
 
 def share_cross_attention(model: PreTrainedModel) -> bool:

@@ -43,13 +43,16 @@ class ItemTower(nn.Module):
         self.item_llm = None
         self.register_buffer("axes", None)
         how = config["item_adapter"]
-        _check_adapter(how, trainings)
         if "full" in trainings:
+            # The axes are those of fixed vectors; a trained Item LLM's vectors would leave them.
+            if how == "pca":
+                raise ConfigError("item_adapter: pca does not go with item_llm_training: full")
             from recbole_lite.text.trainable_item_llm import TrainableItemLLM
 
             self.item_llm = TrainableItemLLM(config, dataset)
             d_item, has_text = self.item_llm.hidden_size, self.item_llm.has_text
-            self.norm = VectorNorm(config["item_vector_norm"], self._known)
+            encode = self.item_llm.encode_all
+            self.norm = VectorNorm(config["item_vector_norm"], lambda: encode()[has_text])
         else:
             items = load_item_vectors(config, dataset)
             d_item, has_text = items.vectors.shape[1], items.has_text
@@ -75,9 +78,6 @@ class ItemTower(nn.Module):
     def project(self, vectors: torch.Tensor) -> torch.Tensor:
         """Normalised vectors of the Item LLM, ``[n, d_llm]``, as the tower keeps them."""
         return vectors if self.axes is None else vectors @ self.axes
-
-    def _known(self):
-        return self.item_llm.encode_all()[self.item_llm.has_text]
 
     def set_trainable(self, how: str) -> None:
         """Make trainable what this value of ``item_llm_training`` trains."""
@@ -129,12 +129,6 @@ class ItemTower(nn.Module):
         return vectors + self.lacks_text[items][..., None] * self.no_text_vector
 
 
-def _check_adapter(how: str, trainings: set[str]) -> None:
-    if how == "pca" and "full" in trainings:
-        # The axes are those of fixed vectors; a trained Item LLM's vectors would leave them.
-        raise ConfigError("item_adapter: pca does not go with item_llm_training: full")
-
-
 def _is_trained(module: nn.Module) -> bool:
     return any(p.requires_grad for p in module.parameters())
 
@@ -144,8 +138,6 @@ class VectorNorm(nn.Module):
 
     def __init__(self, how: str, known: Callable[[], torch.Tensor]):
         super().__init__()
-        if how not in ("none", "unit", "standardize"):
-            raise ConfigError(f"item_vector_norm must be none, unit or standardize, found {how!r}")
         self.how = how
         if how == "standardize":
             vectors = known()

@@ -60,12 +60,10 @@ def read_architecture(
     Raises
     ------
     ConfigError
-        `init` or a change is wrong, or the architecture of trained weights is to be changed.
+        A change is wrong, or the architecture of trained weights is to be changed.
     ModelFilesError
         The files cannot be found or read.
     """
-    if init not in ("pretrained", "scratch"):
-        raise ConfigError(f"{key}_init must be pretrained or scratch, found {init!r}")
     if init == "pretrained" and (changes or isinstance(name, Mapping)):
         how = f"{key}_config changes" if changes else f"{key} describes"
         raise ConfigError(f"{how} the architecture: set {key}_init=scratch")

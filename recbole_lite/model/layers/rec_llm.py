@@ -11,7 +11,7 @@ from torch import nn
 from recbole_lite.model.layers.dropout import replace_dropout
 from recbole_lite.model.layers.llm_architecture import read_architecture
 from recbole_lite.model.layers.shared_position import SharedPosition, check_permutation_equivariance
-from recbole_lite.text.attention import CAUSAL, NAME, does_not_look, set_attention
+from recbole_lite.text.attention import CAUSAL, NAME, set_attention, use_explicit_mask
 from recbole_lite.text.llm_loading import load_encoder, position_limit, random_encoder
 from recbole_lite.utils.errors import ConfigError, one_line
 
@@ -53,7 +53,7 @@ class EmbeddingEncoder(nn.Module):
     ):
         super().__init__()
         self.input_size: int = encoder.get_input_embeddings().weight.shape[1]
-        self.encoder = does_not_look(_drop_token_embeddings(encoder))
+        self.encoder = use_explicit_mask(_drop_token_embeddings(encoder))
         replace_dropout(self.encoder)
         self.encoder.config.use_cache = False  # keys and values are for generation
         self.causal, self.masking = causal, "model"

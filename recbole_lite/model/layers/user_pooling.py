@@ -7,9 +7,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from recbole_lite.text.token_pooling import masked_mean
-from recbole_lite.utils.errors import ConfigError
-
-POOLINGS = ("mean", "last", "recency")
 
 
 class UserPooling(nn.Module):
@@ -25,17 +22,10 @@ class UserPooling(nn.Module):
     Parameters
     ----------
     kind : {"mean", "last", "recency"}
-
-    Raises
-    ------
-    ConfigError
-        Another kind.
     """
 
     def __init__(self, kind: str):
         super().__init__()
-        if kind not in POOLINGS:
-            raise ConfigError(f"user_pooling must be one of {', '.join(POOLINGS)}, found {kind!r}")
         self.kind = kind
         if kind == "recency":
             self.raw_rate = nn.Parameter(torch.zeros(()))  # r = softplus(raw_rate), at first 0.69

@@ -3,9 +3,12 @@
 import pytest
 import torch
 
-from recbole_lite.model.layers.user_pooling import POOLINGS, UserPooling
+from recbole_lite.config.validation import validate
+from recbole_lite.config.yaml_files import Setting
+from recbole_lite.model.layers.user_pooling import UserPooling
 from recbole_lite.utils.errors import ConfigError
 
+POOLINGS = ("mean", "last", "recency")
 NAN = float("nan")
 # Three outputs o_1, o_2, o_3. At first the recency rate is ln 2: each weighs half its successor.
 OUTPUTS = [[7.0, 0.0], [14.0, -7.0], [21.0, 7.0]]
@@ -122,4 +125,4 @@ def test_only_the_decay_is_learned():
 
 def test_an_unknown_kind():
     with pytest.raises(ConfigError, match="one of mean, last, recency, found 'max'"):
-        UserPooling("max")
+        validate("user_pooling", Setting("max", "command line"))
