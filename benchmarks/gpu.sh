@@ -1,20 +1,12 @@
 #!/bin/sh
-# What is worth measuring on a GPU: the efficiency study in two number types, and the training of
-# a Recommendation LLM of T5-small's size. Each step takes some minutes on one H100-class GPU.
+# What a GPU makes of training, evaluation and serving (benchmarks/gpu.py says what is measured), in one call of
+# nine minutes on one H100-class GPU. The host needs no network: MiniLM's item vectors come from a cache, which
+# any CPU run with --item_llm=minilm on ml-1m writes to .cache/item_embeddings.
 #
-#   sh benchmarks/gpu.sh DATA_PATH T5_TOKENIZER OUT
-#
-# The host needs no network if MiniLM's item vectors are in .cache/item_embeddings: any CPU run
-# with --item_llm=minilm on ml-1m puts them there.
+#   sh benchmarks/gpu.sh DATA_PATH T5_TOKENIZER ITEM_EMBEDDINGS OUT [options of gpu.py]
 set -eu
-DATA=$1 TOKENIZER=$2 OUT=$3
-
-python3 benchmarks/efficiency.py --dataset=ml-1m --data_path="$DATA" --tokenizer="$TOKENIZER" \
-    --out="$OUT/efficiency"
-python3 benchmarks/efficiency.py --dataset=ml-1m --data_path="$DATA" --tokenizer="$TOKENIZER" \
-    --out="$OUT/efficiency" --autocast=bfloat16
-python3 -m recbole_lite ablate --dataset=ml-1m --data_path="$DATA" \
-    --config_files=properties/prefix/ml-1m-t5-small.yaml --rows=LiteLLM4Rec --out="$OUT/t5-small"
-python3 -m recbole_lite ablate --dataset=ml-1m --data_path="$DATA" \
-    --config_files=properties/prefix/ml-1m.yaml --rows=LiteLLM4Rec --epochs=40 \
-    --rec_llm_dropout=0.2 --out="$OUT/longer"
+DATA=$1 TOKENIZER=$2 VECTORS=$3 OUT=$4
+shift 4
+export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false PYTHONUNBUFFERED=1 PYTORCH_NVML_BASED_CUDA_CHECK=1
+exec python3 "$(dirname "$0")/gpu.py" --data_path="$DATA" --tokenizer="$TOKENIZER" \
+    --item_embeddings="$VECTORS" --out="$OUT" "$@"

@@ -4,7 +4,7 @@
         --threads=1 --out=results/inference
 
 From ids of a batch (histories and what each user has seen, as padded tensors) to the top items
-that were not seen. The sides take turns in one process, after a warm-up: p50 and p95 by the wall
+that were not seen. The engines take turns in one process, after a warm-up: p50 and p95 by the wall
 clock, and of the processor's time, which tells more where a machine is shared (with one thread the
 two are the same on an idle one).
 
@@ -14,7 +14,8 @@ two are the same on an idle one).
     SASRec           RecBole's full_sort_predict, mask, topk
 
 Without --model the Recommendation LLM is of T5-small's size (the paper's) with random weights; with
---model=RUN_FOLDER it is a trained run's, and its metrics on the test split are taken as well.
+--model=RUN_FOLDER it is a trained run's. Whether the exported graphs recommend the same, and what
+int8 costs in accuracy, is what ``recbole-lite export --int8`` measures.
 
 "full": every history as long as the model reads. "mixed": the same users, cut to lengths drawn
 from the test users of the data set --lengths_from. The floor is floating-point operations over the
@@ -26,35 +27,35 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import multiprocessing
 import os
-import queue
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from tabulate import tabulate
+from torch.nn.utils.rnn import pad_sequence
 
 from recbole_lite import (
     LiteConfig,
     create_dataset,
     data_preparation,
-    get_trainer,
     load_data_and_model,
 )
-from recbole_lite.inference.export import export_onnx
-from recbole_lite.inference.export_parity import evaluate
+from recbole_lite.experiments.reproduce.efficiency import last_items
+from recbole_lite.inference.onnx_export import export_onnx
+from recbole_lite.inference.onnx_runtime import OnnxRuntime
 from recbole_lite.inference.quantize import quantize
-from recbole_lite.inference.runtime import OnnxRuntime
 from recbole_lite.trainer.onednn_matmul import matrix_products
 from recbole_lite.utils.environment import environment
+from recbole_lite.utils.files import write_json
 
 TOP = 10
 PLAIN, ONNX, INT8, SASREC = "plain", "onnx", "onnx int8", "SASRec"
@@ -73,7 +74,8 @@ class Users:
         batch, (owner, items), *_ = test_data.collate_fn(rows)
         self.histories = batch[model.ITEM_SEQ].cpu()  # [U, L]
         self.counts = batch[model.ITEM_SEQ_LEN].cpu()
-        self.seen = _rows(owner, items, len(rows))
+        sizes = torch.bincount(owner, minlength=len(rows)).tolist()
+        self.seen = pad_sequence(items.split(sizes), batch_first=True)
         self.order = torch.from_numpy(rng.permutation(len(rows)))
         longest = self.histories.shape[1]
         full = self.order[self.counts[self.order] == longest]
@@ -88,25 +90,12 @@ class Users:
         rows = order[torch.arange(number * size, (number + 1) * size) % len(order)]
         items, counts = self.histories[rows], self.counts[rows]
         if lengths is not None:  # the last ones
-            kept = torch.minimum(lengths[rows], counts)
-            places = (counts - kept)[:, None] + torch.arange(items.shape[1])
-            items = items.gather(1, places.clamp_max(items.shape[1] - 1))
-            items = items * (torch.arange(items.shape[1]) < kept[:, None])
-            counts = kept
+            items, counts = last_items(items, counts, lengths[rows])
         seen = self.seen[rows]
         return items[:, : counts.max()].contiguous(), seen[:, : (seen != 0).sum(1).max()]
 
 
-def _rows(owner: torch.Tensor, items: torch.Tensor, count: int) -> torch.Tensor:
-    """Pairs -> ``[count, longest]``, zeros behind."""
-    sizes = torch.bincount(owner, minlength=count)
-    places = torch.arange(len(owner)) - (sizes.cumsum(0) - sizes)[owner]
-    rows = torch.zeros(count, int(sizes.max()), dtype=torch.long)
-    rows[owner, places] = items
-    return rows
-
-
-# -- sides --------------------------------------------------------------------------------------
+# -- engines --------------------------------------------------------------------------------------
 
 
 def plain(model, device) -> Callable:
@@ -154,7 +143,7 @@ def sasrec(args) -> Callable:
 
 
 def build(name: str, model, folder: Path, args) -> Callable:
-    """Side of that name: (items, seen) -> ids."""
+    """Engine of that name: (items, seen) -> ids."""
     if name == PLAIN:
         return plain(model, args.device)
     if name == SASREC:
@@ -164,7 +153,7 @@ def build(name: str, model, folder: Path, args) -> Callable:
 
 
 def path_of(name: str, folder: Path) -> Path:
-    """File of a side that :func:`export` wrote."""
+    """File of a engine that :func:`export` wrote."""
     return folder / ("model.int8.onnx" if name == INT8 else "model.onnx")
 
 
@@ -181,10 +170,10 @@ def names_of(args) -> list[str]:
 
 
 def load(args):
-    """Configuration, model, test loader: a run's, or of the paper's size with random weights."""
+    """Model and test loader: a run's, or of the paper's size with random weights."""
     if args.model:
-        config, model, *_, test = load_data_and_model(args.model, args.data_path)
-        return config, model.to(args.device).eval(), test
+        _, model, *_, test = load_data_and_model(args.model, args.data_path)
+        return model.to(args.device).eval(), test
     settings = {
         **QUICK, "data_path": args.data_path, "item_llm": "minilm", "rec_llm_init": "scratch",
         "use_gpu": args.device == "cuda",
@@ -192,7 +181,7 @@ def load(args):
     config = LiteConfig("LiteLLM4Rec", args.dataset, config_dict=settings)
     train, _, test = data_preparation(config, create_dataset(config))
     torch.manual_seed(2020)
-    return config, config.model_class(config, train._dataset).to(args.device).eval(), test
+    return config.model_class(config, train._dataset).to(args.device).eval(), test
 
 
 def lengths_of(args) -> np.ndarray | None:
@@ -221,14 +210,14 @@ def clock(call: Callable, device: str) -> tuple[float, float]:
     return time.perf_counter() - started, time.process_time() - worked
 
 
-def time_sides(sides: dict, users: Users, kind: str, size: int, args) -> dict[str, dict]:
-    """Times of each side, in turns; every turn is another batch."""
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+def time_engines(engines: dict, users: Users, kind: str, size: int, args) -> dict[str, dict]:
+    """Times of each engine, in turns; every turn is another batch."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in engines}
     repeats = max(3, round(REPEATS[size] * args.effort))
     for number in range(-2, repeats):  # two warm-ups
         items, seen = (ids.to(args.device) for ids in users.batch(kind, max(number, 0), size))
-        for name, side in sides.items():
-            took = clock(lambda side=side, a=items, b=seen: side(a, b), args.device)
+        for name, engine in engines.items():
+            took = clock(lambda engine=engine, a=items, b=seen: engine(a, b), args.device)
             if number >= 0:
                 times[name].append(took)
     return {name: summary(values, size) for name, values in times.items()}
@@ -247,24 +236,6 @@ def summary(values: list[tuple[float, float]], size: int) -> dict[str, float]:
         "cpu_p95": float(np.percentile(cpu, 95)),
         "cpu_least": float(cpu.min()),
         "users_per_s": 1000 * size / p50,
-    }
-
-
-def agreement(sides: dict, users: Users, kind: str, count: int, device: str) -> dict[str, dict]:
-    """Share of users for whom a side has the top items of "plain", and in the same order."""
-    same = {name: [0, 0] for name in sides if name not in (PLAIN, SASREC)}
-    batches = max(1, count // 32)
-    for number in range(batches):
-        items, seen = (ids.to(device) for ids in users.batch(kind, number, 32))
-        expected = sides[PLAIN](items, seen).cpu()
-        for name, counts in same.items():
-            found = sides[name](items, seen).cpu()
-            counts[0] += int((found.sort(1).values == expected.sort(1).values).all(1).sum())
-            counts[1] += int((found == expected).all(1).sum())
-    total = 32 * batches
-    return {
-        name: {"users": total, "same_items": a / total, "same_order": b / total}
-        for name, (a, b) in same.items()
     }
 
 
@@ -320,45 +291,30 @@ def floor(model, users: Users, kind: str, size: int, speed: dict) -> dict[str, f
 # -- memory -------------------------------------------------------------------------------------
 
 
-def memory(sides: list[str], args) -> dict[str, dict[str, float]]:
-    """Memory of each side, built and used in a process of its own (a fork of this one).
+def memory(engines: list[str], args) -> dict[str, dict[str, float]]:
+    """Memory of each engine, built and used in a process of its own (a fork of this one).
 
     Called before anything is built here, so that a child's memory is its own.
     """
-    context = multiprocessing.get_context("fork")
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name in [EXPORT, *sides]:
-            results = context.Queue()
-            child = context.Process(target=_measure_memory, args=(name, folder, args, results))
-            child.start()
-            found[name] = _answer_of(child, results)
-            child.join()
+        for name in [EXPORT, *engines]:
+            with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as child:
+                found[name] = child.submit(_measure_memory, name, folder, args).result()
     del found[EXPORT]
     return found
 
 
-def _answer_of(child, results) -> dict[str, float]:
-    """What the child found; a child that ends without a word must not be waited for."""
-    while True:
-        try:
-            return results.get(timeout=1)
-        except queue.Empty:
-            if not child.is_alive() and results.empty():
-                sys.exit(f"a process that measured memory ended with status {child.exitcode}")
-
-
-def _measure_memory(name: str, folder: str, args, results) -> None:
+def _measure_memory(name: str, folder: str, args) -> dict[str, float]:
     """In the child: resident memory once built, its peak while 256 users are answered."""
     imported = _status("VmRSS")
-    _, model, test = load(args)
+    model, test = load(args)
     if name == EXPORT:
         export(model, Path(folder))
-        results.put({})
-        return
+        return {}
     items, seen = Users(model, test, None).batch("full", 0, 256)
     with torch.no_grad():
-        side = build(name, model, Path(folder), args)
+        engine = build(name, model, Path(folder), args)
     if name != PLAIN:
         del model
     del test
@@ -367,8 +323,8 @@ def _measure_memory(name: str, folder: str, args, results) -> None:
     built = _status("VmRSS")
     with torch.inference_mode():
         for _ in range(2):
-            side(items, seen)
-    results.put({"imported_mib": imported, "built_mib": built, "peak_mib": _status("VmHWM")})
+            engine(items, seen)
+    return {"imported_mib": imported, "built_mib": built, "peak_mib": _status("VmHWM")}
 
 
 def _status(field: str) -> float:
@@ -386,9 +342,9 @@ def markdown(result: dict) -> str:
     text = []
     clock_ = "cpu_p50" if result["one_thread"] else "p50"
     for kind, sizes in result["times"].items():
-        for size, sides in sizes.items():
+        for size, engines in sizes.items():
             least = result["floor"][kind][size]["floor_ms"]
-            base = sides[PLAIN]
+            base = engines[PLAIN]
             rows = [
                 [
                     name,
@@ -401,7 +357,7 @@ def markdown(result: dict) -> str:
                     f"{base['cpu_p50'] / t['cpu_p50']:.2f}x",
                     "" if name == SASREC else f"{t[clock_] / least:.2f}x",
                 ]
-                for name, t in sides.items()
+                for name, t in engines.items()
             ]
             head = [f"{kind}, batch {size}", "p50 ms", "p95 ms", "users/s", "speed-up"]
             head += ["CPU p50 ms", "CPU p95 ms", "speed-up", "of the floor"]
@@ -412,19 +368,6 @@ def markdown(result: dict) -> str:
         for size, f in sizes.items()
     ]
     text.append(_table(rows, ["float32 floor", "batch", "GFLOP", "compute ms", "memory ms"]))
-    rows = [
-        [name, kind, f"{a['same_items']:.2%}", f"{a['same_order']:.2%}", a["users"]]
-        for kind, sides in result["agreement"].items()
-        for name, a in sides.items()
-    ]
-    text.append(_table(rows, [f"top {TOP} as plain's", "", "same items", "same order", "users"]))
-    if result["accuracy"]:
-        names = list(result["accuracy"]["model"])
-        rows = [
-            [name, *(f"{values[metric]:.4f}" for metric in names)]
-            for name, values in result["accuracy"].items()
-        ]
-        text.append(_table(rows, ["test", *names]))
     if result["memory"]:
         text.append(memory_table(result["memory"]))
     return "\n\n".join(text)
@@ -446,16 +389,16 @@ def _table(rows, head) -> str:
 @torch.inference_mode()
 def measure(args, folder: Path) -> dict:
     """All figures."""
-    config, model, test = load(args)
+    model, test = load(args)
     users = Users(model, test, lengths_of(args))
     if args.device == "cpu":
         with torch.inference_mode(False):
             export(model, folder)
-    sides = {name: build(name, model, folder, args) for name in names_of(args)}
+    engines = {name: build(name, model, folder, args) for name in names_of(args)}
     speeds = [hardware(args.device)]
     sizes = [int(size) for size in args.batches.split(",")]
     times = {
-        kind: {size: time_sides(sides, users, kind, size, args) for size in sizes}
+        kind: {size: time_engines(engines, users, kind, size, args) for size in sizes}
         for kind in users.kinds
     }
     speeds.append(hardware(args.device))
@@ -478,24 +421,7 @@ def measure(args, folder: Path) -> dict:
             kind: {size: floor(model, users, kind, size, speed) for size in sizes}
             for kind in users.kinds
         },
-        "agreement": {
-            kind: agreement(sides, users, kind, args.compared, args.device) for kind in users.kinds
-        },
-        "accuracy": accuracy(config, model, test, folder, args)
-        if args.model and not args.no_accuracy
-        else {},
     }
-
-
-def accuracy(config, model, test, folder: Path, args) -> dict[str, dict[str, float]]:
-    """Metrics of the test split by each kind of numbers."""
-    sides = [ONNX, INT8] if args.device == "cpu" else []
-    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
-    found = {"model": trainer.evaluate(test, load_best_model=False)}
-    for name in sides:
-        scores = OnnxRuntime(path_of(name, folder), args.threads).scores
-        found[name] = evaluate(config, model, test, scores)
-    return {name: {k: float(v) for k, v in result.items()} for name, result in found.items()}
 
 
 def _mean_length(users: Users, kind: str) -> float:
@@ -511,9 +437,7 @@ def main() -> None:
     parser.add_argument("--lengths_from", help="data set whose lengths make the mixed histories")
     parser.add_argument("--batches", default="1,32,256")
     parser.add_argument("--effort", type=float, default=1.0, help="factor on the repeats")
-    parser.add_argument("--compared", type=int, default=1024, help="users whose top items compare")
     parser.add_argument("--no_memory", action="store_true")
-    parser.add_argument("--no_accuracy", action="store_true", help="with --model: no metrics")
     parser.add_argument("--memory_alone", action="store_true", help="no times: <name>-memory.*")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -538,8 +462,7 @@ def write(out: Path | None, name: str, result: dict, text: str) -> None:
     """Print the tables; where there is a folder to write to, keep them and the figures."""
     print(text)
     if out:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+        write_json(out / f"{name}.json", result)
         (out / f"{name}.md").write_text(text + "\n")
 
 

@@ -11,11 +11,12 @@ is another loss, and the table says how far its value is from the full one.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import resource
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from tabulate import tabulate
 
 from recbole_lite.model.layers.softmax_loss import cross_entropy, sampled_cross_entropy
 from recbole_lite.utils.environment import environment
+from recbole_lite.utils.files import write_json
 
 LOSSES = {
     "naive": lambda users, head, targets, _: F.cross_entropy(users @ head.T, targets),
@@ -36,7 +38,7 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def measure(name: str, args, channel) -> None:
+def measure(name: str, args) -> dict:
     """Run in a child, so that peaks do not mix."""
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -48,31 +50,22 @@ def measure(name: str, args, channel) -> None:
     started = time.perf_counter()
     loss = LOSSES[name](users, head, targets, args.negatives)
     loss.backward()
-    channel.send(
-        {
-            "loss": name,
-            "value": loss.item(),
-            "seconds": time.perf_counter() - started,
-            "extra_mib": peak_mib() - before,
-            "gradient_norm": users.grad.norm().item(),
-        }
-    )
+    return {
+        "loss": name,
+        "value": loss.item(),
+        "seconds": time.perf_counter() - started,
+        "extra_mib": peak_mib() - before,
+        "gradient_norm": users.grad.norm().item(),
+    }
 
 
 def run_child(name: str, args) -> dict:
     """Measure, or say that the child was killed (out of memory)."""
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=measure, args=(name, args, sender))
-    child.start()
-    sender.close()
-    try:
-        result = receiver.recv()
-    except EOFError:
-        child.join()
-        result = {"loss": name, "failed": f"killed (exit status {child.exitcode})"}
-    child.join()
-    return result
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as child:
+        try:
+            return child.submit(measure, name, args).result()
+        except BrokenProcessPool:
+            return {"loss": name, "failed": "killed"}
 
 
 def main() -> None:
@@ -95,15 +88,13 @@ def main() -> None:
     print(f"{size}; head and its gradient {held:,.0f} MiB")
     print(tabulate(rows, head, floatfmt=("", ".4f", ".2f", ",.0f"), missingval="-"))
     if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
         content = {
             "command": " ".join(["python", *sys.argv]),
             "environment": environment(),
             "head_and_gradient_mib": held,
             "results": results,
         }
-        path = args.out / f"large_catalogue-{args.items}-{args.rows}.json"
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_json(args.out / f"large_catalogue-{args.items}-{args.rows}.json", content)
 
 
 if __name__ == "__main__":

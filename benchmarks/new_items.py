@@ -8,7 +8,7 @@ that the model is trained on. Then the new items are added by their texts, and e
 held-out user took a new item, after at least five others, is a question: which one was it?
 
 Asked are the new items alone (those that the user has had left out), and the whole catalogue. The
-rivals see the same questions: chance (exact); nearest text (cosine of an item's text vector and
+baselines see the same questions: chance (exact); nearest text (cosine of an item's text vector and
 the mean of the last 20 of the history); popularity, counted over the training users' interactions
 with the new items, which no system has of a new item. For scale the same model is asked the same
 way about as many trained items, with and without the new ones beside them. Intervals: bootstrap
@@ -18,7 +18,6 @@ over users.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -31,8 +30,9 @@ from tabulate import tabulate
 
 from recbole_lite import LiteConfig, Recommender, create_dataset, run
 from recbole_lite.data.atomic_writer import write_atomic
-from recbole_lite.inference.model_folder import catalogue_of
+from recbole_lite.inference.saved_run import catalogue_from_dataset
 from recbole_lite.utils.environment import environment
+from recbole_lite.utils.files import write_json
 from recbole_lite.utils.paths import PROPERTIES
 
 K = 10
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
         "LiteLLM4Rec", args.dataset, files, {"data_path": args.data_path}, overrides=overrides
     )
     dataset = create_dataset(whole)
-    store, catalogue = dataset.build()[0].inter_feat.store, catalogue_of(dataset, whole)
+    store, catalogue = dataset.build()[0].inter_feat.store, catalogue_from_dataset(dataset, whole)
     users = store.columns[dataset.uid_field].numpy()
     items = store.columns[dataset.iid_field].numpy()
     rng = np.random.default_rng(args.draw)
@@ -97,9 +97,9 @@ def main(argv: list[str] | None = None) -> None:
     n_trained = len(helper.features)
     report = {
         "fit": {
-            "stretch": helper.stretch,
-            "rows of the head, left-out R2": helper.rows and helper.rows.r2,
-            "input vectors, left-out R2": helper.inputs and helper.inputs.r2,
+            "stretch": helper.calibration,
+            "rows of the head, left-out R2": helper.head_ridge and helper.head_ridge.r2,
+            "input vectors, left-out R2": helper.input_ridge and helper.input_ridge.r2,
         },
         "new items": questions(recommender, sequences, own[new], counts, texts, n_trained),
         "as many trained items": questions(
@@ -117,8 +117,7 @@ def main(argv: list[str] | None = None) -> None:
     }
     show(report)
     if args.out:
-        Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-        Path(args.out).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_json(args.out, report)
 
 
 def drawn(rng, n: int, share: float) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Draw what benchmarks/efficiency.py measured.
+"""Draw what ``recbole-lite reproduce table5`` measured.
 
     pip install ".[bench]"
-    python benchmarks/plot_efficiency.py results/efficiency/efficiency-ml-1m.json
+    python benchmarks/plot_efficiency.py results/reproduce/ml-1m/efficiency.json
 
 writes an SVG beside the JSON.
 """
@@ -13,76 +13,59 @@ import json
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import pandas as pd
 
 COLORS = {"POD": "#c1440e", "LiteLLM4Rec": "#1f5fa8", "LiteLLM4Rec (prefix)": "#2a9d8f"}
 OTHER = "#8a8f98"
+PARTS = ("#d9d4c7", "#1f5fa8", "#c1440e", "#2a9d8f")
 
 
-def bars(axes, times: dict[str, dict]) -> None:
-    """Time per batch of each side, logarithmic."""
-    shown = sorted(times, key=lambda name: -times[name]["ms"])
-    values = [times[name]["ms"] for name in shown]
-    axes.barh(shown, values, color=[COLORS.get(name, OTHER) for name in shown])
-    axes.set_xscale("log")
-    axes.set_xlim(right=max(values) * 6)
-    for row, value in enumerate(values):
-        axes.text(value * 1.1, row, f"{value:,.0f} ms", va="center", fontsize=8)
-    axes.invert_yaxis()
-    axes.set_title("Time per batch")
+def milliseconds(times: dict[str, dict]) -> pd.Series:
+    return pd.Series({name: found["ms"] for name, found in times.items()})
 
 
-def shares(axes, parts: dict[str, dict]) -> None:
-    """Share of each component (Figure 2 of the paper)."""
-    left = dict.fromkeys(parts, 0.0)
-    tones = ("#d9d4c7", "#1f5fa8", "#c1440e", "#2a9d8f")
-    for part, tone in zip(next(iter(parts.values())), tones, strict=True):
-        for name, times in parts.items():
-            share = times[part]["ms"] / sum(t["ms"] for t in times.values())
-            axes.barh(name, share, left=left[name], color=tone, label=part)
-            left[name] += share
-    handles, labels = axes.get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
-    axes.legend(unique.values(), unique, fontsize=8, loc="upper center", ncols=2, frameon=False)
-    axes.set_ylim(len(parts) - 0.4, -1.3)
-    axes.set_title("Share of the time")
-
-
-def line(axes, name: str, points: dict[str, dict]) -> None:
-    """Time against one thing."""
-    for side in next(iter(points.values())):
-        x = [int(value) for value in points]
-        y = [points[value][side]["ms"] for value in points]
-        axes.plot(x, y, "o-", color=COLORS.get(side, OTHER), label=side)
-    axes.set_yscale("log")
-    if name == "batch size":
-        axes.set_xscale("log", base=2)
-    axes.set_xticks(x, [str(value) for value in x])
-    axes.set_xlabel(name)
-    axes.set_ylabel("ms per batch")
-    axes.legend(fontsize=8, frameon=False)
+def draw(result: dict, name: str) -> plt.Figure:
+    sweeps = result["sweeps"]
+    figure = plt.figure(figsize=(12, 7 if sweeps else 3.5))
+    grid = figure.add_gridspec(2 if sweeps else 1, 6)
+    times = milliseconds(result["times"]).sort_values()
+    axes = times.plot.barh(
+        ax=figure.add_subplot(grid[0, :3]), logx=True, title="Time per batch",
+        color=[COLORS.get(model, OTHER) for model in times.index],
+        xlim=(times.min() / 2, times.max() * 6),
+    )  # fmt: skip
+    axes.bar_label(axes.containers[0], fmt="{:,.0f} ms", padding=3, fontsize=8)
+    shares = pd.DataFrame({model: milliseconds(parts) for model, parts in result["parts"].items()})
+    axes = (
+        (shares / shares.sum())
+        .T[::-1]
+        .plot.barh(
+            ax=figure.add_subplot(grid[0, 3:]), stacked=True, color=PARTS, title="Share of the time"
+        )
+    )
+    axes.legend(fontsize=8, loc="upper center", ncols=2, frameon=False)
+    axes.set_ylim(top=len(shares.columns) + 0.3)
+    for number, (about, points) in enumerate(sweeps.items()):
+        lines = pd.DataFrame({int(x): milliseconds(times) for x, times in points.items()}).T
+        lines.plot(
+            ax=figure.add_subplot(grid[1, 2 * number : 2 * number + 2]), style="o-", logy=True,
+            logx=about == "batch size", xticks=lines.index, xlabel=about, ylabel="ms per batch",
+            color=[COLORS.get(model, OTHER) for model in lines],
+        ).xaxis.set_major_formatter("{x:.0f}")  # fmt: skip
+    torch = result["environment"].get("torch", "")
+    figure.suptitle(f"{name}, batch of {result['batch']} users; torch {torch}", fontsize=10)
+    figure.tight_layout()
+    return figure
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("result", type=Path)
     path = parser.parse_args().result
-    result = json.loads(path.read_text(encoding="utf-8"))
     plt.rcParams |= {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9}
     # Same file from the same figures.
     plt.rcParams |= {"svg.hashsalt": "recbole-lite", "svg.fonttype": "none"}
-    sweeps = result["sweeps"]
-    figure, grid = plt.subplots(2 if sweeps else 1, 6, figsize=(12, 7 if sweeps else 3.5))
-    spec = grid.flat[0].get_gridspec()
-    for axes in grid.flat:
-        axes.remove()
-    bars(figure.add_subplot(spec[0, :3]), result["times"])
-    shares(figure.add_subplot(spec[0, 3:]), result["parts"])
-    for number, (name, points) in enumerate(sweeps.items()):
-        line(figure.add_subplot(spec[1, 2 * number : 2 * number + 2]), name, points)
-    env = result["environment"]
-    about = f"{path.stem}, batch of {result['batch']} users; torch {env.get('torch', '')}"
-    figure.suptitle(about, fontsize=10)
-    figure.tight_layout()
+    figure = draw(json.loads(path.read_text(encoding="utf-8")), path.stem)
     figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
 
 

@@ -1,4 +1,4 @@
-"""What oneDNN's matrix products are worth in training (the key ``matrix_products``).
+"""What oneDNN's matrix products are worth in training (the key ``matmul_backend``).
 
     python benchmarks/products.py --dataset=ml-1m --data_path=DIR --tokenizer=FOLDER \
         --out=results/products
@@ -11,8 +11,6 @@ oneDNN take turns in one process on one thread. Times are of this process's work
 from __future__ import annotations
 
 import argparse
-import itertools
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -21,10 +19,12 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
-from recbole_lite import LiteConfig, create_dataset, data_preparation, get_trainer
+from recbole_lite import LiteConfig, create_dataset, data_preparation
 from recbole_lite.experiments.reproduce.baselines import PREFIX, TUNED
+from recbole_lite.experiments.reproduce.time_budget import TrainingSteps
 from recbole_lite.trainer.onednn_matmul import matrix_products, wants_onednn
 from recbole_lite.utils.environment import environment
+from recbole_lite.utils.files import write_json
 
 # Rows, inputs, outputs of a layer: of prefix/ml-1m.yaml, of its head, of T5-small.
 SHAPES = [
@@ -88,20 +88,13 @@ def steps(name: str, args: argparse.Namespace) -> dict:
     files = PREFIX if "prefix" in name else []
     config = LiteConfig(model, args.dataset, files, config_dict=settings)
     train_data, *_ = data_preparation(config, create_dataset(config))
-    model = config.model_class(config, train_data._dataset).train()
-    optimizer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model).optimizer
-    batch = next(itertools.islice(train_data, 1, None))
-
-    def step():
-        optimizer.zero_grad()
-        model.calculate_loss(batch).backward()
-        optimizer.step()
-
+    training = TrainingSteps(config, train_data)
+    batch = next(training.batches)
     return {
         "model": name,
         "batch": len(batch),
-        "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "seconds": median_times(step, args.repeats),
+        "trained": sum(p.numel() for p in training.model.parameters() if p.requires_grad),
+        "seconds": median_times(lambda: training.step(batch), args.repeats),
     }
 
 
@@ -155,8 +148,7 @@ def main() -> None:
     }
     shown = text(found)
     print(shown)
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / f"{args.dataset}.json").write_text(json.dumps(found, indent=1) + "\n")
+    write_json(args.out / f"{args.dataset}.json", found)
     (args.out / f"{args.dataset}.md").write_text(shown + "\n")
 
 

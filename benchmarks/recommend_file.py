@@ -10,19 +10,20 @@ it does wall time.
 from __future__ import annotations
 
 import argparse
-import json
+import multiprocessing
 import os
 import resource
-import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from tabulate import tabulate
 
 from recbole_lite.utils.environment import environment
+from recbole_lite.utils.files import write_json
 
 
 def main() -> None:
@@ -30,20 +31,15 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--users", default="10000,50000")
     parser.add_argument("--out")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.child:
-        print(json.dumps(measure(args.model, args.child)))
-        return
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for users in map(int, args.users.split(",")):
             source = Path(folder, f"{users}.csv")
             write_histories(args.model, source, users)
-            command = [sys.executable, __file__, f"--model={args.model}", f"--child={source}"]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            size = source.stat().st_size / 2**20
-            rows.append({"users": users, "input MiB": size, **json.loads(done.stdout)})
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as child:
+                found = child.submit(measure, args.model, str(source)).result()
+            rows.append({"users": users, "input MiB": source.stat().st_size / 2**20, **found})
             print(tabulate(rows, headers="keys", floatfmt=",.1f"), flush=True)
     if args.out:
         report = {
@@ -51,8 +47,7 @@ def main() -> None:
             "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             "environment": environment(),
         }
-        Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-        Path(args.out).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_json(args.out, report)
 
 
 def write_histories(model: str, path: Path, users: int) -> None:
@@ -69,11 +64,13 @@ def write_histories(model: str, path: Path, users: int) -> None:
 
 def measure(model: str, source: str) -> dict[str, float]:
     from recbole_lite import Recommender
-    from recbole_lite.inference.batch_recommend import recommend_file
+    from recbole_lite.inference.batch_recommend import BatchOptions, recommend_file
 
     recommender = Recommender.load(model)
     before, cpu = time.perf_counter(), time.process_time()
-    summary = recommend_file(recommender, source, f"{source}.out", show_progress=False)
+    summary = recommend_file(
+        recommender, source, f"{source}.out", BatchOptions(show_progress=False)
+    )
     seconds, cpu = time.perf_counter() - before, time.process_time() - cpu
     os.unlink(f"{source}.out")
     return {

@@ -29,6 +29,7 @@ from tabulate import tabulate
 
 from recbole_lite.inference.catalogue import Catalogue
 from recbole_lite.utils.environment import environment
+from recbole_lite.utils.files import write_json
 
 
 def main() -> None:
@@ -53,8 +54,7 @@ def main() -> None:
     if args.out:
         report["command"] = " ".join(["python", *sys.argv])
         report["environment"] = environment()
-        args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / f"{args.name}.json").write_text(json.dumps(report, indent=1) + "\n")
+        write_json(args.out / f"{args.name}.json", report)
         (args.out / f"{args.name}.md").write_text(text + "\n")
 
 

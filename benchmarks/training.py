@@ -4,7 +4,7 @@
 
 LiteLLM4Rec with sampling, all and prefix, and RecBole's SASRec (all; it has no other way), at
 equal size: two layers, d = 64, four heads, feed-forward 256, windows of 20, cross entropy over
-all items. The sides take turns, --repeats times --steps steps each, in one process; medians, and
+all items. The models take turns, --repeats times --steps steps each, in one process; medians, and
 the whole range. A position is a target that the loss asks for. "Hours for every target once" is
 what a pass over all training targets takes at that speed.
 """
@@ -12,8 +12,6 @@ what a pass over all training targets takes at that speed.
 from __future__ import annotations
 
 import argparse
-import itertools
-import json
 import statistics
 import sys
 import time
@@ -22,10 +20,12 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
-from recbole_lite import LiteConfig, create_dataset, data_preparation, get_trainer
+from recbole_lite import LiteConfig, create_dataset, data_preparation
 from recbole_lite.data.prefix_windows import TARGETS
+from recbole_lite.experiments.reproduce.time_budget import TrainingSteps
 from recbole_lite.trainer.onednn_matmul import matrix_products
 from recbole_lite.utils.environment import environment
+from recbole_lite.utils.files import write_json
 
 SIZE = 64
 COMMON = {
@@ -54,7 +54,7 @@ COMMON = {
     "show_progress": False,
     "state": "WARNING",
 }
-SIDES = {
+MODELS = {
     "LiteLLM4Rec, sampling": ("LiteLLM4Rec", {"train_strategy": "sampling"}),
     "LiteLLM4Rec, all": ("LiteLLM4Rec", {"train_strategy": "all"}),
     "LiteLLM4Rec, prefix": (
@@ -65,50 +65,37 @@ SIDES = {
 }
 
 
-class Side:
-    """A model with an endless stream of its training batches."""
+def build(model: str, changes: dict, args) -> TrainingSteps:
+    """A model of the common size and its training batches."""
+    own = {"data_path": args.data_path, "train_batch_size": args.batch}
+    config = LiteConfig(model, args.dataset, config_dict={**COMMON, **changes, **own})
+    train_data, *_ = data_preparation(config, create_dataset(config))
+    return TrainingSteps(config, train_data)
 
-    def __init__(self, model: str, changes: dict, args):
-        settings = {
-            **COMMON,
-            **changes,
-            "data_path": args.data_path,
-            "train_batch_size": args.batch,
-        }
-        config = LiteConfig(model, args.dataset, config_dict=settings)
-        train_data, *_ = data_preparation(config, create_dataset(config))
-        self.products = config["matrix_products"]
-        self.model = config.model_class(config, train_data._dataset).to(config["device"]).train()
-        self.optimizer = get_trainer(config["MODEL_TYPE"], model)(config, self.model).optimizer
-        self.device = config["device"]
-        self.batches = itertools.chain.from_iterable(itertools.repeat(train_data))
-        self.parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
 
-    def run(self, steps: int) -> tuple[float, int, int]:
-        """Seconds, users and positions of so many steps, data preparation included."""
-        users = positions = 0
-        started = time.perf_counter()
+def run(training: TrainingSteps, steps: int) -> tuple[float, int, int]:
+    """Seconds, users and positions of so many steps, data preparation included."""
+    users = positions = 0
+    started = time.perf_counter()
+    with matrix_products(training.config["matmul_backend"], training.device):
         for _ in range(steps):
-            batch = next(self.batches)
+            batch = next(training.batches)
             users += len(batch["user_id"])
-            asked = (batch[TARGETS] > 0).sum().item() if TARGETS in batch else len(batch["user_id"])
-            positions += asked
-            with matrix_products(self.products, self.device):
-                self.optimizer.zero_grad()
-                self.model.calculate_loss(batch.to(self.device)).backward()
-                self.optimizer.step()
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - started, users, positions
+            targets = batch[TARGETS] > 0 if TARGETS in batch else batch["user_id"] > 0
+            positions += int(targets.sum())
+            training.step(batch)
+    return time.perf_counter() - started, users, positions
 
 
-def summarise(name: str, side: Side, runs: list, targets: int) -> dict:
+def summarise(name: str, training: TrainingSteps, runs: list, targets: int) -> dict:
     """Medians and range of the repeats."""
     rates = sorted(positions / seconds for seconds, _, positions in runs)
     median = statistics.median(rates)
     return {
         "side": name,
-        "trainable_parameters": side.parameters,
+        "trainable_parameters": sum(
+            p.numel() for p in training.model.parameters() if p.requires_grad
+        ),
         "sequences_per_s": statistics.median(users / seconds for seconds, users, _ in runs),
         "positions_per_s": median,
         "positions_per_s_range": [rates[0], rates[-1]],
@@ -130,14 +117,14 @@ def main() -> None:
     config = LiteConfig("Pop", args.dataset, config_dict={"data_path": args.data_path})
     dataset = create_dataset(config)
     targets = dataset.inter_num - 3 * (dataset.user_num - 1)  # not the first, nor the last two
-    sides = {name: Side(*side, args) for name, side in SIDES.items()}
-    for side in sides.values():
-        side.run(2)  # warm-up
-    runs = {name: [] for name in sides}
+    trainings = {name: build(*model, args) for name, model in MODELS.items()}
+    for training in trainings.values():
+        run(training, 2)  # warm-up
+    runs = {name: [] for name in trainings}
     for _ in range(args.repeats):
-        for name, side in sides.items():
-            runs[name].append(side.run(args.steps))
-    results = [summarise(name, side, runs[name], targets) for name, side in sides.items()]
+        for name, training in trainings.items():
+            runs[name].append(run(training, args.steps))
+    results = [summarise(name, t, runs[name], targets) for name, t in trainings.items()]
     base = results[-1]["positions_per_s"]
     for result in results:
         result["positions_ratio_to_sasrec"] = result["positions_per_s"] / base
@@ -161,15 +148,13 @@ def main() -> None:
         )
     )
     if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
         content = {
             "command": " ".join(["python", *sys.argv]),
             "environment": environment(),
             "batch": args.batch,
             "results": results,
         }
-        path = args.out / f"training-{args.dataset}.json"
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_json(args.out / f"training-{args.dataset}.json", content)
 
 
 if __name__ == "__main__":

@@ -6,64 +6,56 @@ python docs/make_configuration.py
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
+from recbole_lite.config import keys
+from recbole_lite.config.known_keys import RECBOLE_PROPERTIES
 from recbole_lite.config.yaml_files import Loader
 
 ROOT = Path(__file__).resolve().parents[1]
 PROPERTIES = ROOT / "properties"
 PAGE = ROOT / "docs" / "configuration.md"
 LONGEST = 100  # characters of a default in a table
+REFERENCE = ("overall.yaml", "recbole.yaml", "tune.yaml")  # besides the models' files
+TITLES = {"overall.yaml": "Every run", "recbole.yaml": "RecBole's keys", "tune.yaml": "Sweeps"}
 HEAD = """\
 # Configuration
 
 Written by `python docs/make_configuration.py` from [`properties/`](../properties); change the
 files there, not this page.
 
-What counts, from the strongest: the command line (`--key=value`), `config_dict`, `--config_files`
-(the last file first), the data set's, the model's and the overall file of `properties/`, RecBole's
-own defaults. [RecBole's keys](https://recbole.io/docs/user_guide/config_settings.html) that are not
-listed here have its meaning and its defaults. An unknown key is an error that names the nearest
-known ones. `~` is "not set". A run's complete settings are in its folder, `config.yaml`
-([runs.md](runs.md)).
+Settings are resolved in this order, highest priority first: the command line (`--key=value`),
+`config_dict`, `--config_files` (the last file first), the data set's, the model's and the overall
+file of `properties/`, RecBole's own defaults.
+[RecBole's keys](https://recbole.io/docs/user_guide/config_settings.html) that are not listed here
+have its meaning and its defaults. Unknown keys raise an error that suggests similar names; former
+names are still read. `~` is "not set". A run's complete settings are in its folder, `config.yaml`
+([runs.md](runs.md)). How to add a setting: [extending.md](extending.md#a-setting).
+
+The column "affects" decides what may change when a run is resumed, what a cache or the row of an
+ablation depends on, and what stays out of a packed model. A key without a word there is taken to
+affect the trained weights and all that follows from them.
+
+| affects | |
+|---|---|
 """
 
 
-@dataclass
-class Key:
-    """A key, its default as YAML on one line, its type and its comment."""
-
-    name: str
-    default: str
-    type: str
-    comment: str
-
-
-def read(path: Path) -> tuple[str, list[str | Key]]:
-    """Introduction of a file, then its headings (str) and keys in order."""
+def read(path: Path) -> tuple[str, list[str | keys.Key], dict]:
+    """Introduction of a file, its headings (str) and keys in order, its values."""
     text = path.read_text(encoding="utf-8")
     values = yaml.load(text, Loader=Loader) or {}
-    lines = text.splitlines()
-    intro, body = [], 0
-    while body < len(lines) and lines[body].startswith("#"):
-        intro.append(lines[body].lstrip("# "))
-        body += 1
-    entries: list[str | Key] = []
-    for line in lines[body:]:
-        key = re.match(r"(\w+):(?:[^#\"']|\"[^\"]*\"|'[^']*')*(?:#\s*(.*))?$", line)
-        if key:
-            comment = re.match(r"\(([^)]*)\)\s*(.*)", key[2] or "")
-            kind, said = comment.groups() if comment else ("", key[2] or "")
-            entries.append(Key(key[1], one_line(values[key[1]]), kind, said))
-        elif line.startswith("#"):
-            entries.append(line.lstrip("# "))
-    missing = set(values) - {entry.name for entry in entries if isinstance(entry, Key)}
+    intro = re.match(r"(?:#.*\n)*", text)[0]
+    first, *blocks = re.split(r"^# (.*)$", text.removeprefix(intro), flags=re.MULTILINE)
+    entries: list[str | keys.Key] = [*keys.read_keys(first).values()]
+    for heading, below in zip(blocks[::2], blocks[1::2], strict=True):
+        entries += [heading, *keys.read_keys(below).values()]
+    missing = set(values) - {entry.name for entry in entries if isinstance(entry, keys.Key)}
     if missing:
         raise SystemExit(f"{path}: cannot read the lines of {', '.join(sorted(missing))}")
-    return " ".join(intro), entries
+    return " ".join(intro.replace("\n", " ").replace("# ", "").split()), entries, values
 
 
 def one_line(value) -> str:
@@ -76,16 +68,10 @@ def one_line(value) -> str:
     return text.removesuffix("...\n").strip()
 
 
-def is_reference(entries: list[str | Key]) -> bool:
-    """Whether a file explains keys; a preset only sets them."""
-    keys = [entry for entry in entries if isinstance(entry, Key)]
-    return 2 * sum(bool(key.type) for key in keys) >= len(keys) > 0
-
-
-def table(entries: list[str | Key]) -> str:
+def table(entries: list[str | keys.Key], values: dict) -> str:
     """Markdown: a table below each heading."""
     lines: list[str] = []
-    head = ["| key | default | type | |", "|---|---|---|---|"]
+    head = ["| key | default | type | affects | |", "|---|---|---|---|---|"]
     opened = False
     for entry in entries:
         if isinstance(entry, str):
@@ -95,45 +81,54 @@ def table(entries: list[str | Key]) -> str:
         if not opened:
             lines += ["", *head] if lines and lines[-1] else head
             opened = True
-        default = f"`{entry.default}`" if len(entry.default) <= LONGEST else "see the file"
-        cells = (f"`{entry.name}`", default, entry.type, entry.comment)
+        default = one_line(values[entry.name]) if entry.name in values else ""
+        default = f"`{default}`" if len(default) <= LONGEST else "see the file"
+        key = entry if entry.type else keys.find_key(entry.name)
+        former = ", ".join(f"`{name}`" for name in (*key.former_names, *key.former_values))
+        meaning = entry.meaning + f" Before: {former}." * bool(former)
+        cells = (f"`{entry.name}`", default.replace("``", ""), key.type.removeprefix("any: "))
+        cells += (", ".join(sorted(key.affects)), meaning)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines).strip()
 
 
-def preset_row(path: Path, intro: str, entries: list[str | Key]) -> str:
+def reference(path: Path) -> str:
+    """Section of a file that explains keys."""
+    intro, entries, values = read(path)
+    if path.name == "recbole.yaml":
+        values = {}
+        for name in ("overall.yaml", "dataset/sample.yaml"):
+            text = (RECBOLE_PROPERTIES / name).read_text(encoding="utf-8")
+            values |= yaml.load(text, Loader=Loader)
+    source = path.relative_to(ROOT)
+    title = TITLES.get(path.name, path.stem)
+    return f"## {title}\n\n[`{source}`](../{source}): {intro}\n\n{table(entries, values)}\n"
+
+
+def preset_row(path: Path) -> str:
     """Row of the table of presets."""
-    sets = ", ".join(f"`{entry.name}`" for entry in entries if isinstance(entry, Key))
+    intro, _, values = read(path)
     name = path.relative_to(ROOT)
-    return f"| [`{name}`](../{name}) | {intro} | {sets} |".replace("\n", " ")
+    return f"| [`{name}`](../{name}) | {intro} | {', '.join(f'`{key}`' for key in values)} |"
 
 
 def page() -> str:
     """The whole page."""
-    overall = PROPERTIES / "overall.yaml"
-    tops = [overall, *(p for p in sorted(PROPERTIES.glob("*.yaml")) if p != overall)]
-    parts, presets = [HEAD], []
-    for path in [*tops, *sorted(PROPERTIES.glob("model/*.yaml"))]:
-        intro, entries = read(path)
-        if is_reference(entries):
-            title = "Every run" if path == overall else path.stem
-            source = path.relative_to(ROOT)
-            parts.append(f"## {title}\n\n[`{source}`](../{source}): {intro}\n\n{table(entries)}\n")
-        else:
-            presets.append(preset_row(path, intro, entries))
-    folders = sorted(p for p in PROPERTIES.iterdir() if p.is_dir() and p.name not in SPECIAL)
-    for folder in folders:
-        for path in sorted(folder.glob("*.yaml")):
-            presets.append(preset_row(path, *read(path)))
+    words = "".join(f"| {word} | {meaning} |\n" for word, meaning in keys.AFFECTS.items())
+    files = [*(PROPERTIES / name for name in REFERENCE), *sorted(PROPERTIES.glob("model/*.yaml"))]
+    parts = [HEAD + words, *map(reference, files)]
+    folders = sorted(p for p in PROPERTIES.iterdir() if p.is_dir() and p.name not in SPECIAL_TEXT)
+    tops = (path for path in sorted(PROPERTIES.glob("*.yaml")) if path.name not in REFERENCE)
+    presets = [*tops, *(path for folder in folders for path in sorted(folder.glob("*.yaml")))]
     parts.append(
         "## Presets\n\nFiles that set keys: a data set's and a model's are read by themselves, an "
         "`ablation` row by `recbole-lite ablate`, the others by `--config_files`.\n\n"
-        "| file | | sets |\n|---|---|---|\n" + "\n".join(presets) + "\n"
+        "| file | | sets |\n|---|---|---|\n" + "\n".join(map(preset_row, presets)) + "\n"
     )
-    for name in sorted(SPECIAL - {"model"}):
-        files = [f"`{path.stem}`" for path in sorted((PROPERTIES / name).glob("*.yaml"))]
-        if files:
-            parts.append(f"## `properties/{name}/`\n\n{SPECIAL_TEXT[name]}: {', '.join(files)}.\n")
+    for name in sorted(SPECIAL_TEXT):
+        names = [f"`{path.stem}`" for path in sorted((PROPERTIES / name).glob("*.yaml"))]
+        if SPECIAL_TEXT[name]:
+            parts.append(f"## `properties/{name}/`\n\n{SPECIAL_TEXT[name]}: {', '.join(names)}.\n")
     return "\n".join(parts)
 
 
@@ -143,7 +138,6 @@ SPECIAL_TEXT = {
     "their keys are Hugging Face's",
     "hyper": "Search spaces of sweeps",
 }
-SPECIAL = set(SPECIAL_TEXT)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for source, target in PAGES.items():
         text = (ROOT / source).read_text(encoding="utf-8")
         files.append(File.generated(config, target, content=_relinked(text, source, target)))
-    files.append(File.generated(config, "command-line.md", content="# x"))
+    files.append(File.generated(config, "command-line.md", content=command_line()))
     linked: set[str] = set()
     for source in [*PAGES, *(f"docs/{page.src_uri}" for page in files.documentation_pages())]:
         path = ROOT / source
@@ -81,7 +81,7 @@ def command_line() -> str:
     """Page with the help of every subcommand, from the parsers."""
     from recbole_lite.cli.main import build_parser
 
-    parser = build_parser()
+    parser, _ = build_parser()
     lines = ["# Command line", "", "```text", parser.format_help().rstrip(), "```"]
     (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
     for name, command in commands.choices.items():

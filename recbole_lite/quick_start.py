@@ -17,22 +17,25 @@ from recbole.utils import init_seed
 from recbole_lite.config.configurator import LiteConfig, paths_of, translate_errors
 from recbole_lite.config.registry import can_train_prefixes, get_model, get_trainer
 from recbole_lite.data import count_data, create_dataset, data_preparation
+from recbole_lite.data.item_titles import item_titles
 from recbole_lite.data.topn_candidates import write_candidates
 from recbole_lite.data.vocabulary import Vocabulary
 from recbole_lite.evaluator.evaluator import NO_USERS, per_user_results
-from recbole_lite.inference.saved_run import check_rows, trained_vocabulary
-from recbole_lite.inference.saved_run import load_data_and_model as load_data_and_model
-from recbole_lite.report.memory import memory
-from recbole_lite.report.random_baseline import random_guess
-from recbole_lite.report.run_report import (
-    keep_metrics,
-    keep_run,
-    later,
-    optional,
-    plain,
-    write_report,
+from recbole_lite.inference.model_folder import supports_recommender
+from recbole_lite.inference.saved_run import (
+    check_rows,
+    trained_vocabulary,
+    write_recommender_files,
 )
-from recbole_lite.report.samples import item_titles, sample_users
+from recbole_lite.inference.saved_run import load_data_and_model as load_data_and_model
+from recbole_lite.report.rank_metrics import random_guess
+from recbole_lite.report.run_report import (
+    completion_hint,
+    write_metrics,
+    write_report,
+    write_run_files,
+)
+from recbole_lite.report.samples import sample_users
 from recbole_lite.trainer import checkpoint
 from recbole_lite.trainer.initial_weights import (
     check_initial_weights,
@@ -44,9 +47,10 @@ from recbole_lite.trainer.launch import launch, needs_launch
 from recbole_lite.trainer.onednn_matmul import uses_onednn
 from recbole_lite.trainer.resume import check_same_run
 from recbole_lite.trainer.trackers import check_trackers
-from recbole_lite.utils.errors import ConfigError, RecboleLiteError
-from recbole_lite.utils.files import check_folder
+from recbole_lite.utils.errors import ConfigError, RecboleLiteError, best_effort
+from recbole_lite.utils.files import check_folder, to_plain
 from recbole_lite.utils.log import FILE_ONLY, init_logger
+from recbole_lite.utils.memory import memory
 from recbole_lite.utils.process_group import is_main_process
 
 
@@ -88,7 +92,7 @@ def run(
           candidates of validation and test (None unless saved), and what guessing would score;
           else None
         - ``seconds``: wall time of each step; ``memory``: after each step, see
-          :func:`~recbole_lite.report.memory.memory`
+          :func:`~recbole_lite.utils.memory.memory`
         - ``baselines``: such a dict for each that could be run; ``samples``: see
           :func:`~recbole_lite.report.samples.sample_users`
         - with `per_user`, ``per_user``: ``users`` (raw ids, in the order of the test loader),
@@ -125,7 +129,7 @@ def run(
                 baseline, saved, samples=False, per_user=per_user
             )
     if result["report"] and baselines:
-        with optional(result["report"], later(result["run_dir"])):
+        with best_effort(result["report"], completion_hint(result["run_dir"])):
             write_report(result["run_dir"])  # again: now it can show the baselines
     return result
 
@@ -248,7 +252,7 @@ def _build_model(config, dataset):
 def _count_parameters(model, config) -> int:
     """Number of trainable parameters; logs it."""
     number = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    how = ", products by oneDNN" * uses_onednn(config["matrix_products"], config["device"])
+    how = ", products by oneDNN" * uses_onednn(config["matmul_backend"], config["device"])
     getLogger().info(f"{number:,} trainable parameters on {config['device']}{how}")
     return number
 
@@ -312,24 +316,27 @@ def _end(result, trainer, dataset, loaders, saved: bool, per_user: bool, samples
     writes = saved and is_main_process(config)
     if writes:
         if config["task"] == "topn":
-            with optional("candidates"):
+            with best_effort("candidates"):
                 parts = {"valid": valid_data._dataset, "test": test_data._dataset}
                 result["candidates"] = _store_candidates(trainer.run_dir, dataset, parts)
-        keep_metrics(trainer, result)
-    with optional("what is known of the test"):
+        write_metrics(trainer, result)
+    with best_effort("what is known of the test"):
         _describe(result, trainer)
     users = None
-    with optional("the test users' ranks"):
+    with best_effort("the test users' ranks"):
         users = per_user_results(trainer.evaluator, test_data, dataset)
     if per_user:
         result["per_user"] = users or dict(NO_USERS)
     if samples and config["sample_users"] and result["parts"]["test"]:
-        with optional("sample_users"):
-            result["samples"] = sample_users(trainer, test_data, dataset, config)
+        with best_effort("sample_users"):
+            count = config["sample_users"]
+            result["samples"] = sample_users(trainer, test_data, dataset, count)
     if writes:
-        with optional(f"{trainer.run_dir}: what recommending needs", later(trainer.run_dir)):
+        with best_effort(
+            f"{trainer.run_dir}: what recommending needs", completion_hint(trainer.run_dir)
+        ):
             _complete(result, trainer.model, dataset, config)
-        result["report"] = keep_run(trainer, result, dataset, valid_data, test_data, users)
+        result["report"] = write_run_files(trainer, result, dataset, valid_data, test_data, users)
 
 
 def _describe(result, trainer):
@@ -339,18 +346,16 @@ def _describe(result, trainer):
     logger.info(f"test: {_format(result['test_result'])}")
     if config["task"] != "topn":
         return
-    result["random_guess"] = random_guess(trainer.evaluator, config)
+    result["random_guess"] = random_guess(config)
     logger.info(f"random guessing: {_format(result['random_guess'])}")
 
 
 def _complete(result, model, dataset, config):
     """Make the run's folder one that ``Recommender.load`` takes."""
-    from recbole_lite.inference import model_folder
-
-    if model_folder.is_supported(config["model"]):
+    if supports_recommender(config["model"]):
         measured = {"valid": result["best_valid_result"], "test": result["test_result"]}
-        measured = {name: plain(values) for name, values in measured.items()}
-        model_folder.complete(result["run_dir"], model, dataset, config, result["data"], measured)
+        measured = {name: to_plain(values) for name, values in measured.items()}
+        write_recommender_files(result["run_dir"], model, dataset, config, result["data"], measured)
 
 
 def _count_parts(loaders) -> dict[str, int]:

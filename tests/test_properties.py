@@ -5,7 +5,8 @@ import re
 import pytest
 
 from recbole_lite import LiteConfig, get_model
-from recbole_lite.config.yaml_files import known_keys, read_yaml
+from recbole_lite.config.known_keys import known_keys
+from recbole_lite.config.yaml_files import read_yaml
 from recbole_lite.data.sources.dataset_meta import load_meta
 from recbole_lite.utils.paths import DATASET_META, PROPERTIES
 

@@ -9,7 +9,7 @@ import pytest
 
 from recbole_lite import run
 from recbole_lite.cli.main import main, run_main
-from recbole_lite.report.summary import render
+from recbole_lite.report.run_summary import render
 from recbole_lite.utils.errors import ConfigError
 
 SCRIPT = Path(__file__).resolve().parents[1] / "run_recbole_lite.py"

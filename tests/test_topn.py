@@ -15,10 +15,9 @@ from recbole_lite import (
     run,
 )
 from recbole_lite.cli.main import run_main
-from recbole_lite.evaluator.evaluator import LiteEvaluator
-from recbole_lite.experiments.ablate import ablate
-from recbole_lite.report.random_baseline import random_guess
-from recbole_lite.report.summary import render
+from recbole_lite.experiments.ablate import AblationOptions, ablate
+from recbole_lite.report.rank_metrics import random_guess
+from recbole_lite.report.run_summary import render
 from recbole_lite.trainer.initial_weights import load_initial_weights
 from recbole_lite.trainer.trainer import LiteTrainer
 from recbole_lite.utils.errors import CheckpointError, ConfigError
@@ -106,7 +105,7 @@ def test_defaults_of_the_task():
 
 def test_random_guessing_among_a_hundred_by_the_formula():
     config = LiteConfig("Pop", "tiny", config_dict={"task": "topn"})
-    guess = random_guess(LiteEvaluator(config), config)
+    guess = random_guess(config)
     assert [guess[f"hit@{k}"] for k in (1, 5, 10)] == pytest.approx([0.01, 0.05, 0.10])
     for k in (1, 5, 10):
         expected = sum(1 / math.log2(1 + rank) for rank in range(1, k + 1)) / 100
@@ -144,7 +143,8 @@ def test_ablations_take_the_task(settings, tmp_path):
     rows.mkdir()
     (rows / "history.yaml").write_text("topn_history: True\n")
     values = settings()
-    summary = ablate(dataset="tiny", config_dict=values, rows_folder=rows, out=tmp_path / "out")
+    options = AblationOptions(rows_folder=rows, out=tmp_path / "out")
+    summary = ablate(dataset="tiny", config_dict=values, options=options)
     assert [row["problem"] for row in summary["rows"]] == [None, None]
     assert "hit@5" in summary["rows"][0]["test"]
 
@@ -210,7 +210,7 @@ def test_fine_tuning_from_what_does_not_fit(settings, tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"task": "top-n"}, "task must be sequential or topn, found 'top-n'"),
+        ({"task": "top-n"}, "task must be one of sequential, topn, found 'top-n'"),
         ({"eval_args": {"mode": "uni99"}}, "task: topn draws its own candidates"),
         (
             {"train_strategy": "prefix", "rec_llm_causal": True},

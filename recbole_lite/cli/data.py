@@ -5,29 +5,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from recbole_lite.cli.common import add_command
 from recbole_lite.data.sources.acquire import DEFAULT_DATA_PATH
 from recbole_lite.data.sources.check_dataset import check
 from recbole_lite.data.sources.list_datasets import list_datasets
 from recbole_lite.data.sources.prepare_dataset import prepare
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    """Add the subcommand ``data``.
-
-    Parameters
-    ----------
-    subparsers : argparse action
-        What ``ArgumentParser.add_subparsers`` returned.
-
-    Returns
-    -------
-    ArgumentParser
-        The parser of ``data``; its default ``func`` is `run`.
-    """
-    parser = subparsers.add_parser("data", help="prepare, check and list data sets")
-    commands = parser.add_subparsers(dest="data_command", required=True)
-
-    one = commands.add_parser("prepare", help="fetch and convert a known data set")
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add the subcommand with its own three."""
+    parser = add_command(commands, "data", "prepare, check and list data sets", run)
+    inner = parser.add_subparsers(dest="data_command", required=True)
+    one = inner.add_parser("prepare", help="fetch and convert a known data set")
     one.add_argument("name", help="see `data list`")
     one.add_argument(
         "--from",
@@ -35,40 +24,21 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         metavar="PATH",
         help="source file or folder that you have; default: download",
     )
-    _add_data_path(one)
     one.set_defaults(interrupted="interrupted; the same command goes on with what was downloaded")
-
-    one = commands.add_parser("check", help="count a data set and compare it with what is known")
+    one = inner.add_parser("check", help="count a data set and compare it with what is known")
     one.add_argument("name", help="of its folder and files")
-    _add_data_path(one)
-
-    _add_data_path(commands.add_parser("list", help="say which data sets are known"))
-    parser.set_defaults(func=run)
-    return parser
-
-
-def _add_data_path(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--data_path",
-        default=DEFAULT_DATA_PATH,
-        metavar="DIR",
-        help="folder of the data sets (default: %(default)s)",
-    )
+    inner.add_parser("list", help="say which data sets are known")
+    for one in inner.choices.values():
+        one.add_argument(
+            "--data_path",
+            default=DEFAULT_DATA_PATH,
+            metavar="DIR",
+            help="folder of the data sets (default: %(default)s)",
+        )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what the command line says.
-
-    Parameters
-    ----------
-    args : Namespace
-        From a parser that `add_parser` extended.
-
-    Returns
-    -------
-    int
-        Exit status: 0 if all is well, 2 if a check found problems. Errors are raised.
-    """
+    """Prepare, check or list; 2 if a check found problems."""
     data_path = Path(args.data_path)
     if args.data_command == "prepare":
         source = None if args.source is None else Path(args.source)

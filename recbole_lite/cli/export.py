@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from recbole_lite.cli.common import add_command, add_model
 
 EPILOG = """\
 The folder then holds model.onnx, items.json (ids and titles) and export.json (what was measured).
@@ -17,22 +19,18 @@ examples:
   %(prog)s --model=saved/LiteLLM4Rec-ml-1m-... --out=exported --int8
   %(prog)s --model=packed --out=exported
 """
-
-
 USERS = 512  # compared with torch
 SEED = 2020  # of histories that are drawn
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    """Add the subcommand ``export``; its default ``func`` is `run`."""
-    parser = subparsers.add_parser(
-        "export",
-        help="write a trained model as ONNX",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--model", required=True, metavar="DIR", help="folder of the model")
+INTERRUPTED = "interrupted; the folder may lack files: run the command again"
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add the subcommand."""
+    text = "write a trained model as ONNX"
+    parser = add_command(commands, "export", text, run, INTERRUPTED, epilog=EPILOG)
+    add_model(parser)
     parser.add_argument("--out", required=True, metavar="FOLDER")
     parser.add_argument(
         "--opset", type=int, default=20, help="version of ONNX's operators, 18 to 23 (default: 20)"
@@ -43,25 +41,26 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument(
         "--data_path", metavar="DIR", help="of a run: folder of the data sets (default: the run's)"
     )
-    parser.set_defaults(
-        func=run, interrupted="interrupted; the folder may lack files: run the command again"
-    )
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export, compare with torch, and say what came out.
+    """Export, compare with torch, and print the result.
 
     Returns
     -------
     int
         Exit status: 0; 2 if the exported model recommends something else than torch.
     """
-    from recbole_lite.inference.export import add_facts, check_opset, export_onnx, require_onnx
-    from recbole_lite.inference.export_parity import TOP, compare
+    from recbole_lite.inference.export_parity import TOP, compare_scores
     from recbole_lite.inference.model_folder import is_packed
+    from recbole_lite.inference.onnx_export import (
+        check_opset,
+        export_onnx,
+        require_onnx,
+        update_export_file,
+    )
+    from recbole_lite.inference.onnx_runtime import OnnxRuntime
     from recbole_lite.inference.quantize import quantize
-    from recbole_lite.inference.runtime import OnnxRuntime
     from recbole_lite.inference.torch_runtime import TorchRuntime
 
     require_onnx()  # before minutes are spent
@@ -72,9 +71,9 @@ def run(args: argparse.Namespace) -> int:
     source = (_of_packed if packed else _of_run)(args)
     reference = TorchRuntime(source.model)
     path = export_onnx(source.model, source.items, args.out, args.opset)
-    parity = compare(reference, OnnxRuntime(path), source.histories)
-    add_facts(args.out, model=source.name, dataset=source.dataset)
-    add_facts(args.out, parity={**parity.as_dict(), "of": source.users})
+    parity = compare_scores(reference, OnnxRuntime(path), source.histories)
+    update_export_file(args.out, model=source.name, dataset=source.dataset)
+    update_export_file(args.out, parity={**asdict(parity), "of": source.users})
     print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
     print(
         f"  against torch, {parity.users} {source.users}: largest difference of scores "
@@ -85,8 +84,8 @@ def run(args: argparse.Namespace) -> int:
         small = quantize(path)
         print(f"{small}: {small.stat().st_size / 2**20:.1f} MiB")
         if packed:
-            rough = compare(reference, OnnxRuntime(small), source.histories)
-            add_facts(args.out, int8={**rough.as_dict(), "of": source.users})
+            rough = compare_scores(reference, OnnxRuntime(small), source.histories)
+            update_export_file(args.out, int8={**asdict(rough), "of": source.users})
             print(
                 f"  against torch, {rough.users} {source.users}: largest difference of scores "
                 f"{rough.max_difference:.1e}; first {TOP} items the same for {rough.same_top:.1%}"
@@ -114,10 +113,10 @@ class _Source:
 
 
 def _of_run(args) -> _Source:
+    from recbole_lite.data.item_titles import item_titles
     from recbole_lite.data.loaders import HistoryMaskLoader
-    from recbole_lite.inference.export import check_exportable
+    from recbole_lite.inference.onnx_export import check_exportable
     from recbole_lite.inference.saved_run import load_data_and_model
-    from recbole_lite.report.samples import item_titles
 
     config, model, dataset, _, _, test_data = load_data_and_model(args.model, args.data_path)
     check_exportable(model)
@@ -136,7 +135,7 @@ def _of_packed(args) -> _Source:
     import numpy as np
 
     from recbole_lite import Recommender
-    from recbole_lite.inference.export import check_exportable
+    from recbole_lite.inference.onnx_export import check_exportable
     from recbole_lite.utils.errors import RequestError
 
     if args.data_path:
@@ -158,15 +157,17 @@ def _of_packed(args) -> _Source:
 
 def _print_costs(out: Path, source: _Source, path: Path, small: Path) -> None:
     """Metrics of the test split by both files."""
-    from recbole_lite.inference.export import add_facts
-    from recbole_lite.inference.export_parity import evaluate
-    from recbole_lite.inference.runtime import OnnxRuntime
+    from recbole_lite.inference.export_parity import evaluate_scores
+    from recbole_lite.inference.onnx_export import update_export_file
+    from recbole_lite.inference.onnx_runtime import OnnxRuntime
 
     costs = {
-        file.name: evaluate(source.config, source.model, source.loader, OnnxRuntime(file).scores)
+        file.name: evaluate_scores(
+            source.config, source.model, source.loader, OnnxRuntime(file).scores
+        )
         for file in (path, small)
     }
-    add_facts(out, test=costs)
+    update_export_file(out, test=costs)
     for name, exact in costs[path.name].items():
         print(f"  test {name}: float32 {exact:.4f}, int8 {costs[small.name][name]:.4f}")
 

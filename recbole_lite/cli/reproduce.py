@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
-import shlex
-import sys
 from pathlib import Path
+
+from recbole_lite.cli.common import add_command
+from recbole_lite.utils.files import check_folder
 
 EPILOG = """\
 Runs what is missing, reuses what is in --out, prints the paper's figures beside the measured ones
@@ -15,24 +15,25 @@ and writes OUT/DATASET/TARGET.md. table5 and table6 come from one measurement.
 
 Each row of table4 and figure5 is trained for --budget; the rows of table7 and figure4 as many
 steps as the base model does in it. Without a network: --weights=scratch --tokenizer=FOLDER.
+--models chooses other rows than the paper's: of table4 any model that this project compares, or
+"all" of them; of figure5 also "demo" (a small size); of table7 and figure4 those of
+properties/ablation.
 
 examples:
   %(prog)s table4 --dataset=ml-1m --budget=30m
   %(prog)s table5 --dataset=ml-1m --tokenizer=t5-small-tokenizer
   %(prog)s figure4 --dataset=ml-100k --budget=90s --weights=scratch
   %(prog)s figure5 --dataset=ml-100k --budget=60s --weights=scratch
+  %(prog)s table4 --budget=6m --weights=scratch --models="ItemLM, text;SASRec, tuned"
+  %(prog)s table5 --tokenizer=t5-small-tokenizer --models="POD;SASRec" --autocast=bfloat16
 """
+INTERRUPTED = "interrupted; the same command goes on after the last row"
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    """Add the subcommand ``reproduce``; its default ``func`` is `run`."""
-    parser = subparsers.add_parser(
-        "reproduce",
-        help="run the paper's tables and figures",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add the subcommand."""
+    text = "run the paper's tables and figures"
+    parser = add_command(commands, "reproduce", text, run, INTERRUPTED, epilog=EPILOG)
     parser.add_argument("target", help="table4 | table5 | table6 | table7 | figure4 | figure5")
     parser.add_argument("-d", "--dataset", default="ml-1m")
     parser.add_argument("--data_path", help="folder of the data sets")
@@ -42,32 +43,33 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument("--weights", choices=["pretrained", "scratch"], default="pretrained")
     parser.add_argument("--tokenizer", help="T5's: folder or hub name (P5 and POD)")
     parser.add_argument("--seed", type=int, default=2020)
-    parser.add_argument("--out", default=os.path.join("results", "reproduce"), metavar="DIR")
-    parser.set_defaults(
-        func=run, interrupted="interrupted; the same command goes on after the last row"
-    )
-    return parser
+    parser.add_argument("--models", type=_names, default=(), metavar="A;B", help="rows, by name")
+    parser.add_argument("--batch_size", type=_count, default=32, help="table5: users (default: 32)")
+    parser.add_argument("--repeats", type=_count, default=5, help="table5: batches (default: 5)")
+    parser.add_argument("--autocast", choices=["bfloat16", "float16"], help="table5: else float32")
+    parser.add_argument("--out", default=str(Path("results", "reproduce")), metavar="DIR")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what the command line says; the result is the exit status. Errors are raised."""
+    """Run what is missing of the target, and print it."""
     from recbole_lite.experiments.reproduce.paper_tables import Request, reproduce
-    from recbole_lite.utils.files import check_folder
 
     check_folder(args.out, "--out")
+    names = ("dataset", "data_path", "weights", "tokenizer", "seed")
+    timing = ("models", "batch_size", "repeats", "autocast")
     request = Request(
-        dataset=args.dataset,
-        data_path=args.data_path,
+        **{name: getattr(args, name) for name in (*names, *timing)},
         minutes=args.budget,
-        weights=args.weights,
-        tokenizer=args.tokenizer,
-        seed=args.seed,
         out=Path(args.out),
-        command=shlex.join(["recbole-lite", *sys.argv[1:]]),
-        say=lambda line: print(line, flush=True),
+        command=args.typed,
+        log=lambda line: print(line, flush=True),
     )
     print(f"\n{reproduce(args.target, request)}")
     return 0
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(";") if name.strip())
 
 
 def _minutes(text: str) -> float:
@@ -76,3 +78,9 @@ def _minutes(text: str) -> float:
     if not found or not float(found[1]):
         raise argparse.ArgumentTypeError(f"{text!r}: write a time such as 90s, 30m or 2h")
     return float(found[1]) * {"s": 1 / 60, "m": 1, "h": 60}[found[2]]
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r}: write a whole number of at least 1")
+    return int(text)

@@ -7,8 +7,11 @@ import ipaddress
 import socket
 import sys
 from contextlib import suppress
+from dataclasses import fields
 
-from recbole_lite.cli.recommend import add_runtime
+from recbole_lite.cli.common import add_command, add_model, add_runtime, load_recommender
+from recbole_lite.serve.limits import Limits
+from recbole_lite.utils.errors import MissingDependencyError, RequestError
 
 EPILOG = """\
 The page is at /, the API's description at /docs and /openapi.json. There is no login: on another
@@ -18,62 +21,42 @@ examples:
   %(prog)s --model=saved/LiteLLM4Rec-ml-1m-...
   %(prog)s --model=packed --port=9000 --max_history=200
 """
+INTERRUPTED = "interrupted before the service had begun"
+LIMITS = [limit.name for limit in fields(Limits)]
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
-    """Add the subcommand ``serve``.
-
-    Parameters
-    ----------
-    commands : argparse action
-        What ``ArgumentParser.add_subparsers`` returned.
-    """
-    parser = commands.add_parser(
-        "serve",
-        help="serve a trained model over HTTP",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--model", required=True, metavar="DIR", help="folder of the model")
+    """Add the subcommand."""
+    text = "serve a trained model over HTTP"
+    parser = add_command(commands, "serve", text, run, INTERRUPTED, epilog=EPILOG)
+    add_model(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="0: any (default: %(default)s)")
     add_runtime(parser)
-    for name, default, text in (
-        ("max_history", 1000, "items in a history"),
-        ("max_body", 256 * 1024, "bytes of a request"),
-        ("max_batch", 64, "histories scored together"),
-        ("max_waiting", 1024, "requests that may wait"),
-    ):
-        parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} ({default:,})")
-    parser.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS)
-    parser.set_defaults(func=serve, interrupted="interrupted before the service had begun")
+    for limit in fields(Limits):
+        text = f"{limit.metadata['help']} ({limit.default:,})"
+        parser.add_argument(f"--{limit.name}", type=int, default=limit.default, help=text)
 
 
-def serve(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Serve until interrupted."""
-    from recbole_lite.utils.errors import MissingDependencyError, RequestError
-
     try:
         import uvicorn
 
-        from recbole_lite.serve.app import Limits, create_app
+        from recbole_lite.serve.app import create_app
     except ModuleNotFoundError as error:
         if error.name not in ("fastapi", "uvicorn", "starlette", "pydantic"):
             raise
         raise MissingDependencyError(
             f"serving needs {error.name}; type: pip install fastapi uvicorn"
         ) from None
-    from recbole_lite.cli.recommend import load
-
-    names = ("max_history", "max_body", "max_batch", "max_waiting")
-    wrong = [name for name in names if getattr(args, name) < 1]
+    wrong = [name for name in LIMITS if getattr(args, name) < 1]
     if wrong:
         raise RequestError(f"--{wrong[0]} must be at least 1")
     listener = _listen(args.host, args.port)
     try:
-        limits = Limits(**{name: getattr(args, name) for name in names})
-        recommender = load(args)
+        limits = Limits(**{name: getattr(args, name) for name in LIMITS})
+        recommender = load_recommender(args)
         recommender.warm_up(limits.max_batch)
         app = create_app(recommender, limits)
         host, port = listener.getsockname()[:2]
@@ -91,8 +74,6 @@ def serve(args: argparse.Namespace) -> int:
 
 def _listen(host: str, port: int) -> socket.socket:
     """Bind before the model is loaded: a port that is taken should not cost the wait."""
-    from recbole_lite.utils.errors import RequestError
-
     if not 0 <= port < 65536:
         raise RequestError(f"--port={port}: a port is a number from 0 to 65535")
     try:

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from recbole_lite.experiments.tune.tune_settings import split_arguments
+from recbole_lite.experiments.tune.tune_settings import SWEEP_FILE, split_arguments
 from recbole_lite.utils.errors import ConfigError
 from recbole_lite.utils.files import spooled
 from recbole_lite.utils.process import interrupted_status
 
-SWEEP_FILE = "sweep.json"
-CONTINUE = "interrupted; --resume=FOLDER goes on with a sweep that has begun"
+INTERRUPTED = "interrupted; --resume=FOLDER goes on with a sweep that has begun"
 
 
 def is_sweep(overrides: Sequence[str]) -> bool:
     """Whether the arguments ask for a sweep, or for an interrupted one to go on."""
-    folders = [text.partition("=")[2] for text in overrides if text.startswith("--resume=")]
     return any(text.split("=")[0] == "--tune" for text in overrides) or any(
-        folder and Path(folder, SWEEP_FILE).is_file() for folder in folders
+        folder and Path(folder, SWEEP_FILE).is_file() for folder in _resumed(overrides)
     )
 
 
-def run_sweep(args, overrides: list[str], typed: str) -> int:
+def run_sweep(args: argparse.Namespace) -> int:
     """Run a sweep and print its report.
 
     Returns
@@ -31,17 +30,17 @@ def run_sweep(args, overrides: list[str], typed: str) -> int:
     int
         Exit status: 0; 130 after Ctrl-C, 143 after SIGTERM; 2 where no trial has a result.
     """
-    from recbole_lite.experiments.tune import sweep
+    from recbole_lite.experiments.tune import SweepOptions, sweep
     from recbole_lite.report.sweep import render
 
-    own, rest = split_arguments(overrides)
-    resume = [text.partition("=")[2] for text in rest if text.startswith("--resume=")]
+    settings, rest = split_arguments(args.overrides)
+    resumed = _resumed(rest)
     rest = [text for text in rest if not text.startswith("--resume=")]
-    space = own.pop("tune", None)
+    space = settings.pop("tune", None)
     if space is None and (rest or args.model or args.dataset or args.config_files):
         raise ConfigError(
-            f"resume: {resume[-1]} is a sweep, which has its own model and settings: give --resume "
-            "alone (and --ray-address), or the whole command with --tune"
+            f"resume: {resumed[-1]} is a sweep, which has its own model and settings: give "
+            "--resume alone (and --ray-address), or the whole command with --tune"
         )
     with nullcontext() if space is None else spooled(space, ".yaml") as path:
         result = sweep(
@@ -49,12 +48,14 @@ def run_sweep(args, overrides: list[str], typed: str) -> int:
             dataset=args.dataset,
             config_file_list=args.config_files,
             overrides=rest,
-            space=path,
-            settings=own,
-            resume=resume[-1] if resume else None,
-            command=typed,
+            options=SweepOptions(path, settings, resumed[-1] if resumed else None, args.typed),
         )
     print(f"\n{render(result)}")
     if result["interrupted"]:
         return interrupted_status()
     return 0 if result["best"] else 2
+
+
+def _resumed(overrides: Sequence[str]) -> list[str]:
+    """Folders that ``--resume`` names."""
+    return [text.partition("=")[2] for text in overrides if text.startswith("--resume=")]

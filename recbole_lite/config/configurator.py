@@ -12,6 +12,8 @@ import pickle
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
+from functools import cache
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +23,23 @@ from recbole.config import Config
 from recbole.utils import ModelType
 from torch.nn.utils import clip_grad_norm_
 
+from recbole_lite.config.command_line import parse_overrides, parse_scalar
 from recbole_lite.config.evaluation_settings import check_protocol
+from recbole_lite.config.keys import affecting
+from recbole_lite.config.known_keys import check_known, default_files, known_keys, own_keys
 from recbole_lite.config.registry import can_train_prefixes, check_kind, get_model, reads_candidates
 from recbole_lite.config.stages import read_stages
-from recbole_lite.config.yaml_files import (
-    Loader,
-    Setting,
-    check_known,
-    checked,
-    known_keys,
-    nearest,
-    parse_overrides,
-    parse_scalar,
-    read_yaml,
-)
+from recbole_lite.config.validation import validate
+from recbole_lite.config.yaml_files import Loader, Setting, read_yaml, set_at
 from recbole_lite.utils import process_group
 from recbole_lite.utils.dataset_names import check_name
 from recbole_lite.utils.errors import ConfigError, RecboleLiteError
 from recbole_lite.utils.paths import PROPERTIES
+from recbole_lite.utils.suggestions import suggest
 
 # Values from here are strings that RecBole's users expect to be read as numbers, lists ...;
 # a YAML file has typed its values already.
 STRING_SOURCES = {"config_dict", "command line"}
-# Derived from the model's class or only of use to the command line.
-NOT_SETTINGS = {"MODEL_TYPE", "config_files", *process_group.KEYS}
 # eval_args mode: rank all items; RecBole also takes one per phase.
 _FULL = ("full", {"valid": "full", "test": "full"})
 
@@ -98,11 +93,11 @@ class LiteConfig(Config):
         # Config.__getattr__ looks names up in final_config_dict, so ours go in first.
         self.origins: dict[str, Setting] = {}
         self._overrides = list(overrides or [])
-        self._string_sources = STRING_SOURCES - ({"config_dict"} if typed else set())
+        self._typed = typed  # settings of a run, which an older version may have saved
         with translate_errors("the settings cannot be read", self):
             super().__init__(model, dataset, paths_of(config_file_list), config_dict)
 
-    def given(self) -> str:
+    def overrides_summary(self) -> str:
         """What this run sets itself, and where, for messages; the first settings of many."""
         shown = [f"{key}={setting.value!r}"[:60] for key, setting in self.origins.items()]
         return ", ".join(shown[:12]) + (f" and {len(shown) - 12} more" if len(shown) > 12 else "")
@@ -121,19 +116,28 @@ class LiteConfig(Config):
         return Loader
 
     def _load_config_files(self, file_list):
+        values = {}
         for path in file_list:
-            self.origins.update(read_yaml(path))
-        return {key: setting.value for key, setting in self.origins.items()}
+            values.update(self._noted(read_yaml(path)))
+        return values
 
     def _load_variable_config_dict(self, config_dict):
-        given = dict(config_dict or {})
-        self.origins.update({key: Setting(value, "config_dict") for key, value in given.items()})
-        return given
+        given: dict[str, Setting] = {}
+        for key, value in (config_dict or {}).items():
+            given |= set_at(key, value, "config_dict", given)
+        return self._noted(given)
 
     def _load_cmd_line(self):
-        given = parse_overrides(self._overrides)
-        self.origins.update(given)
-        return {key: setting.value for key, setting in given.items()}
+        return self._noted(parse_overrides(self._overrides))
+
+    def _noted(self, settings: dict[str, Setting]) -> dict[str, Any]:
+        """Values of one source; who writes a former name is told the present one."""
+        for key, setting in settings.items():
+            if setting.former and not self._typed:
+                now = f"{key}: {setting.value}" if ":" in setting.former else key
+                _warn_once(f"{setting.origin}: {setting.former} is now called {now}")
+        self.origins.update(settings)
+        return {key: setting.value for key, setting in settings.items()}
 
     def _get_model_and_dataset(self, model, dataset):
         model = model if model is not None else self.external_config_dict.get("model")
@@ -147,28 +151,29 @@ class LiteConfig(Config):
 
     def _load_internal_config_dict(self, model, model_class, dataset):
         super()._load_internal_config_dict(model, model_class, dataset)
-        for path in (
-            PROPERTIES / "overall.yaml",
-            PROPERTIES / "model" / f"{model}.yaml",
-            PROPERTIES / "dataset" / f"{dataset}.yaml",
-            PROPERTIES / "task" / f"{self.external_config_dict.get('task')}.yaml",
+        above = (f"dataset/{dataset}.yaml", f"task/{self.external_config_dict.get('task')}.yaml")
+        paths = [path for path in (PROPERTIES / name for name in above) if path.is_file()]
+        for settings in (
+            read_yaml(PROPERTIES / "overall.yaml"),
+            *default_files(model_class),
+            *map(read_yaml, paths),
         ):
-            if path.is_file():
-                values = {key: setting.value for key, setting in read_yaml(path).items()}
-                self.internal_config_dict.update(values)
+            self.internal_config_dict.update({key: s.value for key, s in settings.items()})
 
     # -- merging ---------------------------------------------------------------------------
 
     def _get_final_config_dict(self):
         check_known(self.origins, known_keys(self.model_class) | set(self.internal_config_dict))
+        own = own_keys(self.model_class)
         for key, setting in self.origins.items():
             if key in {"model", "dataset"}:
                 continue
             default = self.internal_config_dict.get(key)
             value = setting.value
-            if isinstance(value, str) and setting.origin in self._string_sources:
+            if isinstance(value, str) and setting.origin in STRING_SOURCES and not self._typed:
                 value = parse_scalar(value, default)
-            self.external_config_dict[key] = checked(key, Setting(value, setting.origin), default)
+            setting = Setting(value, setting.origin)
+            self.external_config_dict[key] = validate(key, setting, default, own)
         final = super()._get_final_config_dict()
         final["model"], final["dataset"] = self.model, self.dataset
         # RecBole would replace the whole mapping when a run sets one of its keys.
@@ -185,9 +190,8 @@ class LiteConfig(Config):
                 final[key] = "\t"
         if "show_progress" not in self.external_config_dict:
             final["show_progress"] = sys.stderr.isatty()
-        self.settings = {
-            key: copy.deepcopy(value) for key, value in final.items() if key not in NOT_SETTINGS
-        }
+        derived = affecting("process") | {"MODEL_TYPE"}
+        self.settings = {k: copy.deepcopy(v) for k, v in final.items() if k not in derived}
         return final
 
     def _trains_without_negatives(self, final) -> bool:
@@ -207,7 +211,7 @@ class LiteConfig(Config):
             self.final_config_dict, self.final_config_dict["MODEL_TYPE"] == ModelType.SEQUENTIAL
         )
         self._check_negatives()
-        self._check_places()
+        self._check_folder()
         data_path = Path(self.final_config_dict["data_path"]) / self.dataset
         with _as_config_error():
             super()._set_default_parameters()
@@ -222,10 +226,7 @@ class LiteConfig(Config):
 
     def _check_strategy(self):
         final = self.final_config_dict
-        strategy = final["train_strategy"]
-        if strategy not in ("all", "sampling", "prefix"):
-            raise ConfigError(f"train_strategy must be all, sampling or prefix, found {strategy!r}")
-        if strategy == "prefix" and not can_train_prefixes(self.model_class):
+        if final["train_strategy"] == "prefix" and not can_train_prefixes(self.model_class):
             raise ConfigError(
                 f"train_strategy: prefix is for models that score all prefixes at once; "
                 f"{self.model} trains with all or sampling"
@@ -235,8 +236,6 @@ class LiteConfig(Config):
     def _check_task(self):
         final = self.final_config_dict
         task, reader = final["task"], reads_candidates(self.model_class)
-        if task not in ("sequential", "topn"):
-            raise ConfigError(f"task must be sequential or topn, found {task!r}")
         if task == "sequential":
             return
         if final["eval_args"]["mode"] not in _FULL:
@@ -274,14 +273,10 @@ class LiteConfig(Config):
         if not right or not isinstance(value.get("norm_type", 2.0), (int, float)):
             raise ConfigError(f"clip_grad_norm must be like {{'max_norm': 1.0}}, found {value!r}")
 
-    def _check_places(self):
-        folder, names = (self.final_config_dict[key] for key in ("checkpoint_dir", "baselines"))
-        if Path(folder).exists() and not Path(folder).is_dir():
+    def _check_folder(self):
+        folder = Path(self.final_config_dict["checkpoint_dir"])
+        if folder.exists() and not folder.is_dir():
             raise ConfigError(f"checkpoint_dir: {folder} is a file; name a folder")
-        if not all(
-            isinstance(name, str) for name in (names if isinstance(names, list) else [names])
-        ):
-            raise ConfigError(f"baselines must be a list of models, found {names!r}")
 
     def _check_negatives(self):
         value = self.final_config_dict["train_neg_sample_args"] or {}
@@ -289,7 +284,7 @@ class LiteConfig(Config):
         for key in value:
             if key not in known:
                 raise ConfigError(
-                    f"train_neg_sample_args: unknown key {key!r}{nearest(str(key), known)}; it has "
+                    f"train_neg_sample_args: unknown key {key!r}{suggest(str(key), known)}; it has "
                     + ", ".join(known)
                 )
         number = value.get("sample_num", 1)
@@ -335,6 +330,11 @@ def paths_of(files: str | Path | Iterable[str | Path] | None) -> list[str | Path
     return [files] if isinstance(files, (str, Path)) else list(files or [])
 
 
+@cache
+def _warn_once(text: str) -> None:
+    getLogger().warning(text)
+
+
 # What Python, pandas and torch raise over a value that they cannot use.
 OVER_VALUES = (
     ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, RuntimeError,
@@ -367,7 +367,7 @@ def translate_errors(what: str, config: LiteConfig):
     except OVER_VALUES as error:
         text = " ".join(str(error).split())
         text = text if len(text) <= 200 else text[:197] + "..."
-        given = config.given()
+        given = config.overrides_summary()
         raise ConfigError(
             f"{what} ({type(error).__name__}: {text}). "
             + (f"This run sets {given}" if given else "All settings are defaults")

@@ -9,8 +9,8 @@ from typing import Any
 from recbole.evaluator.register import metric_types, metrics_dict
 from recbole.utils import EvaluatorType
 
-from recbole_lite.config.yaml_files import nearest
 from recbole_lite.utils.errors import ConfigError
+from recbole_lite.utils.suggestions import suggest
 
 SPLITS = ("valid_and_test", "valid_only", "test_only")
 _MODE = re.compile(r"full|labeled|(uni|pop)[1-9]\d*")
@@ -44,7 +44,7 @@ def _check_eval_args(eval_args: Mapping[str, Any], sequential: bool) -> None:
     for key in eval_args:
         if key not in known:
             raise ConfigError(
-                f"eval_args: unknown key {key!r}{nearest(str(key), known)}; it has "
+                f"eval_args: unknown key {key!r}{suggest(str(key), known)}; it has "
                 + ", ".join(known)
             )
     _check_split(eval_args["split"])
@@ -103,7 +103,7 @@ def _checked_metrics(value: Any) -> list[str]:
     for metric in metrics:
         if not isinstance(metric, str) or metric.lower() not in metric_types:
             raise ConfigError(
-                f"metrics: there is no metric named {metric!r}{nearest(str(metric), names)}"
+                f"metrics: there is no metric named {metric!r}{suggest(str(metric), names)}"
             )
     return [metric.lower() for metric in metrics]
 

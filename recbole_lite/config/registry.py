@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import pkgutil
 
 from recbole_lite.utils.errors import ConfigError, MissingDependencyError
+from recbole_lite.utils.suggestions import suggest
 
 RECBOLE_VERSION = "1.2.1"
 INSTALL_RECBOLE = f"pip install --no-deps recbole=={RECBOLE_VERSION}"
@@ -21,6 +21,7 @@ MODELS = {
     "LightLM": "recbole_lite.model.lightlm",
     "Pop": "recbole_lite.model.pop",
 }
+TRAINERS = "recbole_lite.trainer.trainer"  # module
 # RecBole's, with what fails today overridden: name -> module.
 OVERRIDDEN = dict.fromkeys(
     ("LightGCN", "NGCF", "GCMC", "SpectralCF", "NCL", "ADMMSLIM", "DiffRec", "KSR", "LDiffRec",
@@ -117,10 +118,8 @@ def _refusal(name: str, reason: str) -> str:
 
 
 def _unknown_model(name: str) -> str:
-    by_lower = {known.lower(): known for known in [*MODELS, *recbole_models()]}
-    near = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)
-    hint = f"did you mean {' or '.join(by_lower[match] for match in near)}?" if near else ""
-    return f"unknown model {name!r}; {hint or 'ours: ' + ', '.join(MODELS)}"
+    hint = suggest(name, [*MODELS, *recbole_models()])
+    return f"unknown model {name!r}{hint or '; ours: ' + ', '.join(MODELS)}"
 
 
 def recbole_models() -> list[str]:
@@ -146,13 +145,11 @@ def get_trainer(model_type, model_name: str) -> type:
     from recbole.trainer import Trainer
     from recbole.utils import get_trainer as get_recbole_trainer
 
-    from recbole_lite.trainer.trainer import LiteMixin, LiteTrainer
-    from recbole_lite.trainer.training_loop import TrainingLoop
-
+    ours = importlib.import_module(TRAINERS)
     base = get_recbole_trainer(model_type, model_name)
     if base is Trainer:
-        return LiteTrainer
-    return type(f"Lite{base.__name__}", (LiteMixin, base, TrainingLoop), {})
+        return ours.LiteTrainer
+    return type(f"Lite{base.__name__}", (ours.LiteMixin, base, ours.TrainingLoop), {})
 
 
 def reads_candidates(model_class: type) -> bool:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from recbole_lite.config.keys import with_current_names
 from recbole_lite.utils.errors import CheckpointError
 
 CONFIG_FILE = "config.json"
@@ -32,4 +33,5 @@ def load_config(folder: Path) -> dict[str, Any]:
         not isinstance(content.get(name), kind) for name, kind in kinds.items()
     ):
         raise CheckpointError(f"{path}: not the settings of a run: it needs {', '.join(kinds)}")
+    content["settings"] = with_current_names(content["settings"])
     return content

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any
 
-from recbole_lite.config.yaml_files import Setting, checked, nearest
+from recbole_lite.config.validation import validate
+from recbole_lite.config.yaml_files import Setting
 from recbole_lite.utils.errors import ConfigError
-
-ITEM_LLM_TRAINING = ("frozen", "embeddings", "full")
-PARTS = ("rec_llm", "adapter", "head")
+from recbole_lite.utils.suggestions import suggest
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,6 @@ def read_stages(config) -> list[Stage]:
     """
     names = [entry.name for entry in fields(Stage)]
     plain = {name: config[name] for name in names}
-    plain["frozen_parts"] = plain["frozen_parts"] or []
     described = config["stages"] or [{}]
     if not isinstance(described, list):
         raise ConfigError(f"stages must be a list of mappings, found {described!r}")
@@ -51,32 +48,18 @@ def read_stages(config) -> list[Stage]:
         origin = f"stages, stage {number}"
         if not isinstance(own, dict):
             raise ConfigError(f"{origin}: expected `key: value`, found {own!r}")
-        values = dict(plain)
-        for key, value in own.items():
+        for key in own:
             if key not in names:
                 raise ConfigError(
-                    f"{origin}: unknown key {key!r}{nearest(str(key), names)}; a stage can set "
+                    f"{origin}: unknown key {key!r}{suggest(str(key), names)}; a stage can set "
                     + ", ".join(names)
                 )
-            values[key] = checked(key, Setting(value, origin), plain[key])
-        stages.append(Stage(**values))
-        _check(stages[-1], origin if config["stages"] else "configuration")
+        place = origin if config["stages"] else "configuration"
+        values = {**plain, **own}
+        values["frozen_parts"] = values["frozen_parts"] or []
+        stages.append(Stage(**{k: validate(k, Setting(values[k], place)) for k in names}))
     _check_mixture(stages)
     return stages
-
-
-def _check(stage: Stage, origin: str) -> None:
-    how = stage.item_llm_training
-    if how is not None and how not in ITEM_LLM_TRAINING:
-        raise ConfigError(
-            f"{origin}: item_llm_training must be one of {', '.join(ITEM_LLM_TRAINING)}, "
-            f"found {how!r}"
-        )
-    parts: Any = stage.frozen_parts
-    if not isinstance(parts, list) or not set(map(str, parts)) <= set(PARTS):
-        raise ConfigError(
-            f"{origin}: frozen_parts must be a list of {', '.join(PARTS)}, found {parts!r}"
-        )
 
 
 def _check_mixture(stages: list[Stage]) -> None:

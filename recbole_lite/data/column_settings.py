@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from recbole_lite.config.yaml_files import INTERVALS, nearest
+from recbole_lite.config.validation import INTERVAL
 from recbole_lite.utils.errors import ConfigError
+from recbole_lite.utils.suggestions import suggest
 
 FILES = ("inter", "user", "item", "kg", "link", "net")
 
@@ -47,7 +49,7 @@ def _checked_columns(config, key: str, files: Iterable[str]) -> dict[str, Any] |
     for name, columns in value.items():
         if name not in files:
             raise ConfigError(
-                f"{key}: {name!r} is no file of a data set{nearest(str(name), files)}; it has "
+                f"{key}: {name!r} is no file of a data set{suggest(str(name), files)}; it has "
                 f"{', '.join(files)}"
             )
         if columns != "*" and not _is_names(columns):
@@ -112,7 +114,7 @@ def _check_read(key: str, names: Iterable[str], types: dict[str, str]) -> None:
     for name in names:
         if name not in types:
             raise ConfigError(
-                f"{key}: no column {name!r} was read{nearest(str(name), types)}; read were "
+                f"{key}: no column {name!r} was read{suggest(str(name), types)}; read were "
                 f"{', '.join(types)}. Name one of them, or add it to load_col"
             )
 
@@ -122,7 +124,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_interval(value: Any) -> bool:
-    return isinstance(value, str) and bool(INTERVALS.fullmatch(value))
+    return isinstance(value, str) and bool(re.fullmatch(INTERVAL, value))
 
 
 def _is_bucketing(value: Any) -> bool:

@@ -11,10 +11,12 @@ _SOURCE = "_recbole_lite_source"  # attribute of a moved tensor
 def tensor_to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Move a CPU tensor to `device`; :func:`to_host` gives its values without a copy back.
 
-    A blocking copy would wait for all that the device has still to do.
+    A blocking copy would wait for all that the device has still to do, and so would, on CUDA, a
+    large one out of memory that is not pinned.
     """
-    copy = values.to(device, non_blocking=True)
-    if copy is not values:
+    sent = values.pin_memory() if device.type == "cuda" else values
+    copy = sent.to(device, non_blocking=True)
+    if copy is not values and not copy.is_inference():  # inference tensors have no version
         setattr(copy, _SOURCE, (values, copy._version))
     return copy
 

@@ -17,28 +17,30 @@ from typing import Any
 
 import numpy as np
 
+from recbole_lite.config.command_line import parse_overrides
 from recbole_lite.config.configurator import LiteConfig, paths_of
-from recbole_lite.config.yaml_files import nearest, parse_overrides, read_yaml
-from recbole_lite.evaluator.evaluator import LiteEvaluator, ranked_by
+from recbole_lite.config.keys import affecting, with_current_names
+from recbole_lite.config.yaml_files import read_yaml
 from recbole_lite.quick_start import run_one
 from recbole_lite.report.ablation import render, summarise
-from recbole_lite.report.run_report import optional
+from recbole_lite.report.rank_metrics import is_of_ranks, metric_values
 from recbole_lite.trainer.initial_weights import next_train_stage
 from recbole_lite.utils.environment import environment
-from recbole_lite.utils.errors import ConfigError, RecboleLiteError, TrainingError, one_line
-from recbole_lite.utils.files import to_json, write_atomically
+from recbole_lite.utils.errors import (
+    ConfigError,
+    RecboleLiteError,
+    TrainingError,
+    best_effort,
+    one_line,
+)
+from recbole_lite.utils.files import to_json, to_plain, write_json, write_text
 from recbole_lite.utils.paths import PROPERTIES
+from recbole_lite.utils.suggestions import suggest
 
 ROWS = PROPERTIES / "ablation"
 DEFAULT_OUT = Path("results", "ablation")  # / name of the dataset
 SPLIT = {"LS": "valid_and_test"}
 AGAIN = "the same command makes it from the results"
-NOT_A_ROWS = {"model", "dataset", "seed"}  # keys that tell rows and their runs apart
-# Settings that change what is shown or kept, and no figure.
-PRESENTATION = {
-    "show_progress", "state", "checkpoint_dir", "checkpoint_every", "item_embedding_cache_dir",
-    "local_files_only", "baselines", "sample_users", "log_wandb",
-}  # fmt: skip
 
 
 @dataclass
@@ -75,31 +77,12 @@ class Row:
     given_up: bool = False
 
 
-def ablate(
-    model: str | None = None,
-    dataset: str | None = None,
-    config_file_list: Iterable[str | Path] | None = None,
-    config_dict: Mapping[str, Any] | None = None,
-    overrides: Iterable[str] | None = None,
-    rows: Iterable[str] | None = None,
-    seeds: Iterable[int] | None = None,
-    out: str | Path | None = None,
-    rows_folder: str | Path = ROWS,
-    command: str = "",
-    say: Callable[[str], None] | None = None,
-) -> dict[str, Any]:
-    """Train and compare the base configuration and its rows.
+@dataclass(frozen=True)
+class AblationOptions:
+    """What is compared, and where the results go.
 
-    The first seed of all rows comes first, then the second: an interrupted table is complete as
-    far as it goes. Each result is written as soon as it is there, ``<out>/<row>-<seed>.json``,
-    and serves again if its settings are the same; the table is ``<out>/ablation.md`` and
-    ``ablation.json``.
-
-    Parameters
+    Attributes
     ----------
-    model, dataset, config_file_list, config_dict, overrides
-        The base configuration, see :class:`~recbole_lite.config.configurator.LiteConfig`; `model`
-        is LiteLLM4Rec unless given.
     rows : list of str, optional
         Names of files in `rows_folder`; None: all of them.
     seeds : list of int, optional
@@ -110,8 +93,39 @@ def ablate(
         Where the rows' files are.
     command : str
         What the user typed, for the records.
-    say : callable, optional
-        Told of each result in a line; None: the log is.
+    log : callable
+        Told of each result in a line.
+    """
+
+    rows: Iterable[str] | None = None
+    seeds: Iterable[int] | None = None
+    out: str | Path | None = None
+    rows_folder: str | Path = ROWS
+    command: str = ""
+    log: Callable[[str], None] = getLogger().info
+
+
+def ablate(
+    model: str | None = None,
+    dataset: str | None = None,
+    config_file_list: Iterable[str | Path] | None = None,
+    config_dict: Mapping[str, Any] | None = None,
+    overrides: Iterable[str] | None = None,
+    options: AblationOptions | None = None,
+) -> dict[str, Any]:
+    """Train and compare the base configuration and its rows.
+
+    The first seed of all rows comes first, then the second: an interrupted table is complete as
+    far as it goes. Each result is written as soon as it is there, ``<out>/<row>-<seed>.json``,
+    and is reused if its settings are the same; the table is ``<out>/ablation.md`` and
+    ``ablation.json``.
+
+    Parameters
+    ----------
+    model, dataset, config_file_list, config_dict, overrides
+        The base configuration, see :class:`~recbole_lite.config.configurator.LiteConfig`; `model`
+        is LiteLLM4Rec unless given.
+    options : AblationOptions, optional
 
     Returns
     -------
@@ -124,7 +138,7 @@ def ablate(
         An unknown row, or settings that are wrong in any of the rows; before the first training.
         What goes wrong later is listed in the table.
     """
-    say = say or getLogger().info
+    options = options or AblationOptions()
     base = _Base(
         model or "LiteLLM4Rec",
         dataset,
@@ -134,21 +148,23 @@ def ablate(
         list(overrides or []),
     )
     config = base.configure(Row("base"), None)
-    _check_base(base, config, seeds)
-    seeds = list(dict.fromkeys(seeds or [config["seed"]]))
-    table = [Row(config["model"]), *find_rows(rows, Path(rows_folder), config["model"])]
+    _check_base(base, config, options.seeds)
+    seeds = list(dict.fromkeys(options.seeds or [config["seed"]]))
+    rows = find_rows(options.rows, Path(options.rows_folder), config["model"])
+    table = [Row(config["model"]), *rows]
     _configure(table, base, seeds)
-    out = Path(out or DEFAULT_OUT / config["dataset"])
+    out = Path(options.out or DEFAULT_OUT / config["dataset"])
     for seed in seeds:
         for row in table:
             if not row.given_up and row.same_as is None:
-                _fill(row, seed, out, command, say)
-    summary = _summary(table, seeds, config, command)
-    with optional(str(out), AGAIN):
-        _write_json(out / "ablation.json", summary)
-        text = render(summary)
-        write_atomically(out / "ablation.md", lambda path: path.write_text(text, encoding="utf-8"))
-    return summary
+                _fill(row, seed, out, options)
+    about = {
+        "dataset": config["dataset"],
+        "seeds": seeds,
+        "command": options.command,
+        "environment": environment(),
+    }
+    return _write_table(out, summarise(_described(table), about))
 
 
 def find_rows(names: Iterable[str] | None, folder: Path, base: str) -> list[Row]:
@@ -174,7 +190,7 @@ def find_rows(names: Iterable[str] | None, folder: Path, base: str) -> list[Row]
     if names is None:
         names = files
     chosen = [name for name in dict.fromkeys(names) if name != base]
-    unknown = [f"unknown row {n!r}{nearest(n, files)}" for n in chosen if n not in files]
+    unknown = [f"unknown row {n!r}{suggest(n, files)}" for n in chosen if n not in files]
     if unknown:
         raise ConfigError(f"{'; '.join(unknown)}; rows in {folder}: {', '.join(files) or 'none'}")
     return [_read_row(files[name]) for name in chosen]
@@ -182,7 +198,7 @@ def find_rows(names: Iterable[str] | None, folder: Path, base: str) -> list[Row]
 
 def _read_row(path: Path) -> Row:
     settings = read_yaml(path)
-    for key in sorted(NOT_A_ROWS & set(settings)):
+    for key in sorted((affecting("run") | {"seed"}) & set(settings)):
         raise ConfigError(f"{settings[key].origin}: a row cannot set {key}")
     return Row(path.stem, path, {key: setting.value for key, setting in settings.items()})
 
@@ -202,26 +218,14 @@ class _Base:
 
     def configure(self, row: Row, seed: int | None) -> LiteConfig:
         """Configuration of a row: its file comes last, and nothing above files sets its keys."""
-        sources = {"overrides": self.overrides, "values": self.values, "files": self.files}
-        if row.path is not None:
-            sources["files"] = [*self.files, row.path]
-            sources["overrides"] = [
-                text
-                for text in self.overrides
-                if not set(parse_overrides([text])) & set(row.changes)
-            ]
-            sources["values"] = {k: v for k, v in self.values.items() if k not in row.changes}
-        if seed is not None:
-            sources["overrides"] = [
-                text for text in sources["overrides"] if "seed" not in parse_overrides([text])
-            ]
-            sources["overrides"].append(f"--seed={seed}")
+        own = {*row.changes, *(["seed"] if seed is not None else [])}
+        overrides = [text for text in self.overrides if not own & set(parse_overrides([text]))]
         return LiteConfig(
             self.model,
             self.dataset,
-            config_file_list=sources["files"],
-            config_dict=sources["values"],
-            overrides=sources["overrides"],
+            config_file_list=[*self.files, *([row.path] if row.path else [])],
+            config_dict={k: v for k, v in self.values.items() if k not in row.changes},
+            overrides=[*overrides, *([f"--seed={seed}"] if seed is not None else [])],
         )
 
 
@@ -258,34 +262,34 @@ def _check_row(row: Row, config: LiteConfig) -> None:
 
 
 def comparable(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as they come back from JSON, without those of presentation."""
-    plain = json.loads(to_json(settings))
-    return {key: value for key, value in plain.items() if key not in PRESENTATION}
+    """Settings as they come back from JSON, by their names now, less those of no figure."""
+    plain = with_current_names(json.loads(to_json(settings)))
+    return {k: v for k, v in plain.items() if k not in affecting("output", "downloads")}
 
 
 # -- results ----------------------------------------------------------------------------------
 
 
-def _fill(row: Row, seed: int, out: Path, command: str, say: Callable[[str], None]) -> None:
+def _fill(row: Row, seed: int, out: Path, options: AblationOptions) -> None:
     """Put the result of one run into its row: from its file, or by training."""
     path, label = out / f"{row.name}-{seed}.json", f"{row.name}, seed {seed}"
     record = _finished(path, row.configs[seed].settings)
     if record is not None:
-        say(f"{label}: reused from {path}")
+        options.log(f"{label}: reused from {path}")
     else:
-        say(f"{label}: training")
+        options.log(f"{label}: training")
         try:
             result = run_one(row.configs[seed], resume=False, samples=False, per_user=True)
         except RecboleLiteError as error:
             row.problem = row.problem or one_line(error, limit=110)  # a cell of the table
             # A loss that is not finite may be the seed's; anything else would come again.
             row.given_up = not isinstance(error, TrainingError)
-            say(f"{label}: not run: {row.problem}")
+            options.log(f"{label}: not run: {row.problem}")
             return
-        record = _record(row, seed, result, command)
-        with optional(str(path), "the row is in the table, but will be trained again"):
-            _write_json(path, record)
-            say(f"{label}: written to {path}")
+        record = _record(row, seed, result, options.command)
+        with best_effort(str(path), "the row is in the table, but will be trained again"):
+            _write_record(path, record)
+            options.log(f"{label}: written to {path}")
     row.records[seed] = record
 
 
@@ -307,8 +311,8 @@ def _record(row: Row, seed: int, result: dict[str, Any], command: str) -> dict[s
         "seed": seed,
         "changes": row.changes,
         "data": result["data"],
-        "valid": _plain(result["best_valid_result"]),
-        "test": _plain(result["test_result"]),
+        "valid": to_plain(result["best_valid_result"]) or {},
+        "test": to_plain(result["test_result"]) or {},
         "epochs": result["epochs"],
         "history": result["history"],
         "seconds": result["seconds"],
@@ -322,53 +326,35 @@ def _record(row: Row, seed: int, result: dict[str, Any], command: str) -> dict[s
     }
 
 
-def _plain(result) -> dict[str, float]:
-    return {name: float(value) for name, value in (result or {}).items()}
+def _write_record(path: Path, record: dict[str, Any]) -> None:
+    """Write a result: an epoch on a line, thousands of users on another."""
+    text = to_json({k: v for k, v in record.items() if k not in ("ranks", "history")}, indent=1)
+    epochs = ",\n".join(f"  {to_json(epoch)}" for epoch in record["history"])
+    text = f'{text[:-2]},\n "history": [\n{epochs}\n ],\n "ranks": {to_json(record["ranks"])}\n}}\n'
+    write_text(path, text)
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    content = dict(content)
-    # Thousands of users on one line, an epoch on another.
-    ranks, history = content.pop("ranks", None), content.pop("history", None)
-    text = to_json(content, indent=1)
-    if history is not None:
-        epochs = ",\n".join(f"  {to_json(epoch)}" for epoch in history)
-        text = f'{text[:-2]},\n "history": [\n{epochs}\n ]\n}}'
-    if ranks is not None:
-        text = f'{text[:-2]},\n "ranks": {to_json(ranks)}\n}}'
-    write_atomically(path, lambda name: name.write_text(text + "\n", encoding="utf-8"))
+def _write_table(out: Path, summary: dict[str, Any]) -> dict[str, Any]:
+    with best_effort(str(out), AGAIN):
+        write_json(out / "ablation.json", summary)
+        text = render(summary)
+        write_text(out / "ablation.md", text)
+    return summary
 
 
-def _summary(table: list[Row], seeds, config: LiteConfig, command: str) -> dict[str, Any]:
-    by_name = {row.name: row for row in table}
-    described = []
+def _described(table: list[Row]) -> list[dict[str, Any]]:
+    """Rows as :func:`~recbole_lite.report.ablation.summarise` takes them."""
+    by_name, described = {row.name: row for row in table}, []
     for row in table:
         source = by_name[row.same_as or row.name]
-        runs = [
-            {**record, "per_user": _per_user(record, source.configs[seed])}
-            for seed, record in source.records.items()
-        ]
-        described.append(
-            {
-                "row": row.name,
-                "changes": row.changes,
-                "same_as": row.same_as,
-                "problem": source.problem,
-                "runs": runs,
-            }
-        )
-    about = {
-        "dataset": config["dataset"],
-        "seeds": seeds,
-        "command": command,
-        "environment": environment(),
-    }
-    return summarise(described, about)
+        runs = [{**record, "per_user": _per_user(record)} for record in source.records.values()]
+        about = {"row": row.name, "changes": row.changes, "same_as": row.same_as}
+        described.append({**about, "problem": source.problem, "runs": runs})
+    return described
 
 
-def _per_user(record: dict[str, Any], config: LiteConfig) -> dict[str, np.ndarray]:
+def _per_user(record: dict[str, Any]) -> dict[str, np.ndarray]:
     """Top-k metrics of each user, from the ranks."""
-    if not record["ranks"]:
-        return {}
     ranks = np.array(list(record["ranks"].values()))
-    return LiteEvaluator(config).per_user(ranked_by(ranks, max(config["topk"])))
+    names = record["test"] if len(ranks) else ()
+    return {name: metric_values(name, ranks) for name in names if is_of_ranks(name)}

@@ -1,4 +1,4 @@
-"""Recommendations for a file of histories, in bounded memory."""
+"""Recommendations for a CSV file of histories, in bounded memory."""
 
 from __future__ import annotations
 
@@ -13,52 +13,84 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from recbole_lite.inference.recommender import Recommender, named_unknown
+from recbole_lite.inference.history_inputs import describe_unknown, resolve_candidates
+from recbole_lite.inference.recommender import Recommender
 from recbole_lite.utils.errors import DataError
 from recbole_lite.utils.files import STANDARD, is_stream, open_stream, spooled, write_atomically
 
 INPUT_COLUMNS = ("user_id", "history")
 OUTPUT_COLUMNS = ("user_id", "rank", "item_id", "title", "score")
-_READ_AHEAD = 16  # batches that are sorted by length, so that a batch has little padding
+_READ_AHEAD = 16  # batches sorted by length together, so that a batch has little padding
 _SHOWN = 5
 
 
+@dataclass(frozen=True)
+class BatchOptions:
+    """Options of :func:`recommend_file`.
+
+    Attributes
+    ----------
+    k, exclude_seen, candidates, unknown
+        See :meth:`Recommender.recommend`. With ``unknown="warn"``, users without a known item get
+        no rows and are counted.
+    separator : str
+        Between the ids of a history.
+    batch_size : int
+        Histories scored together.
+    show_progress : bool, optional
+        Whether to show a progress bar; default: if the output is a terminal.
+    """
+
+    k: int = 10
+    exclude_seen: bool = True
+    candidates: list[str] | None = None
+    unknown: str = "warn"
+    separator: str = ";"
+    batch_size: int = 256
+    show_progress: bool | None = None
+
+
 @dataclass
-class Summary:
-    """What became of a file.
+class BatchSummary:
+    """Counts of what was read, written and left out.
 
     Attributes
     ----------
     users, rows : int
         Histories read, recommendations written.
     unknown : int
-        Ids left out because the catalogue does not have them.
-    strangers : list of str
+        Ids left out because they are not in the catalogue.
+    unknown_ids : list of str
         The first of these ids.
-    without : int
-        Histories of unknown ids alone: nothing was recommended.
-    without_users : list of str
-        The first of their users.
+    unserved : int
+        Users without a known item, who got no recommendation.
+    unserved_users : list of str
+        The first of these users.
     """
 
     users: int = 0
     rows: int = 0
     unknown: int = 0
-    strangers: list[str] = field(default_factory=list)
-    without: int = 0
-    without_users: list[str] = field(default_factory=list)
+    unknown_ids: list[str] = field(default_factory=list)
+    unserved: int = 0
+    unserved_users: list[str] = field(default_factory=list)
+
+    def add_unknown(self, ids: list[str]) -> None:
+        """Count unknown ids of a history, and keep the first distinct ones."""
+        self.unknown += len(ids)
+        self.unknown_ids = list(dict.fromkeys(self.unknown_ids + ids))[:_SHOWN]
 
     def __str__(self) -> str:
         text = f"{self.users:,} histories, {self.rows:,} recommendations"
         if self.unknown:
             text += (
                 f"; left out: {self.unknown:,} ids not in the catalogue "
-                f"({', '.join(map(repr, self.strangers))}{', ...' * (self.unknown > _SHOWN)})"
+                f"({', '.join(map(repr, self.unknown_ids))}{', ...' * (self.unknown > _SHOWN)})"
             )
-        if self.without:
+        if self.unserved:
             text += (
-                f"; nothing for {self.without:,} users with unknown items alone "
-                f"({', '.join(self.without_users)}{', ...' * (self.without > _SHOWN)})"
+                f"; nothing for {self.unserved:,} users with unknown items alone "
+                f"({', '.join(self.unserved_users)}{', ...' * (self.unserved > _SHOWN)})"
             )
         return text
 
@@ -67,76 +99,59 @@ def recommend_file(
     recommender: Recommender,
     source: str | Path,
     target: str | Path,
-    k: int = 10,
-    exclude_seen: bool = True,
-    candidates: list[str] | None = None,
-    unknown: str = "warn",
-    separator: str = ";",
-    batch_size: int = 256,
-    show_progress: bool | None = None,
-) -> Summary:
+    options: BatchOptions | None = None,
+) -> BatchSummary:
     """Recommend for every row of a CSV file.
 
-    The file is read twice: a first time to check all of it, so that a mistake in the last line
-    costs seconds; then in batches. A stream is copied into a temporary file first. What is in
-    memory does not grow with the file. An output file appears under its name when it is complete;
-    a stream gets each batch as soon as it is ranked.
+    The file is read twice: first to check all of it, so that an error in the last line is found
+    in seconds; then in batches. A stream is copied to a temporary file first. Memory use does not
+    depend on the size of the file. An output file appears under its name when it is complete; a
+    stream gets each batch as soon as it is ranked.
 
     Parameters
     ----------
     recommender : Recommender
     source : str or Path
         CSV in UTF-8 with the columns ``user_id`` and ``history`` (others are ignored); a history
-        is raw item ids, the earliest first, joined by `separator`. ``-`` is standard input; pipes
-        are taken as well.
+        consists of raw item ids, oldest first, joined by ``options.separator``. ``-`` is standard
+        input; pipes work as well.
     target : str or Path
         CSV with the columns ``user_id, rank, item_id, title, score``, one row for each
         recommendation, users in the order of `source`. ``-`` is standard output; pipes and
-        devices are written to.
-    k, exclude_seen, candidates, unknown
-        See :meth:`Recommender.recommend`. With ``warn``, users of whom no item is known get no
-        rows, and are counted.
-    separator : str
-        Between the ids of a history.
-    batch_size : int
-        Histories scored together.
-    show_progress : bool, optional
-        Whether to show a bar; default: where the output is a terminal.
+        devices work as well.
+    options : BatchOptions, optional
 
     Returns
     -------
-    Summary
+    BatchSummary
 
     Raises
     ------
     DataError
-        With the line: not UTF-8, no such columns, too many or few cells, an empty history; with
-        ``unknown="error"`` also an id that the catalogue does not have.
+        With the line: not UTF-8, missing columns, a wrong number of cells, an empty history; with
+        ``unknown="error"`` also an id that is not in the catalogue.
     RequestError
-        `k` or `candidates` are wrong.
+        `k` or `candidates` are invalid.
     """
-    target = Path(target)
+    target, options = Path(target), options or BatchOptions()
     _check_target(target, Path(source))
-    recommender.check_k(k)
-    among = recommender.among(candidates)
-    summary = Summary()
+    recommender.check_k(options.k)
+    candidates = resolve_candidates(recommender.catalogue, options.candidates)
+    summary = BatchSummary()
     shown = "standard input" if str(source) == STANDARD else source
     with spooled(source) as file:
-        read = partial(_resolved, recommender, file, separator, unknown, shown)
-        for _, _, strangers in read():
+        read = partial(_resolved, recommender, file, options, shown)
+        for _, _, unknown in read():
             summary.users += 1
-            summary.unknown += len(strangers)
-            room = _SHOWN - len(summary.strangers)
-            new = [s for s in dict.fromkeys(strangers) if s not in summary.strangers]
-            summary.strangers += new[:room]
+            summary.add_unknown(unknown)
 
         def write(out: TextIO) -> None:
             rows, table = read(), csv.writer(out, lineterminator="\n")
-            hidden = None if show_progress is None else not show_progress
+            hidden = None if options.show_progress is None else not options.show_progress
             table.writerow(OUTPUT_COLUMNS)
             with tqdm(total=summary.users, unit="user", disable=hidden) as bar:
-                while chunk := list(islice(rows, batch_size * _READ_AHEAD)):
-                    ranked = _rank(recommender, chunk, batch_size, k, exclude_seen, among, bar)
+                while chunk := list(islice(rows, options.batch_size * _READ_AHEAD)):
+                    ranked = _rank(recommender, chunk, options, candidates, bar)
                     _write_rows(table, recommender, chunk, ranked, summary)
                     out.flush()
 
@@ -145,7 +160,7 @@ def recommend_file(
 
 
 def _check_target(target: Path, source: Path) -> None:
-    """Refuse, before anything is ranked, an output that would be lost or destroy the input."""
+    """Refuse an output that is a folder or the input file, before anything is ranked."""
     if target.is_dir():
         raise DataError("is a folder; name a file for the output", target)
     if target.is_file() and source.is_file() and target.samefile(source):
@@ -167,14 +182,15 @@ def _write_to(target: Path, write: Callable[[TextIO], None]) -> None:
         write(text)
 
 
-def _rank(recommender, chunk, batch_size, k, exclude_seen, among, bar) -> list:
-    """Ranked items and scores of each row of a chunk; None where nothing is known."""
+def _rank(recommender, chunk, options: BatchOptions, candidates, bar) -> list:
+    """Ranked items and scores of each row of a chunk; None for a user without a known item."""
     ranked: list = [None] * len(chunk)
     order = [i for i, (_, known, _) in enumerate(chunk) if known]
     order.sort(key=lambda i: len(chunk[i][1]))
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
-        found = recommender.rank([chunk[i][1] for i in batch], k, exclude_seen, among)
+    for start in range(0, len(order), options.batch_size):
+        batch = order[start : start + options.batch_size]
+        histories = [chunk[i][1] for i in batch]
+        found = recommender.rank(histories, options.k, options.exclude_seen, candidates)
         for i, items in zip(batch, found, strict=True):
             ranked[i] = items
         bar.update(len(batch))
@@ -185,8 +201,8 @@ def _rank(recommender, chunk, batch_size, k, exclude_seen, among, bar) -> list:
 def _write_rows(out, recommender, chunk, ranked, summary) -> None:
     for (user, _, _), found in zip(chunk, ranked, strict=True):
         if found is None:
-            summary.without += 1
-            summary.without_users += [user][: _SHOWN - len(summary.without_users)]
+            summary.unserved += 1
+            summary.unserved_users += [user][: _SHOWN - len(summary.unserved_users)]
             continue
         rows = recommender.describe(*found)
         summary.rows += len(rows)
@@ -196,13 +212,13 @@ def _write_rows(out, recommender, chunk, ranked, summary) -> None:
         )
 
 
-def _resolved(recommender, source, separator, unknown, shown) -> Iterator[tuple[str, list, list]]:
+def _resolved(recommender, source, options, shown) -> Iterator[tuple[str, list, list]]:
     """User, known internal ids and unknown raw ids of each row."""
-    for line, user, history in _read(source, separator, shown):
-        known, strangers = recommender.catalogue.resolve(history)
-        if strangers and unknown == "error":
-            raise DataError(f"{named_unknown(strangers)} (user {user})", shown, line)
-        yield user, known, strangers
+    for line, user, history in _read(source, options.separator, shown):
+        known, unknown = recommender.catalogue.resolve(history)
+        if unknown and options.unknown == "error":
+            raise DataError(f"{describe_unknown(unknown)} (user {user})", shown, line)
+        yield user, known, unknown
 
 
 def _read(source: Path, separator: str, shown: str | Path) -> Iterator[tuple[int, str, list[str]]]:

@@ -1,4 +1,4 @@
-"""The items that a model can recommend: ids, titles and texts, and ways to find one."""
+"""The catalogue of a model: ids, titles and texts of its items, and search by title."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import difflib
 import json
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -30,21 +31,21 @@ class Catalogue:
     titles, texts : sequence of str
         Of the same items; an empty title is replaced by the id.
     counts : sequence of int, optional
-        Interactions of the same items in the data of training.
+        Number of interactions of the same items in the training data.
 
     Attributes
     ----------
     ids, titles, texts : list of str
-        By internal id, ``[n_items]``, padding included.
+        By internal id, ``[n_items]`` including padding.
     counts : list of int or None
-        Likewise; None where they are not known.
+        By internal id; None if unknown.
     index : dict of str to int
         Raw id -> internal id.
 
     Raises
     ------
     RequestError
-        An id stands twice.
+        Two items have the same id.
     """
 
     def __init__(
@@ -60,20 +61,21 @@ class Catalogue:
         self.extend(ids, titles, texts)
 
     def __len__(self) -> int:
-        """Items, without padding."""
+        """Number of items without padding."""
         return len(self.ids) - 1
 
     def extend(self, ids: Sequence[str], titles: Sequence[str], texts: Sequence[str]) -> None:
-        """Append items; nothing is changed where one cannot be taken.
+        """Append items; if one is refused, the catalogue stays unchanged.
 
         Raises
         ------
         RequestError
-            An id stands twice.
+            Two items have the same id.
         """
-        twice = [i for i in ids if i in self.index] or _repeated(ids)
+        counts = Counter(ids)
+        twice = [i for i in ids if i in self.index or counts[i] > 1]
         if twice:
-            raise RequestError(f"item id {twice[0]!r} stands twice in the catalogue")
+            raise RequestError(f"item id {twice[0]!r} occurs twice in the catalogue")
         for raw, title, text in zip(ids, titles, texts, strict=True):
             self.index[raw] = len(self.ids)
             self.ids.append(raw)
@@ -86,7 +88,7 @@ class Catalogue:
     # -- finding ----------------------------------------------------------------------------
 
     def resolve(self, history: Iterable) -> tuple[list[int], list[str]]:
-        """Internal ids of raw ones in their order, and the raw ids that are unknown."""
+        """Internal ids of the known raw ids, in order, and the unknown raw ids."""
         known, unknown = [], []
         for raw in history:
             place = self.index.get(raw if isinstance(raw, str) else str(raw))
@@ -99,23 +101,23 @@ class Catalogue:
     def find(self, name: str) -> int:
         """Internal id of the item with this raw id or title.
 
-        A raw id comes first. Titles are compared without case, accents and punctuation; "The
+        Raw ids have priority. Titles are compared without case, accents and punctuation; "The
         Matrix" finds "Matrix, The", and a year in parentheses may follow.
 
         Raises
         ------
         RequestError
-            None, with the nearest titles, or several, with their ids.
+            No item matches (the message names similar titles), or several (it names their ids).
         """
         name = name.strip()
         if name in self.index:
             return self.index[name]
-        places = self._by_title.get(plain_title(name)) or self._by_title.get(
-            plain_title(_YEAR.sub("", name)), []
+        places = self._by_title.get(normalize_title(name)) or self._by_title.get(
+            normalize_title(_YEAR.sub("", name)), []
         )
         if not places:
             near = [f"{self.titles[i]} (id {self.ids[i]})" for i in self.search(name, 5)]
-            hint = f"did you mean {' or '.join(near)}?" if near else "no title is like it"
+            hint = f"did you mean {' or '.join(near)}?" if near else "no title is similar"
             raise RequestError(f"no item has the id or title {name!r}; {hint}")
         if len(places) > 1:
             named = ", ".join(f"{self.ids[i]} ({_short(self.texts[i])})" for i in places[:5])
@@ -126,12 +128,12 @@ class Catalogue:
         return places[0]
 
     def search(self, text: str, limit: int = 10) -> list[int]:
-        """Internal ids of items whose titles are like `text`, the nearest first.
+        """Internal ids of items with titles similar to `text`, the most similar first.
 
-        Titles that begin with it, then those that contain all of its words (the last may be
-        cut short), then those spelt like it.
+        First titles that begin with it, then titles that contain all of its words (the last may be
+        incomplete), then titles of similar spelling.
         """
-        wanted = plain_title(text)
+        wanted = normalize_title(text)
         if not wanted or limit < 1:
             return []
         words = wanted.split()
@@ -153,14 +155,14 @@ class Catalogue:
     def _by_title(self) -> dict[str, list[int]]:
         places: dict[str, list[int]] = {}
         for i, title in enumerate(self.titles[1:], 1):
-            places.setdefault(plain_title(title), []).append(i)
+            places.setdefault(normalize_title(title), []).append(i)
         places.pop("", None)
         return places
 
     # -- file -------------------------------------------------------------------------------
 
     def save(self, path: Path) -> None:
-        """Write one JSON object a line, in the order of internal ids from 1."""
+        """Write one JSON object per line, in the order of internal ids from 1."""
 
         def write(temporary: Path) -> None:
             with temporary.open("w", encoding="utf-8") as file:
@@ -175,12 +177,12 @@ class Catalogue:
 
     @classmethod
     def load(cls, path: Path) -> Catalogue:
-        """Read what :meth:`save` wrote.
+        """Read a file written by :meth:`save`.
 
         Raises
         ------
         CheckpointError
-            Missing or damaged, with the line.
+            The file is missing or damaged; the message names the line.
         """
         columns: list[list[str]] = [[], [], []]
         counts: list[int | None] = []
@@ -199,8 +201,8 @@ class Catalogue:
             raise CheckpointError(f"{path}: cannot be read: {error}") from None
 
 
-def plain_title(title: str) -> str:
-    """Title in lower case, without accents and punctuation, its article in front."""
+def normalize_title(title: str) -> str:
+    """Title in lower case, without accents and punctuation, with its article in front."""
     text = unicodedata.normalize("NFKD", title.casefold())
     text = "".join(char for char in text if not unicodedata.combining(char)).strip()
     text = _ARTICLE.sub(r"\2 \1\3", text)
@@ -212,11 +214,6 @@ def plain_title(title: str) -> str:
 def _has_words(title: str, words: list[str]) -> bool:
     own = title.split()
     return set(words[:-1]) <= set(own) and any(word.startswith(words[-1]) for word in own)
-
-
-def _repeated(ids: Sequence[str]) -> list[str]:
-    met: set[str] = set()
-    return [i for i in ids if i in met or met.add(i)]
 
 
 def _short(text: str, limit: int = 60) -> str:

@@ -1,38 +1,38 @@
-"""Whether an exported model recommends what the trained one does, and what int8 costs."""
+"""Comparison of an exported model with the trained one: scores, top lists and test metrics."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 
-from recbole_lite.inference.runtime import OnnxRuntime
+from recbole_lite.inference.onnx_runtime import OnnxRuntime
 from recbole_lite.inference.torch_runtime import TorchRuntime
 
 Score = Callable[[np.ndarray], np.ndarray]
 TOP = 20
-TIE = 1e-4  # of the scores' spread: items nearer to each other may swap places
+TIE = 1e-4  # items whose scores differ by less than this share of the spread may swap ranks
 
 
 @dataclass
 class Parity:
-    """Scores of an exported model against torch's.
+    """Differences between the scores of an exported model and those of torch.
 
     Attributes
     ----------
     users : int
-        Number compared.
+        Number of histories compared.
     max_difference : float
         Largest difference of two scores.
     spread : float
-        Standard deviation of the scores, to judge the difference by.
+        Standard deviation of the scores, as the scale of the difference.
     same_top : float
         Share of users with the same items in the same order among the first `TOP`.
     same_top_but_for_ties : float
-        The same where items whose scores differ by less than 1e-4 of the spread may swap.
+        The same share if items whose scores differ by less than 1e-4 of the spread may swap.
     """
 
     users: int
@@ -41,20 +41,16 @@ class Parity:
     same_top: float
     same_top_but_for_ties: float
 
-    def as_dict(self) -> dict[str, float]:
-        """Plain data."""
-        return asdict(self)
 
-
-def compare(reference: TorchRuntime, exported: OnnxRuntime, histories: np.ndarray) -> Parity:
-    """Compare scores over histories.
+def compare_scores(reference: TorchRuntime, exported: OnnxRuntime, histories: np.ndarray) -> Parity:
+    """Compare the scores of two runtimes.
 
     Parameters
     ----------
     reference : TorchRuntime
     exported : OnnxRuntime
     histories : numpy.ndarray
-        ``[B, L]`` internal ids, 0 behind.
+        ``[B, L]`` internal ids, padded with 0 on the right.
 
     Returns
     -------
@@ -69,7 +65,7 @@ def compare(reference: TorchRuntime, exported: OnnxRuntime, histories: np.ndarra
     k = min(TOP, expected.shape[1])
     best = _best(expected, k), _best(found, k)
     same = (best[0] == best[1]).all(1)
-    # What stands at each rank, both times by torch's scores: equal but for ties.
+    # Torch's score of the item at each rank of both lists: equal up to ties.
     ranked = [np.take_along_axis(expected, ids, 1) for ids in best]
     tied = (np.abs(ranked[0] - ranked[1]) <= TIE * spread).all(1)
     difference = float(np.abs(expected - found).max())
@@ -81,7 +77,7 @@ def _best(scores: np.ndarray, k: int) -> np.ndarray:
 
 
 class _Scorer(nn.Module):
-    """Something that scores in a trainer's hands, for its ``evaluate``."""
+    """Adapter: a function that scores, as a model for ``Trainer.evaluate``."""
 
     def __init__(self, score: Score, field: str):
         super().__init__()
@@ -92,22 +88,22 @@ class _Scorer(nn.Module):
         return torch.from_numpy(self.score(interaction[self.field].cpu().numpy()))
 
 
-def evaluate(config, model, test_data, score: Score) -> dict[str, float]:
-    """Metrics of scores on the test split, by the code that evaluates any model.
+def evaluate_scores(config, model, test_data, score: Score) -> dict[str, float]:
+    """Metrics of scores on the test split, computed by the trainer's evaluation.
 
     Parameters
     ----------
     config : LiteConfig
     model : NextItemModel
-        Where the scores come from in the end.
+        The trained model that was exported.
     test_data : DataLoader
     score : callable
-        Ids ``[B, L]``, 0 behind -> scores ``[B, n_items]``: ``scores`` of a runtime.
+        Ids ``[B, L]``, padded on the right -> scores ``[B, n_items]``; ``scores`` of a runtime.
 
     Returns
     -------
     dict
-        ``recall@10`` and what else ``metrics`` and ``topk`` ask for.
+        Values of ``metrics`` at ``topk``, e.g. ``recall@10``.
     """
     from recbole_lite.config.registry import get_trainer
 

@@ -1,6 +1,7 @@
-"""The ONNX graph in a model's folder: found by what it was made of, made once.
+"""The ONNX graph in a model's folder, exported once.
 
-Its name holds a digest of weights and settings: a graph of other weights is never taken.
+Its file name holds a digest of weights and settings, so that the graph of other weights is never
+used.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recbole_lite.inference.model_folder import ModelBundle
-from recbole_lite.inference.runtime import FORMAT_VERSION
+from recbole_lite.inference.onnx_runtime import FORMAT_VERSION
 from recbole_lite.utils.files import file_sha256, write_atomically
 
 if TYPE_CHECKING:
@@ -24,52 +25,52 @@ PACKAGES = ("onnxruntime", "onnx", "onnxscript")
 _LOCK = ".graph.lock"
 
 
-def path_of(contents: ModelBundle) -> Path:
-    """Where the graph of a folder's model is, or would be."""
-    made_of = {
+def graph_path(bundle: ModelBundle) -> Path:
+    """Path of the graph of a folder's model, whether it exists or not."""
+    source = {
         "format_version": FORMAT_VERSION,
-        "model": contents.model,
-        "settings": contents.settings,
-        "architecture": contents.about.get("architecture"),
-        "epoch": contents.about.get("epoch"),
-        "items": len(contents.catalogue),
-        "weights": file_sha256(contents.weights),
+        "model": bundle.model,
+        "settings": bundle.settings,
+        "architecture": bundle.about.get("architecture"),
+        "epoch": bundle.about.get("epoch"),
+        "items": len(bundle.catalogue),
+        "weights": file_sha256(bundle.weights),
     }
-    digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
-    return contents.weights.with_name(f"model-{digest[:16]}.onnx")
+    digest = hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()
+    return bundle.weights.with_name(f"model-{digest[:16]}.onnx")
 
 
 def missing_package() -> str | None:
-    """Package without which no graph can be made."""
+    """Name of a package that the export needs and that is not installed, or None."""
     return next((name for name in PACKAGES if find_spec(name) is None), None)
 
 
-def make(contents: ModelBundle, model: torch.nn.Module) -> Path | bytes:
-    """Export a model into its folder, unless somebody else has done so meanwhile.
+def export_graph(bundle: ModelBundle, model: torch.nn.Module) -> Path | bytes:
+    """Export a model into its folder, unless another process has done so meanwhile.
 
-    Graphs of other weights in the same folder are removed.
+    Removes graphs of other weights from the folder.
 
     Parameters
     ----------
-    contents : ModelBundle
+    bundle : ModelBundle
     model : torch.nn.Module
-        Built from it.
+        Built from `bundle`.
 
     Returns
     -------
     Path or bytes
-        The graph itself where the folder cannot be written to.
+        Path of the graph, or the graph itself if the folder is not writable.
 
     Raises
     ------
     ConfigError
-        The model has no graph, or one of more than 2 GiB.
+        The model cannot be exported, or its graph exceeds 2 GiB.
     """
     from filelock import FileLock
 
-    from recbole_lite.inference.export import build_graph
+    from recbole_lite.inference.onnx_export import build_graph
 
-    path = path_of(contents)
+    path = graph_path(bundle)
     graph = None
     try:
         with FileLock(path.with_name(_LOCK)):
@@ -79,7 +80,9 @@ def make(contents: ModelBundle, model: torch.nn.Module) -> Path | bytes:
             write_atomically(path, lambda name: name.write_bytes(graph))
             for old in set(path.parent.glob("model-*.onnx")) - {path}:
                 old.unlink()
-    except OSError as error:  # a folder of somebody else's, a full disk
-        getLogger().warning(f"{path}: cannot be kept for the next time: {error.strerror}")
+    except OSError as error:  # another user's folder, a full disk
+        getLogger().warning(
+            f"{path}: cannot be written, the next start exports it again: {error.strerror}"
+        )
         return build_graph(model) if graph is None else graph
     return path

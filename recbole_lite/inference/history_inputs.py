@@ -1,32 +1,138 @@
-"""Raw item ids in whatever a notebook, a file or a request holds them in -> strings."""
+"""Checks and conversion of a request: raw item ids of any Python type to internal ids."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
-from recbole_lite.inference.catalogue import PADDING
+import numpy as np
+
+from recbole_lite.inference.catalogue import PADDING, Catalogue
 from recbole_lite.utils.errors import RequestError
 
-# Methods by which arrays, tensors, columns and their cells become plain Python values.
+UNKNOWN = ("warn", "error")
+NO_HISTORY = ("empty", "popular", "error")
+# Methods that convert arrays, tensors, columns and their cells to plain Python values.
 _PLAIN = ("tolist", "to_list", "to_pylist", "item", "as_py")
+_SHOWN = 5  # ids in a message
 
 
-def raw_id(value: Any) -> str:
-    """One id.
+class UnknownItemWarning(UserWarning):
+    """Items of a history are not in the catalogue and were left out."""
+
+
+# -- internal ids -----------------------------------------------------------------------------
+
+
+def resolve_histories(
+    catalogue: Catalogue, histories: Any, unknown: str = "warn", no_history: str = "empty"
+) -> list[list[int]]:
+    """Internal ids of the known items of each history.
 
     Parameters
     ----------
-    value : str, bytes, int, float or a cell of NumPy, torch, pandas, polars, pyarrow
-        Of numbers without a fraction the digits alone count: a column of whole numbers with a gap
-        is one of floats in pandas.
+    catalogue : Catalogue
+    histories, unknown, no_history
+        See :meth:`recbole_lite.inference.recommender.Recommender.recommend`.
 
     Raises
     ------
     RequestError
-        A missing value (None, nan), an empty text, a truth value, or no id at all.
+    """
+    for name, value, choices in (
+        ("unknown", unknown, UNKNOWN),
+        ("no_history", no_history, NO_HISTORY),
+    ):
+        if value not in choices:
+            raise RequestError(f"{name} must be one of {', '.join(choices)}, found {value!r}")
+    rows, left_out = [], []
+    for number, history in enumerate(rows_of(histories, "histories")):
+        if is_one_id(history):
+            raise RequestError(
+                f"history {number} is {history!r}, not a list of ids; for one user write [[...]]"
+            )
+        known, missing = catalogue.resolve(raw_ids(history, f"history {number}"))
+        if missing and unknown == "error":
+            raise RequestError(f"history {number}: {describe_unknown(missing)}")
+        if not known and no_history == "error":
+            why = f"has no known item: {describe_unknown(missing)}" if missing else "is empty"
+            raise RequestError(f"history {number} {why}; give at least one known item")
+        rows.append(known)
+        left_out += missing
+    if left_out:
+        message = f"left out of the histories: {describe_unknown(left_out)}"
+        warnings.warn(message, UnknownItemWarning, stacklevel=3)
+    return rows
+
+
+def resolve_candidates(catalogue: Catalogue, candidates: Any) -> np.ndarray | None:
+    """Internal ids of candidates ``[C]``, each once; None for None.
+
+    Raises
+    ------
+    RequestError
+        The list is empty, or an id is not in the catalogue.
+    """
+    if candidates is None:
+        return None
+    known, unknown = catalogue.resolve(dict.fromkeys(raw_ids(candidates, "candidates")))
+    if unknown:
+        raise RequestError(f"candidates: {describe_unknown(unknown)}")
+    if not known:
+        raise RequestError("candidates: the list is empty; leave it out to rank all items")
+    return np.array(known)
+
+
+def resolve_candidate_lists(
+    catalogue: Catalogue, candidates: Any, n_users: int
+) -> np.ndarray | list[np.ndarray] | None:
+    """Internal ids of one list of candidates for all users, or of one list for each.
+
+    Raises
+    ------
+    RequestError
+        See :func:`resolve_candidates`; also if the number of lists is not `n_users`.
+    """
+    if candidates is None:
+        return None
+    rows = rows_of(candidates, "candidates")
+    if all(map(is_one_id, rows)):
+        return resolve_candidates(catalogue, rows)
+    if len(rows) != n_users:
+        raise RequestError(
+            f"candidates: {len(rows)} lists for {n_users} histories; give one list for all, or "
+            "one for each"
+        )
+    return [resolve_candidates(catalogue, row) for row in rows]
+
+
+def describe_unknown(ids: Sequence[str]) -> str:
+    """Message part that names ids which are not in the catalogue."""
+    distinct = list(dict.fromkeys(ids))
+    shown = ", ".join(map(repr, distinct[:_SHOWN]))
+    more = f" and {len(distinct) - _SHOWN} more" if len(distinct) > _SHOWN else ""
+    return f"{len(distinct)} id{'s' * (len(distinct) > 1)} not in the catalogue ({shown}{more})"
+
+
+# -- raw ids ----------------------------------------------------------------------------------
+
+
+def raw_id(value: Any) -> str:
+    """Convert one id to a string.
+
+    Parameters
+    ----------
+    value : str, bytes, int, float or a cell of NumPy, torch, pandas, polars, pyarrow
+        Floats without a fraction are written as integers: pandas stores a column of integers with
+        a missing value as floats.
+
+    Raises
+    ------
+    RequestError
+        A missing value (None, NaN), an empty string, a Boolean, or a value of another type.
     """
     value = _plain(value)
     if isinstance(value, bytes):
@@ -46,12 +152,12 @@ def raw_id(value: Any) -> str:
 
 
 def raw_ids(values: Any, name: str) -> list[str]:
-    """A list of ids, from any sequence or column of them; see :func:`raw_id`.
+    """Convert a sequence or column of ids to strings; see :func:`raw_id`.
 
     Raises
     ------
     RequestError
-        With `name`, which is what messages call the list.
+        The message calls the list `name`.
     """
     try:
         return [raw_id(value) for value in rows_of(values, name)]
@@ -66,7 +172,7 @@ def rows_of(values: Any, name: str) -> list:
     Raises
     ------
     RequestError
-        A single text or number, a mapping or a table.
+        A single string or number, a mapping or a table.
     """
     plain = _plain(values)
     single = isinstance(plain, (str, bytes, Mapping)) or not isinstance(plain, Iterable)
@@ -83,7 +189,7 @@ def is_one_id(value: Any) -> bool:
 
 
 def check_text(text: str, name: str) -> str:
-    """Refuse a text that is empty, RecBole's padding, or cannot be written as UTF-8.
+    """Refuse a string that is empty, RecBole's padding token, or not encodable in UTF-8.
 
     Raises
     ------
@@ -99,12 +205,12 @@ def check_text(text: str, name: str) -> str:
 
 
 def whole_number(value: Any, name: str, least: int, most: int | None = None, why: str = "") -> int:
-    """A count such as k, in any type of number; `why` is said of `most`.
+    """Check a count such as k, of any integer type; `why` explains `most` in the message.
 
     Raises
     ------
     RequestError
-        Not a whole number, or out of range.
+        Not an integer, or out of range.
     """
     plain = _plain(value)
     whole = isinstance(plain, Integral) and not isinstance(plain, bool)
@@ -115,7 +221,7 @@ def whole_number(value: Any, name: str, least: int, most: int | None = None, why
 
 
 def _plain(value: Any) -> Any:
-    """Python's own value of an array, a tensor, a column or one of their cells."""
+    """Plain Python value of an array, a tensor, a column or one of their cells."""
     if isinstance(value, (str, bytes, int, float, list, tuple)) and type(value).__module__ in (
         "builtins",
         "numpy",
@@ -132,7 +238,7 @@ def _plain(value: Any) -> Any:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a value is None, nan or a cell that pandas calls missing."""
+    """Whether a value is None, NaN or a missing value of pandas."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
     return isinstance(value, Real) and math.isnan(value)

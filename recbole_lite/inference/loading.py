@@ -1,4 +1,4 @@
-"""A model from its folder, without the data set and without the files of a language model."""
+"""Building a model from its folder, without the data set and the files of language models."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from recbole_lite.config.keys import trained_values
 from recbole_lite.config.registry import get_model
 from recbole_lite.config.yaml_files import read_yaml
 from recbole_lite.inference.model_folder import ModelBundle
@@ -13,36 +14,25 @@ from recbole_lite.text.item_vectors import ItemVectors
 from recbole_lite.trainer import checkpoint
 from recbole_lite.utils.paths import PROPERTIES
 
-# What a trained LiteLLM4Rec need not know any more: where its parts once came from.
-_TRAINED = {
-    "rec_llm_init": "scratch",
-    "rec_llm_config": {},
-    "rec_llm_dropout": None,
-    "item_llm_training": "frozen",
-    "item_vector_norm": "none",
-    "stages": None,
-    "frozen_parts": [],
-}
-
 
 class Settings(dict):
-    """Settings as RecBole's models read them: None for a key that is not there."""
+    """Settings as RecBole's models read them: None for a missing key."""
 
     def __missing__(self, key: str) -> Any:
         return None
 
 
 class CatalogueDataset:
-    """What a model asks of its data set when it is built.
+    """Stand-in for the data set, with the parts that a model reads when it is built.
 
     Parameters
     ----------
     n_items : int
-        With padding.
+        Including padding.
     texts : list of str, optional
-        By internal id; what an Item LLM would read.
+        Item texts by internal id, for the Item LLM.
     item_vectors : ItemVectors, optional
-        Vectors that are there already; no Item LLM is loaded.
+        Known vectors; no Item LLM is loaded.
     """
 
     def __init__(
@@ -58,46 +48,46 @@ class CatalogueDataset:
         return self._n_items
 
     def item_text_columns(self, fields: list[str] | None) -> dict[str, list[str]]:
-        """Texts as the one field ``text``."""
+        """Texts as a single field ``text``."""
         return {"text": list(self._texts or [])}
 
 
-def build_model(contents: ModelBundle, device: torch.device) -> torch.nn.Module:
+def build_model(bundle: ModelBundle, device: torch.device) -> torch.nn.Module:
     """Build a model with its trained weights, ready to score.
 
     Parameters
     ----------
-    contents : ModelBundle
+    bundle : ModelBundle
     device : torch.device
 
     Returns
     -------
     torch.nn.Module
-        In evaluation mode; its parameters ask for no gradients.
+        In evaluation mode; its parameters require no gradients.
 
     Raises
     ------
     CheckpointError
-        The weights do not fit the settings or the catalogue.
+        The weights do not match the settings or the catalogue.
     """
-    settings = Settings({**_defaults(contents.model), **contents.settings})
+    settings = Settings({**_defaults(bundle.model), **bundle.settings})
     settings["device"] = device
-    tensors = contents.tensors
-    dataset = CatalogueDataset(len(contents.catalogue) + 1, item_vectors=_vectors(tensors))
-    if contents.about.get("architecture"):
-        settings.update(_TRAINED, rec_llm=contents.about["architecture"])
+    tensors = bundle.tensors
+    dataset = CatalogueDataset(len(bundle.catalogue) + 1, item_vectors=_vectors(tensors))
+    if bundle.about.get("architecture"):
+        settings.update(trained_values(), rec_llm=bundle.about["architecture"])
     if settings["item_init"] == "text":
-        settings["item_init"] = "random"  # how ItemLM's table began is of no matter any more
-    with torch.random.fork_rng(devices=[]):  # weights are drawn, then overwritten
-        model = get_model(contents.model)(settings, dataset)
+        settings["item_init"] = "random"  # the initial values of ItemLM's table are irrelevant
+    with torch.random.fork_rng(devices=[]):  # initial weights are overwritten
+        model = get_model(bundle.model)(settings, dataset)
     if not isinstance(model.max_seq_length, int):
         raise ValueError(f"MAX_ITEM_LIST_LENGTH is {model.max_seq_length!r}")
-    checkpoint.restore_model(model, tensors, f"the folder of {contents.model}")
+    checkpoint.restore_model(model, tensors, f"the folder of {bundle.model}")
     return model.to(device).eval().requires_grad_(False)
 
 
 def _defaults(model: str) -> dict[str, Any]:
-    """Values of the keys that a folder lacks, because it is older than they are."""
+    """Default values, for keys that are newer than the folder."""
     path = PROPERTIES / "model" / f"{model}.yaml"
     if not path.is_file():  # one of RecBole's, whose keys do not change
         return {}
@@ -108,7 +98,7 @@ def _vectors(tensors) -> ItemVectors | None:
     vectors = tensors.get("item_tower.vectors")
     axes = tensors.get("item_tower.axes")
     if vectors is not None and axes is not None:
-        # The Item LLM's own had more numbers; what they were is in the weights.
+        # Only the shape matters: PCA reduced the Item LLM's vectors, and the weights hold both.
         vectors = vectors.new_zeros(len(vectors), len(axes))
     if vectors is None:
         return None

@@ -1,4 +1,4 @@
-"""The model card of a packed model: data, protocol, measured metrics."""
+"""Model card of a packed model: data set, protocol and measured metrics."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from recbole_lite.inference.model_folder import ModelBundle
 PAPER = "https://arxiv.org/abs/2402.09543"
 
 
-def model_card(contents: ModelBundle) -> ModelCard:
-    """Model card in the form of the Hugging Face hub.
+def model_card(bundle: ModelBundle) -> ModelCard:
+    """Model card in the format of the Hugging Face Hub.
 
     Parameters
     ----------
-    contents : ModelBundle
-        Everything in the card comes from here.
+    bundle : ModelBundle
+        Source of the whole content.
 
     Returns
     -------
     huggingface_hub.ModelCard
     """
-    name = f"{contents.model}-{contents.dataset}"
-    test = contents.about.get("results", {}).get("test") or {}
+    name = f"{bundle.model}-{bundle.dataset}"
+    test = bundle.about.get("results", {}).get("test") or {}
     data = ModelCardData(
         library_name="recbole-lite",
-        tags=["recommendation", "sequential-recommendation", contents.model],
-        datasets=None,  # names of data sets on the hub; ours is none of them
+        tags=["recommendation", "sequential-recommendation", bundle.model],
+        datasets=None,  # ids of data sets on the Hub; ours are not there
         model_name=name if test else None,
         eval_results=[
             EvalResult(
                 task_type="sequential-recommendation",
-                dataset_type=contents.dataset,
-                dataset_name=contents.dataset,
+                dataset_type=bundle.dataset,
+                dataset_name=bundle.dataset,
                 dataset_split="test (leave-one-out)",
                 metric_type=metric,
                 metric_value=round(float(value), 6),
@@ -44,29 +44,29 @@ def model_card(contents: ModelBundle) -> ModelCard:
     )
     parts = [
         f"# {name}",
-        _introduction(contents),
+        _introduction(bundle),
         "## Use",
         _use(name),
         "## Data",
-        _data(contents),
+        _data(bundle),
         "## Protocol",
-        _protocol(contents.settings, contents.about.get("results", {})),
+        _protocol(bundle.settings, bundle.about.get("results", {})),
         "## Results",
-        _results(contents.about),
+        _results(bundle.about),
         "## Limits",
-        _limits(contents),
+        _limits(bundle),
     ]
     body = "\n\n".join(parts)
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n", ignore_metadata_errors=True)
 
 
-def _introduction(contents: ModelBundle) -> str:
+def _introduction(bundle: ModelBundle) -> str:
     text = (
-        f"A sequential recommender ({contents.model}): from the items that a user had, in order, "
+        f"A sequential recommender ({bundle.model}): from the items that a user had, in order, "
         "to scores of all items of its catalogue."
     )
-    if contents.model == "LiteLLM4Rec":
-        settings = contents.settings
+    if bundle.model == "LiteLLM4Rec":
+        settings = bundle.settings
         text += (
             f" Method: LITE-LLM4Rec ([arXiv 2402.09543]({PAPER})). Item LLM: "
             f"`{settings.get('item_llm')}` (`item_llm_training: "
@@ -88,11 +88,11 @@ recommender.recommend([["ID OF AN ITEM", "ID OF THE NEXT ONE"]], k=10)
 Ids and titles are in `items.jsonl`."""
 
 
-def _data(contents: ModelBundle) -> str:
-    counts = contents.about.get("data", {})
+def _data(bundle: ModelBundle) -> str:
+    counts = bundle.about.get("data", {})
     listed = ", ".join(f"{value:,} {key}" for key, value in counts.items())
-    more = f" {contents.added:,} items were added after training." if contents.added else ""
-    return f"`{contents.dataset}`: {listed}.{more} Weights are of epoch {_epoch(contents.about)}."
+    more = f" {bundle.n_added:,} items were added after training." if bundle.n_added else ""
+    return f"`{bundle.dataset}`: {listed}.{more} Weights are of epoch {_epoch(bundle.about)}."
 
 
 def _epoch(about) -> str:
@@ -138,10 +138,10 @@ def _results(about) -> str:
     return "\n".join(lines)
 
 
-def _limits(contents: ModelBundle) -> str:
+def _limits(bundle: ModelBundle) -> str:
     return (
         "It recommends the items of its catalogue to users with at least one of them in their "
-        f"history, and repeats the habits and gaps of `{contents.dataset}`. One training run; "
+        f"history, and repeats the habits and gaps of `{bundle.dataset}`. One training run; "
         "another seed gives other figures. For the licence of the data and of the language models "
         "that it was made from, see their sources."
     )

@@ -1,8 +1,8 @@
-"""Items that come after training: their text gives what the model needs of them.
+"""Items added after training: their vectors are predicted from their texts.
 
-A trained model has two vectors of an item: the one that enters the Recommendation LLM, and a row
-of the head. For a new item both are predicted from the Item LLM's vector of its text, by ridge
-regressions that were fitted on the trained items; rows of the head are then stretched
+A trained model has two vectors per item: the input of the Recommendation LLM, and a row of the
+head. For a new item, ridge regressions fitted on the trained items predict both from the Item
+LLM's vector of its text. Predicted rows of the head are then calibrated
 (recbole_lite.inference.new_item_calibration).
 """
 
@@ -18,7 +18,7 @@ from torch import nn
 from recbole_lite.inference.history_inputs import check_text, is_missing, raw_id
 from recbole_lite.inference.loading import CatalogueDataset, Settings
 from recbole_lite.inference.model_folder import ModelBundle
-from recbole_lite.inference.new_item_calibration import find_stretch
+from recbole_lite.inference.new_item_calibration import calibrate
 from recbole_lite.inference.ridge import Ridge, fit_ridge
 from recbole_lite.model.layers.item_tower import VectorNorm
 from recbole_lite.text.item_vectors import load_item_vectors
@@ -28,59 +28,64 @@ from recbole_lite.utils.errors import RequestError
 _TEXT_AS_IT_IS = {"item_text_fields": None, "item_text_template": "{text}"}
 
 
-class NewItems:
+class NewItemPredictor:
     """Predicts the vectors of new items of one trained model.
 
     Parameters
     ----------
-    contents : ModelBundle
-        Its folder's; the Item LLM that its settings name must be at hand.
+    bundle : ModelBundle
+        Content of the model's folder; the Item LLM named in its settings must be available.
     model : LiteLLM4Rec
 
     Attributes
     ----------
-    rows : Ridge or None
-        Text vector -> row of the head; None where the head is tied to the inputs.
-    inputs : Ridge or None
-        Text vector -> how far training has moved the input vector; None where it has not.
-    stretch : float
+    head_ridge : Ridge or None
+        Text vector -> row of the head; None if the head is tied to the inputs.
+    input_ridge : Ridge or None
+        Text vector -> change of the input vector by training; None if training left it unchanged.
+    calibration : float
         Factor on the distance of predicted rows from the mean row.
     features : numpy.ndarray
-        ``[n, d_item]`` text vectors of the trained items, normed as in training; row 0: padding.
+        ``[n, d_item]`` text vectors of the trained items, normalized as in training; row 0 is
+        padding.
 
     Raises
     ------
     RequestError
-        This model cannot take new items.
+        The model does not support new items.
     ModelFilesError, MissingDependencyError
-        The Item LLM cannot be had.
+        The Item LLM cannot be loaded.
     """
 
-    def __init__(self, contents: ModelBundle, model: nn.Module):
-        self.settings = _settings_of(contents)
+    def __init__(self, bundle: ModelBundle, model: nn.Module):
+        self.settings = _settings_of(bundle)
         self.model = model
         tower = model.item_tower
-        texts = contents.catalogue.texts[: len(contents.catalogue) + 1 - contents.added]
+        texts = bundle.catalogue.texts[: len(bundle.catalogue) + 1 - bundle.n_added]
         encoded = self._encode(texts, keep=True)
         known = encoded.has_text
         self.norm = VectorNorm(self.settings["item_vector_norm"], lambda: encoded.vectors[known])
         self.features = x = self._features(encoded.vectors)
-        now = tower.vectors[: len(texts)].float().cpu().numpy()
-        moved = now - x
-        trains = not np.allclose(moved[known], 0, atol=1e-3)
-        _check_same_item_llm(contents, trains)
-        self.inputs: Ridge | None = fit_ridge(x[known], moved[known]) if trains else None
-        self.rows: Ridge | None = None
-        self.stretch = 1.0
+        change = tower.vectors[: len(texts)].float().cpu().numpy() - x
+        trained = not np.allclose(change[known], 0, atol=1e-3)
+        if trained and "embeddings" not in _item_llm_trainings(self.settings):
+            raise RequestError(
+                f"item_llm {self.settings['item_llm']!r} gives other vectors here than in "
+                "training; are its files the same?"
+            )
+        self.input_ridge: Ridge | None = fit_ridge(x[known], change[known]) if trained else None
+        self.head_ridge: Ridge | None = None
+        self.calibration = 1.0
         if model.head is not None:
             ids = known.nonzero()[:, 0]
             rows = model.head.weight[(ids - 1).to(model.head.weight.device)].float().cpu()
-            self.rows = fit_ridge(x[known], rows.numpy())
+            self.head_ridge = fit_ridge(x[known], rows.numpy())
             self._mean_row = rows.mean(0)
-            self.stretch = find_stretch(model, ids, torch.from_numpy(self.rows.left_out).float())
+            predicted = torch.from_numpy(self.head_ridge.left_out).float()
+            self.calibration = calibrate(model, ids, predicted)
 
     def predict(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Vectors of items from their texts.
+        """Predict the vectors of items from their texts.
 
         Returns
         -------
@@ -88,15 +93,15 @@ class NewItems:
             Input vectors, before the adapter, and rows of the head.
         """
         x = self.encode(texts)
-        inputs = x if self.inputs is None else x + self.inputs(x)
+        inputs = x if self.input_ridge is None else x + self.input_ridge(x)
         rows = None
-        if self.rows is not None:
-            rows = torch.from_numpy(self.rows(x)).float() - self._mean_row
-            rows = self._mean_row + self.stretch * rows
+        if self.head_ridge is not None:
+            rows = torch.from_numpy(self.head_ridge(x)).float() - self._mean_row
+            rows = self._mean_row + self.calibration * rows
         return torch.from_numpy(inputs).float(), rows
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Text vectors, normed as in training, ``[n, d_item]``."""
+        """Text vectors ``[n, d_item]``, normalized as in training."""
         return self._features(self._encode(["", *texts], keep=False).vectors[1:])
 
     def _features(self, vectors: torch.Tensor) -> np.ndarray:
@@ -110,56 +115,56 @@ class NewItems:
         return load_item_vectors(settings, CatalogueDataset(len(texts), texts=texts))
 
 
-def add_items(contents: ModelBundle, model: nn.Module, new: NewItems, items: Sequence) -> list[str]:
+def add_items(
+    bundle: ModelBundle, model: nn.Module, predictor: NewItemPredictor, items: Sequence
+) -> list[str]:
     """Add items to a model and its catalogue.
 
     Parameters
     ----------
-    contents : ModelBundle
+    bundle : ModelBundle
         Changed.
     model : LiteLLM4Rec
         Changed.
-    new : NewItems
-        Of the same model.
+    predictor : NewItemPredictor
+        Fitted on the same model.
     items : sequence of str or mapping
-        Texts, or mappings with ``text`` and, if wanted, ``id`` and ``title``.
+        Texts, or mappings with ``text`` and, optionally, ``id`` and ``title``.
 
     Returns
     -------
     list of str
-        Raw ids of the items; those given without one are called ``new-1``, ``new-2`` ...
+        Raw ids of the items; items without an id are named ``new-1``, ``new-2`` ...
 
     Raises
     ------
     RequestError
-        An item without text, of another form, or with an id that is taken.
+        An item has no text, another form, or an existing id.
     """
-    described = _described(items, contents.catalogue.index)
+    described = _described(items, bundle.catalogue.index)
     ids, titles, texts = (list(column) for column in zip(*described, strict=True))
-    inputs, rows = new.predict(texts)
-    contents.catalogue.extend(ids, titles, texts)
+    inputs, rows = predictor.predict(texts)
+    bundle.catalogue.extend(ids, titles, texts)
     tower = model.item_tower
-    tower.vectors = _longer(tower.vectors, inputs)
+    tower.vectors = _append(tower.vectors, inputs)
     tower.lacks_text = torch.cat([tower.lacks_text, tower.lacks_text.new_zeros(len(ids))])
     if rows is not None:
-        model.head.weight = _longer(model.head.weight, rows)
+        model.head.weight = _append(model.head.weight, rows)
         model.head.out_features += len(ids)
     model.n_items += len(ids)
-    contents.tensors = checkpoint.model_tensors(model)
-    contents.about["added"] = contents.added + len(ids)
+    bundle.tensors = checkpoint.model_tensors(model)
+    bundle.about["added"] = bundle.n_added + len(ids)
     return ids
 
 
-def _settings_of(contents: ModelBundle) -> Settings:
-    settings = Settings(contents.settings, **_TEXT_AS_IT_IS, dataset=contents.dataset)
-    if contents.model != "LiteLLM4Rec":
+def _settings_of(bundle: ModelBundle) -> Settings:
+    settings = Settings(bundle.settings, **_TEXT_AS_IT_IS, dataset=bundle.dataset)
+    if bundle.model != "LiteLLM4Rec":
         raise RequestError(
-            f"{contents.model} knows items by their ids alone; new ones need LiteLLM4Rec, which "
+            f"{bundle.model} knows items by their ids alone; new ones need LiteLLM4Rec, which "
             "reads their text"
         )
-    kinds = {settings["item_llm_training"]}
-    kinds |= {stage.get("item_llm_training") for stage in settings["stages"] or []}
-    if "full" in kinds:
+    if "full" in _item_llm_trainings(settings):
         raise RequestError(
             "new items need the Item LLM, and of one that was trained (item_llm_training: full) "
             "the folder keeps only the vectors of its items; train with frozen or embeddings"
@@ -168,18 +173,14 @@ def _settings_of(contents: ModelBundle) -> Settings:
     return settings
 
 
-def _check_same_item_llm(contents: ModelBundle, moved: bool) -> None:
-    kinds = {contents.settings.get("item_llm_training")}
-    kinds |= {s.get("item_llm_training") for s in contents.settings.get("stages") or []}
-    if moved and "embeddings" not in kinds:
-        raise RequestError(
-            f"item_llm {contents.settings.get('item_llm')!r} gives other vectors here than in "
-            "training; are its files the same?"
-        )
+def _item_llm_trainings(settings: Settings) -> set[str | None]:
+    """Values of ``item_llm_training`` in the settings and their stages."""
+    stages = settings["stages"] or []
+    return {settings["item_llm_training"], *(stage.get("item_llm_training") for stage in stages)}
 
 
 def _described(items, taken: Mapping[str, int]) -> list[tuple[str, str, str]]:
-    """Id, title and text of each item; everything is checked before anything changes."""
+    """Id, title and text of each item; all items are checked before any is added."""
     described: list[tuple[str, str, str]] = []
     used = set(taken)
     for number, item in enumerate(_records(items)):
@@ -207,7 +208,7 @@ def _described(items, taken: Mapping[str, int]) -> list[tuple[str, str, str]]:
 
 
 def _records(items) -> list:
-    """Items of a list, or of a table of pandas or polars, row by row."""
+    """Items of a list, or rows of a table of pandas or polars."""
     if hasattr(items, "columns") and hasattr(items, "to_dict"):
         return items.to_dicts() if hasattr(items, "to_dicts") else items.to_dict("records")
     if isinstance(items, (str, bytes, Mapping)) or not isinstance(items, Iterable):
@@ -225,6 +226,6 @@ def _free_name(used: set[str]) -> str:
     return f"new-{number}"
 
 
-def _longer(parameter: torch.Tensor, more: torch.Tensor) -> nn.Parameter:
+def _append(parameter: torch.Tensor, more: torch.Tensor) -> nn.Parameter:
     joined = torch.cat([parameter.detach(), more.to(parameter)])
     return nn.Parameter(joined, requires_grad=False)

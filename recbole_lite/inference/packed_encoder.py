@@ -1,9 +1,9 @@
-"""A trained model's scores as one module to export, its encoder without padding.
+"""The module that is exported: a trained model's scores, with an encoder that skips padding.
 
-Items of all histories stand in one row, ``[1, N, d]``: products, norms and activations compute
-nothing for padding. Attention alone lays them out by user. Any Hugging Face encoder whose attention
-goes through transformers' AttentionInterface, and whose positions come from ``position_ids`` or
-from T5's bias by distance, runs like this; others keep the padding.
+The items of all histories are packed into one row, ``[1, N, d]``, so that matrix products, norms
+and activations compute nothing for padding; only attention uses the layout by user. This works for
+any Hugging Face encoder whose attention goes through transformers' AttentionInterface and whose
+positions come from ``position_ids`` or T5's relative bias. Other encoders keep the padding.
 """
 
 from __future__ import annotations
@@ -20,27 +20,28 @@ from transformers.masking_utils import AttentionMaskInterface
 from transformers.pytorch_utils import Conv1D
 
 from recbole_lite.model.abstract_recommender import NextItemModel
+from recbole_lite.text.attention import set_attention
 
-NAME = "attention_of_packed_histories"
-# Query, key and value of every item in the first layer are kept where they take no more than this.
+ATTENTION_NAME = "attention_of_packed_histories"
+# The first layer's query, key and value of every item are precomputed up to this size.
 FIRST_LAYER_BYTES = 64 * 2**20
 _LOWEST = torch.finfo(torch.float32).min
 
 
 @dataclass
 class Packing:
-    """Two layouts of the items of B histories: ``[N, ...]`` one by one, ``[B, L, ...]`` by user.
+    """Two layouts of the items of B histories: packed ``[N, ...]`` and by user ``[B, L, ...]``.
 
     Attributes
     ----------
     ids : torch.Tensor
         ``[N]`` internal ids.
     positions : torch.Tensor
-        ``[N]``: where in its history an item stands, from 0.
+        ``[N]``: position of an item in its history, from 0.
     users : torch.Tensor
-        ``[N]``: whose it is.
+        ``[N]``: row of its history.
     slots : torch.Tensor
-        ``[B, L]``: place among the N; any place for padding.
+        ``[B, L]``: index among the N; arbitrary for padding.
     lengths : torch.Tensor
         ``[B]``.
     """
@@ -52,8 +53,8 @@ class Packing:
     lengths: torch.Tensor
 
     @classmethod
-    def of(cls, items: torch.Tensor) -> Packing:
-        """Packing of histories ``[B, L]`` with 0 behind."""
+    def from_padded(cls, items: torch.Tensor) -> Packing:
+        """Packing of histories ``[B, L]``, padded with 0 on the right."""
         mask = items != 0
         lengths = mask.sum(1)
         users, positions = mask.nonzero(as_tuple=True)
@@ -63,11 +64,11 @@ class Packing:
 
     @property
     def mask(self) -> torch.Tensor:
-        """``[B, L]``, true where there is an item."""
+        """``[B, L]``, true for items, false for padding."""
         return torch.arange(self.slots.shape[1]) < self.lengths[:, None]
 
     def unpack(self, rows: torch.Tensor) -> torch.Tensor:
-        """``[N, d]`` -> ``[B, L, d]``; what stands at padding means nothing."""
+        """``[N, d]`` -> ``[B, L, d]``; arbitrary values at padding."""
         return F.embedding(self.slots, rows)
 
     def pack(self, by_user: torch.Tensor) -> torch.Tensor:
@@ -86,8 +87,8 @@ def _packed_attention(
     query, key, value : torch.Tensor
         ``[1, heads, N, size]``; keys and values may have fewer heads.
     attention_mask : torch.Tensor
-        ``[B or 1, heads or 1, L or 1, L]``, added to the scores. T5's own ``position_bias`` (of N
-        positions in a row) is passed over: it is in here, by the positions in the histories.
+        ``[B or 1, heads or 1, L or 1, L]``, added to the scores. It includes T5's bias by the
+        positions in the histories; T5's own ``position_bias`` (of N positions) is ignored.
     packing : Packing
 
     Returns
@@ -97,8 +98,8 @@ def _packed_attention(
     """
     size = query.shape[3]
     rows = [states.transpose(1, 2).flatten(2)[0] for states in (query, key, value)]  # [N, width]
-    if hasattr(module, "of_items"):
-        rows = F.embedding(packing.ids, module.of_items).chunk(3, -1)
+    if hasattr(module, "item_projections"):
+        rows = F.embedding(packing.ids, module.item_projections).chunk(3, -1)
     # [B, heads, L, size] each
     query, key, value = (packing.unpack(x).unflatten(2, (-1, size)).transpose(1, 2) for x in rows)
     groups = query.shape[1] // key.shape[1]
@@ -112,9 +113,9 @@ def _packed_attention(
     return packed.view(1, -1, mixed.shape[1], size), None
 
 
-# Public extension points of transformers; nothing changes for models that do not ask for NAME.
-AttentionInterface.register(NAME, _packed_attention)
-AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)
+# Public extension points of transformers; nothing changes for models with another implementation.
+AttentionInterface.register(ATTENTION_NAME, _packed_attention)
+AttentionMaskInterface.register(ATTENTION_NAME, lambda *args, **kwargs: None)
 
 
 class ScoringModule(nn.Module):
@@ -128,7 +129,7 @@ class ScoringModule(nn.Module):
     Attributes
     ----------
     packs : bool
-        Whether the encoder runs without padding.
+        Whether the encoder runs on packed histories.
     """
 
     @torch.no_grad()
@@ -142,7 +143,7 @@ class ScoringModule(nn.Module):
         if self.reader.shared_position is not None:  # no candidates stand behind the histories
             self.reader.shared_position.encoder_arguments(torch.ones(1, 1), n_candidates=0)
         self.takes_positions = "position_ids" in inspect.signature(encoder.forward).parameters
-        # GPT-2 and its kin look back only, whether they are told to or not.
+        # GPT-2 and similar decoders are always causal.
         decodes = any(getattr(module, "is_causal", False) for module in encoder.modules())
         self.causal = self.reader.causal or decodes
         self.register_buffer("bias", _bias(encoder, self.causal, model.max_seq_length))
@@ -152,7 +153,7 @@ class ScoringModule(nn.Module):
             self._keep_first_layer()
 
     def forward(self, ids, positions, users, slots, lengths) -> torch.Tensor:
-        """Scores ``[B, n_items]``, -inf for padding (id 0); what goes in is a `Packing`'s."""
+        """Scores ``[B, n_items]``, -inf for padding (id 0); arguments: fields of `Packing`."""
         packing = Packing(ids, positions, users, slots, lengths)
         vectors = F.embedding(ids, self.table)  # [N, d]
         if self.packs:
@@ -166,7 +167,7 @@ class ScoringModule(nn.Module):
         """Outputs of the encoder, ``[N, d]`` -> ``[N, d]``."""
         length = packing.slots.shape[1]
         bias = self.bias[..., :length, :length]
-        if not self.causal:  # otherwise no item looks at the padding behind it
+        if not self.causal:  # a causal encoder never attends to the padding on the right
             bias = bias + torch.where(packing.mask, 0.0, _LOWEST)[:, None, None]
         numbers = {"position_ids": packing.positions[None]} if self.takes_positions else {}
         output = self.reader.encoder(
@@ -175,28 +176,28 @@ class ScoringModule(nn.Module):
         return output.last_hidden_state[0]
 
     def _try_packing(self, max_length: int) -> bool:
-        """Whether the packed encoder gives what the padded one does."""
+        """Whether the packed encoder gives the same outputs as the padded one."""
         encoder = self.reader.encoder
         generator = torch.Generator().manual_seed(0)
         lengths = torch.arange(1, min(max_length, 5) + 1)
         items = torch.randint(1, len(self.table), (len(lengths), len(lengths)), generator=generator)
-        packing = Packing.of(items * (torch.arange(len(lengths)) < lengths[:, None]))
+        packing = Packing.from_padded(items * (torch.arange(len(lengths)) < lengths[:, None]))
         vectors = F.embedding(packing.ids, self.table)
         expected = packing.pack(self.reader(packing.unpack(vectors), packing.mask))
         usual = encoder.config._attn_implementation
         try:
-            encoder.set_attn_implementation(NAME)
+            set_attention(encoder, ATTENTION_NAME)
             found = self._packed(vectors, packing)
             near = 1e-4 * float(expected.abs().max())
             if torch.allclose(found, expected, rtol=1e-4, atol=near):
                 return True
-        except Exception:  # whatever an architecture makes of an argument that it does not know
+        except Exception:  # architectures fail differently on an unknown argument
             pass
-        encoder.set_attn_implementation(usual)
+        set_attention(encoder, usual)
         return False
 
     def _keep_first_layer(self) -> None:
-        """T5's first layer reads items without positions: its projections are the items' own."""
+        """Precompute the projections of T5's first layer, which depend on the item alone."""
         for layer in self.reader.encoder.modules():
             attention = getattr(layer, "SelfAttention", None)
             if not getattr(attention, "has_relative_attention_bias", False):
@@ -204,12 +205,12 @@ class ScoringModule(nn.Module):
             if len(self.table) * 3 * attention.inner_dim * 4 <= FIRST_LAYER_BYTES:
                 x = layer.layer_norm(self.table)
                 known = torch.cat([attention.q(x), attention.k(x), attention.v(x)], -1)
-                attention.register_buffer("of_items", known)  # [n_items, 3 * width]
+                attention.register_buffer("item_projections", known)  # [n_items, 3 * width]
             return
 
 
 def _bias(encoder: nn.Module, causal: bool, length: int) -> torch.Tensor:
-    """``[1, heads or 1, length, length]``, added to attention scores: T5's bias, no look ahead."""
+    """Bias ``[1, heads or 1, length, length]`` of attention scores: T5's and the causal mask."""
     bias = torch.zeros(1, 1, length, length)
     for module in encoder.modules():
         if getattr(module, "has_relative_attention_bias", False):
@@ -220,8 +221,8 @@ def _bias(encoder: nn.Module, causal: bool, length: int) -> torch.Tensor:
     return bias
 
 
-class _Product(nn.Module):
-    """A linear layer whose matrix lies as ONNX's MatMul reads it, ``[in, out]``."""
+class _MatMul(nn.Module):
+    """A linear layer with its weight in the layout of ONNX's MatMul, ``[in, out]``."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None):
         super().__init__()
@@ -235,7 +236,7 @@ class _Product(nn.Module):
 
 
 class _RMSNorm(nn.Module):
-    """T5's and Llama's norm by the operators that onnxruntime joins to one."""
+    """RMS norm of T5 and Llama, by operators that onnxruntime fuses into one."""
 
     def __init__(self, weight: torch.Tensor, eps: float):
         super().__init__()
@@ -248,12 +249,12 @@ class _RMSNorm(nn.Module):
 
 
 def _simplify(module: nn.Module) -> None:
-    """Replace layers by forms that export to fewer operators, in place."""
+    """Replace layers, in place, by forms that export to fewer operators."""
     for name, child in module.named_children():
         if isinstance(child, nn.Linear):
-            setattr(module, name, _Product(child.weight.T, child.bias))
+            setattr(module, name, _MatMul(child.weight.T, child.bias))
         elif isinstance(child, Conv1D):  # GPT-2's: [in, out] already
-            setattr(module, name, _Product(child.weight, child.bias))
+            setattr(module, name, _MatMul(child.weight, child.bias))
         elif hasattr(child, "variance_epsilon") and hasattr(child, "weight"):
             setattr(module, name, _RMSNorm(child.weight, child.variance_epsilon))
         else:

@@ -1,12 +1,12 @@
-"""From histories of internal ids to padded arrays, from scores to the best items."""
+"""Histories of internal ids as padded arrays, and the top items of scores, with NumPy."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-# Rows of internal ids, the earliest first; an array [B, L] has 0 in front of or behind them.
+# Rows of internal ids, oldest first; an array [B, L] is padded with 0 on the left or the right.
 Histories = Sequence[Sequence[int]] | np.ndarray
 Ranked = tuple[np.ndarray, np.ndarray]  # ids [B, K] and their scores, best first
 
@@ -18,23 +18,23 @@ def lengths(histories: Histories) -> np.ndarray:
     return np.fromiter(map(len, histories), np.int64, len(histories))
 
 
-def padded(
+def pad(
     histories: Histories, rows: np.ndarray | None = None, max_length: int | None = None
 ) -> np.ndarray:
-    """Some of the histories as an array.
+    """Pad histories with 0 to an array.
 
     Parameters
     ----------
     histories : sequence of sequence of int, or numpy.ndarray
     rows : numpy.ndarray, optional
-        Which; default: all.
+        Rows to take; default: all.
     max_length : int, optional
-        Of lists the last so many items are kept; an array is left as it is.
+        Number of last items to keep of lists; arrays are not cut.
 
     Returns
     -------
     numpy.ndarray
-        ``[b, L]`` int64, 0 behind the items of lists.
+        ``[b, L]`` int64; lists are padded on the right, arrays stay as they are.
     """
     if isinstance(histories, np.ndarray):
         return (histories if rows is None else histories[rows]).astype(np.int64, copy=False)
@@ -47,30 +47,37 @@ def padded(
     return items
 
 
-def top(
+def top_k(
     scores: np.ndarray,
     k: int,
     exclude: Histories | None = None,
-    among: np.ndarray | None = None,
+    candidates: np.ndarray | None = None,
 ) -> Ranked:
-    """Best items of each row.
+    """Items with the highest scores of each row.
 
     Parameters
     ----------
     scores : numpy.ndarray
         ``[B, n_items]``, -inf for padding (id 0); changed in place.
-    k, exclude, among
-        See :meth:`recbole_lite.inference.runtime.OnnxRuntime.rank`, also for what is returned.
+    k, exclude, candidates
+        See :meth:`recbole_lite.inference.onnx_runtime.OnnxRuntime.rank`, also for the result.
     """
     if exclude is not None:
-        np.put_along_axis(scores, padded(exclude), -np.inf, 1)  # padding has -inf already
-    if among is not None:
-        scores = scores[:, among]
-    k = min(k, scores.shape[1] - (among is None))
+        np.put_along_axis(scores, pad(exclude), -np.inf, 1)  # padding has -inf already
+    if candidates is not None:
+        scores = scores[:, candidates]
+    k = min(k, scores.shape[1] - (candidates is None))
     places = np.argpartition(scores, -k, axis=1)[:, -k:]
-    places.sort(axis=1)  # of equal scores the lower id comes first
+    places.sort(axis=1)  # items of equal score are ordered by id
     values = np.take_along_axis(scores, places, 1)
     order = np.argsort(-values, axis=1, kind="stable")
     places, values = (np.take_along_axis(part, order, 1) for part in (places, values))
-    ids = places if among is None else among[places]
+    ids = places if candidates is None else candidates[places]
     return np.where(np.isneginf(values), 0, ids), values
+
+
+def filled(ids: np.ndarray, scores: np.ndarray) -> Iterator[tuple[list[int], list[float]]]:
+    """Rows of :func:`top_k` as lists, without the unfilled places (id 0) at their ends."""
+    counts = (ids != 0).sum(1).tolist()
+    for items, values, n in zip(ids.tolist(), scores.tolist(), counts, strict=True):
+        yield items[:n], values[:n]

@@ -1,8 +1,7 @@
-"""Recommendations from a trained model: raw item ids in; ids, titles and scores out."""
+"""`Recommender`: recommendations from a trained model, from raw item ids to ids and scores."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from logging import getLogger
 from pathlib import Path
@@ -13,10 +12,18 @@ import numpy as np
 from huggingface_hub import ModelHubMixin, snapshot_download
 
 from recbole_lite.config.saved_config import BEST_FILE, CONFIG_FILE
-from recbole_lite.inference import graph_file, history_inputs, ranking
-from recbole_lite.inference import model_folder as folders
+from recbole_lite.inference import graph_file, history_inputs
 from recbole_lite.inference.catalogue import Catalogue
-from recbole_lite.inference.runtime import OnnxRuntime
+from recbole_lite.inference.history_inputs import UnknownItemWarning as UnknownItemWarning
+from recbole_lite.inference.model_folder import (
+    ITEMS_FILE,
+    WEIGHTS_FILE,
+    ModelBundle,
+    read_bundle,
+    write_bundle,
+)
+from recbole_lite.inference.onnx_runtime import OnnxRuntime
+from recbole_lite.inference.ranking import filled, top_k
 from recbole_lite.utils.errors import (
     CheckpointError,
     MissingDependencyError,
@@ -30,76 +37,69 @@ if TYPE_CHECKING:
     from recbole_lite.inference.torch_runtime import TorchRuntime
 
 RUNTIMES = ("auto", "onnx", "torch")
-NO_HISTORY = ("empty", "popular", "error")
-_HUB_FILES = [
-    "config.json", folders.ITEMS_FILE, folders.WEIGHTS_FILE, "model-*.onnx", "README.md",
-]  # fmt: skip
+_HUB_FILES = [CONFIG_FILE, ITEMS_FILE, WEIGHTS_FILE, "model-*.onnx", "README.md"]
 
 
 class Recommendation(NamedTuple):
-    """An item that is recommended."""
+    """A recommended item."""
 
     id: str
     title: str
     score: float
 
 
-class UnknownItemWarning(UserWarning):
-    """Items of a history are not in the catalogue and were left out."""
-
-
 class Recommender(ModelHubMixin):
-    """A trained model that recommends for anyone with a history of items.
+    """A trained model that recommends to any user with a history of items.
 
-    Made by :meth:`load` (a folder) or :meth:`from_pretrained` (a folder or a repository of the
-    Hugging Face hub). On a CPU a LiteLLM4Rec or an ItemLM runs in onnxruntime, on a graph that is
-    exported into the folder when it is first needed; everything else runs in torch.
+    Created by :meth:`load` (a folder) or :meth:`from_pretrained` (a folder or a repository of the
+    Hugging Face Hub). On a CPU, LiteLLM4Rec and ItemLM run in onnxruntime, on a graph that is
+    exported into the folder at first use; other models and devices run in torch.
 
     Parameters
     ----------
-    contents : ModelBundle
-        What a model's folder holds.
+    bundle : ModelBundle
+        Content of a model's folder.
     device, runtime
         See :meth:`load`.
 
     Attributes
     ----------
     catalogue : Catalogue
-        Its items.
+        Items that the model can recommend.
     about : dict
-        Format, architecture, data, measured results.
+        Format version, architecture, data and measured results.
     """
 
-    # Not None: otherwise huggingface_hub copies the arguments, all weights among them.
+    # Not None: otherwise huggingface_hub copies the arguments, including all weights.
     _hub_mixin_config: ClassVar[dict] = {}
 
-    def __init__(self, contents: folders.ModelBundle, device="cpu", runtime: str = "auto"):
+    def __init__(self, bundle: ModelBundle, device="cpu", runtime: str = "auto"):
         if runtime not in RUNTIMES:
             raise RequestError(f"runtime must be one of {', '.join(RUNTIMES)}, found {runtime!r}")
-        self._contents, self._device = contents, device
-        self._asked, self._graph = runtime, None
-        self._by_torch = self._why_torch(runtime)
+        self._bundle, self._device = bundle, device
+        self._requested, self._graph = runtime, None
+        self._torch_reason = self._reason_for_torch(runtime)
         self._model = self._runtime = None
         self._new_items = None  # fitted at the first call of add_items
-        if self._by_torch or not self._graph.exists():
-            self._build()  # what cannot be built is an error of loading
+        if self._torch_reason or not self._graph.exists():
+            self._build()  # a model that cannot be built is an error of loading
 
-    def _why_torch(self, runtime: str) -> str | None:
-        """Reason for torch; None: onnxruntime it is.
+    def _reason_for_torch(self, runtime: str) -> str | None:
+        """Why torch computes the scores; None if onnxruntime does.
 
         Raises
         ------
         RequestError, MissingDependencyError
-            ``onnx`` is asked for and cannot be had.
+            `runtime` is ``onnx`` and onnxruntime cannot run this model.
         """
         if runtime == "torch":
             return "asked for"
-        if self._contents.model not in graph_file.EXPORTABLE:
-            reason = f"{self._contents.model} has no graph"
+        if self._bundle.model not in graph_file.EXPORTABLE:
+            reason = f"{self._bundle.model} has no graph"
         elif str(self._device).partition(":")[0] != "cpu":
             reason = f"onnxruntime runs on the CPU here, device is {self._device}"
         else:
-            self._graph = graph_file.path_of(self._contents)
+            self._graph = graph_file.graph_path(self._bundle)
             missing = None if self._graph.exists() else graph_file.missing_package()
             if missing is None:
                 return None
@@ -114,44 +114,45 @@ class Recommender(ModelHubMixin):
 
     @classmethod
     def load(cls, folder: str | Path, device="cpu", runtime: str = "auto") -> Recommender:
-        """Load a finished run's folder, or a packed one.
+        """Load the folder of a finished run, or a packed folder.
 
         Parameters
         ----------
         folder : str or Path
-            ``saved/<run>``, or what :meth:`save_pretrained` wrote.
+            ``saved/<run>``, or a folder written by :meth:`save_pretrained`.
         device : str or torch.device
         runtime : {"auto", "onnx", "torch"}
-            onnx: onnxruntime, on the CPU; torch: the model itself; auto: onnx where it can be had.
+            onnx: onnxruntime, on the CPU; torch: the model itself; auto: onnx if available.
 
         Raises
         ------
         CheckpointError
-            It is no model's folder, damaged, unfinished or of a newer format; with what to do.
+            The folder does not hold a model, is incomplete or damaged, or has a newer format; the
+            message says what to do.
         RequestError, MissingDependencyError
-            There is no such runtime, or none for this model and device.
+            Unknown runtime, or one that cannot run this model on this device.
         """
-        return cls(folders.read(folder), device, runtime)
+        return cls(read_bundle(folder), device, runtime)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs) -> Recommender:
-        """Load a local folder or a repository of the hub; see huggingface_hub's ModelHubMixin.
+        """Load a local folder or a repository of the Hub; see huggingface_hub's ModelHubMixin.
 
         Raises
         ------
         CheckpointError
-            As :meth:`load`; or there is no such repository.
+            See :meth:`load`; also if there is no such repository.
         """
         if Path(pretrained_model_name_or_path).is_dir():
-            return cls.load(pretrained_model_name_or_path, **_chosen(kwargs))
+            return cls.load(pretrained_model_name_or_path, **_load_arguments(kwargs))
         try:
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         except (CheckpointError, RequestError, MissingDependencyError):
             raise
         except Exception as error:  # names, HTTP, file system: many classes
             raise CheckpointError(
-                f"{pretrained_model_name_or_path}: neither a local folder nor to be had from the "
-                f"Hugging Face hub ({one_line(error)})"
+                f"{pretrained_model_name_or_path}: neither a local folder nor available on the "
+                f"Hugging Face Hub ({one_line(error)})"
             ) from error
 
     @classmethod
@@ -167,62 +168,65 @@ class Recommender(ModelHubMixin):
             token=token,
             allow_patterns=_HUB_FILES,
         )
-        return cls.load(fetched, **_chosen(kwargs))
+        return cls.load(fetched, **_load_arguments(kwargs))
 
     def save_pretrained(self, save_directory: str | Path, **kwargs) -> str | None:
-        """Write a folder to give away; see huggingface_hub's ModelHubMixin.
+        """Write a packed folder; see huggingface_hub's ModelHubMixin.
 
-        A model card that is there already stays as it is, unless it is another model's.
+        An existing model card is kept, unless it describes another model.
 
         Raises
         ------
         RequestError
-            The folder is a run's, whose settings would be lost.
+            The folder is that of a run, whose settings would be lost.
         """
         if (Path(save_directory) / BEST_FILE).exists():
             raise RequestError(f"{save_directory}: the folder of a run; give another one")
-        self._config_before = _bytes_of(Path(save_directory, CONFIG_FILE))
+        path = Path(save_directory, CONFIG_FILE)
+        self._config_before = path.read_text(encoding="utf-8") if path.exists() else None
         return super().save_pretrained(save_directory, **kwargs)
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        folders.write(save_directory, self._contents)
-        if self._config_before not in (None, _bytes_of(save_directory / CONFIG_FILE)):
-            (save_directory / "README.md").unlink(missing_ok=True)  # another model's
+        write_bundle(save_directory, self._bundle)
+        before = self._config_before
+        written = (save_directory / CONFIG_FILE).read_text(encoding="utf-8")
+        if before is not None and before.rstrip() != written.rstrip():
+            (save_directory / "README.md").unlink(missing_ok=True)  # of another model
 
     def generate_model_card(self, *args, **kwargs):
-        """Model card with the data, the protocol and the measured metrics."""
+        """Model card with the data set, the protocol and the measured metrics."""
         from recbole_lite.inference.model_card import model_card
 
-        return model_card(self._contents)
+        return model_card(self._bundle)
 
-    # -- what it is -------------------------------------------------------------------------
+    # -- parts ------------------------------------------------------------------------------
 
     @property
     def catalogue(self) -> Catalogue:
-        """The items."""
-        return self._contents.catalogue
+        """Items that the model can recommend."""
+        return self._bundle.catalogue
 
     @property
     def about(self) -> Mapping:
-        """Format, architecture, data and measured results."""
-        return self._contents.about
+        """Format version, architecture, data and measured results."""
+        return self._bundle.about
 
     @property
     def name(self) -> str:
-        """Model and data set, e.g. ``LiteLLM4Rec-ml-1m``."""
-        return f"{self._contents.model}-{self._contents.dataset}"
+        """Names of model and data set, e.g. ``LiteLLM4Rec-ml-1m``."""
+        return f"{self._bundle.model}-{self._bundle.dataset}"
 
     @property
     def model(self) -> torch.nn.Module:
-        """The model itself, in evaluation mode, built at first use."""
+        """The torch model in evaluation mode, built at first use."""
         if self._model is None:
             self._build()
         return self._model
 
     @property
     def runtime(self) -> OnnxRuntime | TorchRuntime:
-        """What scores: ``runtime.name`` is ``onnx`` or ``torch``. Made at first use."""
-        if self._runtime is None and not self._by_torch:
+        """Runtime that computes the scores, opened at first use; its ``name`` is onnx or torch."""
+        if self._runtime is None and not self._torch_reason:
             self._runtime = self._open_graph()
         if self._runtime is None:
             from recbole_lite.inference.torch_runtime import TorchRuntime
@@ -236,31 +240,35 @@ class Recommender(ModelHubMixin):
         from recbole_lite.inference.loading import build_model
 
         try:
-            self._model = build_model(self._contents, torch.device(self._device))
+            self._model = build_model(self._bundle, torch.device(self._device))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            # Settings that were changed by hand or cut off; the weights' own errors say more.
+            # Settings were edited or truncated. Errors about weights have their own messages.
             raise CheckpointError(
-                f"{self._contents.weights.parent}: its settings do not describe a "
-                f"{self._contents.model} ({one_line(error)})"
+                f"{self._bundle.weights.parent}: its settings do not describe a "
+                f"{self._bundle.model} ({one_line(error)})"
             ) from error
 
     def _open_graph(self) -> OnnxRuntime | None:
-        """The graph in onnxruntime, made if need be; None: it cannot be made."""
+        """The graph in onnxruntime, exported if necessary; None if the export fails."""
         if self._graph.exists():
             try:
                 return OnnxRuntime(self._graph)
             except CheckpointError as error:
-                getLogger().warning(f"{one_line(error)}; it is made anew")
+                getLogger().warning(f"{one_line(error)}; the graph is exported again")
                 self._graph.unlink(missing_ok=True)
         try:
-            graph = graph_file.make(self._contents, self.model)
-        except Exception as error:  # the exporter's, about operators that it does not know
-            if self._asked == "onnx":
-                raise CheckpointError(f"runtime: onnx: no graph: {one_line(error)}") from error
-            getLogger().warning(f"no graph for onnxruntime, torch runs it: {one_line(error)}")
-            self._by_torch = "no graph can be made"
+            graph = graph_file.export_graph(self._bundle, self.model)
+        except Exception as error:  # of the exporter, about unknown operators
+            if self._requested == "onnx":
+                raise CheckpointError(
+                    f"runtime: onnx: the export failed: {one_line(error)}"
+                ) from error
+            getLogger().warning(
+                f"the export to ONNX failed, torch runs the model: {one_line(error)}"
+            )
+            self._torch_reason = "the export failed"
             return None
-        self._model = None  # what it takes is for others now
+        self._model = None  # free its memory
         return OnnxRuntime(graph)
 
     # -- recommending -----------------------------------------------------------------------
@@ -275,97 +283,70 @@ class Recommender(ModelHubMixin):
         batch_size: int = 256,
         no_history: str = "empty",
     ) -> list[list[Recommendation]]:
-        """Recommend items for users of whom only a history is known.
+        """Recommend items to users, given their histories.
 
         Parameters
         ----------
         histories : iterable of sequence of str
-            Raw item ids of each user, the earliest first, of any length; the model reads the
-            last ``MAX_ITEM_LIST_LENGTH`` of them. Ids may be texts, bytes or numbers, in lists,
+            Raw item ids of each user, oldest first, of any length; the model reads the last
+            ``MAX_ITEM_LIST_LENGTH`` of them. Ids may be strings, bytes or numbers, in lists,
             arrays, tensors or columns (:func:`~recbole_lite.inference.history_inputs.raw_id`).
         k : int
-            Items for each; fewer are given where no more are left to choose from.
+            Items per user; fewer if fewer items are available.
         exclude_seen : bool
-            Leave out what is in the (whole) history.
+            Exclude the items of the (whole) history.
         candidates : sequence of str, or of one such sequence per user, optional
             Raw ids to choose from; default: the catalogue.
         unknown : {"warn", "error"}
-            What to do about ids that the catalogue does not have: leave them out with an
+            Treatment of ids that are not in the catalogue: leave them out with an
             :class:`UnknownItemWarning`, or raise.
         batch_size : int
-            Histories that are scored together.
+            Histories scored together.
         no_history : {"empty", "popular", "error"}
-            What users without a known item get: an empty list, the items with the most
-            interactions (their number is the score), or an exception for all.
+            Result for users without a known item: an empty list, the items with the most
+            interactions (their number is the score), or an exception for the whole call.
 
         Returns
         -------
         list of list of Recommendation
-            For each history ``(id, title, score)``, best first.
+            ``(id, title, score)`` for each history, best first.
 
         Raises
         ------
         RequestError
-            A value out of range, ids that are none, candidates or (as asked) ids that the
-            catalogue does not have, or no history where ``no_history`` is ``error``.
+            A value out of range, an invalid id, a candidate that is not in the catalogue, an
+            unknown id with ``unknown="error"``, or a user without a known item with
+            ``no_history="error"``.
         """
-        for name, value, choices in (
-            ("unknown", unknown, ("warn", "error")),
-            ("no_history", no_history, NO_HISTORY),
-        ):
-            if value not in choices:
-                raise RequestError(f"{name} must be one of {', '.join(choices)}, found {value!r}")
         k = self.check_k(k)
         batch_size = history_inputs.whole_number(batch_size, "batch_size", 1)
-        known = self._known(histories, unknown, no_history)
-        among = self._candidates(candidates, len(known))
+        known = history_inputs.resolve_histories(self.catalogue, histories, unknown, no_history)
+        chosen = history_inputs.resolve_candidate_lists(self.catalogue, candidates, len(known))
+        own = chosen if isinstance(chosen, list) else [chosen] * len(known)  # of each user
         result: list[list[Recommendation]] = [[] for _ in known]
         for rows in _chunks([row for row, items in enumerate(known) if items], batch_size):
-            chunk = [known[row] for row in rows]
-            if isinstance(among, list):
-                ranked = self._rank_each(chunk, k, exclude_seen, [among[row] for row in rows])
-            else:
-                ranked = self.rank(chunk, k, exclude_seen, among)
+            among = [own[row] for row in rows] if chosen is own else chosen
+            ranked = self.rank([known[row] for row in rows], k, exclude_seen, among)
             for row, (items, scores) in zip(rows, ranked, strict=True):
                 result[row] = self.describe(items, scores)
         if no_history == "popular":
             for row in (row for row, items in enumerate(known) if not items):
-                result[row] = self._popular(k, among[row] if isinstance(among, list) else among)
+                result[row] = self._popular(k, own[row])
         return result
 
-    def _candidates(self, candidates, users: int) -> np.ndarray | list[np.ndarray] | None:
-        """Internal ids that all may get, or each user."""
-        if candidates is None:
-            return None
-        rows = history_inputs.rows_of(candidates, "candidates")
-        if all(map(history_inputs.is_one_id, rows)):
-            return self.among(rows)
-        if len(rows) != users:
-            raise RequestError(
-                f"candidates: {len(rows)} lists for {users} histories; give one list for all, or "
-                "one for each"
-            )
-        return [self.among(row) for row in rows]
-
-    def _rank_each(self, histories, k, exclude_seen, among) -> Iterator[tuple[list, list]]:
-        """:meth:`rank` where each user has candidates of their own."""
-        for row, history, own in zip(self.score(histories), histories, among, strict=True):
-            ids, scores = ranking.top(row[None], k, [history] if exclude_seen else None, own)
-            left = int((ids != 0).sum())
-            yield ids[0, :left].tolist(), scores[0, :left].tolist()
-
-    def _popular(self, k: int, among: np.ndarray | None) -> list[Recommendation]:
+    def _popular(self, k: int, candidates: np.ndarray | None) -> list[Recommendation]:
         if self.catalogue.counts is None:
+            folder = self._bundle.weights.parent
             raise RequestError(
                 "no_history: popular: the folder does not say how often items occur (an older "
-                f"version wrote it); type: recbole-lite pack --model={quote(str(self._folder))}"
+                f"version wrote it); type: recbole-lite pack --model={quote(str(folder))}"
             )
         counts = np.array([[-np.inf, *self.catalogue.counts[1:]]])
-        ids, scores = ranking.top(counts, k, None, among)
+        ids, scores = top_k(counts, k, None, candidates)
         return self.describe(ids[0].tolist(), scores[0].tolist())
 
     def describe(self, items: Sequence[int], scores: Sequence[float]) -> list[Recommendation]:
-        """Ids and titles of ranked items."""
+        """Raw ids, titles and scores of ranked items."""
         ids, titles = self.catalogue.ids, self.catalogue.titles
         pairs = zip(items, scores, strict=True)
         return [Recommendation(ids[item], titles[item], score) for item, score in pairs]
@@ -375,18 +356,18 @@ class Recommender(ModelHubMixin):
         histories: Sequence[Sequence[int]],
         k: int,
         exclude_seen: bool = True,
-        among: np.ndarray | None = None,
+        candidates: np.ndarray | list[np.ndarray] | None = None,
     ) -> Iterator[tuple[list[int], list[float]]]:
-        """Best items of one batch of histories, all in internal ids (of the catalogue).
+        """Best items of one batch of histories, in internal ids of the catalogue.
 
         Parameters
         ----------
         histories : sequence of sequence of int
-            None empty.
+            Not empty, each.
         k, exclude_seen
             See :meth:`recommend`.
-        among : numpy.ndarray, optional
-            As :meth:`among` gives it.
+        candidates : numpy.ndarray, or list of one array per history, optional
+            Internal ids to choose from.
 
         Yields
         ------
@@ -394,23 +375,24 @@ class Recommender(ModelHubMixin):
             Items of one history, best first, and their scores.
         """
         exclude = histories if exclude_seen else None
-        ids, scores = self.runtime.rank(histories, k, exclude, among)
-        left = (ids != 0).sum(1).tolist()
-        for items, values, n in zip(ids.tolist(), scores.tolist(), left, strict=True):
-            yield items[:n], values[:n]
+        if not isinstance(candidates, list):
+            yield from filled(*self.runtime.rank(histories, k, exclude, candidates))
+            return
+        for row, history, own in zip(self.score(histories), histories, candidates, strict=True):
+            yield from filled(*top_k(row[None], k, [history] if exclude_seen else None, own))
 
     def add_items(self, items: Sequence[str | Mapping[str, str]]) -> list[str]:
-        """Add items that the model was not trained on, known by their text alone.
+        """Add items that the model was not trained on, given their texts.
 
-        What the model needs of them is predicted from the Item LLM's vectors; how well that
-        works is measured in docs/recommend.md. :meth:`save_pretrained` keeps them. From now on
-        torch scores; what is saved and loaded again has a graph of its own.
+        Their vectors are predicted from the Item LLM's vectors (accuracy: docs/recommend.md).
+        :meth:`save_pretrained` saves them. After this call torch computes the scores; a saved
+        copy, when loaded, has a graph of its own.
 
         Parameters
         ----------
         items : sequence of str or mapping
             Texts written like those of the catalogue (``recommender.catalogue.texts``), or
-            mappings with ``text`` and, if wanted, ``id`` and ``title``.
+            mappings with ``text`` and, optionally, ``id`` and ``title``.
 
         Returns
         -------
@@ -420,34 +402,34 @@ class Recommender(ModelHubMixin):
         Raises
         ------
         RequestError
-            An item without text or with an id that is taken; a model that knows no texts.
+            An item has no text or an existing id, or the model does not read texts.
         ModelFilesError, MissingDependencyError
-            The Item LLM cannot be had.
+            The Item LLM cannot be loaded.
         """
-        from recbole_lite.inference.new_items import NewItems, add_items
+        from recbole_lite.inference.new_items import NewItemPredictor, add_items
 
         if self._new_items is None:
-            self._new_items = NewItems(self._contents, self.model)
-        ids = add_items(self._contents, self.model, self._new_items, items)
-        self._by_torch, self._runtime = "items were added", None  # the graph is of the model before
+            self._new_items = NewItemPredictor(self._bundle, self.model)
+        ids = add_items(self._bundle, self.model, self._new_items, items)
+        self._torch_reason, self._runtime = "items were added", None  # its graph lacks them
         return ids
 
     def score(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
-        """Scores of all items for histories of internal ids, none empty.
+        """Scores of all items for non-empty histories of internal ids.
 
         Returns
         -------
         numpy.ndarray [B, n_items], float32
-            Those of the model's ``full_sort_predict`` but for rounding; -inf for padding (id 0).
+            Equal to the model's ``full_sort_predict`` up to rounding; -inf for padding (id 0).
         """
         return self.runtime.scores(histories)
 
     def warm_up(self, users: int = 32) -> None:
-        """Make the graph if need be, and answer batches of up to `users`."""
+        """Export the graph if necessary, and run batches of up to `users` histories once."""
         self.runtime.warm_up(users)
 
     def check_k(self, k) -> int:
-        """A `k` that is a number of items of this catalogue.
+        """Check that `k` is a whole number from 1 to the size of the catalogue.
 
         Raises
         ------
@@ -456,70 +438,10 @@ class Recommender(ModelHubMixin):
         most, why = len(self.catalogue), " (the number of items in the catalogue)"
         return history_inputs.whole_number(k, "k", 1, most, why)
 
-    @property
-    def _folder(self) -> Path:
-        return self._contents.weights.parent
 
-    def _known(self, histories, unknown, no_history) -> list[list[int]]:
-        rows, strangers = [], []
-        for number, history in enumerate(history_inputs.rows_of(histories, "histories")):
-            if history_inputs.is_one_id(history):
-                raise RequestError(
-                    f"history {number} is {history!r}, not a list of ids; "
-                    "for one user write [[...]]"
-                )
-            known, unheard = self.catalogue.resolve(
-                history_inputs.raw_ids(history, f"history {number}")
-            )
-            if unheard and unknown == "error":
-                raise RequestError(f"history {number}: {named_unknown(unheard)}")
-            if not known and no_history == "error":
-                why = f"has no known item: {named_unknown(unheard)}" if unheard else "is empty"
-                raise RequestError(f"history {number} {why}; give at least one known item")
-            rows.append(known)
-            strangers += unheard
-        if strangers:
-            warnings.warn(
-                f"left out of the histories: {named_unknown(strangers)}",
-                UnknownItemWarning,
-                stacklevel=3,
-            )
-        return rows
-
-    def among(self, candidates: Sequence | None) -> np.ndarray | None:
-        """Internal ids of candidates, each once; None for None.
-
-        Raises
-        ------
-        RequestError
-            None are given, or one is not in the catalogue.
-        """
-        if candidates is None:
-            return None
-        ids = history_inputs.raw_ids(candidates, "candidates")
-        known, unknown = self.catalogue.resolve(dict.fromkeys(ids))
-        if unknown:
-            raise RequestError(f"candidates: {named_unknown(unknown)}")
-        if not known:
-            raise RequestError("candidates: the list is empty; leave it out to rank all items")
-        return np.array(known)
-
-
-def _bytes_of(path: Path) -> bytes | None:
-    return path.read_bytes() if path.exists() else None
-
-
-def _chosen(arguments: Mapping) -> dict:
-    """Arguments of :meth:`Recommender.load` among those of ``from_pretrained``."""
+def _load_arguments(arguments: Mapping) -> dict:
+    """Arguments of ``from_pretrained`` that are meant for :meth:`Recommender.load`."""
     return {name: arguments[name] for name in ("device", "runtime") if name in arguments}
-
-
-def named_unknown(ids: Sequence[str]) -> str:
-    """Say which ids the catalogue does not have."""
-    distinct = list(dict.fromkeys(ids))
-    shown = ", ".join(repr(i) for i in distinct[:5])
-    more = f" and {len(distinct) - 5} more" if len(distinct) > 5 else ""
-    return f"{len(distinct)} id{'s' * (len(distinct) > 1)} not in the catalogue ({shown}{more})"
 
 
 def _chunks(rows: list, size: int) -> Iterator[list]:

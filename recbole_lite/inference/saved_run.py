@@ -1,19 +1,27 @@
-"""A finished run's configuration, data and model from its folder and its data set."""
+"""The folder of a finished run: loading its data and model, and adding the recommender's files."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from recbole.utils import init_seed
 
 from recbole_lite.config.configurator import LiteConfig
-from recbole_lite.data import create_dataset, data_preparation
+from recbole_lite.data import count_data, create_dataset, data_preparation
+from recbole_lite.data.item_titles import item_titles
 from recbole_lite.data.vocabulary import Vocabulary
+from recbole_lite.inference import model_folder
 from recbole_lite.inference.catalogue import Catalogue
-from recbole_lite.inference.model_folder import ITEMS_FILE
+from recbole_lite.text.item_llm_settings import TextFields
+from recbole_lite.text.item_vectors import item_texts
 from recbole_lite.trainer import checkpoint
+from recbole_lite.utils.errors import ConfigError, DataError
 
 
 def load_data_and_model(
@@ -65,7 +73,7 @@ def load_data_and_model(
 def trained_vocabulary(folder: Path) -> Vocabulary | None:
     """Raw ids of a run's rows; an older run that has ended knows those of its items."""
     vocabulary = checkpoint.load_vocabulary(folder)
-    path = folder / ITEMS_FILE
+    path = folder / model_folder.ITEMS_FILE
     if vocabulary is None and path.exists():
         vocabulary = Vocabulary(source=str(path))
         field = checkpoint.load_config(folder)["settings"]["ITEM_ID_FIELD"]
@@ -80,3 +88,110 @@ def check_rows(facts: Mapping, folder: Path, trained: Vocabulary | None, dataset
         checkpoint.warn_unknown_vocabulary(source)
     if trained is None or named != trained.sha256:
         checkpoint.check_vocabulary(named, dataset.vocabulary, source)
+
+
+def write_recommender_files(
+    folder: str | Path,
+    model: torch.nn.Module,
+    dataset,
+    config,
+    counts: Mapping[str, int],
+    results: Mapping[str, Any],
+) -> None:
+    """Add the files that ``Recommender`` needs beside the checkpoint to a run's folder.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Folder of the run, which holds its best weights.
+    model : torch.nn.Module
+        With the best weights.
+    dataset : LiteSequentialDataset
+        Source of ids, titles and texts.
+    config : LiteConfig
+    counts : mapping
+        Number of users, items and interactions.
+    results : mapping
+        ``valid`` and ``test``, metrics by name or None.
+    """
+    folder = Path(folder)
+    content = checkpoint.load_config(folder)
+    model.eval()
+    tensors, facts = checkpoint.load_weights(folder / checkpoint.BEST_FILE)
+    catalogue_from_dataset(dataset, config).save(folder / model_folder.ITEMS_FILE)
+    weights = checkpoint.BEST_FILE
+    if any(name.startswith("item_tower.item_llm.") for name in tensors):
+        weights = model_folder.WEIGHTS_FILE
+        fixed = _with_fixed_vectors(model, tensors)
+        model_folder.write_tensors(folder / weights, fixed, facts)
+    about = {
+        "weights": weights,
+        "epoch": facts.get("epoch"),
+        "architecture": _architecture(model),
+        "data": dict(counts),
+        "results": dict(results),
+    }
+    model_folder.write_config(folder, content, about)
+
+
+def restore_recommender_files(folder: str | Path) -> bool:
+    """Add the recommender's files to the folder of a run whose end did not write them.
+
+    Needs the data set. Metrics that the folder does not hold stay unknown.
+
+    Returns
+    -------
+    bool
+        False for a packed folder, which has no checkpoint of training.
+
+    Raises
+    ------
+    CheckpointError, DataError, ModelFilesError
+        The checkpoint, the data set or a language model cannot be read.
+    """
+    folder = Path(folder)
+    content = checkpoint.load_config(folder)
+    if model_folder.is_packed(folder):
+        return False
+    model_folder.check_supported(folder, content["model"])
+    config, model, dataset, *_ = load_data_and_model(folder)
+    _, facts = checkpoint.load_weights(folder / checkpoint.BEST_FILE)
+    about = content.get(model_folder.SECTION, {})
+    results = about.get("results") if about.get("epoch") == facts.get("epoch") else None
+    valid = {config["valid_metric"].lower(): facts["valid_score"]}
+    results = results or {"valid": valid, "test": None}
+    counts = count_data(create_dataset(config))  # the one above has been split
+    write_recommender_files(folder, model, dataset, config, counts, results)
+    return True
+
+
+def catalogue_from_dataset(dataset, config) -> Catalogue:
+    """Ids, titles, texts and counts of a dataset's items; texts are empty without ``.item``."""
+    ids = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
+    try:
+        titles = item_titles(dataset, config["title_field"])
+        texts = item_texts(TextFields.from_config(config), dataset)
+    except (DataError, ConfigError) as error:  # must not fail after a finished training
+        getLogger().warning(f"items are named by their ids alone: {error}")
+        titles, texts = ids, [""] * len(ids)
+    feat = dataset.inter_feat
+    columns = feat.store.columns if hasattr(feat, "store") else feat  # the store: before the split
+    items = np.asarray(columns[dataset.iid_field])
+    counts = np.bincount(items, minlength=dataset.item_num)[1:].tolist()
+    return Catalogue(ids[1:], titles[1:], texts[1:], counts)
+
+
+def _architecture(model) -> dict[str, Any] | None:
+    """Configuration of the Recommendation LLM, so that loading needs no access to the Hub."""
+    rec_llm = getattr(model, "rec_llm", None)
+    if rec_llm is None:
+        return None
+    return json.loads(rec_llm.encoder.config.to_json_string(use_diff=False))
+
+
+def _with_fixed_vectors(model, tensors) -> dict[str, torch.Tensor]:
+    """Weights with the vectors of a trained Item LLM in place of the LLM itself."""
+    replaced = ("item_tower.item_llm.", "item_tower.norm.")
+    fixed = {name: tensor for name, tensor in tensors.items() if not name.startswith(replaced)}
+    fixed["item_tower.vectors"] = model.item_tower.fixed_vectors().cpu()
+    return fixed

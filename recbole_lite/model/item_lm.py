@@ -6,7 +6,6 @@ import torch
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig
 
-from recbole_lite.config.yaml_files import nearest
 from recbole_lite.model.abstract_recommender import NextItemModel
 from recbole_lite.model.layers.dropout import Dropout
 from recbole_lite.model.layers.item_tower import ItemTower
@@ -17,6 +16,7 @@ from recbole_lite.model.layers.user_pooling import UserPooling
 from recbole_lite.text.item_vectors import load_item_vectors
 from recbole_lite.text.llm_loading import random_encoder
 from recbole_lite.utils.errors import ConfigError, one_line
+from recbole_lite.utils.suggestions import suggest
 
 # Names that architectures have for the width of the feed-forward layers.
 INNER_SIZES = ("intermediate_size", "n_inner", "d_ff", "ffn_dim", "encoder_ffn_dim")
@@ -35,7 +35,7 @@ class ItemLM(NextItemModel):
     ``random``        row i of a trained table that begins as normal noise
     ``text``          row i of a trained table that begins as the Item LLM's vector, turned
                       to the model's size by its principal axes and scaled like the noise
-    ``text+id``       row i of a trained table, plus a linear map of the Item LLM's vector
+    ``text_plus_id``  row i of a trained table, plus a linear map of the Item LLM's vector
     ================  =====================================================================
 
     Parameters
@@ -73,10 +73,10 @@ class ItemLM(NextItemModel):
             turned = known @ principal_axes(known, size, config["initializer_range"])
             with torch.no_grad():
                 self.items.weight[texts.has_text, :size] = turned
-        elif how == "text+id":
+        elif how == "text_plus_id":
             self.item_tower = ItemTower(config, dataset, d, {"frozen"})
         elif how != "random":
-            raise ConfigError(f"item_init must be random, text or text+id, found {how!r}")
+            raise ConfigError(f"item_init must be random, text or text_plus_id, found {how!r}")
         self.item_dropout = Dropout(config["item_dropout"])
         self.pooling = UserPooling(config["user_pooling"])
         self.user_dropout = Dropout(config["user_dropout"])
@@ -116,7 +116,7 @@ def _architecture(config, max_length: int) -> PretrainedConfig:
     except ValueError:
         from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-        hint = nearest(str(name), list(CONFIG_MAPPING))
+        hint = suggest(str(name), list(CONFIG_MAPPING))
         raise ConfigError(
             f"lm_architecture: transformers has no model type {name!r}{hint}; "
             "gpt2, llama, qwen3 and t5 are tested"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
-from tabulate import tabulate
 
+from recbole_lite.report.format import figure, grid, interval
 from recbole_lite.report.intervals import CONFIDENCE, RESAMPLES, SEED, mean_intervals
 
 HOW = f"""\
@@ -153,11 +152,11 @@ def _overview(rows) -> str:
     for row in rows:
         cells = ["-"] * (len(head) - 2)
         if row["seeds"]:
-            cells = [_figure(row["test"].get(name, {}).get("mean")) for name in metrics]
+            cells = [figure(row["test"].get(name, {}).get("mean")) for name in metrics]
             cells += [str(len(row["seeds"])), f"{row['parameters']:,}"]
             cells += [f"{row['epochs']:.1f}", f"{row['minutes']:.1f}"]
         lines.append([row["row"], *cells, _note(row)])
-    return _table(head, lines, text=(0, len(head) - 1))
+    return grid(lines, head, "pipe", text=(0, len(head) - 1))
 
 
 def _note(row) -> str:
@@ -172,8 +171,8 @@ def _note(row) -> str:
 
 
 def _test_table(rows, name: str, base: str) -> str:
-    interval = f"{CONFIDENCE:.0%} interval"
-    head = ["row", "mean", "std", interval, f"less {base}", interval]
+    percent = f"{CONFIDENCE:.0%} interval"
+    head = ["row", "mean", "std", percent, f"less {base}", percent]
     lines = []
     for row in rows:
         found = row.get("test", {}).get(name)
@@ -181,14 +180,14 @@ def _test_table(rows, name: str, base: str) -> str:
             lines.append(
                 [
                     row["row"],
-                    _figure(found["mean"]),
-                    _figure(found["std"]),
-                    _interval(found["interval"]),
-                    _figure(found["difference"], "+.4f"),
-                    _interval(found["difference_interval"], "+.4f"),
+                    figure(found["mean"]),
+                    figure(found["std"]),
+                    interval(found["interval"]),
+                    figure(found["difference"], "+.4f"),
+                    interval(found["difference_interval"], "+.4f"),
                 ]
             )
-    return _table(head, lines)
+    return grid(lines, head, "pipe")
 
 
 def _valid_table(rows) -> str:
@@ -198,9 +197,9 @@ def _valid_table(rows) -> str:
     lines = []
     for row in rows:
         found = [row["valid"].get(name, {}) for name in metrics]
-        cells = [_figure(one.get(key)) for one in found for key in ("mean", "std")]
+        cells = [figure(one.get(key)) for one in found for key in ("mean", "std")]
         lines.append([row["row"], *cells])
-    return _table(head, lines)
+    return grid(lines, head, "pipe")
 
 
 def _provenance(summary) -> str:
@@ -208,17 +207,3 @@ def _provenance(summary) -> str:
     facts = ", ".join(f"{key} {value}" for key, value in environment.items() if value is not None)
     command = f"\n\n```\n{summary['command']}\n```" if summary["command"] else ""
     return f"Written by: {facts}. Each run's own are in its file.{command}"
-
-
-def _figure(value: float | None, how: str = ".4f") -> str:
-    return "-" if value is None or np.isnan(value) else format(value, how)
-
-
-def _interval(ends: Iterable[float] | None, how: str = ".4f") -> str:
-    return "-" if ends is None else " to ".join(format(end, how) for end in ends)
-
-
-def _table(head: list[str], lines: list[list[str]], text: tuple[int, ...] = (0,)) -> str:
-    cells = [[cell.replace("|", "\\|") for cell in line] for line in lines]
-    align = ["left" if i in text else "right" for i in range(len(head))]
-    return tabulate(cells, head, tablefmt="pipe", colalign=align, disable_numparse=True)

@@ -14,15 +14,17 @@ from typing import NamedTuple
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 400, 250
+COLOURS = 6  # series with a colour and a label; the others are drawn behind them in grey
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 42
 _LINE = 15  # height of a line of text
 
 
 class Series(NamedTuple):
-    """A name and its points ``(x, y)``."""
+    """A name, its points ``(x, y)``, and a sign at the last of them."""
 
     name: str
     points: list[tuple[float, float]]
+    end: str = ""
 
 
 class Bars(NamedTuple):
@@ -39,6 +41,14 @@ class Interval(NamedTuple):
     value: float
     low: float
     high: float
+
+
+class Axis(NamedTuple):
+    """A label, one value per line, and the ticks: places among the values, and their texts."""
+
+    label: str
+    values: list[float]
+    ticks: list[tuple[float, str]]
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
@@ -65,6 +75,7 @@ def line_chart(
     x_label: str,
     mark: tuple[float, str] | None = None,
     from_zero: bool = False,
+    width: int = WIDTH,
 ) -> Markup:
     """Lines over a common x axis, each labelled at its end.
 
@@ -79,35 +90,70 @@ def line_chart(
         x of a vertical line, and its label.
     from_zero : bool
         Whether the y axis begins at 0.
+    width : int
     """
     xs = [x for one in series for x, _ in one.points]
     ys = [y for one in series for _, y in one.points]
-    named = len(series) > 1
-    right = _RIGHT + (max(7 * len(one.name) for one in series) + 8 if named else 0)
+    labelled = series[:COLOURS] if len(series) > 1 else []
+    right = _RIGHT + (max(7 * len(one.name) for one in labelled) + 8 if labelled else 0)
+    end = width - right
     low = min(0.0, *ys) if from_zero else min(ys)
     y_ticks = ticks(low, max(ys))
-    at_x = _scale(min(xs), max(xs), _LEFT, WIDTH - right)
+    at_x = _scale(min(xs), max(xs), _LEFT, end)
     at_y = _scale(y_ticks[0], y_ticks[-1], HEIGHT - _BOTTOM, _TOP)
-    parts = _y_axis(y_ticks, at_y, _LEFT, WIDTH - right)
+    parts = _y_axis(y_ticks, at_y, _LEFT, end)
     x_ticks = [x for x in ticks(min(xs), max(xs), 6) if min(xs) <= x <= max(xs) and x == int(x)]
     parts += [_text(at_x(x), HEIGHT - _BOTTOM + 18, figure(x), "middle") for x in x_ticks]
-    parts.append(_text((_LEFT + WIDTH - right) / 2, HEIGHT - 6, x_label, "middle", "quiet"))
+    parts.append(_text((_LEFT + end) / 2, HEIGHT - 6, x_label, "middle", "quiet"))
     if mark is not None:
         x = at_x(mark[0])
-        anchor = "end" if x > (_LEFT + WIDTH - right) / 2 else "start"
+        anchor = "end" if x > (_LEFT + end) / 2 else "start"
         parts.append(_line(x, _TOP, x, HEIGHT - _BOTTOM, "mark"))
         beside = x + (-5 if anchor == "end" else 5)
         bottom = HEIGHT - _BOTTOM - 8
         near = [at_y(y) for one in series for px, y in one.points if abs(at_x(px) - x) < 90]
         is_free = all(y < bottom - _LINE for y in near)
         parts.append(_text(beside, bottom if is_free else _TOP + 8, mark[1], anchor))
-    for number, one in enumerate(series):
-        parts += _polyline(one, number, at_x, at_y)
-    if named:
-        ends = _spread([at_y(one.points[-1][1]) for one in series])
-        for number, (one, y) in enumerate(zip(series, ends, strict=True)):
-            parts.append(_text(WIDTH - right + 8, y + 4, one.name, "start", f"t{number}"))
-    return _svg(title, WIDTH, HEIGHT, parts)
+    for number, one in reversed(list(enumerate(series))):
+        parts += _polyline(one, min(number, COLOURS), at_x, at_y)
+    if labelled:
+        ends = _spread([at_y(one.points[-1][1]) for one in labelled])
+        for number, (one, y) in enumerate(zip(labelled, ends, strict=True)):
+            parts.append(_text(end + 8, y + 4, one.name, "start", f"t{number}"))
+    return _svg(title, width, HEIGHT, parts)
+
+
+def parallel_coordinates(title: str, axes: Sequence[Axis], tips: Sequence[str]) -> Markup:
+    """A line per row of `tips` through its values, the first row on top and strongest.
+
+    Parameters
+    ----------
+    title : str
+    axes : list of Axis
+        From left to right.
+    tips : list of str
+        What the pointer shows of each line.
+    """
+    room = 135
+    width, bottom = room * len(axes) + 20, HEIGHT - 12
+    parts, places = [], []
+    for number, axis in enumerate(axes):
+        x = room * (number + 0.5) + 20
+        marks = [place for place, _ in axis.ticks]
+        span = [*axis.values, *marks]
+        at_y = _scale(min(span), max(span), bottom, _TOP + 2 * _LINE)
+        places.append([(x, at_y(value)) for value in axis.values])
+        parts.append(_line(x, _TOP + 2 * _LINE, x, bottom, "zero"))
+        parts.append(_text(x, _TOP + 8, axis.label, "middle"))
+        parts += [_text(x - 7, at_y(y) + 4, text, "end", "label") for y, text in axis.ticks]
+    lines = []
+    for number, (tip, *points) in enumerate(zip(tips, *places, strict=True)):
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        share = number / max(len(tips) - 1, 1)  # 0: the first
+        style = f"stroke-width:{3 - 2 * share:.1f};stroke-opacity:{1 - 0.85 * share:.2f}"
+        shape = '<polyline class="line row" style="{}" points="{}"><title>{}</title></polyline>'
+        lines.append(Markup(shape).format(style, path, tip))
+    return _svg(title, width, HEIGHT, [*reversed(lines), *parts])
 
 
 def bar_chart(title: str, groups: Sequence[str], bars: Sequence[Bars], x_label: str) -> Markup:
@@ -180,6 +226,8 @@ def _polyline(one: Series, number: int, at_x, at_y) -> list[Markup]:
     for (x, y), (epoch, value) in zip(points, one.points, strict=True):
         tip = f"{one.name}, {figure(epoch)}: {value:.4f}"
         parts.append(_dot(x, y, size, f"s{number}", tip))
+    if one.end:
+        parts.append(_text(x, y + 6, one.end, "middle", f"end t{number}"))
     return parts
 
 

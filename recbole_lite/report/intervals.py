@@ -7,6 +7,7 @@ import numpy as np
 CONFIDENCE = 0.95
 RESAMPLES = 9999
 SEED = 0  # the same users are drawn for every row and every metric
+_Z = 1.959964  # of a 95% interval
 _BLOCK = 1_000_000  # values that are resampled at once
 
 
@@ -38,3 +39,10 @@ def mean_intervals(values: np.ndarray) -> np.ndarray:
         random_state=np.random.default_rng(SEED),
     )
     return np.column_stack([found.confidence_interval.low, found.confidence_interval.high])
+
+
+def half_interval(values: np.ndarray) -> float:
+    """Half of the 95% interval of a mean, by its standard error; nan for fewer than two values."""
+    if len(values) < 2:
+        return float("nan")
+    return float(_Z * values.std(ddof=1) / np.sqrt(len(values)))

@@ -19,13 +19,15 @@ import csv
 import io
 import json
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from recbole_lite.config.keys import affecting
+from recbole_lite.config.yaml_files import Loader
 from recbole_lite.trainer import checkpoint
 from recbole_lite.utils.errors import ReportError
 
@@ -39,7 +41,7 @@ USER_COLUMNS = (
 )  # fmt: skip
 # What two runs must have in common for their figures to be compared; a key that one of them does
 # not know (an older version's) is None there.
-PROTOCOL = ("eval_args", "eval_exclude_history", "task", "topn_negatives", "topn_seed")
+PROTOCOL = tuple(sorted(affecting("result")))
 
 
 @dataclass
@@ -94,7 +96,7 @@ def read_run(folder: str | Path) -> RunRecord:
     record.users = read_users(folder)
     for name, path in (("samples", SAMPLES_FILE), ("environment", ENVIRONMENT_FILE)):
         if (folder / path).is_file():
-            setattr(record, name, _read_json(folder / path))
+            setattr(record, name, _read(folder / path, json.loads))
     return record
 
 
@@ -108,10 +110,10 @@ def read_metrics(folder: str | Path) -> RunRecord:
         if not (folder / checkpoint.YAML_FILE).is_file():
             what = "it is not the folder of a run"
         raise ReportError(f"{folder}: no {METRICS_FILE} ({what})")
-    metrics = _read_json(folder / METRICS_FILE)
+    metrics = _read(folder / METRICS_FILE, json.loads)
     if not isinstance(metrics, dict) or not {"model", "dataset", "test"} <= set(metrics):
         raise ReportError(f"{folder / METRICS_FILE}: not what a run of recbole-lite writes")
-    return RunRecord(folder, _read_settings(folder), metrics)
+    return RunRecord(folder, _read_settings(folder / checkpoint.YAML_FILE), metrics)
 
 
 def read_users(folder: Path) -> dict[str, dict[str, Any]]:
@@ -131,7 +133,7 @@ def read_users(folder: Path) -> dict[str, dict[str, Any]]:
     return users
 
 
-def runs_beside(record: RunRecord) -> tuple[list[RunRecord], list[str]]:
+def comparable_runs(record: RunRecord) -> tuple[list[RunRecord], list[str]]:
     """Finished runs in the same parent folder, on the same test set under the same protocol.
 
     Returns
@@ -148,13 +150,13 @@ def runs_beside(record: RunRecord) -> tuple[list[RunRecord], list[str]]:
         except ReportError as error:
             unreadable.append(str(error))
             continue
-        if other.metrics["test"] and difference(record, other) is None:
+        if other.metrics["test"] and protocol_difference(record, other) is None:
             found.append(other)
     found.sort(key=lambda other: other.metrics["finished"], reverse=True)
     return found, unreadable
 
 
-def difference(a: RunRecord, b: RunRecord) -> str | None:
+def protocol_difference(a: RunRecord, b: RunRecord) -> str | None:
     """Why the figures of two runs cannot be compared, in one line; None: they can."""
     for key in ("dataset", "data"):
         if a.metrics.get(key) != b.metrics.get(key):
@@ -178,28 +180,19 @@ def _told(value: Any) -> str:
     return str(value)
 
 
-def _read_json(path: Path) -> Any:
+def _read(path: Path, parse: Callable[[str], Any]) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, csv.Error, yaml.YAMLError) as error:
         raise ReportError(f"{path}: cannot be read: {error}") from None
 
 
-def _read_csv(path: Path) -> Iterable[dict[str, str]]:
-    try:
-        return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
-    except (OSError, ValueError, csv.Error) as error:
-        raise ReportError(f"{path}: cannot be read: {error}") from None
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    return _read(path, lambda text: list(csv.DictReader(io.StringIO(text, newline=""))))
 
 
-def _read_settings(folder: Path) -> dict[str, Any]:
-    from recbole_lite.config.yaml_files import Loader
-
-    path = folder / checkpoint.YAML_FILE
-    try:
-        settings = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ReportError(f"{path}: cannot be read: {error}") from None
+def _read_settings(path: Path) -> dict[str, Any]:
+    settings = _read(path, lambda text: yaml.load(text, Loader=Loader))
     if not isinstance(settings, dict):
         raise ReportError(f"{path}: expected lines of `key: value`")
     return settings

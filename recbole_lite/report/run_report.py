@@ -7,8 +7,6 @@ Each description can fail, for want of disk space say, with one warning and no o
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from logging import getLogger
 from pathlib import Path
@@ -23,54 +21,35 @@ from recbole_lite.report.run_folder import (
     USER_COLUMNS,
     USERS_FILE,
     RunRecord,
+    comparable_runs,
     read_metrics,
     read_run,
-    runs_beside,
 )
 from recbole_lite.report.samples import sample_users
-from recbole_lite.report.test_set import TestSet, read_test_set
+from recbole_lite.report.tested_users import TestedUsers, read_tested_users
 from recbole_lite.trainer import checkpoint
 from recbole_lite.utils.environment import environment
-from recbole_lite.utils.errors import one_line
-from recbole_lite.utils.files import to_plain, write_atomically, write_json
+from recbole_lite.utils.errors import best_effort
+from recbole_lite.utils.files import to_plain, write_json, write_text
 
-SAMPLE_USERS = 10
-SAMPLE_HISTORY = 10
-SAMPLE_RECOMMENDATIONS = 10
+SAMPLES = 10  # users, and items of each
 TEST_SET = "test_set"  # key of metrics.json; missing until users.csv is written
 
 
-@contextmanager
-def optional(what: str, remedy: str = "") -> Iterator[None]:
-    """Let a step that only describes a run fail with a warning: the training is worth more.
-
-    Parameters
-    ----------
-    what : str
-        Begins the warning: ``what: cannot be made: ...``.
-    remedy : str
-        Ends it.
-    """
-    try:
-        yield
-    except Exception as error:
-        getLogger().warning(f"{what}: cannot be made: {one_line(error)}{remedy and '; ' + remedy}")
-
-
-def later(folder: str | Path) -> str:
+def completion_hint(folder: str | Path) -> str:
     """How to make later what is missing in a run's folder."""
     return f"later: recbole-lite report {shlex.quote(str(folder))}"
 
 
-def keep_metrics(trainer, result: dict[str, Any]) -> None:
+def write_metrics(trainer, result: dict[str, Any]) -> None:
     """Write the metrics of a run; nothing else that it leaves is as important."""
     folder = trainer.run_dir
     remedy = f"with room for it, --resume={shlex.quote(str(folder))} tests and writes again"
-    with optional(str(folder / METRICS_FILE), remedy):
+    with best_effort(str(folder / METRICS_FILE), remedy):
         write_json(folder / METRICS_FILE, _metrics(trainer.config, result))
 
 
-def keep_run(
+def write_run_files(
     trainer, result: dict[str, Any], dataset, valid_data, test_data, per_user: dict[str, Any] | None
 ) -> str | None:
     """Write what describes a run whose metrics are written, and its report.
@@ -92,33 +71,33 @@ def keep_run(
         The report.
     """
     folder = trainer.run_dir
-    remedy = later(folder)
-    with optional(str(folder / checkpoint.HISTORY_FILE), remedy):
+    remedy = completion_hint(folder)
+    with best_effort(str(folder / checkpoint.HISTORY_FILE), remedy):
         checkpoint.save_history(folder, result["history"], trainer.train_losses)
-    with optional(str(folder / ENVIRONMENT_FILE), remedy):
+    with best_effort(str(folder / ENVIRONMENT_FILE), remedy):
         write_json(folder / ENVIRONMENT_FILE, environment())
     test_set = None
     if per_user is not None:
-        with optional(str(folder / USERS_FILE), remedy):
+        with best_effort(str(folder / USERS_FILE), remedy):
             test_set = _test_set(dataset, valid_data, test_data, per_user)
             result["test_set"] = test_set and test_set.sha256
             _keep_users(folder, test_set, per_user)
-    with optional(str(folder / SAMPLES_FILE), remedy):
+    with best_effort(str(folder / SAMPLES_FILE), remedy):
         _keep_samples(trainer, folder, dataset, test_data, test_set)
-    with optional(str(folder / REPORT_FILE), remedy):
+    with best_effort(str(folder / REPORT_FILE), remedy):
         return str(write_report(folder))
     return None
 
 
-def _test_set(dataset, valid_data, test_data, per_user) -> TestSet | None:
+def _test_set(dataset, valid_data, test_data, per_user) -> TestedUsers | None:
     """Test set of a run that knows each user's rank in it."""
-    test_set = read_test_set(dataset, valid_data, test_data)
+    test_set = read_tested_users(dataset, valid_data, test_data)
     if test_set is not None and set(test_set.users) != set(per_user["users"]):
         return None  # no metric ranks, or the loader leaves users out
     return test_set
 
 
-def _keep_users(folder: Path, test_set: TestSet | None, per_user) -> None:
+def _keep_users(folder: Path, test_set: TestedUsers | None, per_user) -> None:
     """Write ``users.csv``, and into the metrics what the test set was."""
     (folder / USERS_FILE).unlink(missing_ok=True)
     if test_set is not None:
@@ -133,11 +112,10 @@ def _keep_users(folder: Path, test_set: TestSet | None, per_user) -> None:
     write_json(folder / METRICS_FILE, {**metrics, TEST_SET: about})
 
 
-def _keep_samples(trainer, folder: Path, dataset, test_data, test_set: TestSet | None) -> None:
+def _keep_samples(trainer, folder: Path, dataset, test_data, test_set: TestedUsers | None) -> None:
     samples = []
     if test_set is not None:
-        shown = (SAMPLE_USERS, SAMPLE_HISTORY, SAMPLE_RECOMMENDATIONS)
-        samples = sample_users(trainer, test_data, dataset, trainer.config, *shown)
+        samples = sample_users(trainer, test_data, dataset, SAMPLES, SAMPLES)
     write_json(folder / SAMPLES_FILE, samples)
 
 
@@ -154,25 +132,26 @@ def complete_report(folder: str | Path) -> Path:
     ReportError
         The folder is no finished run's, or a file in it is damaged.
     """
-    from recbole_lite.inference import model_folder as products
+    from recbole_lite.inference.model_folder import SECTION, supports_recommender
+    from recbole_lite.inference.saved_run import restore_recommender_files
 
     record = read_metrics(folder)
     folder = record.folder
     if not (folder / checkpoint.HISTORY_FILE).exists() and checkpoint.has_last(folder):
-        with optional(str(folder / checkpoint.HISTORY_FILE)):
+        with best_effort(str(folder / checkpoint.HISTORY_FILE)):
             _, state = checkpoint.load_last(folder)
             checkpoint.save_history(folder, state["history"], state["train_loss_dict"])
     if not (folder / ENVIRONMENT_FILE).exists():
-        with optional(str(folder / ENVIRONMENT_FILE)):
+        with best_effort(str(folder / ENVIRONMENT_FILE)):
             when = "by recbole-lite report; the training may have been elsewhere"
             write_json(folder / ENVIRONMENT_FILE, {**environment(), "written": when})
     if TEST_SET not in record.metrics or not (folder / SAMPLES_FILE).exists():
-        with optional(f"{folder}: {USERS_FILE} and {SAMPLES_FILE}"):
+        with best_effort(f"{folder}: {USERS_FILE} and {SAMPLES_FILE}"):
             _test_again(record)
-    with optional(f"{folder}: what recommending needs"):
+    with best_effort(f"{folder}: what recommending needs"):
         content = checkpoint.load_config(folder)
-        if products.is_supported(content["model"]) and products.SECTION not in content:
-            products.complete_run(folder)
+        if supports_recommender(content["model"]) and SECTION not in content:
+            restore_recommender_files(folder)
     return write_report(folder)
 
 
@@ -205,15 +184,14 @@ def write_report(folder: str | Path) -> Path:
     ReportError
         The folder is no finished run's, or a file in it is damaged.
     """
-    from recbole_lite.report.page import render  # its template engine is needed here only
+    from recbole_lite.report.run_page import render
 
     record = read_run(folder)
-    others, unreadable = runs_beside(record)
+    others, unreadable = comparable_runs(record)
     for problem in unreadable:
         getLogger().warning(f"left out of the report: {problem}")
-    text = render(record, others)
     path = record.folder / REPORT_FILE
-    write_atomically(path, lambda name: name.write_text(text, encoding="utf-8"))
+    write_text(path, render(record, others))
     return path
 
 
@@ -230,8 +208,8 @@ def _metrics(config, result) -> dict[str, Any]:
         "data": result["data"],
         "parts": result["parts"],
         "valid_metric": config["valid_metric"].lower(),
-        "valid": plain(result["best_valid_result"]),
-        "test": plain(result["test_result"]),
+        "valid": to_plain(result["best_valid_result"]),
+        "test": to_plain(result["test_result"]),
         "epochs": result["epochs"],
         "best_epoch": _best_epoch(history, config["valid_metric_bigger"]),
         "parameters": result["parameters"],
@@ -252,12 +230,7 @@ def _best_epoch(history: list[dict[str, Any]], bigger: bool) -> int | None:
     return best and best["epoch"]
 
 
-def plain(result) -> dict[str, float | None] | None:
-    """RecBole's result as JSON has it."""
-    return to_plain(result)
-
-
-def _write_users(path: Path, ranks: dict[str, int], test_set: TestSet) -> None:
+def _write_users(path: Path, ranks: dict[str, int], test_set: TestedUsers) -> None:
     rows = zip(
         test_set.users,
         test_set.items,

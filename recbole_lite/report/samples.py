@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from recbole_lite.config.yaml_files import nearest
-from recbole_lite.data.atomic_reader import read_header
+from recbole_lite.data.item_titles import item_titles
 from recbole_lite.data.loaders import HistoryMaskLoader
 from recbole_lite.data.windows import Windows
-from recbole_lite.utils.errors import ConfigError, ReportError
+from recbole_lite.utils.errors import ReportError
 
-TEXT = ("token", "token_seq")  # types of fields
-SHOWN_HISTORY = 5
-SHOWN_RECOMMENDATIONS = 5
+SHOWN = 5
 
 
 def sample_users(
-    trainer,
-    test_data,
-    dataset,
-    config,
-    count: int | None = None,
-    shown_history: int = SHOWN_HISTORY,
-    shown_recommendations: int = SHOWN_RECOMMENDATIONS,
+    trainer, test_data, dataset, count: int, shown: int = SHOWN
 ) -> list[dict[str, Any]]:
-    """Recommendations for some users of the test set.
+    """Recommendations for some users of the test set, whom ``seed`` picks.
 
     Parameters
     ----------
@@ -36,13 +26,11 @@ def sample_users(
         Its model scores; what it masks in evaluation is masked here.
     test_data : DataLoader
     dataset : Dataset
-        Gives ids and titles.
-    config : LiteConfig
-        ``sample_users`` is their number, ``seed`` picks them, ``title_field`` names the titles.
-    count : int, optional
-        Their number; None: the key's.
-    shown_history, shown_recommendations : int
-        How many items of each.
+        Gives ids and titles; ``title_field`` names these.
+    count : int
+        Number of users.
+    shown : int
+        How many items of the history, and how many recommendations.
 
     Returns
     -------
@@ -51,75 +39,39 @@ def sample_users(
         ``recommended`` (titles, best first), ``hits`` (which of them is the target: two items
         can have one title).
     """
-    asked = test_data._dataset
-    if not isinstance(asked.inter_feat, Windows):
-        raise ReportError("eval_args give a user several test items; a sample shows one")
-    # A loader of its own: the run's may rank against sampled items only (eval_args, mode).
-    loader = HistoryMaskLoader(config, asked, None)
-    count = min(config["sample_users"] if count is None else count, len(asked))
-    rows = sorted(random.Random(config["seed"]).sample(range(len(asked)), count))
-    batch = loader.collate_fn(rows)
-    trainer.model.eval()
-    with torch.no_grad():
-        batch, scores, _, targets = trainer._full_sort_batch_eval(batch)
-    ranked = scores.topk(min(shown_recommendations, scores.shape[1] - 1))
-    best = [  # a beam search may name fewer items; the others have -inf
-        picks[~torch.isneginf(values)].tolist() for values, picks in zip(*ranked, strict=True)
-    ]
+    config = trainer.config
+    batch, best, targets = _recommend(trainer, test_data._dataset, count, shown)
     titles = item_titles(dataset, config["title_field"])
     history = batch[dataset.iid_field + config["LIST_SUFFIX"]]
-    lengths = batch[config["ITEM_LIST_LENGTH_FIELD"]]
+    lengths = batch[config["ITEM_LIST_LENGTH_FIELD"]].tolist()
     users = dataset.id2token(dataset.uid_field, batch[dataset.uid_field].cpu().numpy())
     return [
         {
             "user": str(user),
-            "history": [titles[i] for i in items[max(0, n - shown_history) : n].tolist()],
+            "history": [titles[i] for i in items[max(0, n - shown) : n].tolist()],
             "target": titles[target],
             "recommended": [titles[i] for i in picks],
             "hits": [i == target for i in picks],
         }
         for user, items, n, target, picks in zip(
-            users, history, lengths.tolist(), targets.tolist(), best, strict=True
+            users, history, lengths, targets, best, strict=True
         )
     ]
 
 
-def item_titles(dataset, field: str | None) -> list[str]:
-    """Title of each item by internal id; the raw item id where there is none.
-
-    Parameters
-    ----------
-    dataset : Dataset
-        Its ``.item`` file may be missing, or without text, unless `field` is given.
-    field : str or None
-        ``title_field``; None: the first field of text.
-
-    Raises
-    ------
-    ConfigError
-        There is no such field of text.
-    DataError
-        The file is malformed, with its line.
-    """
-    tokens = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
-    field = _title_field(dataset, field)
-    if field is None:
-        return tokens
-    (texts,) = dataset.item_text_columns([field]).values()
-    return [text or token for text, token in zip(texts, tokens, strict=True)]
-
-
-def _title_field(dataset, wanted: str | None) -> str | None:
-    """Field of ``.item`` that names the items; None: nothing does."""
-    path = Path(dataset.dataset_path, f"{dataset.dataset_name}.item")
-    kinds = read_header(path, **dataset._format) if path.is_file() else {}
-    texts = [name for name, kind in kinds.items() if kind in TEXT and name != dataset.iid_field]
-    if wanted is None:
-        return next(iter(texts), None)
-    if kinds.get(wanted, "float_seq") == "float_seq":
-        raise ConfigError(
-            f"title_field: no field {wanted!r} that could name an item in {path}"
-            f"{nearest(wanted, texts)}; fields of text: {', '.join(texts) or 'none'}"
-            + ("" if texts else "; leave title_field out to name items by their ids")
-        )
-    return wanted
+def _recommend(trainer, asked, count: int, shown: int):
+    """Batch of `count` users of a test set, the best items of each, and their test items."""
+    if not isinstance(asked.inter_feat, Windows):
+        raise ReportError("eval_args give a user several test items; a sample shows one")
+    # A loader of its own: the run's may rank against sampled items only (eval_args, mode).
+    loader = HistoryMaskLoader(trainer.config, asked, None)
+    draw = random.Random(trainer.config["seed"])
+    rows = sorted(draw.sample(range(len(asked)), min(count, len(asked))))
+    trainer.model.eval()
+    with torch.no_grad():
+        batch, scores, _, targets = trainer._full_sort_batch_eval(loader.collate_fn(rows))
+    ranked = scores.topk(min(shown, scores.shape[1] - 1))
+    best = [  # a beam search may name fewer items; the others have -inf
+        picks[~torch.isneginf(values)].tolist() for values, picks in zip(*ranked, strict=True)
+    ]
+    return batch, best, targets.tolist()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
-from recbole_lite.report.run_report import optional
-from recbole_lite.utils.files import to_json, write_atomically
+from recbole_lite.report.format import figure, grid
+from recbole_lite.utils.errors import best_effort
+from recbole_lite.utils.files import to_json, write_text
 
 TABLE, RECORDS, PLOTS = "trials.md", "trials.json", "plots.html"
 
@@ -29,16 +29,16 @@ def write_report(result: dict[str, Any], folder: Path) -> dict[str, str]:
     Returns
     -------
     dict
-        What a file is -> its path, or None where it was not written, ``plots`` without Plotly
-        say: ``table``, ``records``, ``plots``, ``best``, ``ray``.
+        What a file is -> its path, or None where it was not written: ``table``, ``records``,
+        ``plots``, ``best``, ``ray``.
     """
-    made = {"records": (RECORDS, records_json), "table": (TABLE, _page)}
-    if find_spec("plotly"):  # among RecBole's requirements, but nothing else here depends on it
-        made["plots"] = (PLOTS, _plots)
+    contents = {
+        "records": (RECORDS, records_json), "table": (TABLE, _page), "plots": (PLOTS, _plots),
+    }  # fmt: skip
     files: dict[str, Any] = dict.fromkeys(("table", "records", "plots"))
-    for what, (name, text_of) in made.items():
-        with optional(str(folder / name), f"--resume={folder} makes it again"):
-            _write(folder / name, text_of(result))
+    for what, (name, text_of) in contents.items():
+        with best_effort(str(folder / name), f"--resume={folder} makes it again"):
+            write_text(folder / name, text_of(result))
             files[what] = str(folder / name)
     files["best"] = str(folder / "best.yaml") if (folder / "best.yaml").exists() else None
     files["ray"] = str(folder / "ray")
@@ -74,7 +74,7 @@ def records_json(result: dict[str, Any]) -> str:
 def render(result: dict[str, Any]) -> str:
     """Text for the terminal: the table, the best trial, what was written."""
     files = result["files"]
-    parts = [_headline(result), table(result, "simple")]
+    parts = [headline(result), table(result, "simple")]
     best = result["best"]
     if best is None:
         parts.append("No trial has validated.")
@@ -89,7 +89,7 @@ def render(result: dict[str, Any]) -> str:
 
 
 def table(result: dict[str, Any], style: str) -> str:
-    """Trials sorted by their validation, the best first; errors in full."""
+    """Trials sorted by their validation, the best first; errors in full (`style`: tabulate's)."""
     keys = list(result["sweep"]["space"])
     head = [
         "",
@@ -105,8 +105,8 @@ def table(result: dict[str, Any], style: str) -> str:
         [
             number,
             record["trial"],
-            *(_value(record["params"][key]) for key in keys),
-            "-" if record["valid_score"] is None else f"{record['valid_score']:.4f}",
+            *(value_text(record["params"][key]) for key in keys),
+            figure(record["valid_score"]),
             record["best_epoch"] or "-",
             record["epochs"],
             f"{record['seconds'] / 60:.1f}",
@@ -114,20 +114,18 @@ def table(result: dict[str, Any], style: str) -> str:
         ]
         for number, record in enumerate(result["trials"], 1)
     ]
-    if style == "github":
-        rows = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
-    right = ("right", "right", "right", "right")
-    align = ("right", "left", *("right" for _ in keys), *right, "left")
-    return tabulate(rows, head, tablefmt=style, colalign=align, disable_numparse=True)
+    return grid(rows, head, style, text=(1, len(head) - 1))
 
 
-def _value(value: Any, how: str = ".4g") -> str:
+def value_text(value: Any) -> str:
+    """Value of a parameter: four digits of a number, a dash where there is none."""
     if value is None:
         return "-"
-    return format(value, how) if isinstance(value, float) else str(value)
+    return format(value, ".4g") if isinstance(value, float) else str(value)
 
 
-def _headline(result) -> str:
+def headline(result: dict[str, Any]) -> str:
+    """Size of a sweep in one line."""
     epochs = sum(record["epochs"] for record in result["trials"])
     settings = result["sweep"]["settings"]
     return (
@@ -141,11 +139,7 @@ def _best_lines(result) -> str:
     best = result["best"]
     figures = [("valid", best["valid"]), ("test", best["test_result"])]
     names = list(best["valid"])
-    rows = [
-        [part, *(_value(figure[name], ".4f") for name in names)]
-        for part, figure in figures
-        if figure
-    ]
+    rows = [[part, *(figure(found[name]) for name in names)] for part, found in figures if found]
     lines = tabulate(rows, [best["trial"], *names], disable_numparse=True)
     note = "The test split was looked at once, by this trial's best weights."
     if best["test_result"] is None:
@@ -164,7 +158,7 @@ def _page(result) -> str:
     )
     parts = [
         f"# Sweep: {result['model']} on {result['dataset']}",
-        _headline(result) + (" (interrupted)" if result["interrupted"] else "") + ".",
+        headline(result) + (" (interrupted)" if result["interrupted"] else "") + ".",
         f"```sh\n{result['command']}\n```" if result["command"] else "",
         table(result, "github"),
         f"```\n{_best_lines(result)}\n```" if result["best"] else "No trial has validated.",
@@ -173,11 +167,7 @@ def _page(result) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _write(path: Path, text: str) -> None:
-    write_atomically(path, lambda name: name.write_text(text, encoding="utf-8"))
-
-
 def _plots(result) -> str:
-    from recbole_lite.report.sweep_plots import plots_html
+    from recbole_lite.report.sweep_page import plots_html
 
     return plots_html(result)

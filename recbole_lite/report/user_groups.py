@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from recbole_lite.report.rank_metrics import metric_values
+
 GROUPS = 4
 
 
@@ -66,7 +68,8 @@ def recall(
     """
     found = []
     for group in groups:
-        hits = np.array([0 < users[user]["rank"] <= k for user in group.users], dtype=float)
+        ranks = np.array([users[user]["rank"] for user in group.users])
+        hits = metric_values(f"recall@{k}", ranks)
         n = len(hits)
         found.append((hits.mean(), hits.std() / np.sqrt(n)) if n else (np.nan, np.nan))
     return [(float(mean), float(error)) for mean, error in found]

@@ -1,9 +1,8 @@
-"""The HTTP service: ``/recommend``, ``/items``, ``/health``, one page, OpenAPI."""
+"""FastAPI application: ``/recommend``, ``/items``, ``/health``, one page, OpenAPI."""
 
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -13,14 +12,16 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 
 from recbole_lite import __version__
-from recbole_lite.inference.recommender import Recommender, named_unknown
+from recbole_lite.inference.history_inputs import describe_unknown, resolve_candidates
+from recbole_lite.inference.recommender import Recommender
 from recbole_lite.serve import schemas
-from recbole_lite.serve.batching import Batcher, OverloadedError, Question
-from recbole_lite.serve.limits import BodyLimit
+from recbole_lite.serve.batching import Batcher, OverloadedError, RankRequest
+from recbole_lite.serve.body_limit import BodyLimit
+from recbole_lite.serve.limits import Limits
 from recbole_lite.utils.errors import RequestError
 
 PAGE = Path(__file__).with_name("page.html")
-# The page is one file: nothing is fetched from elsewhere, nothing is sent elsewhere.
+# The page is one file: it neither loads from nor sends to other servers.
 _PAGE_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'"
@@ -33,30 +34,8 @@ _LIMITED = {
 }
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What the service takes.
-
-    Attributes
-    ----------
-    max_history : int
-        Items in a history, and in a list of candidates.
-    max_body : int
-        Bytes of a request body.
-    max_batch : int
-        Histories scored together.
-    max_waiting : int
-        Requests that may wait for the model.
-    """
-
-    max_history: int = 1000
-    max_body: int = 256 * 1024
-    max_batch: int = 64
-    max_waiting: int = 1024
-
-
 def create_app(recommender: Recommender, limits: Limits | None = None) -> FastAPI:
-    """Make the service of a model.
+    """Create the HTTP service of a model.
 
     Parameters
     ----------
@@ -94,13 +73,10 @@ def _add_routes(app: FastAPI, recommender: Recommender, batcher: Batcher, limits
 
     @app.post("/recommend", responses={**_REFUSED, **_LIMITED})
     async def recommend(query: schemas.Query) -> schemas.Recommendations:
-        """Recommend items to a user of whom only a history is known."""
-        question, unknown = _question(recommender, query, limits)
-        items, scores = await batcher(question)
-        found = [
-            schemas.Scored(id=r.id, title=r.title, score=r.score)
-            for r in recommender.describe(items, scores)
-        ]
+        """Recommend items to a user, given the history."""
+        request, unknown = _rank_request(recommender, query, limits)
+        items, scores = await batcher(request)
+        found = [schemas.Scored(**r._asdict()) for r in recommender.describe(items, scores)]
         return schemas.Recommendations(recommendations=found, unknown=unknown)
 
     @app.get("/items", responses=_REFUSED)
@@ -129,7 +105,7 @@ def _add_routes(app: FastAPI, recommender: Recommender, batcher: Batcher, limits
 
     @app.get("/health")
     async def health() -> schemas.Health:
-        """Say what is being served."""
+        """Model, data set and number of waiting requests."""
         model, _, dataset = recommender.name.partition("-")
         return schemas.Health(
             status="ok",
@@ -144,7 +120,10 @@ def _add_routes(app: FastAPI, recommender: Recommender, batcher: Batcher, limits
         return HTMLResponse(page, headers={"content-security-policy": _PAGE_POLICY})
 
 
-def _question(recommender, query: schemas.Query, limits: Limits) -> tuple[Question, list[str]]:
+def _rank_request(
+    recommender: Recommender, query: schemas.Query, limits: Limits
+) -> tuple[RankRequest, list[str]]:
+    """The request in internal ids, and the ids of the history that are not in the catalogue."""
     for name, ids in (("history", query.history), ("candidates", query.candidates or [])):
         if len(ids) > limits.max_history:
             raise RequestError(
@@ -154,9 +133,9 @@ def _question(recommender, query: schemas.Query, limits: Limits) -> tuple[Questi
     known, unknown = recommender.catalogue.resolve(query.history)
     unknown = list(dict.fromkeys(unknown))
     if unknown and (query.unknown == "error" or not known):
-        raise RequestError(f"history: {named_unknown(unknown)}")
-    among = recommender.among(query.candidates)
-    return Question(known, query.k, query.exclude_seen, among), unknown
+        raise RequestError(f"history: {describe_unknown(unknown)}")
+    candidates = resolve_candidates(recommender.catalogue, query.candidates)
+    return RankRequest(known, query.k, query.exclude_seen, candidates), unknown
 
 
 def _add_error_handlers(app: FastAPI) -> None:

@@ -1,4 +1,4 @@
-"""Requests that arrive while the model is at work are answered together."""
+"""Dynamic batching: requests that arrive while the model is busy are scored together."""
 
 from __future__ import annotations
 
@@ -9,31 +9,41 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recbole_lite.inference import ranking
+from recbole_lite.inference.ranking import filled, top_k
 from recbole_lite.inference.recommender import Recommender
 
 Ranked = tuple[list[int], list[float]]
 
 
 class OverloadedError(Exception):
-    """More requests wait than the service takes."""
+    """More requests are waiting than the service accepts."""
 
 
 @dataclass(frozen=True)
-class Question:
-    """What one request asks for, in internal ids."""
+class RankRequest:
+    """One request, in internal ids.
+
+    Attributes
+    ----------
+    history : sequence of int
+    k : int
+    exclude_seen : bool
+    candidates : numpy.ndarray, optional
+        ``[C]``; None: all items.
+    """
 
     history: Sequence[int]
     k: int
     exclude_seen: bool
-    among: np.ndarray | None
+    candidates: np.ndarray | None
 
 
 class Batcher:
     """One worker that scores all waiting requests in one pass of the model.
 
-    A request that comes while nothing is at work starts at once: there is no waiting for others.
-    Under load a batch is what came during the batch before, up to `max_batch`.
+    A request that arrives while the worker is idle starts at once and does not wait for others.
+    Under load a batch consists of the requests that arrived during the previous batch, up to
+    `max_batch`.
 
     Parameters
     ----------
@@ -41,7 +51,7 @@ class Batcher:
     max_batch : int
         Histories scored together.
     max_waiting : int
-        Requests that may wait; more are refused.
+        Limit of waiting requests; further ones are refused.
     """
 
     def __init__(self, recommender: Recommender, max_batch: int, max_waiting: int):
@@ -50,13 +60,13 @@ class Batcher:
         self._loop: asyncio.AbstractEventLoop | None = None
         self.batches = 0
 
-    async def __call__(self, question: Question) -> Ranked:
+    async def __call__(self, request: RankRequest) -> Ranked:
         """Best items and their scores.
 
         Raises
         ------
         OverloadedError
-            Too many requests wait.
+            Too many requests are waiting.
         """
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
@@ -65,16 +75,16 @@ class Batcher:
         if self._queue.qsize() >= self.max_waiting:
             raise OverloadedError
         answer = loop.create_future()
-        self._queue.put_nowait((question, answer))
+        self._queue.put_nowait((request, answer))
         return await answer
 
     @property
     def waiting(self) -> int:
-        """Number of requests that no batch has taken yet."""
+        """Number of requests that are not in a batch yet."""
         return self._queue.qsize() if self._loop else 0
 
     def close(self) -> None:
-        """Stop the worker; who still waits is told by cancellation."""
+        """Stop the worker and cancel the waiting requests."""
         if self._loop:
             self._worker.cancel()
             while not self._queue.empty():
@@ -86,15 +96,15 @@ class Batcher:
             batch = [await self._queue.get()]
             while len(batch) < self.max_batch and not self._queue.empty():
                 batch.append(self._queue.get_nowait())
-            batch = [pair for pair in batch if not pair[1].done()]  # clients that went away
+            batch = [pair for pair in batch if not pair[1].done()]  # of disconnected clients
             if batch:
                 await self._serve(batch)
 
     async def _serve(self, batch) -> None:
-        questions = [question for question, _ in batch]
+        requests = [request for request, _ in batch]
         try:
-            ranked = await self._loop.run_in_executor(self._executor, self._answer, questions)
-        except Exception as error:  # the worker must outlive it; each request reports it
+            ranked = await self._loop.run_in_executor(self._executor, self._answer, requests)
+        except Exception as error:  # each request reports it, the worker goes on
             ranked = [error] * len(batch)
         for (_, answer), found in zip(batch, ranked, strict=True):
             if answer.done():
@@ -104,25 +114,21 @@ class Batcher:
             else:
                 answer.set_result(found)
 
-    def _answer(self, questions: list[Question]) -> list[Ranked]:
+    def _answer(self, requests: list[RankRequest]) -> list[Ranked]:
         self.batches += 1
-        histories = [question.history for question in questions]
-        if any(question.among is not None for question in questions):
+        histories = [request.history for request in requests]
+        exclude = [request.history if request.exclude_seen else [] for request in requests]
+        if any(request.candidates is not None for request in requests):
             scores = self.recommender.score(histories)
-            return [_best(row, question) for row, question in zip(scores, questions, strict=True)]
-        most = max(question.k for question in questions)
-        exclude = [question.history if question.exclude_seen else [] for question in questions]
-        ranked = zip(*self.recommender.runtime.rank(histories, most, exclude), strict=True)
-        return [_left(*row, question.k) for row, question in zip(ranked, questions, strict=True)]
-
-
-def _best(scores: np.ndarray, question: Question) -> Ranked:
-    seen = [question.history] if question.exclude_seen else None
-    ids, values = ranking.top(scores[None], question.k, seen, question.among)
-    return _left(ids[0], values[0], question.k)
-
-
-def _left(ids: np.ndarray, scores: np.ndarray, k: int) -> Ranked:
-    """The first k, without places that no item is left for."""
-    n = int((ids[:k] != 0).sum())
-    return ids[:n].tolist(), scores[:n].tolist()
+            ranked = (
+                top_k(row[None], request.k, [seen], request.candidates)
+                for row, seen, request in zip(scores, exclude, requests, strict=True)
+            )
+        else:
+            largest = max(request.k for request in requests)
+            rows = zip(*self.recommender.runtime.rank(histories, largest, exclude), strict=True)
+            ranked = (
+                (ids[None, : request.k], values[None, : request.k])
+                for (ids, values), request in zip(rows, requests, strict=True)
+            )
+        return [next(filled(ids, values)) for ids, values in ranked]

@@ -1,46 +1,19 @@
-"""A limit on the size of request bodies, before anything reads them."""
+"""Limits of the HTTP service; the options of ``recbole-lite serve`` come from here."""
 
 from __future__ import annotations
 
-from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from dataclasses import dataclass, field
 
 
-class BodyLimit:
-    """ASGI middleware: a body of more than `max_bytes` is answered with 413.
+def _limit(default: int, help: str) -> int:
+    return field(default=default, metadata={"help": help})
 
-    A declared length is judged at once; a body without one is read up to the limit and no
-    further, so that memory is bounded in both cases.
-    """
 
-    def __init__(self, app: ASGIApp, max_bytes: int):
-        self.app, self.max_bytes = app, max_bytes
+@dataclass(frozen=True)
+class Limits:
+    """Limits of the service; lists of candidates have that of a history."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or pass the request on with its body."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        declared = dict(scope["headers"]).get(b"content-length", b"")
-        room = self.max_bytes
-        if declared.isdigit() and int(declared[:20]) > room:
-            room = -1
-        messages: list[Message] = []
-        more = room >= 0
-        while more:
-            messages.append(await receive())
-            room -= len(messages[-1].get("body", b""))
-            more = messages[-1].get("more_body", False) and room >= 0
-        if room < 0:
-            await self._refuse()(scope, receive, send)
-            return
-
-        async def replay() -> Message:
-            return messages.pop(0) if messages else await receive()
-
-        await self.app(scope, replay, send)
-
-    def _refuse(self) -> JSONResponse:
-        detail = f"the body is larger than {self.max_bytes:,} bytes"
-        # The rest of the body stays unread, so this connection is of no further use.
-        return JSONResponse({"detail": detail}, 413, headers={"connection": "close"})
+    max_history: int = _limit(1000, "items in a history")
+    max_body: int = _limit(256 * 1024, "bytes of a request")
+    max_batch: int = _limit(64, "histories scored together")
+    max_waiting: int = _limit(1024, "requests that may wait")

@@ -1,4 +1,4 @@
-"""What the service takes and gives (its OpenAPI description comes from here)."""
+"""Pydantic models of requests and responses; the OpenAPI description is made from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SDPA for encoders on a GPU: whether a mask hides anything is not looked up there."""
+"""SDPA as a GPU wants it: no look at what a mask hides, no mask where the kernel needs none."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 NAME = "sdpa_without_looking"
+CAUSAL = "sdpa_causal"
 
 
 def mask_without_looking(*args, allow_is_bidirectional_skip: bool = False, **kwargs):
@@ -26,13 +27,34 @@ def mask_without_looking(*args, allow_is_bidirectional_skip: bool = False, **kwa
     return sdpa_mask(*args, allow_is_bidirectional_skip=skip, **kwargs)
 
 
-# Public extension points of transformers; nothing changes for models that do not ask for NAME.
+def causal_attention(module, query, key, value, attention_mask, *args, **kwargs):
+    """SDPA in which no position looks ahead; the kernel is told so and reads no mask.
+
+    With a mask of all pairs torch cannot choose its flash kernels. T5's bias by distance stays a
+    mask to be added, which those kernels do not read.
+    """
+    kwargs["is_causal"] = True
+    return sdpa_attention_forward(module, query, key, value, None, *args, **kwargs)
+
+
+# Public extension points of transformers; nothing changes for models that do not ask for a name.
 AttentionInterface.register(NAME, sdpa_attention_forward)
 AttentionMaskInterface.register(NAME, mask_without_looking)
+AttentionInterface.register(CAUSAL, causal_attention)  # without a function that makes masks
+
+
+def set_attention(model: PreTrainedModel, name: str) -> None:
+    """Set the attention of a model and of its parts.
+
+    T5's encoder and decoder have configurations of their own, which transformers 5.17 leaves alone.
+    """
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            module.set_attn_implementation(name)
 
 
 def does_not_look(model: PreTrainedModel) -> PreTrainedModel:
     """Let a model's masks be made without looking; other attention than SDPA stays as it is."""
     if model.config._attn_implementation == "sdpa":
-        model.set_attn_implementation(NAME)
+        set_attention(model, NAME)
     return model

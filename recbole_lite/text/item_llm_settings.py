@@ -8,10 +8,9 @@ from typing import Any, Protocol
 
 import torch
 
+from recbole_lite.config.keys import table
+from recbole_lite.config.validation import fit
 from recbole_lite.utils.errors import ConfigError
-
-POOLINGS = ("mean", "cls", "pooler")
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 class ConfigLike(Protocol):
@@ -37,7 +36,9 @@ class TextFields:
         ConfigError
             A value is no list of names, or no text.
         """
-        return cls(str(config["dataset"]), _fields(config), _text(config, "item_text_template"))
+        return cls(
+            str(config["dataset"]), _fields(config), _checked(config, "item_text_template") or ""
+        )
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,10 @@ class TextSettings(TextFields):
         return cls(
             **vars(TextFields.from_config(config)),
             llm=_name(config),
-            pooling=_choice(config, "item_llm_pooling", POOLINGS),
-            max_length=_count(config, "item_llm_max_length", optional=True),
-            batch_size=_count(config, "item_llm_batch_size"),
-            dtype=_choice(config, "item_llm_dtype", DTYPES),
+            pooling=_checked(config, "item_llm_pooling"),
+            max_length=_checked(config, "item_llm_max_length"),
+            batch_size=_checked(config, "item_llm_batch_size"),
+            dtype=_checked(config, "item_llm_dtype"),
             cache_dir=Path(cache_dir).expanduser() if cache_dir else None,
             local_files_only=bool(config["local_files_only"]),
             device=torch.device(config["device"] or "cpu"),
@@ -78,43 +79,23 @@ class TextSettings(TextFields):
         )
 
 
+def _checked(config: ConfigLike, key: str) -> Any:
+    """A value that the table of settings allows; not every configuration is a LiteConfig."""
+    value, wanted = fit(table()[key].type, config[key])
+    if wanted:
+        raise ConfigError(f"{key} must be {wanted}, found {value!r}")
+    return value
+
+
 def _fields(config: ConfigLike) -> list[str] | None:
-    value = config["item_text_fields"]
-    if value is None:
-        return None
-    fields = [value] if isinstance(value, str) else value
-    if not isinstance(fields, (list, tuple)) or not all(isinstance(f, str) for f in fields):
-        raise ConfigError(f"item_text_fields: {value!r}; give a list of field names, or null")
-    return list(dict.fromkeys(fields)) or None
-
-
-def _text(config: ConfigLike, key: str) -> str:
-    value = config[key]
-    if value is not None and not isinstance(value, str):
-        raise ConfigError(f"{key}: {value!r}; give a text (in YAML, between quotes)")
-    return value or ""
+    value = _checked(config, "item_text_fields")
+    return list(dict.fromkeys([value] if isinstance(value, str) else value or [])) or None
 
 
 def _name(config: ConfigLike) -> str:
-    value = _text(config, "item_llm")
+    value = _checked(config, "item_llm") or ""
     if not value.strip():
         raise ConfigError(
             "item_llm: not set; give minilm, a local directory or a Hugging Face hub name"
         )
     return value.strip()
-
-
-def _choice(config: ConfigLike, key: str, allowed: tuple[str, ...]) -> str:
-    value = config[key]
-    if value not in allowed:
-        raise ConfigError(f"{key}: {value!r}; give one of {', '.join(allowed)}")
-    return value
-
-
-def _count(config: ConfigLike, key: str, optional: bool = False) -> int | None:
-    value = config[key]
-    if value is None and optional:
-        return None
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{key}: {value!r}; give a whole number of at least 1")
-    return value

@@ -35,6 +35,7 @@ import safetensors
 import torch
 from safetensors.torch import save_file
 
+from recbole_lite.config.keys import affecting
 from recbole_lite.config.saved_config import BEST_FILE as BEST_FILE
 from recbole_lite.config.saved_config import CONFIG_FILE as CONFIG_FILE
 from recbole_lite.config.saved_config import load_config as load_config
@@ -45,8 +46,6 @@ from recbole_lite.utils.files import file_sha256, to_json, write_atomically
 
 YAML_FILE = "config.yaml"
 HISTORY_FILE = "history.csv"
-# Left out of config.yaml: show_progress then follows the terminal, the GPU CUDA_VISIBLE_DEVICES.
-OF_THE_MACHINE = {"show_progress", "gpu_id"}
 VOCABULARY_FILE = "vocabulary.jsonl"
 OTHER = "other_parameter/"  # RecBole's name for tensors outside the state_dict
 KEPT_PAIRS = 2
@@ -191,7 +190,7 @@ def save_yaml(folder: Path, config) -> None:
     Settings that were detected on this machine are left out unless the user has set them.
     """
     settings = {"model": config["model"], "dataset": config["dataset"], **config.settings}
-    for key in OF_THE_MACHINE - set(config.origins):
+    for key in affecting("detected") - set(config.origins):
         settings.pop(key, None)
     head = "# Every setting of this run: --config_files=config.yaml runs it again.\n"
     text = head + to_yaml({**settings, "resume": None})

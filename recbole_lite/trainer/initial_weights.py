@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from recbole_lite.config.keys import affecting
 from recbole_lite.trainer import checkpoint
 from recbole_lite.utils.errors import CheckpointError, ConfigError
 
@@ -16,12 +17,6 @@ TRAIN_STAGES = {
     "S3Rec": ("pretrain", "finetune"),
     "RaCT": ("actor_pretrain", "critic_pretrain", "finetune"),
 }
-
-# Settings that determine the internal ids of items; compared where a run has no vocabulary file.
-_DECIDE_IDS = (
-    "filter_inter_by_user_or_item", "user_inter_num_interval", "item_inter_num_interval",
-    "val_interval", "rm_dup_inter", "benchmark_filename", "alias_of_user_id", "alias_of_item_id",
-)  # fmt: skip
 
 
 def next_train_stage(config) -> str | None:
@@ -69,7 +64,8 @@ def check_initial_weights(config) -> None:
                 f"init_from: {folder} is a run of {saved['model']} on {saved['dataset']}, this is "
                 f"one of {config['model']} on {config['dataset']}"
             )
-    for key in () if (folder / checkpoint.VOCABULARY_FILE).exists() else _DECIDE_IDS:
+    has_ids = (folder / checkpoint.VOCABULARY_FILE).exists()
+    for key in () if has_ids else sorted(affecting("ids")):
         if saved["settings"].get(key) != config[key]:
             raise CheckpointError(
                 f"init_from: {folder} had {key}: {saved['settings'].get(key)!r}, this run has "

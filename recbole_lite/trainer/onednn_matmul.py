@@ -1,4 +1,4 @@
-"""Matrix products by oneDNN, where torch's own leave half of the processor unused.
+"""Matrix products: by oneDNN on a CPU that torch's own leave half unused, with fewer bits on a GPU.
 
 On a CPU torch hands float32 products to MKL, which takes AVX2 on a processor that is not Intel's
 even where it has AVX-512. oneDNN, which is part of torch as well, takes AVX-512 on any. Measured:
@@ -16,7 +16,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from recbole_lite.utils.errors import ConfigError
 
-KINDS = ("auto", "torch", "onednn")
 # Multiplications in a product below which torch is left alone: oneDNN prepares code for each
 # shape that it meets, and tests of tiny models meet many.
 _SMALL = 2**20
@@ -32,20 +31,18 @@ def uses_onednn(kind: str, device: str | torch.device = "cpu") -> bool:
 
     Parameters
     ----------
-    kind : {"auto", "torch", "onednn"}
-        auto: onednn where :func:`wants_onednn`, else torch.
+    kind : {"auto", "torch", "onednn", "tf32"}
+        auto: onednn where :func:`wants_onednn`, else torch. tf32: of a GPU, see :func:`tf32`.
     device : str or torch.device
         Where the model is; the answer is no unless that is a CPU.
 
     Raises
     ------
     ConfigError
-        There is no such kind, or this torch has no oneDNN.
+        This torch has no oneDNN.
     """
-    if kind not in KINDS:
-        raise ConfigError(f"matrix_products must be one of {', '.join(KINDS)}, found {kind!r}")
     if kind == "onednn" and not _works():
-        raise ConfigError("matrix_products: onednn: this torch has no oneDNN; use auto or torch")
+        raise ConfigError("matmul_backend: onednn: this torch has no oneDNN; use auto or torch")
     wanted = kind == "onednn" or (kind == "auto" and wants_onednn())
     return wanted and torch.device(device).type == "cpu"
 
@@ -54,8 +51,13 @@ def uses_onednn(kind: str, device: str | torch.device = "cpu") -> bool:
 def matrix_products(kind: str, device: str | torch.device = "cpu"):
     """Let oneDNN multiply float32 matrices while the context lasts, if :func:`uses_onednn`.
 
-    Gradients are included. Sums are made in another order, so results differ by rounding.
+    Gradients are included. Sums are made in another order, so results differ by rounding. With
+    ``tf32`` a GPU multiplies as :func:`tf32` says.
     """
+    if kind == "tf32":
+        with tf32(device):
+            yield
+        return
     if getattr(_running, "yes", False) or not uses_onednn(kind, device):
         yield
         return
@@ -65,6 +67,33 @@ def matrix_products(kind: str, device: str | torch.device = "cpu"):
             yield
     finally:
         _running.yes = False
+
+
+@contextmanager
+def tf32(device: str | torch.device):
+    """Let a CUDA device multiply float32 matrices with factors of 10 bits behind the point."""
+    if torch.device(device).type != "cuda":
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def mixed_precision(device: torch.device, enabled: bool = True):
+    """Autocast to bfloat16, and what stays float32 (the loss over all items) in TF32.
+
+    RecBole takes float16 on CUDA, whose gradients need a scaler; so does this where the device has
+    no bfloat16.
+    """
+    lacks_it = device.type == "cuda" and not torch.cuda.is_bf16_supported()
+    dtype = torch.float16 if lacks_it else torch.bfloat16
+    with torch.autocast(device.type, dtype, enabled), tf32(device if enabled else "cpu"):
+        yield
 
 
 def wants_onednn() -> bool:

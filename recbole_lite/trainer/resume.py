@@ -7,22 +7,11 @@ from pathlib import Path
 
 import torch
 
+from recbole_lite.config.keys import affecting
 from recbole_lite.trainer import checkpoint
 from recbole_lite.utils import process_group
 from recbole_lite.utils.errors import CheckpointError
 from recbole_lite.utils.files import leftovers
-
-# Settings that may differ between a run and its continuation.
-FREE_ON_RESUME = {
-    "resume", "epochs", "stopping_step", "checkpoint_dir", "checkpoint_every", "data_path",
-    "show_progress", "state", "worker", "gpu_id", "use_gpu", "baselines", "sample_users",
-    "log_wandb", "eval_batch_size", "item_embedding_cache_dir",
-    "local_files_only", "end_epoch",
-}  # fmt: skip
-
-
-# Weights that a run began with; its own checkpoint has replaced them.
-BEGAN_WITH = {"init_from", "pre_model_path"}
 
 
 class ResumeMixin:
@@ -105,10 +94,13 @@ class ResumeMixin:
         if len(self.stages) > 1:
             self._start_stage(*state["stage"])
         # Version 0.1 saved the trainer's own optimiser alone, and no counters.
-        for name, optimizer in (
-            state.get("optimizers") or {"optimizer": state["optimizer"]}
-        ).items():
-            getattr(self, name).load_state_dict(optimizer)
+        saved = state.get("optimizers") or {"optimizer": state["optimizer"]}
+        for name, optimizer in saved.items():
+            own = getattr(self, name)
+            for group, its in zip(optimizer["param_groups"], own.param_groups, strict=False):
+                if "fused" in its:
+                    group["fused"] = its["fused"]  # this device's way, not that of the checkpoint
+            own.load_state_dict(optimizer)
         for (path, name), number in state.get("counters", {}).items():
             setattr(self.model.get_submodule(path), name, number)
         for name in ("cur_step", "best_valid_score", "best_valid_result", "train_loss_dict"):
@@ -136,7 +128,9 @@ def check_same_run(folder: Path, config) -> dict:
         No run, or one with other settings.
     """
     saved = checkpoint.load_config(folder)
-    free = FREE_ON_RESUME | (BEGAN_WITH if checkpoint.has_last(folder) else set())
+    free = affecting("session", "length", "machine", "output", "downloads")
+    if checkpoint.has_last(folder):  # saved weights have taken the place of those it began with
+        free |= affecting("start")
     now = json.loads(json.dumps(config.settings))  # as the saved ones were written
     now |= {name: config[name] for name in ("model", "dataset")}
     before = {**saved["settings"], "model": saved["model"], "dataset": saved["dataset"]}

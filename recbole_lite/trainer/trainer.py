@@ -52,7 +52,7 @@ class LiteMixin(ResumeMixin):
 
     def __init__(self, config, model):
         self.stages = read_stages(config)
-        uses_onednn(config["matrix_products"])  # a wrong value is to be known now
+        uses_onednn(config["matmul_backend"])  # a wrong value is to be known now
         self._stage = self._stage_first_epoch = 0  # number of the present stage; its first epoch
         self._steps = 0  # of the optimiser, in the present stage
         self.distributed_model = None
@@ -128,7 +128,7 @@ class LiteMixin(ResumeMixin):
             checkpoint.check_vocabulary(named, self._vocabulary, folder)
 
     def _products(self):
-        return matrix_products(self.config["matrix_products"], self.device)
+        return matrix_products(self.config["matmul_backend"], self.device)
 
     # -- saving -----------------------------------------------------------------------------
 
@@ -209,10 +209,11 @@ class LiteMixin(ResumeMixin):
         if kwargs.get("learner", self.learner).lower() == "adamw" and "params" not in kwargs:
             kwargs["params"] = decay_groups(self.model, self.weight_decay)
         optimizer = super()._build_optimizer(**kwargs)
-        if self.config["adam_eps"] is not None:
-            for group in optimizer.param_groups:
-                if "eps" in group:
-                    group["eps"] = float(self.config["adam_eps"])
+        for group in optimizer.param_groups:
+            if self.config["adam_eps"] is not None and "eps" in group:
+                group["eps"] = float(self.config["adam_eps"])
+            if isinstance(optimizer, torch.optim.Adam) and self.device.type != "cpu":
+                group["fused"] = True  # one kernel for all parameters
         return optimizer
 
     def _start_schedule(self):
@@ -325,8 +326,8 @@ class LiteMixin(ResumeMixin):
             self.epochs = min(
                 self.epochs, self._stage_first_epoch + -(-most // self._steps_per_epoch)
             )
-        if self.config["end_epoch"] is not None:
-            self.epochs = min(self.epochs, self.config["end_epoch"])
+        if self.config["last_epoch"] is not None:
+            self.epochs = min(self.epochs, self.config["last_epoch"])
         self._start_schedule()
         with warnings.catch_warnings():
             # RecBole's name for the scaler; nothing that a user could change.

@@ -12,6 +12,7 @@ from torch.nn.utils.clip_grad import clip_grad_norm_
 from tqdm import tqdm
 
 from recbole_lite.data.device_transfer import batch_to_device
+from recbole_lite.trainer.onednn_matmul import mixed_precision
 
 # Losses that stay on a GPU until they are checked together. RecBole reads each one, twice, and the
 # GPU is idle until the host has prepared the next step.
@@ -52,7 +53,7 @@ class TrainingLoop(Trainer):
             if not self.config["single_spec"]:
                 self.set_reduce_hook()
                 of_all_parameters = self.sync_grad_loss()
-            with torch.autocast(device_type=self.device.type, enabled=self.enable_amp):
+            with mixed_precision(self.device, self.enable_amp):
                 loss = loss_func(batch)
             losses.add(loss)
             total = sum(loss) if isinstance(loss, tuple) else loss

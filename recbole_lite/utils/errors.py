@@ -6,6 +6,9 @@ and what to do. The command line prints the message alone and exits with 2.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from logging import getLogger
 from pathlib import Path
 
 
@@ -74,3 +77,20 @@ def one_line(error: Exception, limit: int = 200) -> str:
     line = next(iter(str(error).strip().splitlines()), "")
     sentence = "".join(char for char in line.split(". ")[0] if char.isprintable()).rstrip(".")
     return f"{type(error).__name__}: {sentence[:limit]}{'...' if len(sentence) > limit else ''}"
+
+
+@contextmanager
+def best_effort(what: str, remedy: str = "") -> Iterator[None]:
+    """Let a step that only describes a run fail with a warning: the training is worth more.
+
+    Parameters
+    ----------
+    what : str
+        Begins the warning: ``what: cannot be made: ...``.
+    remedy : str
+        Ends it.
+    """
+    try:
+        yield
+    except Exception as error:
+        getLogger().warning(f"{what}: cannot be made: {one_line(error)}{remedy and '; ' + remedy}")

@@ -181,11 +181,13 @@ def leftovers(path: str | Path) -> list[Path]:
 
 def file_sha256(path: str | Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
-    digest = hashlib.sha256()
     with Path(path).open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file in UTF-8 (:func:`write_atomically`)."""
+    write_atomically(path, lambda name: name.write_text(text, encoding="utf-8"))
 
 
 # -- JSON -------------------------------------------------------------------------------------
@@ -246,5 +248,4 @@ def to_json(content: Any, indent: int | None = None, finite: bool = True) -> str
 
 def write_json(path: str | Path, content: Any, indent: int | None = 1, finite: bool = True) -> None:
     """Write a JSON file (:func:`to_json`), which a person can read unless `indent` is None."""
-    text = to_json(content, indent, finite) + "\n"
-    write_atomically(path, lambda name: name.write_text(text, encoding="utf-8"))
+    write_text(path, to_json(content, indent, finite) + "\n")

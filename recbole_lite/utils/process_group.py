@@ -13,9 +13,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-# Keys that say which process of how many this is; they are no settings of a run.
-KEYS = {"local_rank", "nproc", "world_size", "ip", "port", "offset"}
-
 
 def init_process_group(final: dict[str, Any]) -> None:
     """Join the process group; set ``device`` and ``single_spec`` as RecBole does.
@@ -23,7 +20,7 @@ def init_process_group(final: dict[str, Any]) -> None:
     Parameters
     ----------
     final : dict
-        ``final_config_dict`` with the keys of `KEYS`.
+        ``final_config_dict`` with the keys that affect the process (properties/recbole.yaml).
     """
     cuda = uses_cuda(final)
     rank = final["local_rank"] + int(final["offset"] or 0)

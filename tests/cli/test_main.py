@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from recbole_lite import __version__
-from recbole_lite.cli import main as cli
+from recbole_lite.cli import run as run_command
 from recbole_lite.cli.main import main, run_main
 
 
@@ -22,12 +22,12 @@ def files(monkeypatch, workdir):
     def given(*arguments):
         found = []
 
-        def run(args, overrides):
+        def train(args):
             for path in args.config_files:  # each is read again for a baseline
                 assert Path(path).read_text() == Path(path).read_text()
                 found.append(Path(path).read_text())
 
-        monkeypatch.setattr(cli, "_run", run)
+        monkeypatch.setattr(run_command, "train", train)
         return run_main(list(arguments)), found
 
     for name in ("a.yaml", "b.yaml", "my c.yaml"):
@@ -85,18 +85,18 @@ def test_an_empty_value_is_refused(words, capsys):
 @pytest.mark.parametrize(
     ("words", "does", "said"),
     [
-        ("run", "cli.main._run", "--resume=FOLDER continues a run that has saved"),
+        ("run", "cli.run.train", "--resume=FOLDER continues a run that has saved"),
         ("run --tune=x", "cli.tune.run_sweep", "goes on with a sweep that has begun"),
-        ("ablate", "cli.main._ablate", "the same command goes on after the last result"),
+        ("ablate", "cli.ablate.run", "the same command goes on after the last result"),
         ("reproduce table4", "cli.reproduce.run", "goes on after the last row"),
-        ("recommend --model=x --history=i", "cli.recommend.recommend", "only when it is complete"),
-        ("pack --model=x", "cli.recommend.pack", "run the command again"),
+        ("recommend --model=x --history=i", "cli.recommend.run", "only when it is complete"),
+        ("pack --model=x", "cli.pack.run", "run the command again"),
         ("export --model=x --out=y", "cli.export.run", "run the command again"),
-        ("serve --model=x", "cli.serve.serve", "before the service had begun"),
+        ("serve --model=x", "cli.serve.run", "before the service had begun"),
         ("data prepare x", "cli.data.run", "goes on with what was downloaded"),
         ("data list", "cli.data.run", ""),
-        ("compare a b", "cli.report._compare", "no run was changed"),
-        ("report a", "cli.report._report", "writes all reports anew"),
+        ("compare a b", "cli.compare.run", "no run was changed"),
+        ("report a", "cli.report.run", "writes all reports anew"),
     ],
 )
 def test_each_command_has_words_of_its_own_for_an_interruption(

@@ -8,8 +8,10 @@ import pytest
 from recbole.utils import argument_list
 
 from recbole_lite import LiteConfig
+from recbole_lite.config.command_line import parse_overrides, parse_scalar
+from recbole_lite.config.known_keys import known_keys
 from recbole_lite.config.stages import read_stages
-from recbole_lite.config.yaml_files import known_keys, parse_overrides, parse_scalar, read_yaml
+from recbole_lite.config.yaml_files import read_yaml
 from recbole_lite.utils.errors import ConfigError
 
 
@@ -117,7 +119,10 @@ def test_the_scripts_own_command_line_is_not_read(monkeypatch):
         (["--hidden_dropout_prob=1.5"], r"must be a probability in \[0, 1\)"),
         (["--warmup_ratio=2"], r"warmup_ratio must be a share in \[0, 1\]"),
         (["--adam_eps=none at all"], "adam_eps must be a positive number"),
-        (["--train_strategy=some"], "train_strategy must be all, sampling or prefix, found 'some'"),
+        (
+            ["--train_strategy=some"],
+            "train_strategy must be one of all, sampling, prefix, found 'some'",
+        ),
         (["--use_gpu=maybe"], "use_gpu must be true or false"),
         (["--weight_decay=little"], "weight_decay must be a number"),
         (["--weight_decay=~"], "weight_decay must be a number of at least 0, found None"),

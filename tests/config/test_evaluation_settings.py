@@ -92,7 +92,7 @@ def test_the_whole_catalogue_can_be_a_list(quick):
     [
         ({"learner": "foo"}, "learner must be one of adam, adamw"),
         ({"learner": None}, "learner must be one of"),
-        ({"state": 5}, "state must be one of debug"),
+        ({"state": 5}, "state must be one of DEBUG"),
         ({"rm_dup_inter": True}, "rm_dup_inter must be one of first, last"),
         ({"user_inter_num_interval": 5}, r'must be an interval such as "\[5,inf\)", found 5'),
         ({"item_inter_num_interval": "(5"}, "must be an interval"),

@@ -90,7 +90,7 @@ def test_resuming_with_permuted_data_goes_on_as_if_nothing_had_happened(
     model, trained, permuted, settings, tmp_path
 ):
     whole = trained(model, epochs=3)
-    half = shutil.copytree(trained(model, epochs=3, end_epoch=2), tmp_path / "half")
+    half = shutil.copytree(trained(model, epochs=3, last_epoch=2), tmp_path / "half")
     values = settings(whole, data_path=str(permuted), resume=str(half))
     run(model, "tiny", config_dict=values)
     assert _measured(half) == pytest.approx(_measured(whole), abs=1e-6)
@@ -171,9 +171,9 @@ def test_pretraining_then_finetuning_on_permuted_data(quick, permuted):
 )
 @pytest.mark.parametrize("way", ["load", "resume", "init_from"])
 def test_other_ids_are_refused(way, more, without, message, trained, settings, data_path, tmp_path):
-    folder = trained("SASRec", epochs=3, end_epoch=2)
+    folder = trained("SASRec", epochs=3, last_epoch=2)
     other = _permuted(data_path, tmp_path / "other", more, without)
-    values = settings(folder, data_path=str(other), end_epoch=None, **{way: str(folder)})
+    values = settings(folder, data_path=str(other), last_epoch=None, **{way: str(folder)})
     values.pop("load", None)
     with pytest.raises(CheckpointError, match=message):
         load_data_and_model(folder, other) if way == "load" else _run("SASRec", values)

@@ -56,7 +56,7 @@ def test_item_vectors_equal_the_cpus(kind, llm_folders, device):
             pooling="mean",
             max_length=None,
             batch_size=2,
-            dtype="auto",
+            dtype="float32",
             device=place,
         )
         vectors.append(encoder.encode(texts))

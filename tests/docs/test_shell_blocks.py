@@ -48,6 +48,8 @@ NOT_RUN = {
     "recbole-lite reproduce table7 --dataset=ml-1m --budget=30m --weights=scratch": HOURS,
     "recbole-lite reproduce figure4 --dataset=ml-1m --budget=30m --weights=scratch": HOURS,
     "recbole-lite reproduce figure5 --dataset=ml-100k --budget=60s --weights=scratch": HOURS,
+    "recbole-lite reproduce figure5 --dataset=ml-100k --budget=5m --weights=scratch "
+    "'--models=Pop;demo'": HOURS,
     "recbole-lite serve --model=saved/LiteLLM4Rec-ml-1m-...": SERVER,
     "curl -s localhost:8000/recommend -H 'content-type: application/json' "
     """-d '{"history": ["1", "6"], "k": 3}'""": SERVER,
@@ -64,6 +66,9 @@ NOT_RUN = {
     "--num_samples=64 --ray-address=auto": CLUSTER,
     "python benchmarks/inference.py --dataset=ml-1m --data_path=DIR --lengths_from=amazon-games "
     "--threads=1 --effort=0.4 --no_memory --out=results/inference": MEASURES,
+    "python benchmarks/gpu.py --data_path=DIR --tokenizer=FOLDER "
+    "--item_embeddings=.cache/item_embeddings --out=results/gpu": "needs a GPU; "
+    "tests/test_gpu_benchmark.py runs its parts small",
     "python benchmarks/recommend_file.py --model=RUN_FOLDER --users=20000,200000,1000000 "
     "--out=results/recommend/prefix-ml-1m.json": MEASURES,
 }
@@ -90,7 +95,6 @@ ALSO = {
         f"--llm_config={THIN | {'num_decoder_layers': 1}}",
         "--num_beams=5",
     ],
-    "python benchmarks/topn.py": ["--epochs=1", "--pretrain_epochs=1", "--eval_step=1"],
     "python benchmarks/new_items.py": ["--max_steps=2", "--new_share=0.3", "--user_share=0.5"],
 }
 # Exit status, where it is not 0.

@@ -12,13 +12,8 @@ import recbole_lite.experiments.ablate as ablate_module
 from recbole_lite import LiteConfig, create_dataset, data_preparation, get_trainer, run
 from recbole_lite.cli.main import main
 from recbole_lite.config.yaml_files import read_yaml
-from recbole_lite.evaluator.evaluator import (
-    LiteEvaluator,
-    first_ranks,
-    per_user_results,
-    ranked_by,
-)
-from recbole_lite.experiments.ablate import ROWS, ablate, find_rows
+from recbole_lite.evaluator.evaluator import LiteEvaluator, first_ranks, per_user_results, ranked_by
+from recbole_lite.experiments.ablate import ROWS, AblationOptions, ablate, find_rows
 from recbole_lite.report.ablation import render
 from recbole_lite.report.intervals import RESAMPLES, SEED
 from recbole_lite.utils.environment import environment
@@ -72,9 +67,12 @@ def trained(monkeypatch):
     return fake
 
 
-def table(quick, folder, *args, **kwargs):
-    settings = {"config_dict": quick(), "rows_folder": folder, "out": "out", **kwargs}
-    return ablate("LiteLLM4Rec", "tiny", *args, **settings)
+def table(quick, folder, **changes):
+    options = {"rows_folder": folder, "out": "out"}
+    for name in ("rows", "seeds", "command", "log"):
+        options |= {name: changes.pop(name)} if name in changes else {}
+    settings = {"config_dict": quick(), **changes}
+    return ablate("LiteLLM4Rec", "tiny", **settings, options=AblationOptions(**options))
 
 
 # -- the shipped rows -------------------------------------------------------------------------
@@ -299,12 +297,12 @@ def test_a_finished_result_is_reused_and_a_changed_setting_trained_anew(
     quick, rows_folder, trained, workdir
 ):
     folder, said = rows_folder(wet={"user_dropout": 0.6}), []
-    first = table(quick, folder, seeds=[1], say=said.append)
+    first = table(quick, folder, seeds=[1], log=said.append)
     assert len(trained.configs) == 2
     # More seeds, another row, other output: what is there serves.
     rows_folder(dry={"user_dropout": 0.0})
     more = {"show_progress": True, "state": "ERROR"}
-    table(quick, folder, seeds=[1, 2], config_dict=quick(**more), say=said.append)
+    table(quick, folder, seeds=[1, 2], config_dict=quick(**more), log=said.append)
     ran = [(config["user_dropout"], config["seed"]) for config in trained.configs[2:]]
     assert ran == [(0.0, 1), (0.1, 2), (0.0, 2), (0.6, 2)]
     assert [line for line in said if "reused" in line] == [

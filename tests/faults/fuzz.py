@@ -30,7 +30,8 @@ from hypothesis import strategies as st  # noqa: E402
 from tiny_data import QUICK, write_tiny  # noqa: E402
 
 from recbole_lite import LiteConfig, run  # noqa: E402
-from recbole_lite.config.yaml_files import Loader, parse_overrides  # noqa: E402
+from recbole_lite.config.command_line import parse_overrides  # noqa: E402
+from recbole_lite.config.yaml_files import Loader  # noqa: E402
 from recbole_lite.data.atomic_reader import read_atomic  # noqa: E402
 from recbole_lite.utils.errors import RecboleLiteError  # noqa: E402
 
@@ -309,13 +310,15 @@ def csv_bytes(draw):
 
 def fuzz_histories(n: int, folder: Path, count: Count) -> None:
     """Files of histories: every line is answered, or the file is refused and nothing written."""
-    from recbole_lite.inference.batch_recommend import recommend_file
+    from recbole_lite.inference.batch_recommend import BatchOptions, recommend_file
 
     recommender = _recommender(folder)
     source, target = folder / "histories.csv", folder / "out.csv"
 
     def answer():
-        summary = recommend_file(recommender, source, target, k=3, show_progress=False)
+        summary = recommend_file(
+            recommender, source, target, BatchOptions(k=3, show_progress=False)
+        )
         with target.open(encoding="utf-8", newline="") as file:
             rows = list(csv.reader(file))
         assert rows[0] == ["user_id", "rank", "item_id", "title", "score"]

@@ -152,8 +152,8 @@ def serve():
     import recbole_lite.quick_start
     import recbole_lite.text.text_encoder
     import recbole_lite.trainer.trainer  # noqa: F401
+    from recbole_lite.config.known_keys import known_keys
     from recbole_lite.config.registry import get_model
-    from recbole_lite.config.yaml_files import known_keys
 
     torch.set_num_threads(1)
     get_model("LiteLLM4Rec")

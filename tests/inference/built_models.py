@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from recbole_lite import create_dataset, data_preparation
-from recbole_lite.inference.export import build_graph
+from recbole_lite.inference.onnx_export import build_graph
 
 T5 = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2}
 GPT2 = {"n_layer": 2, "n_embd": 16, "n_inner": 24, "n_head": 2, "n_positions": 6}
@@ -30,7 +30,7 @@ KINDS = {
         "rec_llm_config": T5, "item_llm_training": "full", "item_vector_norm": "standardize",
     },
     "ItemLM, gpt2": {**LM},
-    "ItemLM, t5": {**LM, "lm_architecture": "t5", "item_init": "text+id"},
+    "ItemLM, t5": {**LM, "lm_architecture": "t5", "item_init": "text_plus_id"},
     "ItemLM, llama": {**LM, "lm_architecture": "llama", "user_pooling": "mean"},
     "ItemLM, qwen3, fewer keys": {
         **LM, "lm_architecture": "qwen3", "lm_config": {"num_key_value_heads": 1}, "tie_head": True,

@@ -14,7 +14,7 @@ import pytest
 from recbole_lite import Recommender
 from recbole_lite.cli.main import main
 from recbole_lite.inference import batch_recommend
-from recbole_lite.inference.batch_recommend import recommend_file
+from recbole_lite.inference.batch_recommend import BatchOptions, recommend_file
 from recbole_lite.utils.errors import DataError, RequestError
 
 
@@ -39,7 +39,7 @@ def test_a_file_gets_what_its_histories_get(recommender, workdir, monkeypatch):
     histories = [[f"i{draw.randrange(24)}" for _ in range(draw.randrange(1, 12))] for _ in "x" * 23]
     lines = [f'{n},"x, y",{"; ".join(row)}' for n, row in enumerate(histories)]
     Path("in.csv").write_text("user_id,note,history\n" + "\n\n".join(lines) + "\n")
-    summary = recommend_file(recommender, "in.csv", "out.csv", k=4, batch_size=5)
+    summary = recommend_file(recommender, "in.csv", "out.csv", BatchOptions(k=4, batch_size=5))
     rows = written("out.csv")
     assert list(rows[0]) == ["user_id", "rank", "item_id", "title", "score"]
     assert (summary.users, summary.rows, summary.unknown) == (23, 92, 0)
@@ -55,14 +55,14 @@ def test_a_file_gets_what_its_histories_get(recommender, workdir, monkeypatch):
 def test_unknown_ids_are_counted_or_refused_with_their_line(recommender, workdir):
     text = "user_id,history\r\na,i1;zz;i2\r\nb,zz\r\nc,i1;i2\r\n"
     Path("in.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())  # as spreadsheets write it
-    summary = recommend_file(recommender, "in.csv", "out.csv", k=2)
+    summary = recommend_file(recommender, "in.csv", "out.csv", BatchOptions(k=2))
     assert [r["user_id"] for r in written("out.csv")] == ["a", "a", "c", "c"]
     assert str(summary) == (
         "3 histories, 4 recommendations; left out: 2 ids not in the catalogue ('zz'); nothing for "
         "1 users with unknown items alone (b)"
     )
     with pytest.raises(DataError, match=r"in\.csv, line 2: 1 id not in the catalogue \('zz'\) \(u"):
-        recommend_file(recommender, "in.csv", "other.csv", unknown="error")
+        recommend_file(recommender, "in.csv", "other.csv", BatchOptions(unknown="error"))
     assert not Path("other.csv").exists()
 
 
@@ -93,19 +93,19 @@ def test_files_that_cannot_be(recommender, workdir):
     with pytest.raises(DataError, match="the output would replace the input"):
         recommend_file(recommender, "in.csv", "./in.csv")
     with pytest.raises(RequestError, match="k must be a whole number from 1 to 24"):
-        recommend_file(recommender, "in.csv", "out.csv", k=100)
+        recommend_file(recommender, "in.csv", "out.csv", BatchOptions(k=100))
 
 
 MEASURE = """
 import resource, sys
 from recbole_lite import Recommender
-from recbole_lite.inference.batch_recommend import recommend_file
+from recbole_lite.inference.batch_recommend import BatchOptions, recommend_file
 import torch
 torch.set_num_threads(1)
 recommender = Recommender.load(sys.argv[1])
-recommend_file(recommender, sys.argv[2], "warm.csv", k=3)
+recommend_file(recommender, sys.argv[2], "warm.csv", BatchOptions(k=3))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-recommend_file(recommender, sys.argv[3], "out.csv", k=3)
+recommend_file(recommender, sys.argv[3], "out.csv", BatchOptions(k=3))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
@@ -228,7 +228,7 @@ def test_pack_refuses_models_that_cannot(trained, capsys):
 def test_standard_input_to_standard_output(recommender, model, monkeypatch, capfd, workdir):
     text = b"user_id,history\na,i1;i2\nb,i3\n"
     Path("in.csv").write_bytes(text)
-    recommend_file(recommender, "in.csv", "out.csv", k=2)
+    recommend_file(recommender, "in.csv", "out.csv", BatchOptions(k=2))
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
     command = ["recommend", f"--model={model}", "--input=-", "--output=-", "--k=2"]
     assert main(command) == 0
@@ -248,7 +248,7 @@ def test_standard_input_to_standard_output(recommender, model, monkeypatch, capf
 def test_mistakes_in_a_stream_are_of_the_stream(text, message, recommender, monkeypatch, workdir):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
     with pytest.raises(DataError, match=message):
-        recommend_file(recommender, "-", "out.csv", unknown="error")
+        recommend_file(recommender, "-", "out.csv", BatchOptions(unknown="error"))
     assert not Path("out.csv").exists()
 
 

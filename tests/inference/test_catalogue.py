@@ -2,7 +2,7 @@
 
 import pytest
 
-from recbole_lite.inference.catalogue import Catalogue, plain_title
+from recbole_lite.inference.catalogue import Catalogue, normalize_title
 from recbole_lite.utils.errors import RequestError
 
 FILMS = {
@@ -49,7 +49,7 @@ def test_a_typo_is_answered_with_the_nearest_titles(films):
         RequestError, match=r"'Toy Stroy'; did you mean Toy Story \(id 1\) or Toy S"
     ):
         films.find("Toy Stroy")
-    with pytest.raises(RequestError, match="'Qzxwv'; no title is like it"):
+    with pytest.raises(RequestError, match="'Qzxwv'; no title is similar"):
         films.find("Qzxwv")
     with pytest.raises(RequestError, match="no item has the id or title ''"):
         films.find(" ")
@@ -88,10 +88,10 @@ def test_search_gives_no_more_than_asked(films):
 
 
 def test_ids_are_unique(films):
-    with pytest.raises(RequestError, match="item id '6' stands twice"):
+    with pytest.raises(RequestError, match="item id '6' occurs twice"):
         films.extend(["new", "6"], ["", ""], ["", ""])
     assert "new" not in films.index
-    with pytest.raises(RequestError, match="item id 'a' stands twice"):
+    with pytest.raises(RequestError, match="item id 'a' occurs twice"):
         Catalogue(["a", "a"], ["", ""], ["", ""])
 
 
@@ -102,7 +102,7 @@ def test_saved_and_read_again(films, tmp_path):
     assert len(again) == len(FILMS)
 
 
-def test_plain_titles():
-    assert plain_title("Cat's Cradle & Co., The (1999)") == "the cats cradle and co 1999"
-    assert plain_title("Misérables, Les") == "les miserables"
-    assert plain_title("League of Their Own, A") == "a league of their own"
+def test_normalize_titles():
+    assert normalize_title("Cat's Cradle & Co., The (1999)") == "the cats cradle and co 1999"
+    assert normalize_title("Misérables, Les") == "les miserables"
+    assert normalize_title("League of Their Own, A") == "a league of their own"

@@ -10,8 +10,8 @@ import pytest
 
 from recbole_lite import Recommender
 from recbole_lite.cli.main import main
-from recbole_lite.inference import export, graph_file
-from recbole_lite.inference import model_folder as folders
+from recbole_lite.inference import graph_file, onnx_export
+from recbole_lite.inference.model_folder import read_bundle
 from recbole_lite.utils.errors import MissingDependencyError, RequestError
 
 HISTORY = [["i3", "i4"]]
@@ -28,7 +28,7 @@ def model_folder(trained, tmp_path):
 @pytest.fixture
 def exports(monkeypatch):
     """Counts exports; the graph itself is made once a session."""
-    calls, plain = [], export.build_graph
+    calls, plain = [], onnx_export.build_graph
 
     def counted(model, *others):
         calls.append(1)
@@ -36,7 +36,7 @@ def exports(monkeypatch):
             test_made_once.graph = plain(model, *others)
         return test_made_once.graph
 
-    monkeypatch.setattr(export, "build_graph", counted)
+    monkeypatch.setattr(onnx_export, "build_graph", counted)
     return calls
 
 
@@ -74,7 +74,7 @@ def test_a_damaged_graph_is_made_anew(model_folder, exports, caplog):
     graph.write_bytes(whole[:100])
     with caplog.at_level(logging.WARNING):
         assert Recommender.load(model_folder).recommend(HISTORY) == expected
-    assert "it is made anew" in caplog.text
+    assert "the graph is exported again" in caplog.text
     assert len(exports) == 2
     assert graph.read_bytes() == whole
 
@@ -99,7 +99,9 @@ def test_a_folder_that_cannot_be_written_to(model_folder, exports, monkeypatch, 
         recommender = Recommender.load(model_folder)
         assert len(recommender.recommend(HISTORY)[0]) == 10
     assert recommender.runtime.name == "onnx"
-    assert "cannot be kept for the next time: Read-only file system" in caplog.text
+    assert (
+        "cannot be written, the next start exports it again: Read-only file system" in caplog.text
+    )
     assert graphs(model_folder) == []
 
 
@@ -114,11 +116,14 @@ def test_a_model_that_the_exporter_refuses(model_folder, monkeypatch, caplog):
     def fails(model):
         raise RuntimeError("no such operator. And more")
 
-    monkeypatch.setattr(export, "build_graph", fails)
+    monkeypatch.setattr(onnx_export, "build_graph", fails)
     with caplog.at_level(logging.WARNING):
         recommender = Recommender.load(model_folder)
         assert recommender.runtime.name == "torch"
-    assert "no graph for onnxruntime, torch runs it: RuntimeError: no such operator" in caplog.text
+    assert (
+        "the export to ONNX failed, torch runs the model: RuntimeError: no such operator"
+        in caplog.text
+    )
 
 
 @pytest.mark.parametrize(
@@ -139,7 +144,7 @@ def test_pack_brings_the_graph(trained, tmp_path, capsys):
     assert main(["pack", f"--model={trained('LiteLLM4Rec')}", f"--out={out}"]) == 0
     (graph,) = graphs(out)
     assert graph.name in capsys.readouterr().out
-    assert graph == graph_file.path_of(folders.read(out))
+    assert graph == graph_file.graph_path(read_bundle(out))
     # Without torch, transformers and RecBole in the process.
     code = f"""
 import sys
@@ -157,7 +162,7 @@ assert not heavy, heavy
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     moved = shutil.move(out, tmp_path / "moved")
-    assert graph_file.path_of(folders.read(moved)).exists()
+    assert graph_file.graph_path(read_bundle(moved)).exists()
 
 
 def test_models_without_a_graph_are_packed_without(trained, tmp_path, capsys):

@@ -9,7 +9,7 @@ import torch
 from sklearn.linear_model import Ridge as SklearnRidge
 
 from recbole_lite import Recommender
-from recbole_lite.inference.new_item_calibration import LARGEST, drawn_histories, find_stretch
+from recbole_lite.inference.new_item_calibration import MAX_FACTOR, calibrate, sample_histories
 from recbole_lite.inference.ridge import PENALTIES, fit_ridge
 from recbole_lite.utils.errors import RecboleLiteError, RequestError
 
@@ -32,13 +32,13 @@ def test_ridge_minimises_the_left_out_error():
         return total
 
     errors = [left_out(p * unit) for p in PENALTIES]
-    assert fit.penalty == pytest.approx(PENALTIES[int(np.argmin(errors))] * unit)
+    assert fit.model.alpha_ == pytest.approx(PENALTIES[int(np.argmin(errors))] * unit)
     total = sum(((y[i] - y[np.arange(25) != i].mean(0)) ** 2).sum() for i in range(25))
     assert fit.r2 == pytest.approx(1 - min(errors) / total)
     rest = np.arange(25) != 4
-    without = SklearnRidge(fit.penalty).fit(x[rest], y[rest])
+    without = SklearnRidge(fit.model.alpha_).fit(x[rest], y[rest])
     np.testing.assert_allclose(fit.left_out[4:5], without.predict(x[4:5]), atol=1e-8)
-    expected = SklearnRidge(fit.penalty).fit(x, y)
+    expected = SklearnRidge(fit.model.alpha_).fit(x, y)
     np.testing.assert_allclose(fit(x), expected.predict(x), atol=1e-8)
 
 
@@ -52,7 +52,7 @@ def test_ridge_on_fewer_rows_than_features_and_on_noise():
 PREFIX = {"item_llm_training": "embeddings", "item_vector_norm": "unit"}
 
 
-@pytest.mark.parametrize("adapter", ["linear", "principal"])
+@pytest.mark.parametrize("adapter", ["linear", "pca"])
 def test_a_text_that_is_known_gets_the_known_input_vector(adapter, trained):
     """With frozen vectors the input of a new item is exact, whatever its head row."""
     settings = {"item_vector_norm": "standardize", "item_adapter": adapter}
@@ -89,9 +89,9 @@ def test_head_rows_are_those_of_the_regression(trained):
     new = recommender._new_items
     x = new.encode([text])
     mean = recommender.model.head.weight[:24].mean(0).numpy()
-    row = mean + new.stretch * (new.rows(x) - mean)
+    row = mean + new.calibration * (new.head_ridge(x) - mean)
     np.testing.assert_allclose(recommender.model.head.weight[-1:], row, atol=1e-5)
-    expected = x + new.inputs(x)
+    expected = x + new.input_ridge(x)
     np.testing.assert_allclose(recommender.model.item_tower.vectors[-1:], expected, atol=1e-5)
     after = recommender.recommend([["i3"], ["i5", "i6"]], k=25, exclude_seen=False)
     for old, now in zip(before, after, strict=True):  # the others keep their scores
@@ -118,25 +118,25 @@ class PlainScores(torch.nn.Module):
         return torch.nn.functional.pad(users @ self.head.weight.T, (1, 0))
 
 
-def test_stretch_undoes_shrinking():
+def test_calibration_undoes_shrinking():
     """Twins that are the rows, drawn to a third of their distance from the mean, need factor 3."""
     rows = torch.randn(400, 6, generator=torch.Generator().manual_seed(5)) + 1.0
     twins = rows.mean(0) + (rows - rows.mean(0)) / 3
-    found = find_stretch(PlainScores(rows), torch.arange(1, 401), twins)
+    found = calibrate(PlainScores(rows), torch.arange(1, 401), twins)
     assert found == pytest.approx(3.0, rel=0.1)
-    assert find_stretch(PlainScores(rows), torch.arange(1, 401), rows) == pytest.approx(1, abs=0.1)
-    nowhere = rows.mean(0).expand_as(rows)  # nothing to stretch
-    assert find_stretch(PlainScores(rows), torch.arange(1, 401), nowhere) == LARGEST
+    assert calibrate(PlainScores(rows), torch.arange(1, 401), rows) == pytest.approx(1, abs=0.1)
+    nowhere = rows.mean(0).expand_as(rows)  # no distance to scale
+    assert calibrate(PlainScores(rows), torch.arange(1, 401), nowhere) == MAX_FACTOR
 
 
 def test_histories_are_drawn_from_the_model():
     rows = torch.randn(30, 4, generator=torch.Generator().manual_seed(5))
     ids = list(range(2, 31))  # item 1 has no text
-    histories = drawn_histories(PlainScores(rows), ids, torch.Generator().manual_seed(0))
+    histories = sample_histories(PlainScores(rows), ids, torch.Generator().manual_seed(0))
     assert len(histories) == 29
     assert all(len(set(history)) == 5 for history in histories)
     assert all(1 <= item <= 30 for history in histories for item in history)
-    again = drawn_histories(PlainScores(rows), ids, torch.Generator().manual_seed(0))
+    again = sample_histories(PlainScores(rows), ids, torch.Generator().manual_seed(0))
     assert histories == again
 
 
@@ -204,7 +204,7 @@ def test_models_that_cannot_take_new_items(trained, tmp_path):
     folder = shutil.copytree(trained("LiteLLM4Rec", **PREFIX), tmp_path / "model")
     config = folder / "config.json"
     text = config.read_text()
-    name = Recommender.load(folder)._contents.settings["item_llm"]
+    name = Recommender.load(folder)._bundle.settings["item_llm"]
     config.write_text(text.replace(name, "/nowhere/bert"))
     with pytest.raises(RecboleLiteError, match="'/nowhere/bert': no such directory"):
         Recommender.load(folder).add_items(["toy"])
@@ -213,6 +213,6 @@ def test_models_that_cannot_take_new_items(trained, tmp_path):
 def test_another_item_llm_than_in_training_is_noticed(trained, llm_folders, tmp_path):
     folder = trained("LiteLLM4Rec", item_vector_norm="unit")
     recommender = Recommender.load(folder)
-    recommender._contents.settings["item_llm"] = str(llm_folders["roberta"])
+    recommender._bundle.settings["item_llm"] = str(llm_folders["roberta"])
     with pytest.raises(RequestError, match="gives other vectors here than in training"):
         recommender.add_items(["toy"])

@@ -8,7 +8,7 @@ from recbole_lite.inference.packed_encoder import Packing, ScoringModule
 
 
 def test_both_layouts_by_hand():
-    packing = Packing.of(torch.tensor([[5, 9, 0], [7, 0, 0], [4, 4, 2]]))
+    packing = Packing.from_padded(torch.tensor([[5, 9, 0], [7, 0, 0], [4, 4, 2]]))
     assert packing.ids.tolist() == [5, 9, 7, 4, 4, 2]
     assert packing.users.tolist() == [0, 0, 1, 2, 2, 2]
     assert packing.positions.tolist() == [0, 1, 0, 0, 1, 2]
@@ -22,7 +22,7 @@ def test_both_layouts_by_hand():
 
 def scored(module, histories):
     with torch.no_grad():
-        return module(*vars(Packing.of(torch.from_numpy(rows_of(histories, 6)))).values())
+        return module(*vars(Packing.from_padded(torch.from_numpy(rows_of(histories, 6)))).values())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -44,7 +44,9 @@ def test_the_first_layer_is_kept_where_it_is_small(config_for, monkeypatch, limi
     monkeypatch.setattr("recbole_lite.inference.packed_encoder.FIRST_LAYER_BYTES", limit)
     model = build(config_for)
     module = ScoringModule(model)
-    assert any(name.endswith("of_items") for name, _ in module.named_buffers()) == (limit > 0)
+    assert any(name.endswith("item_projections") for name, _ in module.named_buffers()) == (
+        limit > 0
+    )
     expected = torch.from_numpy(scores_of(model, HISTORIES))
     torch.testing.assert_close(scored(module, HISTORIES), expected, rtol=1e-4, atol=1e-4)
 

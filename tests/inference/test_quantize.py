@@ -8,8 +8,8 @@ from onnx import helper, numpy_helper
 from onnxruntime import InferenceSession
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
+from recbole_lite.inference.onnx_runtime import OnnxRuntime
 from recbole_lite.inference.quantize import quantize, quantize_by_pairs
-from recbole_lite.inference.runtime import OnnxRuntime
 
 
 def without_vnni(activations, weights):

@@ -33,7 +33,7 @@ RUNS = {
         "LiteLLM4Rec",
         {"stages": [{"epochs": 1}, {"epochs": 1, "item_llm_training": "embeddings"}]},
     ),
-    "principal": ("LiteLLM4Rec", {**PREFIX, "item_adapter": "principal", "tie_head": True}),
+    "pca": ("LiteLLM4Rec", {**PREFIX, "item_adapter": "pca", "tie_head": True}),
     "bert": (
         "LiteLLM4Rec",
         {
@@ -47,7 +47,10 @@ RUNS = {
         },
     ),
     "ItemLM, text": ("ItemLM", {"n_heads": 2, "item_init": "text"}),
-    "ItemLM, text+id": ("ItemLM", {"n_heads": 2, "item_init": "text+id", "lm_architecture": "t5"}),
+    "ItemLM, text+id": (
+        "ItemLM",
+        {"n_heads": 2, "item_init": "text_plus_id", "lm_architecture": "t5"},
+    ),
     "SASRec": ("SASRec", {}),
     "GRU4Rec": ("GRU4Rec", {}),
     "BERT4Rec": ("BERT4Rec", {}),
@@ -301,7 +304,7 @@ def test_damaged_files_are_named(folder):
     ):
         Recommender.load(folder)
     items.write_text("".join([*lines[:4], lines[3], *lines[5:]]))
-    with pytest.raises(CheckpointError, match=r"items\.jsonl: item id 'i\d+' stands twice"):
+    with pytest.raises(CheckpointError, match=r"items\.jsonl: item id 'i\d+' occurs twice"):
         Recommender.load(folder)
     items.write_text("".join(lines[:-1]))
     with pytest.raises(CheckpointError, match=r"has shape \[24, 16\], the model's is \[23, 16\]"):
@@ -367,7 +370,7 @@ def test_save_pretrained_and_back(name, folder_of, tmp_path):
     histories = [["i3", "i4"], [f"i{n}" for n in range(12)]]
     assert second.recommend(histories) == first.recommend(histories)
     assert str(tmp_path.parent) not in (tmp_path / "packed/config.json").read_text().replace(
-        json.dumps(first._contents.settings.get("item_llm")), ""
+        json.dumps(first._bundle.settings.get("item_llm")), ""
     )
     second.save_pretrained(tmp_path / "again")
     for file in names:
@@ -411,5 +414,5 @@ def test_the_model_card_states_data_protocol_and_metrics(recommender, tmp_path):
 
 
 def test_a_name_that_is_neither_folder_nor_on_the_hub():
-    with pytest.raises(CheckpointError, match="neither a local folder nor to be had from the Hugg"):
+    with pytest.raises(CheckpointError, match="neither a local folder nor available on the Hugg"):
         Recommender.from_pretrained("nobody/nothing", local_files_only=True)

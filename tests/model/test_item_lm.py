@@ -12,7 +12,7 @@ from recbole_lite.text.item_vectors import load_item_vectors
 from recbole_lite.utils.errors import ConfigError
 
 ARCHITECTURES = ["gpt2", "llama", "qwen3", "t5"]
-INITS = ["random", "text", "text+id"]
+INITS = ["random", "text", "text_plus_id"]
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_text_gives_the_table_its_first_values(config_for):
 
 
 def test_text_and_id_are_added(item_lm):
-    model, _ = item_lm(item_init="text+id")
+    model, _ = item_lm(item_init="text_plus_id")
     ids = torch.arange(model.n_items)
     expected = model.items.weight + model.item_tower.adapter(model.item_tower.vectors)
     torch.testing.assert_close(model.item_table(), expected)
@@ -113,7 +113,7 @@ def test_text_and_id_are_added(item_lm):
 
 
 def test_a_run_learns_and_its_checkpoint_gives_the_same_scores(quick):
-    settings = quick(n_heads=2, epochs=12, item_init="text+id", train_batch_size=8)
+    settings = quick(n_heads=2, epochs=12, item_init="text_plus_id", train_batch_size=8)
     result = run("ItemLM", "tiny", config_dict=settings)
     assert result["history"][-1]["train_loss"] < 0.8 * result["history"][0]["train_loss"]
     _, model, _, _, _, test = load_data_and_model(result["run_dir"])
@@ -129,7 +129,7 @@ def test_a_run_learns_and_its_checkpoint_gives_the_same_scores(quick):
     "changes, message",
     [
         ({"lm_architecture": "lama"}, "lm_architecture: .*'lama'; did you mean"),
-        ({"item_init": "id"}, "item_init must be random, text or text\\+id, found 'id'"),
+        ({"item_init": "id"}, "item_init must be one of random, text, text_plus_id, found 'id'"),
         ({"hidden_size": 15}, "hidden_size 15 is not a multiple of n_heads 2"),
         ({"lm_config": {"n_headz": 2}}, "lm_config: a gpt2 configuration has no 'n_headz'"),
         ({"user_pooling": "first"}, "user_pooling must be one of"),
@@ -154,7 +154,7 @@ def test_litellm4rec_with_principal_axes_and_a_tied_head_is_the_same_model(confi
         rec_llm_causal=True,
         item_llm_training="embeddings",
         item_vector_norm="unit",
-        item_adapter="principal",
+        item_adapter="pca",
         tie_head=True,
         user_pooling="last",
     )
@@ -171,21 +171,24 @@ def test_litellm4rec_with_principal_axes_and_a_tied_head_is_the_same_model(confi
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"item_adapter": "mlp"}, "item_adapter must be linear or principal"),
+        ({"item_adapter": "mlp"}, "item_adapter must be one of linear, pca"),
         (
-            {"item_adapter": "principal", "item_llm_training": "full"},
-            "principal does not go with item_llm_training: full",
+            {"item_adapter": "pca", "item_llm_training": "full"},
+            "pca does not go with item_llm_training: full",
         ),
         (
-            {"item_adapter": "principal", "rec_llm_config": {"d_model": 24, "num_layers": 1}},
+            {"item_adapter": "pca", "rec_llm_config": {"d_model": 24, "num_layers": 1}},
             "vectors of 16 numbers to fewer, the Recommendation LLM reads 24",
         ),
     ],
 )
 def test_bad_adapters(changes, message, config_for):
-    config = config_for("LiteLLM4Rec", **changes)
-    with pytest.raises(ConfigError, match=message):
+    def build():
+        config = config_for("LiteLLM4Rec", **changes)
         config.model_class(config, create_dataset(config))
+
+    with pytest.raises(ConfigError, match=message):
+        build()
 
 
 def test_principal_axes_keep_inner_products():

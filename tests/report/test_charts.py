@@ -9,7 +9,8 @@ import pytest
 
 from recbole_lite.evaluator.evaluator import LiteEvaluator, ranked_by
 from recbole_lite.report import charts, user_groups
-from recbole_lite.report.ranks import half_interval, is_of_ranks, metric_values
+from recbole_lite.report.intervals import half_interval
+from recbole_lite.report.rank_metrics import is_of_ranks, metric_values
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from recbole_lite.cli.main import main, run_main
 from recbole_lite.config.yaml_files import read_yaml, to_yaml
 from recbole_lite.report import run_folder
 from recbole_lite.report.run_report import write_report
-from recbole_lite.report.test_set import read_test_set
+from recbole_lite.report.tested_users import read_tested_users
 from recbole_lite.trainer import checkpoint
 from recbole_lite.utils.errors import ReportError
 
@@ -127,7 +127,7 @@ def test_the_history_is_there_while_the_run_goes_on(quick, monkeypatch):
 
 def test_the_report_changes_no_figure(quick, monkeypatch):
     with_report = run("LiteLLM4Rec", "tiny", config_dict=quick(epochs=1, baselines=["SASRec"]))
-    monkeypatch.setattr("recbole_lite.quick_start.keep_run", lambda *_: None)
+    monkeypatch.setattr("recbole_lite.quick_start.write_run_files", lambda *_: None)
     without = run("LiteLLM4Rec", "tiny", config_dict=quick(epochs=1, baselines=["SASRec"]))
     assert without["report"] is None
     for a, b in ((with_report, without), *zip(
@@ -159,7 +159,7 @@ def test_the_test_set_is_that_of_an_independent_count(model, quick, data_path):
     config = LiteConfig(model, "tiny", config_dict=quick())
     dataset = create_dataset(config)
     _, valid, test = data_preparation(config, dataset)
-    found = read_test_set(dataset, valid, test)
+    found = read_tested_users(dataset, valid, test)
     rows = zip(found.items, found.item_interactions, found.history_lengths, strict=True)
     assert dict(zip(found.users, rows, strict=True)) == reference(data_path)
     assert [about["items"] for about in found.quartiles] == [6, 6, 6, 6]
@@ -177,7 +177,7 @@ def test_the_fingerprint_tells_data_apart_and_not_models(quick, data_path):
         config = LiteConfig(model, "tiny", config_dict=quick(**changes))
         dataset = create_dataset(config)
         _, valid, test = data_preparation(config, dataset)
-        digests.append(read_test_set(dataset, valid, test).sha256)
+        digests.append(read_tested_users(dataset, valid, test).sha256)
     assert digests[0] == digests[1] == digests[2] != digests[3]
 
 
@@ -261,7 +261,7 @@ def test_hits_are_marked_by_item_and_not_by_title(quick):
     sample = record.samples[0]
     sample.update(target="Toy", recommended=["Toy", "Toy"], hits=[False, True])
     record.samples[:] = [sample]
-    from recbole_lite.report.page import render
+    from recbole_lite.report.run_page import render
 
     text = render(record, [])
     assert text.count("✓ hit") == 1
@@ -278,7 +278,7 @@ def test_only_runs_with_the_same_questions_stand_beside(quick, workdir, capsys):
     (workdir / "saved" / "damaged").mkdir()
     (workdir / "saved" / "damaged" / "metrics.json").write_text("{")
     record = run_folder.read_run(folder)
-    others, unreadable = run_folder.runs_beside(record)
+    others, unreadable = run_folder.comparable_runs(record)
     assert [run.metrics["model"] for run in others] == ["Pop"]
     assert ["damaged" in problem for problem in unreadable] == [True]
     before = (folder / "report.html").read_text()

@@ -8,7 +8,7 @@ import pytest
 from recbole_lite import Recommender, run
 from recbole_lite.cli.main import main
 from recbole_lite.report import run_folder
-from recbole_lite.report.summary import NOT_TESTED, render
+from recbole_lite.report.run_summary import NOT_TESTED, render
 from recbole_lite.trainer import checkpoint
 
 FILES = {
@@ -26,13 +26,13 @@ STEPS = {
     "inference.model_folder.catalogue_of": ({"items.jsonl"}, 1),
     "trainer.checkpoint.save_history": ({"history.csv"}, 1),
     "report.run_report.environment": ({"environment.json"}, 1),
-    "report.run_report.read_test_set": ({"users.csv"}, 1),
+    "report.run_report.read_tested_users": ({"users.csv"}, 1),
     "report.run_report._write_users": ({"users.csv"}, 1),
     "report.run_report._keep_samples": ({"samples.json"}, 1),
     "report.run_report.sample_users": ({"samples.json"}, 1),
-    "report.page.render": ({"report.html"}, 1),
-    "report.page_charts.charts.line_chart": ({"report.html"}, 1),
-    "report.run_report.runs_beside": ({"report.html"}, 1),
+    "report.run_page.render": ({"report.html"}, 1),
+    "report.run_charts.charts.line_chart": ({"report.html"}, 1),
+    "report.run_report.comparable_runs": ({"report.html"}, 1),
 }
 ERRORS = [OSError(28, "No space left on device"), KeyError("x"), RuntimeError("out of memory")]
 
@@ -112,7 +112,7 @@ def test_metrics_that_cannot_be_written_cost_no_result(quick, monkeypatch, caplo
 
     with monkeypatch.context() as patch:
         patch.setattr(run_report, "write_json", full)
-        patch.setattr(run_report, "write_atomically", full)
+        patch.setattr(run_report, "write_text", full)
         result = run("SASRec", "tiny", config_dict=quick(epochs=1))
     assert result["test_result"]
     assert result["report"] is None

@@ -7,7 +7,8 @@ from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 
 from recbole_lite import Recommender
-from recbole_lite.serve.app import Limits, create_app
+from recbole_lite.serve.app import create_app
+from recbole_lite.serve.limits import Limits
 
 load_all_checks()
 # A made-up id is valid by the description, and refused because the catalogue does not have it.

@@ -15,8 +15,9 @@ from fastapi.testclient import TestClient
 
 from recbole_lite import Recommender
 from recbole_lite.cli.main import main
-from recbole_lite.serve.app import Limits, create_app
-from recbole_lite.serve.batching import Batcher, OverloadedError, Question
+from recbole_lite.serve.app import create_app
+from recbole_lite.serve.batching import Batcher, OverloadedError, RankRequest
+from recbole_lite.serve.limits import Limits
 
 
 @pytest.fixture
@@ -142,7 +143,7 @@ def test_health_page_and_description(client):
 
 def asking(recommender, n):
     known = [recommender.catalogue.resolve([f"i{i}", f"i{(3 * i) % 24}"])[0] for i in range(n)]
-    return [Question(history, 5, i % 2 == 0, None) for i, history in enumerate(known)]
+    return [RankRequest(history, 5, i % 2 == 0, None) for i, history in enumerate(known)]
 
 
 def test_requests_under_load_are_answered_together(recommender):

@@ -5,7 +5,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from recbole_lite.trainer import onednn_matmul
-from recbole_lite.trainer.onednn_matmul import matrix_products, uses_onednn, wants_onednn
+from recbole_lite.trainer.onednn_matmul import (
+    matrix_products,
+    mixed_precision,
+    tf32,
+    uses_onednn,
+    wants_onednn,
+)
 from recbole_lite.utils.errors import ConfigError
 from tests.tiny_data import QUICK, write_tiny
 
@@ -163,13 +169,30 @@ def test_a_torch_without_the_operator(monkeypatch):
         uses_onednn("onednn")
 
 
+def test_tf32_is_a_gpus_and_ends_with_its_context():
+    usual = torch.get_float32_matmul_precision()
+    for context in (tf32("cuda"), matrix_products("tf32", "cuda:1")):
+        with context:
+            assert torch.get_float32_matmul_precision() == "high"
+        assert torch.get_float32_matmul_precision() == usual
+    with matrix_products("tf32", "cpu"):
+        assert torch.get_float32_matmul_precision() == usual
+
+
+@pytest.mark.parametrize(("enabled", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_mixed_precision_is_bfloat16(enabled, dtype):
+    a = torch.ones(2, 2)
+    with mixed_precision(torch.device("cpu"), enabled):
+        assert (a @ a).dtype == dtype
+
+
 def test_an_unknown_kind_is_refused_before_the_training(tmp_path):
     from recbole_lite import run
 
     write_tiny(tmp_path)
     settings = {**QUICK, "data_path": str(tmp_path)}
-    with pytest.raises(ConfigError, match="matrix_products must be one of auto, torch, onednn"):
-        run("SASRec", "tiny", config_dict={**settings, "matrix_products": "mkl"})
+    with pytest.raises(ConfigError, match="matmul_backend must be one of auto, torch, onednn"):
+        run("SASRec", "tiny", config_dict={**settings, "matmul_backend": "mkl"})
 
 
 @pytest.mark.parametrize(
@@ -194,7 +217,7 @@ def test_a_training_gives_the_same_but_for_rounding(
     write_tiny(tmp_path)
     losses, used = [], []
     for products_by in ("torch", kind):
-        settings = {**QUICK, "data_path": str(tmp_path), "matrix_products": products_by}
+        settings = {**QUICK, "data_path": str(tmp_path), "matmul_backend": products_by}
         with Calls() as recorder:
             history = run(model, "tiny", config_dict={**settings, "epochs": 2})["history"]
         losses.append([entry["train_loss"] for entry in history])

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from tabulate import tabulate
-
 from recbole_lite.report import charts
+from recbole_lite.report.format import figure, grid, interval, metric_label
+from recbole_lite.report.html_page import TEMPLATES
 from recbole_lite.report.intervals import SEED
-from recbole_lite.report.page import TEMPLATES
-from recbole_lite.report.page_charts import show
 
 
 def render(summary: dict[str, Any], style: str = "simple") -> str:
     """Table and what it says, as text or Markdown (`style`: tabulate's)."""
     data = ", ".join(f"{count:,} {name}" for name, count in summary["data"].items())
-    name = show(summary["metric"])
+    name = metric_label(summary["metric"])
     percent = f"{summary['confidence']:.0%}"
     head = f"{summary['dataset']}: {data}; {summary['users']:,} test users"
     notes = [_verdict(row, summary) for row in summary["rows"][1:]]
@@ -29,23 +27,35 @@ def render(summary: dict[str, Any], style: str = "simple") -> str:
         parts[0] = f"# {name} on {head}"
         parts[2] = "\n".join(f"- {note}" for note in notes)
         parts.append(f"![differences in {name}](compare.svg)")
+    if "by_item" in summary:
+        parts.append(_item_table(summary["by_item"], style))
     return "\n\n".join(parts) + "\n"
 
 
 def _table(summary, name: str, percent: str, style: str) -> str:
     others = [m for m in summary["rows"][0]["test"] if m != summary["metric"]]
-    head = ["run", *map(show, others), name, f"{percent} interval"]
+    head = ["run", *map(metric_label, others), name, f"{percent} interval"]
     head += [f"less {summary['base']}", f"{percent} interval", "epochs", "min"]
     lines = []
     for row in summary["rows"]:
-        cells = [row["name"], *(_figure(row["test"].get(m)) for m in others)]
-        cells += [_figure(row["mean"]), _interval(row["interval"])]
-        cells += [_figure(row["difference"], "+.4f"), _interval(row["difference_interval"], "+.4f")]
+        cells = [row["name"], *(figure(row["test"].get(m)) for m in others)]
+        cells += [figure(row["mean"]), interval(row["interval"])]
+        cells += [figure(row["difference"], "+.4f"), interval(row["difference_interval"], "+.4f")]
         lines.append([*cells, row["epochs"], f"{row['minutes']:.1f}"])
     if style == "simple":  # a terminal: shorter heads
         head[len(others) + 3] = "less the\nfirst"
-    align = ("left", *("right" for _ in head[1:]))
-    return tabulate(lines, head, tablefmt=style, colalign=align, disable_numparse=True)
+    return grid(lines, head, style)
+
+
+def _item_table(found: dict[str, Any], style: str) -> str:
+    """Recall by how often the test item occurs in training."""
+    groups = [f"{of['label']} times ({of['users']:,} users)" for of in found["groups"]]
+    rows = [
+        [name, *(f"{figure(mean)} ({figure(error)})" for mean, error in values)]
+        for name, values in found["recall"].items()
+    ]
+    head = [f"Recall@{found['k']} (standard error)", *groups]
+    return grid(rows, head, style)
 
 
 def _verdict(row, summary) -> str:
@@ -58,14 +68,6 @@ def _verdict(row, summary) -> str:
     return f"{row['name']} is {word} than {base} on these users (0 is outside the interval)"
 
 
-def _figure(value: float | None, how: str = ".4f") -> str:
-    return "-" if value is None or value != value else format(value, how)
-
-
-def _interval(ends, how: str = ".4f") -> str:
-    return "-" if ends is None else " to ".join(format(end, how) for end in ends)
-
-
 def plot(summary: dict[str, Any]) -> str:
     """SVG of the differences and their intervals."""
     rows = [
@@ -73,7 +75,7 @@ def plot(summary: dict[str, Any]) -> str:
         for row in summary["rows"][1:]
         if row["difference_interval"] is not None
     ]
-    name = show(summary["metric"])
+    name = metric_label(summary["metric"])
     title = f"{name} less that of {summary['base']}"
     x_label = f"difference, {summary['confidence']:.0%} interval; right of 0: better"
     style = (TEMPLATES / "colours.css").read_text(encoding="utf-8")

@@ -1,17 +1,17 @@
-"""Inference time of LITE-LLM4Rec and its rivals: Tables 1, 5, 6 and Figure 2 of the paper.
+"""Inference time of LITE-LLM4Rec and its baselines: Tables 1, 5, 6 and Figure 2 of the paper.
 
 From a batch of users (real histories from the test split, on the device) to their top 20 items,
 the paper's "time between inputting the data to the model and obtaining the final
 recommendations" (Section 5.3). All language models are of T5-small's size, but for "LiteLLM4Rec
 (prefix)", the small encoder of ``properties/prefix/ml-1m.yaml``. Their weights are random, which
 cost the same as trained ones; only where a beam search may stop early does the time depend on
-them. The sides take turns in one process, after a warm-up; medians, and the whole range.
+them. The models take turns in one process, after a warm-up; medians, and the whole range.
 
-"(onnx)" is the same model as it is served on a CPU (``recbole_lite/inference/runtime.py``);
+"(onnx)" is the same model as it is served on a CPU (``recbole_lite/inference/onnx_runtime.py``);
 all others run as they are evaluated.
 
 "plain loop" is what one writes with the tokenizer and ``generate`` alone, as P5's and POD's authors
-do: it shows that the rivals here are not slowed down.
+do: it shows that the baselines here are not slowed down.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,8 +30,10 @@ from transformers import AutoTokenizer, GenerationConfig
 
 from recbole_lite.config.configurator import OVER_VALUES, LiteConfig
 from recbole_lite.data import create_dataset, data_preparation
+from recbole_lite.experiments.reproduce.protocol import check_names
 from recbole_lite.model.generative.beam_search import generate
 from recbole_lite.model.generative.item_indexing import item_numbers
+from recbole_lite.text.attention import set_attention
 from recbole_lite.trainer.onednn_matmul import matrix_products
 from recbole_lite.utils.environment import environment
 from recbole_lite.utils.errors import ConfigError, RecboleLiteError, one_line
@@ -40,7 +44,7 @@ NO_DECODER = {"decoder": False}
 TITLES = {**NO_DECODER, "item_in_prompt": "title"}
 PREFIX = {"config_files": [PROPERTIES / "prefix" / "ml-1m.yaml"]}
 ONNX = {"runtime": "onnx"}
-SIDES = {
+MODELS = {
     "P5": ("P5", {}),
     "P5 w/o_d": ("P5", NO_DECODER),
     "P5 w/o_d_TID": ("P5", TITLES),
@@ -66,11 +70,11 @@ COMMON = {
 }
 
 
-class Side:
+class TimedModel:
     """A model with the users of its test split."""
 
     def __init__(self, name: str, dataset: str, settings: Mapping[str, Any], tokenizer=None):
-        model, changes = SIDES[name]
+        model, changes = MODELS[name]
         settings = {**COMMON, **settings, **changes}
         files, runtime = settings.pop("config_files", None), settings.pop("runtime", None)
         if model in ("P5", "POD"):
@@ -93,13 +97,9 @@ class Side:
         begin = number * size % max(len(self.rows) - size, 1)
         batch = self.test.collate_fn(self.rows[begin : begin + size])[0]
         if length is not None:
-            key = self.model.ITEM_SEQ
-            last = batch[self.model.ITEM_SEQ_LEN]
-            first = (last - length).clamp_min(0)
-            places = first[:, None] + torch.arange(length)
-            items = batch[key].gather(1, places.clamp_max(batch[key].shape[1] - 1))
-            batch.interaction[key] = items * (places < last[:, None])
-            batch.interaction[self.model.ITEM_SEQ_LEN] = last.clamp_max(length)
+            keys = self.model.ITEM_SEQ, self.model.ITEM_SEQ_LEN
+            items, counts = last_items(*(batch[key] for key in keys), torch.tensor(length))
+            batch.interaction.update(zip(keys, (items[:, :length], counts), strict=True))
         return batch.to(self.config["device"])
 
     def recommend(self, batch) -> torch.Tensor:
@@ -109,13 +109,28 @@ class Side:
         return self.model.full_sort_predict(batch).topk(TOP, dim=1).indices
 
 
+def last_items(
+    items: torch.Tensor, counts: torch.Tensor, lengths: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cut histories ``[B, L]``, zeros behind, to their last `lengths` ``[B]`` items.
+
+    Returns
+    -------
+    tuple
+        Histories ``[B, L]`` and their numbers of items ``[B]``.
+    """
+    kept, places = torch.minimum(lengths, counts), torch.arange(items.shape[1])
+    shifted = ((counts - kept)[:, None] + places).clamp_max(items.shape[1] - 1)
+    return items.gather(1, shifted) * (places < kept[:, None]), kept
+
+
 def _onnx(model):
     """The model's graph in onnxruntime, with torch's number of threads."""
-    from recbole_lite.inference.export import build_graph
-    from recbole_lite.inference.runtime import OnnxRuntime
+    from recbole_lite.inference.onnx_export import build_graph
+    from recbole_lite.inference.onnx_runtime import OnnxRuntime
 
     if next(model.parameters()).device.type != "cpu":
-        raise ConfigError("sides with onnx run on the CPU; leave them out on a GPU")
+        raise ConfigError("models with onnx run on the CPU; leave them out on a GPU")
     return OnnxRuntime(build_graph(model), torch.get_num_threads())
 
 
@@ -128,59 +143,50 @@ def seconds(call: Callable, device) -> float:
     return time.perf_counter() - started
 
 
-def median(values: list[float]) -> dict[str, float]:
-    """Milliseconds: median, smallest, largest."""
+def milliseconds(values: list[float]) -> dict[str, float]:
+    """Median, smallest and largest of some seconds."""
     values = sorted(1000 * value for value in values)
     return {"ms": statistics.median(values), "least": values[0], "most": values[-1]}
 
 
-def take_turns(calls: dict[str, Callable[[int], None]], device, repeats: int) -> dict[str, dict]:
-    """Call each side once as a warm-up, then `repeats` times in turn."""
-    times = {name: [] for name in calls}
-    for call in calls.values():
-        call(0)
-    for repeat in range(1, repeats + 1):
-        for name, call in calls.items():
-            times[name].append(seconds(lambda call=call, n=repeat: call(n), device))
-    return {name: median(values) for name, values in times.items()}
+def time_batches(
+    models: dict[str, TimedModel], size: int, repeats: int, length=None, plain_too: bool = False
+) -> dict[str, dict]:
+    """Time per batch of each model; making the batch itself is not part of it.
 
-
-def time_of_batches(
-    sides: dict[str, Side], size: int, repeats: int, length=None, plain_too: bool = False
-) -> dict:
-    """Time per batch of each side; making the batch itself is not part of it.
-
-    With `plain_too` also that of the plain loops.
+    The models take turns, after a warm-up each. With `plain_too` also that of the plain loops.
     """
-    any_side = next(iter(sides.values()))
     batches = {
-        name: [side.batch(n, size, length) for n in range(repeats + 1)]
-        for name, side in sides.items()
+        name: [model.batch(n, size, length) for n in range(repeats + 1)]
+        for name, model in models.items()
     }
-    calls = {
-        name: lambda n, side=side, name=name: side.recommend(batches[name][n])
-        for name, side in sides.items()
-    }
-    for name in [name for name in ("P5", "POD") if plain_too and name in sides]:
-        loop = plain_loop(sides[name])
-        calls[f"{name}, plain loop"] = lambda n, loop=loop, name=name: loop(batches[name][n])
-    return take_turns(calls, any_side.config["device"], repeats)
+    calls = {name: (model.recommend, batches[name]) for name, model in models.items()}
+    for name in [name for name in ("P5", "POD") if plain_too and name in models]:
+        calls[f"{name}, plain loop"] = plain_loop(models[name]), batches[name]
+    device = next(iter(models.values())).config["device"]
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for call, inputs in calls.values():
+        call(inputs[0])
+    for n in range(1, repeats + 1):
+        for name, (call, inputs) in calls.items():
+            times[name].append(seconds(partial(call, inputs[n]), device))
+    return {name: milliseconds(values) for name, values in times.items()}
 
 
-def plain_loop(side: Side) -> Callable:
+def plain_loop(timed: TimedModel) -> Callable:
     """Recommend with the tokenizer, ``generate`` and the tokenizer again, as text."""
-    llm = copy.deepcopy(side.model.llm)
-    llm.set_attn_implementation("sdpa")  # transformers' default; beams share nothing
-    template = side.config["prompt_templates"][0]
-    tokenizer = AutoTokenizer.from_pretrained(side.config["tokenizer"])
-    numbers = [0, *item_numbers(side.config, side.dataset.item_num)]
+    llm = copy.deepcopy(timed.model.llm)
+    set_attention(llm, "sdpa")  # transformers' default; beams share nothing
+    template = timed.config["prompt_templates"][0]
+    tokenizer = AutoTokenizer.from_pretrained(timed.config["tokenizer"])
+    numbers = [0, *item_numbers(timed.config, timed.dataset.item_num)]
     settings = GenerationConfig(
-        num_beams=TOP, num_return_sequences=TOP, max_new_tokens=side.model.paths.max_length,
+        num_beams=TOP, num_return_sequences=TOP, max_new_tokens=timed.model.paths.max_length,
         early_stopping=True, eos_token_id=1, pad_token_id=0, decoder_start_token_id=0,
     )  # fmt: skip
 
     def recommend(batch):
-        users, histories = batch["user_id"].tolist(), batch[side.model.ITEM_SEQ].tolist()
+        users, histories = batch["user_id"].tolist(), batch[timed.model.ITEM_SEQ].tolist()
         texts = [
             template.format(
                 user=f"user_{user}",
@@ -188,7 +194,7 @@ def plain_loop(side: Side) -> Callable:
             )
             for user, items in zip(users, histories, strict=True)
         ]
-        inputs = tokenizer(texts, padding=True, return_tensors="pt").to(side.config["device"])
+        inputs = tokenizer(texts, padding=True, return_tensors="pt").to(timed.config["device"])
         sequences = llm.generate(**inputs, generation_config=settings)
         written = tokenizer.batch_decode(sequences, skip_special_tokens=True)
         return [int(text) if text.strip().isdigit() else None for text in written]
@@ -196,9 +202,9 @@ def plain_loop(side: Side) -> Callable:
     return recommend
 
 
-def parts(side: Side, size: int, repeats: int) -> dict[str, dict]:
+def parts(timed: TimedModel, size: int, repeats: int) -> dict[str, dict]:
     """Time of each component (Figure 2): preparation, encoder, beam search, ids to items."""
-    model, device = side.model, side.config["device"]
+    model, device = timed.model, timed.config["device"]
     times: dict[str, list[float]] = {}
 
     def clocked(name, call):
@@ -207,7 +213,7 @@ def parts(side: Side, size: int, repeats: int) -> dict[str, dict]:
         return out[0]
 
     for n in range(repeats + 1):
-        batch = side.batch(n, size)
+        batch = timed.batch(n, size)
         if n == 1:
             times.clear()  # the first was the warm-up
         prompt = clocked("data preparation", lambda b=batch: model.tokens(b))
@@ -219,56 +225,84 @@ def parts(side: Side, size: int, repeats: int) -> dict[str, dict]:
             ),
         )
         clocked("ids to items", lambda w=written: model.paths.items(w))
-    return {name: median(values) for name, values in times.items()}
+    return {name: milliseconds(values) for name, values in times.items()}
 
 
-def input_lengths(sides: dict[str, Side], size: int) -> dict[str, dict]:
+def input_lengths(models: dict[str, TimedModel], size: int) -> dict[str, dict]:
     """Average number of tokens (vectors, for LiteLLM4Rec) that the encoder reads per user."""
     lengths = {}
-    for name, side in sides.items():
+    for name, timed in models.items():
         total = longest = users = 0
-        for begin in range(0, len(side.rows), size):
-            batch = side.test.collate_fn(side.rows[begin : begin + size])[0]
-            batch = batch.to(side.config["device"])
-            if hasattr(side.model, "tokens"):
-                mask = side.model.tokens(batch)[2]
+        for begin in range(0, len(timed.rows), size):
+            batch = timed.test.collate_fn(timed.rows[begin : begin + size])[0]
+            batch = batch.to(timed.config["device"])
+            if hasattr(timed.model, "tokens"):
+                mask = timed.model.tokens(batch)[2]
             else:
-                mask = batch[side.model.ITEM_SEQ] > 0
+                mask = batch[timed.model.ITEM_SEQ] > 0
             total, users = total + int(mask.sum()), users + len(mask)
             longest += mask.shape[1] * len(mask)
         lengths[name] = {"tokens": total / users, "padded": longest / users}
-        prompt = getattr(side.model, "prompt_vectors", ())
+        prompt = getattr(timed.model, "prompt_vectors", ())
         lengths[name]["prompt_vectors"] = len(prompt)
     return lengths
 
 
-def sweeps(sides: dict[str, Side], size: int, repeats: int) -> dict[str, dict]:
+def sweeps(models: dict[str, TimedModel], size: int, repeats: int) -> dict[str, dict]:
     """Time against beams, batch size and history length, for POD and LiteLLM4Rec."""
-    chosen = {name: sides[name] for name in ("POD", "LiteLLM4Rec")}
-    found: dict[str, dict] = {"beams": {}, "batch size": {}, "history length": {}}
-    width = sides["POD"].model.num_beams
+    chosen = {name: models[name] for name in ("POD", "LiteLLM4Rec")}
+    pod, found = models["POD"], {"beams": {}}
+    width = pod.model.num_beams
     for beams in (1, 5, 10, 20):
-        sides["POD"].model.num_beams = beams
-        found["beams"][beams] = time_of_batches({"POD": sides["POD"]}, size, repeats)
-    sides["POD"].model.num_beams = width
-    for several in (1, 8, 32, 128):
-        found["batch size"][several] = time_of_batches(chosen, several, repeats)
-    for length in (1, 5, 10, 20):
-        found["history length"][length] = time_of_batches(chosen, size, repeats, length)
+        pod.model.num_beams = beams
+        found["beams"][beams] = time_batches({"POD": pod}, size, repeats)
+    pod.model.num_beams = width
+    found["batch size"] = {n: time_batches(chosen, n, repeats) for n in (1, 8, 32, 128)}
+    lengths = (1, 5, 10, 20)
+    found["history length"] = {n: time_batches(chosen, size, repeats, n) for n in lengths}
     return found
 
 
-def _build(names, dataset, settings, tokenizer) -> tuple[dict[str, Side], dict[str, str]]:
-    """Sides by name, and why others cannot be built; without LiteLLM4Rec there is no table."""
-    sides, problems = {}, {}
+def _build(names, dataset, settings, tokenizer) -> tuple[dict[str, TimedModel], dict[str, str]]:
+    """Models by name, and why others cannot be built; without LiteLLM4Rec there is no table."""
+    models, problems = {}, {}
     for name in names:
         try:
-            sides[name] = Side(name, dataset, settings, tokenizer)
+            models[name] = TimedModel(name, dataset, settings, tokenizer)
         except (RecboleLiteError, *OVER_VALUES) as error:
             problems[name] = one_line(error, limit=110)
-    if "LiteLLM4Rec" not in sides:
+    if "LiteLLM4Rec" not in models:
         raise ConfigError(f"LiteLLM4Rec cannot be built: {problems['LiteLLM4Rec']}")
-    return sides, problems
+    return models, problems
+
+
+@dataclass(frozen=True)
+class TimingOptions:
+    """What is timed.
+
+    Attributes
+    ----------
+    models : tuple of str
+        Names in `MODELS`; LiteLLM4Rec is always among them.
+    batch, repeats : int
+        Users in a batch; batches timed.
+    with_sweeps : bool
+        Whether to time other numbers of beams and users and other lengths, too, if POD is there.
+    autocast : {"bfloat16", "float16"}, optional
+        Number type; float32 if None.
+    """
+
+    models: tuple[str, ...] = tuple(MODELS)
+    batch: int = 32
+    repeats: int = 7
+    with_sweeps: bool = True
+    autocast: str | None = None
+
+    def match(self, result: dict[str, Any]) -> bool:
+        """Whether a result was measured with these options, and without a problem."""
+        same = (result.get("batch"), result.get("repeats")) == (self.batch, self.repeats)
+        has_all = set(self.models) <= result.get("times", {}).keys()
+        return same and has_all and not result.get("problems")
 
 
 @torch.no_grad()
@@ -276,66 +310,56 @@ def measure(
     dataset: str,
     settings: Mapping[str, Any],
     tokenizer: str | None = None,
-    names: Iterable[str] = SIDES,
-    size: int = 32,
-    repeats: int = 7,
-    with_sweeps: bool = True,
-    autocast: str | None = None,
+    options: TimingOptions | None = None,
     command: str = "",
 ) -> dict[str, Any]:
-    """Time the sides.
+    """Time the models.
 
     Parameters
     ----------
     dataset : str
     settings : mapping
-        Configuration keys of all sides, ``data_path`` for one.
+        Configuration keys of all models, ``data_path`` for one.
     tokenizer : str, optional
         Folder or hub name of T5's, for P5 and POD.
-    names : iterable of str
-        Of `SIDES`; LiteLLM4Rec is always among them.
-    size, repeats : int
-        Users in a batch; batches timed.
-    with_sweeps : bool
-        Whether to time other numbers of beams and users and other lengths, too.
-    autocast : {"bfloat16", "float16"}, optional
-        Number type; float32 if None.
+    options : TimingOptions, optional
     command : str
         For the record.
 
     Raises
     ------
     ConfigError
-        An unknown side; no tokenizer; LiteLLM4Rec cannot be built. Other sides that cannot are
+        An unknown model; no tokenizer; LiteLLM4Rec cannot be built. Other models that cannot are
         listed with their reasons in ``problems``.
     """
-    names = list(dict.fromkeys([*names, "LiteLLM4Rec"]))
-    unknown = [name for name in names if name not in SIDES]
-    if unknown:
-        raise ConfigError(f"unknown: {', '.join(unknown)}; there are {', '.join(SIDES)}")
-    if tokenizer is None and any(SIDES[name][0] in ("P5", "POD") for name in names):
+    options = options or TimingOptions()
+    size, repeats = options.batch, options.repeats
+    names = list(dict.fromkeys([*options.models, "LiteLLM4Rec"]))
+    check_names(names, MODELS)
+    if tokenizer is None and any(MODELS[name][0] in ("P5", "POD") for name in names):
         raise ConfigError("P5 and POD need T5's tokenizer: --tokenizer=FOLDER, or a hub name")
     settings = {"eval_batch_size": size, **settings}
-    sides, problems = _build(names, dataset, settings, tokenizer)
-    config = sides["LiteLLM4Rec"].config
-    device = config["device"]
-    fewer_bits = torch.autocast(device.type, getattr(torch, autocast)) if autocast else None
-    with fewer_bits or nullcontext(), matrix_products(config["matrix_products"], device):
+    models, problems = _build(names, dataset, settings, tokenizer)
+    config = models["LiteLLM4Rec"].config
+    device, dtype = config["device"], options.autocast
+    precision = torch.autocast(device.type, getattr(torch, dtype)) if dtype else nullcontext()
+    with_sweeps = options.with_sweeps and "POD" in models
+    with precision, matrix_products(config["matmul_backend"], device):
         return {
             "command": command,
             "environment": environment(),
             "dataset": dataset,
-            "dtype": autocast or "float32",
+            "dtype": dtype or "float32",
             "batch": size,
             "repeats": repeats,
-            "times": time_of_batches(sides, size, repeats, plain_too=True),
-            "parameters": {name: side.parameters for name, side in sides.items()},
+            "times": time_batches(models, size, repeats, plain_too=True),
+            "parameters": {name: timed.parameters for name, timed in models.items()},
             "parts": {
-                name: parts(sides[name], size, repeats)
+                name: parts(models[name], size, repeats)
                 for name in ("P5", "POD", "LightLM")
-                if name in sides
+                if name in models
             },
-            "input_lengths": input_lengths(sides, size),
+            "input_lengths": input_lengths(models, size),
             "problems": problems,
-            "sweeps": sweeps(sides, size, repeats) if with_sweeps and "POD" in sides else {},
+            "sweeps": sweeps(models, size, repeats) if with_sweeps else {},
         }

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tabulate import tabulate
-
 from recbole_lite.experiments.reproduce.paper_figures import DATASETS, TABLE_5, TABLE_6
+from recbole_lite.report.format import grid
 
 
 def render(result: dict[str, Any]) -> str:
@@ -20,7 +19,7 @@ def render(result: dict[str, Any]) -> str:
 
 
 def times(result: dict[str, Any]) -> str:
-    """Tables 1, 5 and 6: a line a side."""
+    """Tables 1, 5 and 6: a line a model."""
     lite, lengths = result["times"]["LiteLLM4Rec"]["ms"], result["input_lengths"]
     paper = DATASETS.get(result.get("dataset"))
     milliseconds, tokens = TABLE_5.get(paper, {}), TABLE_6.get(paper, {})
@@ -39,17 +38,16 @@ def times(result: dict[str, Any]) -> str:
     ]
     head = ["", "M parameters", "ms per batch", "range", "to LiteLLM4Rec"]
     head += ["paper: ms", "input length", "paper: length"]
-    right = ("left", *("right",) * (len(head) - 1))
-    return tabulate(rows, head, tablefmt="github", colalign=right, disable_numparse=True)
+    return grid(rows, head)
 
 
 def _shares(name: str, shares: dict[str, dict]) -> str:
     total = sum(part["ms"] for part in shares.values())
     cells = [[part, f"{t['ms']:,.1f}", f"{t['ms'] / total:.1%}"] for part, t in shares.items()]
-    return tabulate(cells, [name, "ms", "share"], tablefmt="github")
+    return grid(cells, [name, "ms", "share"])
 
 
 def _sweep(name: str, points: dict[Any, dict]) -> str:
-    sides = list(next(iter(points.values())))
-    cells = [[x, *(f"{points[x][side]['ms']:,.1f}" for side in sides)] for x in points]
-    return tabulate(cells, [name, *(f"{side}, ms" for side in sides)], tablefmt="github")
+    models = list(next(iter(points.values())))
+    cells = [[x, *(f"{points[x][model]['ms']:,.1f}" for model in models)] for x in points]
+    return grid(cells, [name, *(f"{model}, ms" for model in models)])

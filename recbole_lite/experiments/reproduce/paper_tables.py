@@ -8,86 +8,95 @@ from pathlib import Path
 from typing import Any
 
 from recbole_lite.experiments.reproduce import paper_figures
-from recbole_lite.experiments.reproduce.baselines import paper_models, rivals, strategies
-from recbole_lite.experiments.reproduce.markdown_tables import budget, figure, grid, short
-from recbole_lite.experiments.reproduce.protocol import Request, Rows
-from recbole_lite.experiments.reproduce.time_budget import Side
+from recbole_lite.experiments.reproduce.baselines import (
+    ModelSpec,
+    all_models,
+    paper_baselines,
+    paper_models,
+    strategies,
+)
+from recbole_lite.experiments.reproduce.protocol import Request, Rows, check_names
 from recbole_lite.experiments.reproduce.topn import figure5
-from recbole_lite.report.run_report import optional
-from recbole_lite.utils.errors import ConfigError
-from recbole_lite.utils.files import write_atomically, write_json
+from recbole_lite.report.format import figure, grid, short_metrics
+from recbole_lite.utils.errors import ConfigError, best_effort
+from recbole_lite.utils.files import write_json, write_text
 
 
 def table4(request: Request) -> str:
     """Accuracy of all models (Section 5.2), each trained for the same time."""
-    sides = [*rivals(), *paper_models(), strategies()[0]]
-    trained = Rows(request, request.out / request.dataset)
-    for side in sides:
-        trained.train(side)
-    trained.check()
-    results, problems = trained.results, trained.problems
-    head = ["", *(f"{m} {who}" for m in short(paper_figures.METRICS) for who in ("here", "paper"))]
-    rows = []
-    for side in sides:
-        theirs = paper_figures.TABLE_4.get(side.name, {}).get(
-            paper_figures.DATASETS.get(request.dataset)
-        )
-        ours = results.get(side.name, {}).get("test", {})
-        cells = []
-        for number, metric in enumerate(paper_figures.METRICS):
-            cells += [figure(ours.get(metric)), figure(theirs and theirs[number])]
-        rows.append([side.name, *cells])
-    return "\n\n".join([grid(rows, head), *budget(results, problems, request)])
+    specs = [*paper_baselines(), *paper_models(), strategies()[0]]
+    if request.models:
+        known = all_models()
+        names = known if request.models == ("all",) else request.models
+        check_names(names, known)
+        specs = [known[name] for name in names]
+    rows = Rows(request, request.out / request.dataset)
+    for spec in specs:
+        rows.train(spec)
+    rows.check()
+    dataset = paper_figures.DATASETS.get(request.dataset)
+    paper = {name: figures.get(dataset) for name, figures in paper_figures.TABLE_4.items()}
+    ours = {spec.name: rows.results.get(spec.name, {}).get("test", {}) for spec in specs}
+    return "\n\n".join([_beside(ours, paper), *rows.describe()])
+
+
+def _beside(ours: Mapping[str, Mapping[str, float]], paper: Mapping[str, Any]) -> str:
+    """Table of measured figures, the paper's beside them; a row that neither has is dashes."""
+    metrics = paper_figures.METRICS
+    table = []
+    for name, measured in ours.items():
+        theirs = paper.get(name) or [None] * len(metrics)
+        pairs = zip(metrics, theirs, strict=True)
+        table.append([name, *(figure(f) for m, their in pairs for f in (measured.get(m), their))])
+    return grid(
+        table, ["", *(f"{m} {who}" for m in short_metrics(metrics) for who in ("here", "paper"))]
+    )
 
 
 def table5(request: Request) -> str:
     """Inference time and input length (Section 5.3, Tables 1, 5 and 6; Figure 2)."""
-    from recbole_lite.experiments.reproduce.efficiency import measure
+    from recbole_lite.experiments.reproduce.efficiency import MODELS, TimingOptions, measure
     from recbole_lite.experiments.reproduce.efficiency_table import render
 
-    path = request.out / request.dataset / "efficiency.json"
+    stem = "efficiency" if request.autocast is None else f"efficiency-{request.autocast}"
+    path = request.out / request.dataset / f"{stem}.json"
+    options = TimingOptions(
+        tuple(request.models) or tuple(MODELS),
+        request.batch_size,
+        request.repeats,
+        autocast=request.autocast,
+    )
     result = _read(path)
-    if result is None or result.get("problems"):
-        result = measure(
-            request.dataset,
-            request.settings,
-            request.tokenizer or "t5-small",
-            repeats=5,
-            command=request.command,
-        )
-        write_json(path, result)
+    if result is not None and options.match(result):
+        request.log(f"reused from {path}")
     else:
-        request.say(f"reused from {path}")
+        tokenizer = request.tokenizer or "t5-small"
+        result = measure(request.dataset, request.settings, tokenizer, options, request.command)
+        write_json(path, result)
     return render(result)
 
 
 def table7(request: Request) -> str:
     """Item LLMs (Section 5.5.2), beside the paper's ML-1m figures."""
     summary = _ablation(list(paper_figures.TABLE_7), request)
-    head = ["", *(f"{m} {who}" for m in short(paper_figures.METRICS) for who in ("here", "paper"))]
-    rows = []
-    for row in summary["rows"]:
-        cells = []
-        theirs = paper_figures.TABLE_7.get(row["row"]) if request.dataset == "ml-1m" else None
-        for number, metric in enumerate(paper_figures.METRICS):
-            ours = row.get("test", {}).get(metric, {}).get("mean")
-            cells += [figure(ours), figure(theirs and theirs[number])]
-        rows.append([row["row"], *cells])
-    return grid(rows, head) + _not_run(summary)
+    paper = paper_figures.TABLE_7 if request.dataset == "ml-1m" else {}
+    return _beside(_means(summary), paper) + _not_run(summary)
 
 
 def figure4(request: Request) -> str:
     """Each component (Section 5.5.1); the paper gives a plot without figures."""
-    summary = _ablation(["fixT5", "fixHead", "scratch"], request)
-    head = ["", *short(paper_figures.METRICS)]
-    rows = [
-        [
-            row["row"],
-            *(figure(row.get("test", {}).get(m, {}).get("mean")) for m in paper_figures.METRICS),
-        ]
-        for row in summary["rows"]
-    ]
-    return grid(rows, head) + _not_run(summary)
+    summary, metrics = _ablation(["fixT5", "fixHead", "scratch"], request), paper_figures.METRICS
+    rows = [[name, *(figure(of.get(m)) for m in metrics)] for name, of in _means(summary).items()]
+    return grid(rows, ["", *short_metrics(metrics)]) + _not_run(summary)
+
+
+def _means(summary: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Test figures of an ablation's rows: row -> metric -> mean over seeds."""
+    rows = summary["rows"]
+    return {
+        row["row"]: {name: found["mean"] for name, found in row.get("test", {}).items()}
+        for row in rows
+    }
 
 
 TARGETS = {
@@ -126,28 +135,26 @@ def reproduce(target: str, request: Request) -> str:
     )
     text += f"\n\n`{request.command}`\n"
     path = request.out / request.dataset / f"{target}.md"
-    with optional(str(path), "the same command makes it from the results"):
-        write_atomically(path, lambda name: name.write_text(text, encoding="utf-8"))
+    with best_effort(str(path), "the same command makes it from the results"):
+        write_text(path, text)
     return text
 
 
 def _ablation(rows: list[str], request: Request) -> Mapping[str, Any]:
     """Ablation under the strategy that the paper uses for it."""
-    from recbole_lite.experiments.ablate import ablate
+    from recbole_lite.experiments.ablate import AblationOptions, ablate
     from recbole_lite.experiments.reproduce.time_budget import plan
 
-    strategy = {"train_strategy": "sampling"}
-    settings = {**request.settings_of("LiteLLM4Rec"), **strategy}
-    planned = plan(Side("base", "LiteLLM4Rec"), request.dataset, settings, 60 * request.minutes)
-    return ablate(
-        "LiteLLM4Rec",
-        request.dataset,
-        config_dict=planned["settings"],
-        rows=rows,
+    settings = {**request.settings_of("LiteLLM4Rec"), "train_strategy": "sampling"}
+    spec = ModelSpec("base", "LiteLLM4Rec")
+    planned = plan(spec, request.dataset, settings, 60 * request.minutes)
+    options = AblationOptions(
+        rows=request.models or rows,
         out=request.out / request.dataset / "ablation",
         command=request.command,
-        say=request.say,
+        log=request.log,
     )
+    return ablate(spec.model, request.dataset, config_dict=planned["settings"], options=options)
 
 
 def _not_run(summary) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from recbole_lite.config.configurator import OVER_VALUES
-from recbole_lite.experiments.reproduce.time_budget import Side, measure, measured, reusable
+from recbole_lite.experiments.reproduce.baselines import ModelSpec
+from recbole_lite.experiments.reproduce.time_budget import load_or_measure, measure, reusable
+from recbole_lite.report.format import figure, grid
 from recbole_lite.utils.errors import ConfigError, RecboleLiteError, one_line
 
 
@@ -29,8 +31,12 @@ class Request:
     out : Path
         Folder of the results.
     command : str
-    say : callable
+    log : callable
         Told of each row in a line.
+    models : list of str
+        Names of the rows; empty: the paper's.
+    batch_size, repeats, autocast
+        Of ``table5``, see :class:`~recbole_lite.experiments.reproduce.efficiency.TimingOptions`.
     """
 
     dataset: str
@@ -41,7 +47,11 @@ class Request:
     seed: int
     out: Path
     command: str
-    say: Callable[[str], None]
+    log: Callable[[str], None]
+    models: Sequence[str] = ()
+    batch_size: int = 32
+    repeats: int = 5
+    autocast: str | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -68,63 +78,63 @@ class Rows:
     request : Request
     folder : Path
         Of the results, a file a row.
-    shared : dict, optional
-        Settings of all rows, over those of their models.
 
     Attributes
     ----------
     results : dict of str to dict
-        By the side's name, see :func:`~recbole_lite.experiments.reproduce.time_budget.measure`.
+        By the row's name, see :func:`~recbole_lite.experiments.reproduce.time_budget.measure`.
     problems : dict of str to str
-        Why a side has none.
+        Why a row has none.
     """
 
-    def __init__(self, request: Request, folder: Path, shared: dict[str, Any] | None = None):
-        self.request, self.folder, self.shared = request, folder, shared or {}
+    def __init__(self, request: Request, folder: Path):
+        self.request, self.folder = request, folder
         self.results: dict[str, dict[str, Any]] = {}
         self.problems: dict[str, str] = {}
 
-    def path(self, side: Side) -> Path:
-        """File of a side's result."""
-        stem = side.name.replace(", ", "-").replace(" ", "-")
+    def path(self, spec: ModelSpec) -> Path:
+        """File of a model's result."""
+        stem = spec.name.replace(", ", "-").replace(" ", "-")
         return self.folder / f"{stem}-{self.request.seed}.json"
 
-    def has(self, side: Side) -> bool:
-        """Whether the side need not be trained."""
-        found = reusable(self.path(side), side, self.request.minutes, self._settings(side))
+    def has(self, spec: ModelSpec) -> bool:
+        """Whether the model need not be trained."""
+        found = reusable(
+            self.path(spec), spec, self.request.minutes, self.request.settings_of(spec.model)
+        )
         return found is not None
 
-    def train(self, side: Side, by: Callable = measure) -> dict[str, Any] | None:
-        """Result of a side, new or reused; None: it fails, which is told.
+    def train(self, spec: ModelSpec, by: Callable = measure) -> dict[str, Any] | None:
+        """Result of a model, new or reused; None: it fails, which is logged.
 
         Parameters
         ----------
-        side : Side
+        spec : ModelSpec
         by : callable
-            See :func:`~recbole_lite.experiments.reproduce.time_budget.measured`.
+            See :func:`~recbole_lite.experiments.reproduce.time_budget.load_or_measure`.
         """
-        path, request = self.path(side), self.request
+        path, request = self.path(spec), self.request
         try:
-            result, new = measured(
+            result, new = load_or_measure(
                 path,
-                side,
+                spec,
                 request.minutes,
                 dataset=request.dataset,
-                settings=self._settings(side),
+                settings=self.request.settings_of(spec.model),
                 command=request.command,
                 by=by,
             )
         except (RecboleLiteError, *OVER_VALUES) as error:  # that of a row costs no other
-            self.fail(side, one_line(error, limit=110))
+            self.fail(spec, one_line(error, limit=110))
             return None
-        self.results[side.name] = result
-        request.say(f"{side.name}: {'written to' if new else 'reused from'} {path}")
+        self.results[spec.name] = result
+        request.log(f"{spec.name}: {'written to' if new else 'reused from'} {path}")
         return result
 
-    def fail(self, side: Side, why: str) -> None:
-        """Note that a side has no result."""
-        self.problems[side.name] = why
-        self.request.say(f"{side.name}: not run: {why}")
+    def fail(self, spec: ModelSpec, why: str) -> None:
+        """Note that a model has no result."""
+        self.problems[spec.name] = why
+        self.request.log(f"{spec.name}: not run: {why}")
 
     def check(self) -> None:
         """Refuse a table without any row.
@@ -132,10 +142,49 @@ class Rows:
         Raises
         ------
         ConfigError
-            No side has a result; with each one's reason.
+            No row has a result; with each one's reason.
         """
         if not self.results:
             raise ConfigError("; ".join(f"{name}: {why}" for name, why in self.problems.items()))
 
-    def _settings(self, side: Side) -> dict[str, Any]:
-        return {**self.request.settings_of(side.model), **self.shared}
+    def describe(self) -> list[str]:
+        """Markdown: what each row had, the machine, and why rows are missing."""
+        rows = [
+            [
+                name,
+                f"{r['parameters']:,}",
+                f"{r['steps']:,}",
+                f"{r['steps'] / r['steps_per_epoch']:.2f}",
+                f"{r['minutes']:g}" if r["step_seconds"] else "-",
+                next((f"{name} {figure(value)}" for name, value in r["valid"].items()), "-"),
+                r["beams"] and f"{r['beams']['no_item'] / max(r['beams']['beams'], 1):.1%}",
+            ]
+            for name, r in self.results.items()
+        ]
+        head = ["", "trained parameters", "steps", "passes", "minutes of training", "validation"]
+        head.append("beams of no item")
+        environments = next(iter(self.results.values()))["environment"]
+        parts = [grid(rows, head), f"Language models begin with {self.request.weights} weights."]
+        parts.append(
+            f"{environments['threads']} thread(s) of {environments['processor']}, "
+            f"GPU: {environments['gpu'] or 'none'}, torch {environments['torch']}."
+        )
+        if self.problems:
+            parts.append(
+                "\n".join(f"- {name}: not run: {why}" for name, why in self.problems.items())
+            )
+        return parts
+
+
+def check_names(wanted: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse names of models that a table does not have.
+
+    Raises
+    ------
+    ConfigError
+        With all that there are.
+    """
+    known = list(known)
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise ConfigError(f"unknown: {'; '.join(unknown)}; there are {'; '.join(known)}")

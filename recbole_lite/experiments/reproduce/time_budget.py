@@ -11,8 +11,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,15 @@ import torch
 from recbole.utils import ModelType
 
 from recbole_lite.config.configurator import LiteConfig, translate_errors
+from recbole_lite.config.keys import affecting, with_current_names
 from recbole_lite.config.registry import get_trainer
 from recbole_lite.data import create_dataset, data_preparation
+from recbole_lite.experiments.reproduce.baselines import ModelSpec
 from recbole_lite.quick_start import run
 from recbole_lite.report.run_folder import PROTOCOL
-from recbole_lite.report.run_report import optional, plain
 from recbole_lite.trainer.onednn_matmul import matrix_products
 from recbole_lite.utils.environment import environment
+from recbole_lite.utils.errors import best_effort
 from recbole_lite.utils.files import to_plain, write_json
 from recbole_lite.utils.paths import PROPERTIES
 
@@ -35,36 +36,8 @@ SECOND_RATE = 5e-4  # learning rate of the second stage
 FEWEST_VALIDATIONS, VALIDATIONS = 5, 8  # where an epoch is short, not after each
 WARM_UP, TIMED = 3, 15  # steps
 TIMING = 0.2  # share of the budget after which fewer are timed
-# Settings that do not make a result another one: where files are, and what `plan` decides itself.
-_PLACES = {"data_path", "tokenizer", "checkpoint_dir", "item_embedding_cache_dir"}
+# Settings that `plan` decides itself.
 _PLANNED = {"max_steps", "epochs", "stopping_step", "eval_step", "stages"}
-
-
-@dataclass
-class Side:
-    """A model with its settings.
-
-    Attributes
-    ----------
-    name : str
-        Of its row and file.
-    model : str
-    settings : dict
-        Configuration keys.
-    files : list of str or Path
-        Configuration files.
-    two_stages : bool
-        Train with frozen item vectors first, then the vectors as well.
-    pretrain : float
-        Share of the time for the first of two phases (S3Rec's ``train_stage``).
-    """
-
-    name: str
-    model: str
-    settings: dict[str, Any] = field(default_factory=dict)
-    files: Sequence[str | Path] = ()
-    two_stages: bool = False
-    pretrain: float = 0.0
 
 
 def clock() -> float:
@@ -77,15 +50,17 @@ def clock() -> float:
     return time.process_time() if alone else time.perf_counter()
 
 
-def plan(side: Side, dataset: str, settings: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+def plan(
+    spec: ModelSpec, dataset: str, settings: Mapping[str, Any], seconds: float
+) -> dict[str, Any]:
     """Time some steps of a training and set its length.
 
     Parameters
     ----------
-    side : Side
+    spec : ModelSpec
     dataset : str
     settings : mapping
-        Settings of all sides; the side's own come on top.
+        Settings of all models; the model's own come on top.
     seconds : float
         Of training; validation is not counted.
 
@@ -94,37 +69,20 @@ def plan(side: Side, dataset: str, settings: Mapping[str, Any], seconds: float) 
     dict
         ``step_seconds``, ``steps``, ``steps_per_epoch``, and ``settings``, ready to be run.
     """
-    settings = {"checkpoint_every": 0, "show_progress": False, **settings, **side.settings}
-    config = LiteConfig(side.model, dataset, side.files, config_dict=settings)
-    with translate_errors(f"{side.model} cannot be built", config):
+    settings = {"checkpoint_every": 0, "show_progress": False, **settings, **spec.settings}
+    config = LiteConfig(spec.model, dataset, spec.files, config_dict=settings)
+    with translate_errors(f"{spec.model} cannot be built", config):
         train_data, *_ = data_preparation(config, create_dataset(config))
     if config["MODEL_TYPE"] == ModelType.TRADITIONAL:  # counts once; there is nothing to repeat
         steps = len(train_data)
         settings |= {"epochs": 1}
         return {"step_seconds": 0.0, "steps": steps, "steps_per_epoch": steps, "settings": settings}
-    with translate_errors(f"{side.model} cannot be built", config):
-        model = config.model_class(config, train_data._dataset).to(config["device"]).train()
-        trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
-    trainer.disable_tensorboard()
-    optimizer = trainer.optimizer
-    batches = itertools.chain.from_iterable(itertools.repeat(train_data))
-    times = []
-    with matrix_products(config["matrix_products"], config["device"]):  # as in training
-        for _ in range(WARM_UP + TIMED):
-            started = clock()
-            optimizer.zero_grad()
-            model.calculate_loss(next(batches).to(config["device"])).backward()
-            optimizer.step()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            times.append(clock() - started)
-            if len(times) > 1 and sum(times) > TIMING * seconds:
-                break
-    # Of few long steps all but the first count. The mean: a long step is part of the budget.
-    step = statistics.mean(times[min(WARM_UP, len(times) - 1) :])
+    with translate_errors(f"{spec.model} cannot be built", config):
+        training = TrainingSteps(config, train_data)
+    step = _seconds_per_step(training, TIMING * seconds)
     steps, epoch = max(int(seconds / step), 1), len(train_data)
     epochs = math.ceil(steps / epoch)
-    if hasattr(model, "beam_counts"):
+    if hasattr(training.model, "beam_counts"):
         settings["eval_step"] = 0  # a beam search over all users may take longer than the training
     elif epochs > VALIDATIONS:
         # The last epoch is to be validated, and few are to be lost by that.
@@ -133,7 +91,7 @@ def plan(side: Side, dataset: str, settings: Mapping[str, Any], seconds: float) 
         epochs = epochs // gap * gap
         steps = min(steps, epochs * epoch)
     settings |= {"max_steps": steps, "epochs": epochs, "stopping_step": VALIDATIONS}
-    if side.two_stages:
+    if spec.two_stages:
         settings["stages"] = _two_stages(steps, epoch)
     return {
         "step_seconds": step,
@@ -141,6 +99,40 @@ def plan(side: Side, dataset: str, settings: Mapping[str, Any], seconds: float) 
         "steps_per_epoch": epoch,
         "settings": settings,
     }
+
+
+class TrainingSteps:
+    """A new model and an endless stream of its training batches, to be timed step by step."""
+
+    def __init__(self, config: LiteConfig, train_data):
+        self.config, self.device = config, config["device"]
+        self.model = config.model_class(config, train_data._dataset).to(self.device).train()
+        trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, self.model)
+        trainer.disable_tensorboard()
+        self.optimizer = trainer.optimizer
+        self.batches = itertools.chain.from_iterable(itertools.repeat(train_data))
+
+    def step(self, batch) -> None:
+        """Train on a batch; a GPU has done it when this returns."""
+        self.optimizer.zero_grad()
+        self.model.calculate_loss(batch.to(self.device)).backward()
+        self.optimizer.step()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def _seconds_per_step(training: TrainingSteps, limit: float) -> float:
+    """Mean of some training steps: a long one is part of the budget.
+
+    Of few long steps, which take more than `limit` seconds together, all but the first count.
+    """
+    times: list[float] = []
+    with matrix_products(training.config["matmul_backend"], training.device):  # as in training
+        while len(times) < WARM_UP + TIMED and (len(times) < 2 or sum(times) <= limit):
+            started = clock()
+            training.step(next(training.batches))
+            times.append(clock() - started)
+    return statistics.mean(times[min(WARM_UP, len(times) - 1) :])
 
 
 def _two_stages(steps: int, epoch: int) -> list[dict[str, Any]]:
@@ -154,48 +146,48 @@ def _two_stages(steps: int, epoch: int) -> list[dict[str, Any]]:
     ]
 
 
-def _pretrain(side: Side, dataset: str, settings: Mapping[str, Any], seconds: float) -> str:
+def _pretrain(spec: ModelSpec, dataset: str, settings: Mapping[str, Any], seconds: float) -> str:
     """Path of the weights that the first phase ends with."""
-    planned = plan(side, dataset, {**settings, "train_stage": "pretrain"}, seconds)
+    planned = plan(spec, dataset, {**settings, "train_stage": "pretrain"}, seconds)
     epochs = math.ceil(planned["steps"] / planned["steps_per_epoch"])
     changes = {**planned["settings"], "pretrain_epochs": epochs}
-    return run(side.model, dataset, side.files, changes)["run_dir"]
+    return run(spec.model, dataset, spec.files, changes)["run_dir"]
 
 
 def measure(
-    side: Side, dataset: str, settings: Mapping[str, Any], minutes: float, command: str
+    spec: ModelSpec, dataset: str, settings: Mapping[str, Any], minutes: float, command: str
 ) -> dict[str, Any]:
-    """Train and evaluate a side; the result can be written as JSON.
+    """Train and evaluate a model; the result can be written as JSON.
 
     Beside the figures it has what ``recbole-lite compare`` asks for (``ranks``, ``largest_k``,
     ``protocol``, ``test_set``) and ``run_dir``, the folder of the weights.
     """
     seconds = 60 * minutes
-    if side.pretrain:
-        path = _pretrain(side, dataset, settings, seconds * side.pretrain)
+    if spec.pretrain:
+        path = _pretrain(spec, dataset, settings, seconds * spec.pretrain)
         settings = {**settings, "train_stage": "finetune", "pre_model_path": path}
-    planned = plan(side, dataset, settings, seconds * (1 - side.pretrain))
+    planned = plan(spec, dataset, settings, seconds * (1 - spec.pretrain))
     started = clock()
-    result = run(side.model, dataset, side.files, planned["settings"], per_user=True)
+    result = run(spec.model, dataset, spec.files, planned["settings"], per_user=True)
     users = result["per_user"]
-    config = LiteConfig(side.model, dataset, side.files, config_dict=planned["settings"])
+    config = LiteConfig(spec.model, dataset, spec.files, config_dict=planned["settings"])
     return {
-        "side": side.name,
-        "model": side.model,
+        "side": spec.name,
+        "model": spec.model,
         "dataset": dataset,
-        "config_files": [portable(path) for path in side.files],
+        "config_files": [portable(path) for path in spec.files],
         "config_dict": planned.pop("settings"),
         "minutes": minutes,
         **planned,
         "minutes_with_evaluation": (clock() - started) / 60,
         **{key: result[key] for key in ("data", "epochs", "history", "parameters", "seconds")},
-        "valid": plain(result["best_valid_result"]) or {},
-        "test": plain(result["test_result"]) or {},
+        "valid": to_plain(result["best_valid_result"]) or {},
+        "test": to_plain(result["test_result"]) or {},
         "random_guess": result["random_guess"],
         "candidates": result["candidates"] and result["candidates"]["test"]["sha256"],
         "beams": result["beams"],
         "run_dir": str(result["run_dir"]),
-        **asked(config),
+        **protocol_of(config),
         "test_set": result.get("test_set"),
         "environment": environment(),
         "command": command,
@@ -210,38 +202,38 @@ def portable(path: str | Path) -> str:
     return str(path.relative_to(PROPERTIES.parent) if shipped else path)
 
 
-def asked(config: LiteConfig) -> dict[str, Any]:
-    """What a run with this configuration is asked: ``largest_k`` and ``protocol``."""
+def protocol_of(config: LiteConfig) -> dict[str, Any]:
+    """How a run with this configuration ranks: ``largest_k`` and ``protocol``."""
     protocol = {key: config.settings.get(key) for key in PROTOCOL}
     return {"largest_k": max(config["topk"]), "protocol": protocol}
 
 
 def reusable(
-    path: Path, side: Side, minutes: float, settings: Mapping[str, Any]
+    path: Path, spec: ModelSpec, minutes: float, settings: Mapping[str, Any]
 ) -> dict[str, Any] | None:
     """Result in a file, if it was made with this budget and these settings; else None.
 
-    Of the settings that all sides share those count that the file knows: results of older
+    Of the settings that all models share those count that the file knows: results of older
     versions do not name them all.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        used = found["config_dict"]
+        used = with_current_names(found["config_dict"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
     shared = {
         key: value
         for key, value in settings.items()
-        if key in used and key not in _PLACES | _PLANNED | side.settings.keys()
+        if key in used and key not in affecting("places") | _PLANNED | spec.settings.keys()
     }
-    wanted = to_plain({**shared, **side.settings})  # as the file has them
+    wanted = to_plain({**shared, **spec.settings})  # as the file has them
     same = found.get("minutes") == minutes and wanted.items() <= used.items()
     return found if same else None
 
 
-def measured(
+def load_or_measure(
     path: Path,
-    side: Side,
+    spec: ModelSpec,
     minutes: float,
     dataset: str,
     settings: Mapping[str, Any],
@@ -253,16 +245,16 @@ def measured(
     Parameters
     ----------
     path : Path
-    side, dataset, settings, minutes, command
+    spec, dataset, settings, minutes, command
         As :func:`measure` takes them. A file that was made with others is made anew
         (:func:`reusable`).
     by : callable
         Makes the new one.
     """
-    found = reusable(path, side, minutes, settings)
+    found = reusable(path, spec, minutes, settings)
     if found is not None:
         return found, False
-    found = by(side, dataset, settings, minutes, command)
-    with optional(str(path), "the row is in the table, but will be trained again"):
+    found = by(spec, dataset, settings, minutes, command)
+    with best_effort(str(path), "the row is in the table, but will be trained again"):
         write_json(path, found, indent=None)
     return found, True

@@ -2,7 +2,8 @@
 
 Two sizes of LiteLLM4Rec, the paper's and the small encoder of ``properties/prefix/ml-1m.yaml``,
 each as a sequential model that ranks the candidates without having read them, and fine-tuned from
-it on the task; beside them Pop, P5 and POD, all asked the same candidates.
+it on the task; beside them Pop, P5 and POD, which rank the same candidates. A third size, that of
+``properties/demo.yaml``, is trained if it is asked for, from random weights as well.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from recbole_lite.data.windows import CANDIDATES
 from recbole_lite.evaluator.collector import LiteCollector
 from recbole_lite.evaluator.evaluator import LiteEvaluator, per_user_results
 from recbole_lite.experiments.reproduce import paper_figures
-from recbole_lite.experiments.reproduce.baselines import PREFIX
-from recbole_lite.experiments.reproduce.markdown_tables import budget, figure, grid
-from recbole_lite.experiments.reproduce.protocol import Request, Rows
-from recbole_lite.experiments.reproduce.time_budget import Side, asked, measure
+from recbole_lite.experiments.reproduce.baselines import PREFIX, ModelSpec
+from recbole_lite.experiments.reproduce.protocol import Request, Rows, check_names
+from recbole_lite.experiments.reproduce.time_budget import measure, protocol_of
 from recbole_lite.inference.saved_run import load_data_and_model
-from recbole_lite.report.page_charts import show
-from recbole_lite.report.random_baseline import random_guess
-from recbole_lite.report.run_report import plain
+from recbole_lite.report.format import figure, grid, metric_label
+from recbole_lite.report.rank_metrics import random_guess
+from recbole_lite.utils.files import to_plain
+from recbole_lite.utils.paths import PROPERTIES
 
 # A hundred candidates where the sequential task has 20 items: of the paper's 256 sequences a step
 # would take 10 GiB.
@@ -70,21 +71,26 @@ class Family:
         Configuration of the sequential model.
     on_task : dict
         What else the fine-tuned rows need.
+    from_random : bool
+        Whether to train on the task from random weights as well.
     """
 
     prefix: str
     files: tuple[Path, ...] = ()
     on_task: Mapping[str, Any] | None = None
+    from_random: bool = False
 
-    def sequential(self) -> Side:
+    def sequential(self) -> ModelSpec:
         """The model that is fine-tuned."""
-        return Side(f"{self.prefix}, {SEQUENTIAL}", "LiteLLM4Rec", {}, self.files)
+        return ModelSpec(f"{self.prefix}, {SEQUENTIAL}", "LiteLLM4Rec", {}, self.files)
 
-    def fine_tuned(self, folder: str) -> list[Side]:
-        """Rows that begin with the weights in a folder."""
-        shared = {**TASK, **(self.on_task or {}), "init_from": folder}
+    def on_candidates(self, begin: str | None, suffix: str = "") -> list[ModelSpec]:
+        """Rows of the task: they begin with the weights in a folder, or with random ones."""
+        shared = {**TASK, **(self.on_task or {}), **({} if begin is None else {"init_from": begin})}
         return [
-            Side(f"{self.prefix}, {name}", "LiteLLM4Rec", {**shared, **changes}, self.files)
+            ModelSpec(
+                f"{self.prefix}, {name}{suffix}", "LiteLLM4Rec", {**shared, **changes}, self.files
+            )
             for name, changes in INPUTS.items()
         ]
 
@@ -94,6 +100,7 @@ FAMILIES = (
     Family("LiteLLM4Rec"),
     Family("prefix", tuple(PREFIX), {"MAX_ITEM_LIST_LENGTH": 19}),
 )
+DEMO = Family("demo", (PROPERTIES / "demo.yaml",), from_random=True)
 
 
 def figure5(request: Request) -> str:
@@ -104,14 +111,17 @@ def figure5(request: Request) -> str:
     ConfigError
         No row could be run.
     """
+    families = {family.prefix: family for family in (*FAMILIES, DEMO)}
+    wanted = request.models or ["Pop", *(family.prefix for family in FAMILIES), "P5", "POD"]
+    check_names(wanted, ["Pop", *families, "P5", "POD"])
     rows = Rows(request, request.out / request.dataset / "topn")
-    rows.train(Side("Pop", "Pop", TASK))
-    names = ["Pop"]
-    for family in FAMILIES:
-        names += _family(rows, family)
-    for model in ("P5", "POD"):
-        rows.train(Side(model, model, WRITTEN))
-        names.append(model)
+    names = []
+    for name in wanted:
+        if name in families:
+            names += _family(rows, families[name])
+        else:
+            rows.train(ModelSpec(name, name, TASK if name == "Pop" else WRITTEN))
+            names.append(name)
     rows.check()
     return render(rows, names)
 
@@ -129,42 +139,45 @@ def render(rows: Rows, names: list[str]) -> str:
         batch=TASK["train_batch_size"],
         written=WRITTEN["train_batch_size"],
     )
-    parts = [grid(table, ["", *map(show, metrics)]), note]
-    return "\n\n".join([*parts, *budget(rows.results, rows.problems, rows.request)])
+    parts = [grid(table, ["", *map(metric_label, metrics)]), note]
+    return "\n\n".join([*parts, *rows.describe()])
 
 
 def _family(rows: Rows, family: Family) -> list[str]:
     """Train a family's rows; their names."""
-    side = family.sequential()
-    found = rows.train(side, by=measure_unread)
-    if found and not Path(found["run_dir"]).is_dir() and not _all_there(rows, family, found):
+    spec = family.sequential()
+    found = rows.train(spec, by=measure_on_candidates)
+    if found and not (Path(found["run_dir"]).is_dir() or _all_there(rows, family, found)):
         # Only its figures are left; the rows that need its weights are made anew with it.
-        rows.path(side).unlink()
-        found = rows.train(side, by=measure_unread)
-    tuned = family.fine_tuned(found["run_dir"] if found else "")
+        rows.path(spec).unlink()
+        found = rows.train(spec, by=measure_on_candidates)
+    tuned = family.on_candidates(found["run_dir"] if found else "")
     for row in tuned:
         if found:
             rows.train(row)
         else:
-            rows.fail(row, f"begins with {side.name}, which was not run")
-    return [side.name, *(row.name for row in tuned)]
+            rows.fail(row, f"begins with {spec.name}, which was not run")
+    fresh = family.on_candidates(None, ", from random weights") if family.from_random else []
+    for row in fresh:
+        rows.train(row)
+    return [row.name for row in (spec, *tuned, *fresh)]
 
 
 def _all_there(rows: Rows, family: Family, found: dict[str, Any]) -> bool:
-    return all(rows.has(tuned) for tuned in family.fine_tuned(found["run_dir"]))
+    return all(rows.has(tuned) for tuned in family.on_candidates(found["run_dir"]))
 
 
-def measure_unread(
-    side: Side, dataset: str, settings: Mapping[str, Any], minutes: float, command: str
+def measure_on_candidates(
+    spec: ModelSpec, dataset: str, settings: Mapping[str, Any], minutes: float, command: str
 ) -> dict[str, Any]:
     """Train a sequential model by the clock, then let it rank the candidates.
 
     As ``time_budget.measure``, but ``test`` and ``ranks`` are among the
     candidates; ``test_all_items`` is of its own task.
     """
-    found = measure(side, dataset, settings, minutes, command)
+    found = measure(spec, dataset, settings, minutes, command)
     config = LiteConfig(
-        side.model, dataset, side.files, config_dict={**settings, **side.settings, **TASK}
+        spec.model, dataset, spec.files, config_dict={**settings, **spec.settings, **TASK}
     )
     return {**found, "test_all_items": found["test"], **rank_candidates(found["run_dir"], config)}
 
@@ -200,11 +213,11 @@ def rank_candidates(folder: str | Path, config: LiteConfig) -> dict[str, Any]:
     result = evaluator.evaluate(collector.get_data_struct())
     found = per_user_results(evaluator, test, dataset)
     return {
-        "test": plain(result),
+        "test": to_plain(result),
         "ranks": dict(zip(found["users"], map(int, found["ranks"]), strict=True)),
-        "random_guess": random_guess(evaluator, config),
+        "random_guess": random_guess(config),
         "candidates": write_candidates(
             Path(folder) / "candidates-test.jsonl", dataset, test._dataset
         ),
-        **asked(config),
+        **protocol_of(config),
     }

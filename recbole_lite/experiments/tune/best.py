@@ -9,14 +9,13 @@ from typing import Any
 import torch
 import yaml
 
-from recbole_lite.experiments.tune.records import Record
 from recbole_lite.experiments.tune.trial import Plan
-from recbole_lite.utils.files import write_atomically
+from recbole_lite.utils.files import write_text
 
 BEST_FILE = "best.yaml"
 
 
-def evaluate_best(record: Record, plan: Plan) -> dict[str, float] | None:
+def evaluate_best(best: dict[str, Any], plan: Plan) -> dict[str, float] | None:
     """Test figures of a trial's best weights; the only look of a sweep at the test split.
 
     None where the split leaves nothing for a test.
@@ -28,9 +27,9 @@ def evaluate_best(record: Record, plan: Plan) -> dict[str, float] | None:
     torch.set_num_threads(plan.threads)  # sums in the order of the trial's
     try:
         # The trial's own settings name the folder that the sweep was in before a move.
-        changes = {"checkpoint_dir": str(Path(record.run_dir).parent)}
+        changes = {"checkpoint_dir": str(Path(best["run_dir"]).parent)}
         changes |= {"item_embedding_cache_dir": plan.cache_dir} if plan.cache_dir else {}
-        loaded = load_data_and_model(record.run_dir, changes=changes)
+        loaded = load_data_and_model(best["run_dir"], changes=changes)
         config, model, _, train_data, _, test_data = loaded
         trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
         trainer.disable_tensorboard()
@@ -40,44 +39,34 @@ def evaluate_best(record: Record, plan: Plan) -> dict[str, float] | None:
         torch.set_num_threads(threads)
 
 
-def best_values(record: Record, made, plan: Plan) -> dict[str, Any]:
-    """Configuration keys that repeat a trial; the rest are the defaults."""
-    values = {
-        "model": made.model,
-        "dataset": made.dataset,
-        **made.values,
-        **record.params,
-    }
-    if record.status != "finished":
-        values["end_epoch"] = record.epochs
+def write_best(plan: Plan, result: dict[str, Any]) -> None:
+    """Write ``best.yaml`` into the sweep's folder: the keys that repeat the best trial."""
+    best, spec = result["best"], plan.spec
+    values = {"model": spec.model, "dataset": spec.dataset, **spec.values, **best["params"]}
+    head = [
+        f"Best of {len(result['trials'])} trials ({best['trial']}) by {result['metric']}.",
+        f"valid: {_figures(best['valid'])} (epoch {best['best_epoch']})",
+    ]
+    if best["test_result"] is not None:
+        head.append(f"test:  {_figures(best['test_result'])}")
+    if best["status"] != "finished":
+        values["last_epoch"] = best["epochs"]
+        head.append(
+            f"last_epoch: the trial was {best['status']} after this epoch; "
+            "leave it out to train on."
+        )
     if not plan.use_gpu and torch.cuda.is_available():
         values["use_gpu"] = False  # where the trials ran
-    return values
-
-
-def write_best(record: Record, made, plan: Plan, result: dict[str, Any]) -> Path:
-    """Write ``best.yaml`` into the sweep's folder."""
-    best = result["best"]
-    figures = [f"valid: {_figures(best['valid'])} (epoch {best['best_epoch']})"]
-    if best["test_result"] is not None:
-        figures.append(f"test:  {_figures(best['test_result'])}")
-    if record.status != "finished":
-        figures.append(
-            f"end_epoch: the trial was {record.status} after this epoch; leave it out to train on."
-        )
     path = Path(plan.folder, BEST_FILE)
     shown = path.relative_to(plan.cwd) if path.is_relative_to(plan.cwd) else path
-    head = [
-        f"Best of {len(result['trials'])} trials ({record.trial}) by {result['metric']}.",
-        *figures,
+    head += [
         "The same figures, on the same machine and from the same folder:",
         f"OMP_NUM_THREADS={plan.threads} python run_recbole_lite.py "
         f"--config_files={shlex.quote(str(shown))}",
     ]
-    body = yaml.safe_dump(best_values(record, made, plan), sort_keys=False, allow_unicode=True)
+    body = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     text = "".join(f"# {line}\n" for line in head) + body
-    write_atomically(path, lambda name: name.write_text(text, encoding="utf-8"))
-    return path
+    write_text(path, text)
 
 
 def _figures(figures: dict[str, float]) -> str:

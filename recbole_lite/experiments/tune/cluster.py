@@ -1,4 +1,4 @@
-"""Ray: imported, started or joined, and asked what it has."""
+"""Ray: import, start or join a cluster, divide its resources."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # its tables; the sweep speaks for itself
 }
-# What becomes of a trial is told by the sweep itself; a cluster that is full by nobody else.
+# The sweep itself logs what becomes of a trial; only Ray says that a cluster is full.
 _LOGGERS = {
     "ray.tune.execution.tune_controller": "CRITICAL",
     "ray.tune.tune": "CRITICAL",
@@ -59,10 +59,9 @@ def import_ray():
 
 @contextmanager
 def session(address: str | None, use_gpu: bool) -> Iterator[Any]:
-    """Ray within the block: the cluster at `address`, or one of this machine's own.
+    """Connect to the cluster at `address`, or start Ray on this machine, for the block.
 
-    A session that stands already (of a program that uses Ray itself) is used as it is and left
-    standing.
+    A session that exists already (of a program that uses Ray itself) is used and not ended.
 
     Yields
     ------
@@ -112,14 +111,14 @@ def _start(ray, address: str | None, use_gpu: bool) -> None:
             reason = str(error).strip().split("\n")[0]
             raise ConfigError(f"Ray cannot be started here: {reason}") from error
         return
-    _knock(address)
+    _check_reachable(address)
     try:
         ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise _unreachable(address, str(error).strip().split("\n")[0]) from None
 
 
-def _knock(address: str) -> None:
+def _check_reachable(address: str) -> None:
     """Try a TCP connection first: Ray itself waits for minutes."""
     if address == "auto":
         return
@@ -152,7 +151,7 @@ def processors() -> int:
 
 
 def plan_resources(ray, settings: TuneSettings, use_gpu: bool) -> Resources:
-    """What trials get: as set, else as there is.
+    """What each trial gets: as set, else by what the cluster has.
 
     Raises
     ------

@@ -8,17 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from recbole_lite.config.configurator import translate_errors
+from recbole_lite.config.keys import affecting
 from recbole_lite.data import create_dataset
 from recbole_lite.experiments.tune.space import Space
 from recbole_lite.text.item_vectors import load_item_vectors
 from recbole_lite.utils.errors import ConfigError, RecboleLiteError
 
-# What the vectors depend on beside the items' texts.
-KEYS = {
-    "item_llm", "item_llm_pooling", "item_llm_max_length", "item_llm_dtype", "item_text_fields",
-    "item_text_template",
-}  # fmt: skip
-AT_MOST = 32  # combinations of them; further ones are encoded by the first trial that needs them
+# Combinations of what the vectors depend on; the first trial that needs others encodes them.
+AT_MOST = 32
 
 
 def cache_dir(config, folder: Path) -> str | None:
@@ -48,7 +45,7 @@ def prepare(space: Space, configure: Callable[[dict[str, Any]], Any]) -> None:
         The data or the vectors cannot be had by any trial. What concerns some of them only is
         left to fail there, and logged. The data leave nothing for validation.
     """
-    combinations = space.combinations(KEYS, AT_MOST)
+    combinations = space.combinations(affecting("vectors"), AT_MOST)
     dataset, failures = None, []
     for params in combinations:
         config = configure(params)

@@ -1,133 +1,90 @@
-"""Ray's results as plain records, one per trial, the best first."""
+"""Ray's results as plain records, one per trial, the best first.
+
+Ray's ``ResultGrid`` gives the trials. What they reported is read from their files: its own tables
+are empty for a trial whose last line a kill has cut off, and know a trial's process, not a trial
+that went on in another.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from recbole_lite.experiments.tune.trial import Plan, best_entry, best_run
 
-# status -> what it means, for the tables
-STATUS = {
-    "finished": "all epochs, or stopped early by stopping_step",
-    "stopped": "by the scheduler",
-    "unfinished": "interrupted, goes on with --resume",
-    "failed": "raised an error",
-    "died": "its process died too often",
-}
 
+def read_records(results, plan: Plan, bigger: bool) -> list[dict[str, Any]]:
+    """Records of a ``ResultGrid``, the best validation first, those without one last.
 
-@dataclass
-class Record:
-    """What is known of a trial.
-
-    Attributes
-    ----------
-    trial : str
-        Ray's id.
-    params : dict
-        Its values of the parameters.
-    status : str
-        A key of `STATUS`.
-    history : list of dict
-        ``epoch`` (from 1), ``valid_score``, ``train_loss``, ``valid`` of every validated epoch.
-    seconds : float
-        Running time, all attempts together.
-    error : str or None
-    run_dir : str or None
-        Folder of the weights of its best epoch.
+    Returns
+    -------
+    list of dict
+        ``trial`` (Ray's id); ``status``: ``finished`` (all epochs, or stopped early by
+        ``stopping_step``), ``stopped`` (by the scheduler), ``unfinished`` (interrupted, goes on
+        with ``--resume``), ``failed`` (raised an error) or ``died`` (its process did so too
+        often); ``params``; ``valid_score``, ``best_epoch`` and ``valid`` of the best epoch, None
+        before the first validation; ``epochs``: the last validated one; ``seconds`` of all
+        attempts together; ``error``; ``run_dir``: folder of the best weights; ``history``:
+        ``epoch`` (from 1), ``valid_score``, ``train_loss`` and ``valid`` of each validated epoch.
     """
-
-    trial: str
-    params: dict[str, Any]
-    status: str
-    history: list[dict[str, Any]] = field(default_factory=list)
-    seconds: float = 0.0
-    error: str | None = None
-    run_dir: str | None = None
-
-    @property
-    def epochs(self) -> int:
-        """Last epoch with a validation."""
-        return self.history[-1]["epoch"] if self.history else 0
-
-    def best(self, bigger: bool) -> dict[str, Any] | None:
-        """Entry of the best epoch; None before the first validation."""
-        return best_entry(self.history, bigger) if self.history else None
-
-    def plain(self, bigger: bool) -> dict[str, Any]:
-        """For JSON."""
-        best = self.best(bigger) or {}
-        return {
-            "trial": self.trial,
-            "status": self.status,
-            "params": self.params,
-            "valid_score": best.get("valid_score"),
-            "best_epoch": best.get("epoch"),
-            "epochs": self.epochs,
-            "valid": best.get("valid"),
-            "seconds": round(self.seconds, 1),
-            "error": self.error,
-            "run_dir": self.run_dir,
-            "history": self.history,
-        }
+    records = [_record(result, plan, bigger) for result in results]
+    return sorted(records, key=lambda record: _rank(record, bigger))
 
 
-def read_records(results, plan: Plan, bigger: bool) -> list[Record]:
-    """Records of Ray's ``ResultGrid``, the best validation first, those without one last."""
-    records = [_record(result, plan) for result in results]
-    return sorted(records, key=lambda record: _badness(record, bigger))
+def _rank(record: dict[str, Any], bigger: bool) -> tuple:
+    score, has_failed = record["valid_score"], record["status"] in ("failed", "died")
+    if score is None or math.isnan(score):
+        return (True, has_failed, 0.0, record["trial"])
+    return (False, has_failed, -score if bigger else score, record["trial"])
 
 
-def _badness(record: Record, bigger: bool) -> tuple:
-    best = record.best(bigger)
-    failed = record.status in ("failed", "died")
-    if best is None or math.isnan(best["valid_score"]):
-        return (True, failed, 0.0, record.trial)
-    return (False, failed, -best["valid_score"] if bigger else best["valid_score"], record.trial)
-
-
-def _record(result, plan: Plan) -> Record:
+def _record(result, plan: Plan, bigger: bool) -> dict[str, Any]:
     trial_id = Path(result.path).name
     rows = _rows(plan.ray_folder(trial_id) / "result.json")
     # A trial that went on after its process died reports the epochs before again.
     epochs = {row["epoch"]: row for row in rows if "valid" in row}
     names = ("epoch", "valid_score", "train_loss", "valid")
+    history = [{name: epochs[n][name] for name in names} for n in sorted(epochs)]
+    best = best_entry(history, bigger) if history else {}
+    status, error = _status(result, rows)
+    run = best_run(plan.trial_folder(trial_id))
+    return {
+        "trial": trial_id,
+        "status": status,
+        "params": _params(plan.ray_folder(trial_id), plan),
+        "valid_score": best.get("valid_score"),
+        "best_epoch": best.get("epoch"),
+        "epochs": history[-1]["epoch"] if history else 0,
+        "valid": best.get("valid"),
+        "seconds": round(_running_time(rows), 1),
+        "error": error,
+        "run_dir": None if run is None else str(run),
+        "history": history,
+    }
+
+
+def _status(result, rows: list[dict[str, Any]]) -> tuple[str, str | None]:
+    """How a trial ended, and its error."""
     errors = [row["error"] for row in rows if "error" in row]
     if errors:
-        status, error = "failed", errors[-1]
-    elif result.error is not None:
-        status, error = "died", " ".join(str(result.error).split())[:300]
-    else:
-        status, error = "unfinished", None
-        if any(row.get("finished") for row in rows):
-            status = "finished"
-        elif rows and (result.metrics or {}).get("done"):
-            status = "stopped"
-    run = best_run(plan.trial_folder(trial_id))
-    return Record(
-        trial=trial_id,
-        params=_params(result, plan.ray_folder(trial_id), plan),
-        status=status,
-        history=[{name: epochs[n][name] for name in names} for n in sorted(epochs)],
-        seconds=_running_time(rows),
-        error=error,
-        run_dir=None if run is None else str(run),
-    )
+        return "failed", errors[-1]
+    if result.error is not None:
+        return "died", " ".join(str(result.error).split())[:300]
+    if any(row.get("finished") for row in rows):
+        return "finished", None
+    is_done = rows and (result.metrics or {}).get("done")
+    return "stopped" if is_done else "unfinished", None
 
 
-def _params(result, folder: Path, plan: Plan) -> dict[str, Any]:
+def _params(folder: Path, plan: Plan) -> dict[str, Any]:
     """Values that a trial drew; Ray's result has them from the first report on only."""
-    drawn = result.config
-    if drawn is None:
-        try:
-            drawn = json.loads((folder / "params.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # never started
-            return dict.fromkeys(plan.space.keys)
-    return plan.space.decode(drawn)
+    try:
+        drawn = json.loads((folder / "params.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # never started
+        return dict.fromkeys(plan.spec.space.keys)
+    return plan.spec.space.decode(drawn)
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

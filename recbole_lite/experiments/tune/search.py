@@ -1,8 +1,9 @@
-"""What Ray Tune needs to search and to stop: searcher, scheduler, and a voice for each trial."""
+"""What Ray Tune needs to search and to stop: searcher, scheduler, progress messages."""
 
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -58,17 +59,17 @@ def make_scheduler(settings: TuneSettings, epochs: int, mode: str):
         time_attr="epoch",
         metric=METRIC,
         mode=mode,
-        # One more than there are: a trial shall end by itself and say so.
+        # One more than there are: a trial ends by itself and reports it.
         max_t=epochs + 1,
         grace_period=min(int(settings.grace_period), epochs + 1),
         reduction_factor=settings.reduction_factor,
     )
 
 
-class Announcer(tune.Callback):
-    """Says in a line what became of each trial, and clears its folder.
+class ProgressCallback(tune.Callback):
+    """Prints a line for each event of a trial, and removes what an ended trial needs no more.
 
-    It is pickled with Ray's state of the sweep, and so speaks again when that is resumed.
+    It is pickled with Ray's state of the sweep, and restored when that is resumed.
 
     Parameters
     ----------
@@ -78,42 +79,42 @@ class Announcer(tune.Callback):
         Number of trials.
     """
 
-    # Set by who runs the sweep: what is pickled knows its folder of before a move only.
+    # Set by the runner: a pickled plan would name the folder of before a move.
     plan: ClassVar[Plan]
 
     def __init__(self, metric: str, total: int):
         self.metric, self.total = metric, total
         self.ended: set[str] = set()
-        self.unread = False
+        self.is_closed = False
 
     def on_trial_start(self, iteration, trials, trial, **info):
         """Ray's hook."""
         params = ", ".join(f"{key}={_short(value)}" for key, value in trial.config.items())
-        self._say(trial, f"starts with {params}")
+        self._log(trial, f"starts with {params}")
 
     def on_trial_recover(self, iteration, trials, trial, **info):
         """Ray's hook: the process died and the trial is queued again."""
-        self._say(trial, "died; it will go on from its last epoch")
+        self._log(trial, "died; it will go on from its last epoch")
 
     def on_trial_complete(self, iteration, trials, trial, **info):
-        """Ray's hook: ended by itself, by the scheduler, or by an exception of its own."""
+        """Ray's hook: the trial has ended, was stopped by the scheduler, or raised an exception."""
         self.ended.add(trial.trial_id)
         last = trial.last_result
         drop_resumable(self.plan.trial_folder(trial.trial_id))
         if "error" in last:
-            self._say(trial, f"failed: {last['error']}")
+            self._log(trial, f"failed: {last['error']}")
         elif METRIC in last:
             how = "ended" if last.get("finished") else "stopped by the scheduler"
-            self._say(
+            self._log(
                 trial,
                 f"{how} after epoch {last['epoch']}, best {self.metric} {last[METRIC]:.4f} "
                 f"in epoch {last['best_epoch']}",
             )
 
     def on_trial_error(self, iteration, trials, trial, **info):
-        """Ray's hook: died more often than it may."""
+        """Ray's hook: its process died more often than `max_retries`."""
         self.ended.add(trial.trial_id)
-        self._say(trial, "died too often and is given up")
+        self._log(trial, "died too often and is given up")
 
     def get_state(self):
         """Ray's hook: what is kept in the sweep's state."""
@@ -123,13 +124,13 @@ class Announcer(tune.Callback):
         """Ray's hook."""
         self.ended = set(state["ended"])
 
-    def _say(self, trial, text: str) -> None:
+    def _log(self, trial, text: str) -> None:
         line = f"[{len(self.ended)}/{self.total} trials ended] {trial.trial_id} {text}"
         try:
             print(line, flush=True)
         except OSError as error:  # raised here, it would count as the trial's failure
-            if isinstance(error, BrokenPipeError) and not self.unread:
-                self.unread = True  # the sweep ends as by Ctrl-C
+            if isinstance(error, BrokenPipeError) and not self.is_closed:
+                self.is_closed = True  # the sweep ends as by Ctrl-C
                 signal.raise_signal(signal.SIGTERM)
 
 
@@ -140,3 +141,8 @@ def _short(value: Any) -> str:
 def folder_name(trial) -> str:
     """Name of a trial's folder in Ray's results."""
     return trial.trial_id
+
+
+# Ray's state of a sweep that began before the modules moved has these under their names of then.
+Announcer = ProgressCallback
+sys.modules.setdefault("recbole_lite.tune.search", sys.modules[__name__])

@@ -10,8 +10,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from recbole_lite.config.yaml_files import nearest, parse_scalar, read_yaml
+from recbole_lite.config.command_line import parse_scalar
+from recbole_lite.config.yaml_files import read_yaml
 from recbole_lite.utils.errors import ConfigError
+from recbole_lite.utils.suggestions import suggest
 
 # kind -> how its values are written
 KINDS = {
@@ -177,17 +179,17 @@ def read_space(path: str | Path) -> Space:
     path = Path(path)
     if path.suffix in (".yaml", ".yml"):
         parameters = [
-            _described(key, setting.value, setting.origin)
+            _parse_entry(key, setting.value, setting.origin)
             for key, setting in read_yaml(path).items()
         ]
     else:
-        parameters = _read_recboles(path)
+        parameters = _read_recbole_file(path)
     if not parameters:
         raise ConfigError(f"{path}: the search space is empty; write `key: {{kind: values}}` lines")
     return Space(tuple(parameters), str(path))
 
 
-def _described(key: str, described: Any, origin: str) -> Parameter:
+def _parse_entry(key: str, described: Any, origin: str) -> Parameter:
     if not isinstance(described, dict) or len(described) != 1:
         raise ConfigError(
             f"{origin}: {key}: expected {{kind: values}} with a kind of {', '.join(KINDS)}, found "
@@ -196,17 +198,17 @@ def _described(key: str, described: Any, origin: str) -> Parameter:
     ((kind, values),) = described.items()
     if kind not in KINDS:
         raise ConfigError(
-            f"{origin}: {key}: unknown kind {kind!r}{nearest(str(kind), KINDS)}; "
+            f"{origin}: {key}: unknown kind {kind!r}{suggest(str(kind), KINDS)}; "
             f"there are {', '.join(KINDS)}"
         )
-    return _checked(Parameter(key, kind, _tuple(values), origin), values)
+    return _validate(Parameter(key, kind, _tuple(values), origin), values)
 
 
 def _tuple(values: Any) -> tuple:
     return tuple(values) if isinstance(values, (list, tuple)) else (values,)
 
 
-def _checked(parameter: Parameter, written: Any) -> Parameter:
+def _validate(parameter: Parameter, written: Any) -> Parameter:
     problem = _problem(parameter.kind, parameter.values, written)
     if problem:
         raise ConfigError(
@@ -238,7 +240,7 @@ def _problem(kind: str, values: tuple, written: Any) -> str | None:
     return None
 
 
-def _read_recboles(path: Path) -> list[Parameter]:
+def _read_recbole_file(path: Path) -> list[Parameter]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -249,7 +251,7 @@ def _read_recboles(path: Path) -> list[Parameter]:
         text = line.split("#")[0].strip()
         if not text:
             continue
-        parameter = _recboles(text, f"{path}, line {number}")
+        parameter = _parse_recbole_line(text, f"{path}, line {number}")
         if parameter.key in parameters:
             known = parameters[parameter.key].origin
             raise ConfigError(f"{parameter.origin}: {parameter.key} is already set at {known}")
@@ -257,7 +259,7 @@ def _read_recboles(path: Path) -> list[Parameter]:
     return list(parameters.values())
 
 
-def _recboles(text: str, origin: str) -> Parameter:
+def _parse_recbole_line(text: str, origin: str) -> Parameter:
     parts = text.split(maxsplit=2)
     if len(parts) < 3 or parts[1] not in RECBOLE_KINDS:
         raise ConfigError(
@@ -269,7 +271,7 @@ def _recboles(text: str, origin: str) -> Parameter:
         written = parse_scalar(values)
         if isinstance(written, list):  # RecBole writes a list as a string: '[64,64]'
             written = [parse_scalar(v) if isinstance(v, str) else v for v in written]
-        return _checked(Parameter(key, kind, _tuple(written), origin), written)
+        return _validate(Parameter(key, kind, _tuple(written), origin), written)
     written = [parse_scalar(value.strip()) for value in values.strip("[]() ").split(",")]
     numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in written)
     if kind == "loguniform" and numbers:
@@ -278,4 +280,4 @@ def _recboles(text: str, origin: str) -> Parameter:
         written = [math.exp(value) for value in written]
     elif kind == "quniform":  # whole numbers from a range of whole numbers, as with hyperopt's int
         written = [int(v) if numbers and float(v).is_integer() else v for v in written]
-    return _checked(Parameter(key, kind, tuple(written), origin), written)
+    return _validate(Parameter(key, kind, tuple(written), origin), written)

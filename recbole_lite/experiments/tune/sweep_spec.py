@@ -1,34 +1,28 @@
-"""What a sweep is made of: the common configuration, the space, its own settings."""
+"""The specification of a sweep: the common configuration, the space, its own settings."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 from typing import Any
 
-from recbole_lite.cli.tune import SWEEP_FILE
 from recbole_lite.config.configurator import LiteConfig
+from recbole_lite.config.keys import affecting, current, with_current_names
+from recbole_lite.config.known_keys import check_known, known_keys
 from recbole_lite.config.stages import read_stages
-from recbole_lite.config.yaml_files import Setting, check_known, known_keys
+from recbole_lite.config.yaml_files import Setting
 from recbole_lite.experiments.tune.space import Parameter, Space
-from recbole_lite.experiments.tune.tune_settings import FREE_ON_RESUME, TuneSettings, read_settings
+from recbole_lite.experiments.tune.tune_settings import SWEEP_FILE, TuneSettings, read_settings
 from recbole_lite.trainer.initial_weights import next_train_stage
 from recbole_lite.utils.errors import ConfigError
 
-# Keys that are the sweep's or each trial's own.
-NOT_PARAMETERS = {"model", "dataset", "resume", "end_epoch", "checkpoint_dir", "checkpoint_every"}
-
-
-# Keys that say where files are; a sweep that goes on elsewhere may find them elsewhere.
-PLACES = {"data_path", "checkpoint_dir", "item_embedding_cache_dir"}
-
 
 @dataclass(frozen=True)
-class Sweep:
-    """All that a sweep is made of; a sweep that goes on must be made of the same.
+class SweepSpec:
+    """Everything that defines a sweep; a resumed sweep must have the same.
 
     Attributes
     ----------
@@ -67,19 +61,26 @@ class Sweep:
         return LiteConfig(self.model, self.dataset, config_dict=values, typed=True)
 
 
-def make_sweep(model, dataset, files, config_dict, overrides, space, settings) -> Sweep:
-    """Configure a sweep; the parameters are seen as settings above all files.
+def make_spec(config: LiteConfig, space: Space, settings: Mapping[str, Any]) -> SweepSpec:
+    """Specify a sweep; its parameters have a higher priority than all files.
+
+    Parameters
+    ----------
+    config : LiteConfig
+        Of the trials, without the parameters; one that the command line sets is not varied.
+    space : Space
+    settings : dict
+        Keys of ``properties/tune.yaml`` that the user has set.
 
     Raises
     ------
     ConfigError
         A wrong key, value or setting.
     """
-    config = LiteConfig(model, dataset, list(files or []), config_dict, overrides)
     known = known_keys(config.model_class) | set(config.settings)
     check_known({p.key: Setting(p.values, p.origin) for p in space.parameters}, known)
     for parameter in space.parameters:
-        if parameter.key in NOT_PARAMETERS:
+        if parameter.key in affecting("run", "session", "output"):
             raise ConfigError(f"{parameter.origin}: {parameter.key} cannot be a parameter")
     fixed = {k for k, setting in config.origins.items() if setting.origin == "command line"}
     if fixed & set(space.keys):
@@ -88,17 +89,17 @@ def make_sweep(model, dataset, files, config_dict, overrides, space, settings) -
     if tuning.searcher == "grid":
         space = space.exhaustive()
     if space.is_grid and "num_samples" not in settings:
-        tuning = TuneSettings(**{**tuning.plain(), "num_samples": 1})
+        tuning = replace(tuning, num_samples=1)
     values = {
         key: value
         for key, value in config.external_config_dict.items()
         if key not in {"model", "dataset", *space.keys}
     }
-    return Sweep(config["model"], config["dataset"], values, space, tuning)
+    return SweepSpec(config["model"], config["dataset"], values, space, tuning)
 
 
-def load_sweep(folder: str | Path) -> Sweep:
-    """Read what a sweep was made of.
+def load_spec(folder: str | Path) -> SweepSpec:
+    """Read the specification of a sweep.
 
     Raises
     ------
@@ -109,14 +110,14 @@ def load_sweep(folder: str | Path) -> Sweep:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         parameters = [
-            Parameter(key, kind, tuple(values), str(path))
+            Parameter(current(key)[0], kind, tuple(values), str(path))
             for key, described in content["space"].items()
             for kind, values in described.items()
         ]
-        return Sweep(
+        return SweepSpec(
             content["model"],
             content["dataset"],
-            content["values"],
+            with_current_names(content["values"]),
             Space(tuple(parameters), content["space_file"]),
             read_settings(content["settings"]),
         )
@@ -128,40 +129,41 @@ def load_sweep(folder: str | Path) -> Sweep:
         raise ConfigError(f"{path}: cannot be read: {error!r}") from None
 
 
-def elsewhere(made: Sweep, settings: Mapping[str, Any] | None) -> Sweep:
-    """Let a continuation run elsewhere: only keys of `FREE_ON_RESUME` may be given.
+def override_resources(spec: SweepSpec, settings: Mapping[str, Any]) -> SweepSpec:
+    """Let a continuation run elsewhere: only what affects the session may be given.
 
     Raises
     ------
     ConfigError
         Another key.
     """
-    for key in settings or {}:
-        if key not in FREE_ON_RESUME:
+    for key in settings:
+        if key not in affecting("session", files=["tune.yaml"]):
             raise ConfigError(f"--{key}: a sweep goes on with its own settings; leave it out")
-    tuning = read_settings({**made.settings.plain(), **(settings or {})})
-    return Sweep(made.model, made.dataset, made.values, made.space, tuning)
+    tuning = read_settings({**spec.settings.plain(), **settings})
+    return replace(spec, settings=tuning)
 
 
-def check_same(now: Sweep, before: Sweep) -> None:
-    """Refuse to go on with a sweep that was made of something else.
+def check_same(now: SweepSpec, before: SweepSpec) -> None:
+    """Refuse to resume a sweep with another specification.
 
     Raises
     ------
     ConfigError
         With what differs.
     """
-    new, old = (json.loads(json.dumps(made.plain())) for made in (now, before))
+    new, old = (json.loads(json.dumps(spec.plain())) for spec in (now, before))
     for part in (new, old):
         part.pop("space_file")
-        part["values"] = {k: v for k, v in part["values"].items() if k not in PLACES}
-        part["settings"] = {k: v for k, v in part["settings"].items() if k not in FREE_ON_RESUME}
+        free = affecting("session", files=["tune.yaml"]) | affecting("places")
+        for name in ("values", "settings"):
+            part[name] = {k: v for k, v in part[name].items() if k not in free}
     different = [f"{key} was {old[key]}, is {new[key]}" for key in new if new[key] != old[key]]
     if different:
         raise ConfigError(f"resume: the sweep was another one: {'; '.join(different)}")
 
 
-def check_values(made: Sweep) -> LiteConfig:
+def check_space(spec: SweepSpec) -> LiteConfig:
     """Configure trials with every listed value and end of a range: a mistake must not cost one.
 
     Returns
@@ -175,14 +177,14 @@ def check_values(made: Sweep) -> LiteConfig:
         A value is refused (with its place in the space), or the common settings do not go with
         a sweep.
     """
-    for parameter in made.space.parameters:
+    for parameter in spec.space.parameters:
         for value in parameter.extremes():
             try:
-                made.configure({parameter.key: value})
+                spec.configure({parameter.key: value})
             except ConfigError as error:
                 raise ConfigError(f"{parameter.origin}: {parameter.key}: {error}") from None
-    config = made.configure({p.key: p.extremes()[0] for p in made.space.parameters})
-    for key in ("resume", "end_epoch"):
+    config = spec.configure({p.key: p.extremes()[0] for p in spec.space.parameters})
+    for key in ("resume", "last_epoch"):
         if config[key] is not None:
             raise ConfigError(f"{key}: trials set it for themselves; leave it out")
     if (config["nproc"] or 1) > 1 or (config["world_size"] or 1) > 1:
@@ -192,9 +194,9 @@ def check_values(made: Sweep) -> LiteConfig:
     return config
 
 
-def longest(made: Sweep) -> int:
+def max_epochs(spec: SweepSpec) -> int:
     """Epochs of the longest trial that the space allows."""
-    swept = [p for p in made.space.parameters if p.key in ("epochs", "stages")]
+    swept = [p for p in spec.space.parameters if p.key in ("epochs", "stages")]
     values = [{p.key: ceil(v) if p.key == "epochs" else v} for p in swept for v in p.extremes()]
-    configs = [made.configure(value) for value in values or [{}]]
+    configs = [spec.configure(value) for value in values or [{}]]
     return max(sum(stage.epochs for stage in read_stages(config)) for config in configs)

@@ -1,4 +1,4 @@
-"""One trial: a training that tells Ray its validation figures, epoch by epoch.
+"""One trial: a training that reports its validation figures to Ray, epoch by epoch.
 
 It never evaluates the test split. Its checkpoints are in a folder of its own below the sweep's,
 so that a second process can go on where one that died has stopped.
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recbole_lite.experiments.tune.space import Space
+from recbole_lite.experiments.tune.sweep_spec import SweepSpec
 from recbole_lite.utils.errors import CheckpointError, ConfigError, OtherIdsError
 from recbole_lite.utils.files import write_json
 
@@ -32,14 +32,11 @@ class Plan:
 
     Attributes
     ----------
-    model, dataset : str
-    values : dict
-        What the user has set: configuration keys with values of their own types.
-    space : Space
+    spec : SweepSpec
     folder : str
         The sweep's folder, absolute.
     cwd : str
-        Relative paths in `values` start here.
+        Relative paths in the settings start here.
     cache_dir : str or None
         Folder of item vectors, absolute; None: the model has no such key.
     threads : int
@@ -48,10 +45,7 @@ class Plan:
         Whether trials have a GPU (a share of one).
     """
 
-    model: str
-    dataset: str
-    values: Mapping[str, Any]
-    space: Space
+    spec: SweepSpec
     folder: str
     cwd: str
     cache_dir: str | None
@@ -66,17 +60,10 @@ class Plan:
         """Where Ray keeps a trial's results; its own paths are those of before a move."""
         return Path(self.folder, RAY_FOLDER, trial_id)
 
-    def configure(self, params: Mapping[str, Any], **changes: Any):
-        """Configuration of a trial; `params` as :meth:`Space.decode` gives them."""
-        from recbole_lite.config.configurator import LiteConfig
-
-        values = {**self.values, **params, **changes}
-        return LiteConfig(self.model, self.dataset, config_dict=values, typed=True)
-
     def configure_preparing(self, params: Mapping[str, Any]):
         """Configuration to fill the cache of item vectors with."""
         changes = {} if self.cache_dir is None else {"item_embedding_cache_dir": self.cache_dir}
-        return self.configure(params, **changes)
+        return self.spec.configure({**params, **changes})
 
     def operational(self, folder: Path) -> dict[str, Any]:
         """Keys that a trial sets for itself; none of them changes a figure."""
@@ -115,8 +102,8 @@ def run_trial(drawn: dict[str, Any], plan: Plan) -> None:
     report = Reporter(tune.report, folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _enter(plan)
-        train(plan, plan.space.decode(drawn), folder, report)
+        _set_up_process(plan)
+        train(plan, plan.spec.space.decode(drawn), folder, report)
         report.end()
     except Exception as error:
         tune.report({"error": f"{type(error).__name__}: {' '.join(str(error).split())}"})
@@ -130,7 +117,7 @@ def train(plan: Plan, params: dict[str, Any], folder: Path, report: Reporter) ->
 
     def configure(resume: Path | None):
         changes = {**plan.operational(folder), "resume": resume and str(resume)}
-        return plan.configure(params, **changes)
+        return plan.spec.configure({**params, **changes})
 
     def start(resume: Path | None):
         run_one(
@@ -241,7 +228,7 @@ def best_entry(history: list[dict[str, Any]], bigger: bool) -> dict[str, Any]:
     return max(history, key=rank)
 
 
-def _enter(plan: Plan) -> None:
+def _set_up_process(plan: Plan) -> None:
     """Make a worker's process like the one that the sweep was started in."""
     import torch
 

@@ -4,44 +4,30 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, make_dataclass
 from typing import Any
 
-from recbole_lite.config.yaml_files import Setting, nearest, parse_scalar, read_yaml
+from recbole_lite.config.command_line import parse_scalar
+from recbole_lite.config.keys import table
+from recbole_lite.config.validation import fit
+from recbole_lite.config.yaml_files import read_yaml
 from recbole_lite.utils.errors import ConfigError, MissingDependencyError
 from recbole_lite.utils.paths import PROPERTIES
+from recbole_lite.utils.suggestions import suggest
 
+SWEEP_FILE = "sweep.json"  # in the folder of a sweep: what it is made of
 DEFAULTS = PROPERTIES / "tune.yaml"
-# May differ between a sweep and its continuation: where it runs, not what it does.
-FREE_ON_RESUME = {"ray_address", "sweep_dir", "max_retries"}
-_CHOICES = {"searcher": ("random", "optuna", "grid"), "scheduler": ("asha", "none")}
-_COUNTS = {"num_samples": 1, "search_seed": 0, "grace_period": 1, "max_concurrent": 1}
-_COUNTS["max_retries"] = 0
 
 
-@dataclass(frozen=True)
-class TuneSettings:
+class TuneSettings(make_dataclass("_Keys", table("tune.yaml"), frozen=True)):
     """Keys of ``properties/tune.yaml``; what they mean stands there."""
-
-    num_samples: int
-    searcher: str
-    search_seed: int
-    scheduler: str
-    grace_period: int
-    reduction_factor: float
-    max_concurrent: int | None
-    cpus_per_trial: float | None
-    gpus_per_trial: float | None
-    max_retries: int
-    ray_address: str | None
-    sweep_dir: str | None
 
     def plain(self) -> dict[str, Any]:
         """Return the settings as a dict."""
         return asdict(self)
 
 
-NAMES = tuple(entry.name for entry in fields(TuneSettings))
+NAMES = tuple(table("tune.yaml"))
 
 
 def split_arguments(arguments: Iterable[str]) -> tuple[dict[str, str], list[str]]:
@@ -87,30 +73,12 @@ def read_settings(given: Mapping[str, Any]) -> TuneSettings:
     values = {key: setting.value for key, setting in read_yaml(DEFAULTS).items()}
     for key, value in given.items():
         if key not in values:
-            raise ConfigError(f"unknown key of a sweep: {key!r}{nearest(key, values)}")
+            raise ConfigError(f"unknown key of a sweep: {key!r}{suggest(key, values)}")
         textual = values[key] if isinstance(values[key], str) else None
-        values[key] = parse_scalar(value, textual) if isinstance(value, str) else value
-        _check(key, Setting(values[key], f"--{key}"))
+        value = parse_scalar(value, textual) if isinstance(value, str) else value
+        values[key], wanted = fit(table("tune.yaml")[key].type, value)
+        if wanted:
+            raise ConfigError(f"--{key}: must be {wanted}, found {value!r}")
     if values["searcher"] == "optuna" and importlib.util.find_spec("optuna") is None:
         raise MissingDependencyError("--searcher=optuna needs Optuna; type: pip install optuna")
     return TuneSettings(**values)
-
-
-def _check(key: str, setting: Setting) -> None:
-    value, wanted = setting.value, None
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    may_be_none = key in ("max_concurrent", "cpus_per_trial", "gpus_per_trial")
-    if value is None and may_be_none:
-        return
-    if key in _CHOICES and value not in _CHOICES[key]:
-        wanted = " or ".join(_CHOICES[key])
-    elif key in _COUNTS and not (number and value >= _COUNTS[key] and int(value) == value):
-        wanted = f"a whole number of at least {_COUNTS[key]}"
-    elif key == "reduction_factor" and not (number and value > 1):
-        wanted = "a number above 1"
-    elif key == "cpus_per_trial" and not (number and value > 0):
-        wanted = "a number above 0"
-    elif key == "gpus_per_trial" and not (number and value >= 0):
-        wanted = "a number of at least 0"
-    if wanted:
-        raise ConfigError(f"{setting.origin}: must be {wanted}, found {value!r}")

@@ -11,7 +11,7 @@ from transformers import AttentionInterface, DynamicCache, EncoderDecoderCache, 
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface
 
-from recbole_lite.text.attention import mask_without_looking
+from recbole_lite.text.attention import mask_without_looking, set_attention
 
 NAME = "sdpa_shared_cross_attention"
 
@@ -64,7 +64,7 @@ def share_cross_attention(model: PreTrainedModel) -> bool:
     """Share cross-attention among a model's beams; False where its attention is not SDPA."""
     if model.config._attn_implementation != "sdpa":
         return False
-    model.set_attn_implementation(NAME)
+    set_attention(model, NAME)
     return True
 
 

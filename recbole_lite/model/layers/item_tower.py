@@ -56,13 +56,13 @@ class ItemTower(nn.Module):
             norm = VectorNorm(config["item_vector_norm"], lambda: items.vectors[has_text])
             # [n_items, d_item], row 0: padding
             filled = torch.where(has_text[:, None], norm(items.vectors), 0.0)
-            if how == "principal":
+            if how == "pca":
                 if size > d_item:
                     raise ConfigError(
-                        f"item_adapter: principal projects the Item LLM's vectors of {d_item} "
+                        f"item_adapter: pca projects the Item LLM's vectors of {d_item} "
                         f"numbers to fewer, the Recommendation LLM reads {size}; set linear"
                     )
-                self.axes = principal_axes(filled[has_text], size, config["item_vector_std"])
+                self.axes = principal_axes(filled[has_text], size, config["item_vector_scale"])
                 d_item = size
             self.vectors = nn.Parameter(self.project(filled), requires_grad=False)
         self.register_buffer("lacks_text", ~has_text)
@@ -130,11 +130,9 @@ class ItemTower(nn.Module):
 
 
 def _check_adapter(how: str, trainings: set[str]) -> None:
-    if how not in ("linear", "principal"):
-        raise ConfigError(f"item_adapter must be linear or principal, found {how!r}")
-    if how == "principal" and "full" in trainings:
+    if how == "pca" and "full" in trainings:
         # The axes are those of fixed vectors; a trained Item LLM's vectors would leave them.
-        raise ConfigError("item_adapter: principal does not go with item_llm_training: full")
+        raise ConfigError("item_adapter: pca does not go with item_llm_training: full")
 
 
 def _is_trained(module: nn.Module) -> bool:

@@ -11,7 +11,7 @@ from torch import nn
 from recbole_lite.model.layers.dropout import replace_dropout
 from recbole_lite.model.layers.llm_architecture import read_architecture
 from recbole_lite.model.layers.shared_position import SharedPosition, check_permutation_equivariance
-from recbole_lite.text.attention import does_not_look
+from recbole_lite.text.attention import CAUSAL, NAME, does_not_look, set_attention
 from recbole_lite.text.llm_loading import load_encoder, position_limit, random_encoder
 from recbole_lite.utils.errors import ConfigError, one_line
 
@@ -39,6 +39,9 @@ class EmbeddingEncoder(nn.Module):
     ----------
     input_size, hidden_size : int
         Dimensions of input and output vectors; they differ in ALBERT, ELECTRA and others.
+    masking : {"kernel", "mask", "model"}
+        What keeps a causal encoder from looking ahead: the attention's kernel, a mask of all pairs
+        that it is given, or the model itself. Others are given a mask of the padding ("model").
     """
 
     def __init__(
@@ -53,7 +56,7 @@ class EmbeddingEncoder(nn.Module):
         self.encoder = does_not_look(_drop_token_embeddings(encoder))
         replace_dropout(self.encoder)
         self.encoder.config.use_cache = False  # keys and values are for generation
-        self.causal = self.masks_future = causal
+        self.causal, self.masking = causal, "model"
         self.shared_position = SharedPosition(self.encoder) if reads_candidates else None
         training = self.training
         self.eval()
@@ -67,10 +70,13 @@ class EmbeddingEncoder(nn.Module):
         # The second row differs where the first position (causal) or no item may look.
         vectors[1, : 1 if self.causal else 2] = vectors[0, : 1 if self.causal else 2]
         mask = torch.tensor([[True, True, False]]).expand(2, 3)
-        # A mask of all pairs first; what refuses it can be causal by itself (BLOOM, Mamba).
-        for masks in (True, False) if self.causal and not reads_candidates else (self.causal,):
-            self.masks_future, problem = masks, None
+        usual = self.encoder.config._attn_implementation
+        for masking in self._maskings(reads_candidates):
+            self.masking, problem = masking, None
+            attention = CAUSAL if masking == "kernel" else usual
             try:
+                if attention != self.encoder.config._attn_implementation:
+                    set_attention(self.encoder, attention)
                 output = self(vectors, mask)
             except Exception as error:  # of any kind: each architecture has its own
                 problem = one_line(error)
@@ -86,6 +92,15 @@ class EmbeddingEncoder(nn.Module):
             f"{label} cannot read item vectors{' causally' * self.causal} ({problem}); take "
             "another architecture, such as T5, BERT or GPT-2"
         )
+
+    def _maskings(self, reads_candidates: bool) -> tuple[str, ...]:
+        """Ways to try; what refuses masks of all pairs can be causal by itself (BLOOM, Mamba)."""
+        if not self.causal:
+            return ("model",)
+        if reads_candidates:  # candidates attend to each other
+            return ("mask",)
+        by_kernel = self.encoder.config._attn_implementation == NAME
+        return ("kernel", "mask", "model") if by_kernel else ("mask", "model")
 
     def forward(
         self, vectors: torch.Tensor, mask: torch.Tensor, n_candidates: int = 0
@@ -108,8 +123,8 @@ class EmbeddingEncoder(nn.Module):
         torch.Tensor
             ``[B, L, hidden_size]``; values at masked positions are meaningless.
         """
-        visible = mask.long()
-        if self.masks_future:
+        visible = mask.long() if self.masking == "model" else None
+        if self.masking == "mask":
             visible = _causal_mask(vectors)
             if n_candidates:
                 visible = _show_candidates(visible, mask, n_candidates)

@@ -1,6 +1,7 @@
 """Comparing runs: figures by hand, an interval that means something, refusals in one line."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 from recbole_lite import run
 from recbole_lite.cli.main import main
 from recbole_lite.experiments.compare.compare import compare, render
-from recbole_lite.experiments.reproduce.time_budget import Side, measured
+from recbole_lite.experiments.reproduce.baselines import ModelSpec
+from recbole_lite.experiments.reproduce.time_budget import load_or_measure
 from recbole_lite.utils.errors import ReportError
 
 USERS = [f"u{n}" for n in range(200)]
@@ -109,6 +111,34 @@ def test_results_of_one_name_are_told_apart(result):
     assert names[1].endswith("others/a.json")
 
 
+def test_recall_by_how_common_the_test_item_is(result, data_path):
+    """The quartiles of the items, counted from the file; a user's last two rows are held out."""
+    rows = [
+        line.split("\t") for line in (data_path / "tiny/tiny.inter").read_text().split("\n")[1:]
+    ]
+    by_user = {}
+    for user, item, _, time in (row for row in rows if len(row) == 4):
+        by_user.setdefault(user, []).append((int(time), item))
+    sequences = {user: [i for _, i in sorted(pairs)] for user, pairs in by_user.items()}
+    counts = Counter(item for items in sequences.values() for item in items[:-2])
+    users = sorted(sequences)
+    ranks = np.random.default_rng(4).integers(0, 15, len(users))
+    changes = {"settings": {"dataset": "tiny", "data_path": str(data_path)}, "users": users}
+    files = [result("a", ranks, **changes), result("b", [0] * len(users), **changes)]
+    found = compare(files, by_item=True)["by_item"]
+    assert sum(group["users"] for group in found["groups"]) == len(users)
+    assert [mean for mean, _ in found["recall"]["b"]] == [0.0] * 4
+    common = max(counts[items[-1]] for items in sequences.values())
+    low, _, high = found["groups"][-1]["label"].partition(" to ")
+    assert int(low) <= common <= int(high or low)
+    hits = sum(n * mean for n, (mean, _) in zip(
+        (group["users"] for group in found["groups"]), found["recall"]["a"], strict=True
+    ))  # fmt: skip
+    assert hits == pytest.approx(sum(0 < rank <= 10 for rank in ranks))
+    with pytest.raises(ReportError, match="its users are not the test users of tiny"):
+        compare([result(n, [1] * 200, settings=changes["settings"]) for n in "cd"], by_item=True)
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
@@ -185,8 +215,8 @@ def row(quick, tmp_path):
         common = quick(topk=[5, 10], valid_metric="NDCG@5")
         del common["epochs"]
         path = tmp_path / "rows" / f"{model}.json"
-        side = Side(f"{model}, here", model, settings)
-        measured(path, side, 0.005, dataset="tiny", settings=common, command="typed")
+        spec = ModelSpec(f"{model}, here", model, settings)
+        load_or_measure(path, spec, 0.005, dataset="tiny", settings=common, command="typed")
         return path
 
     return write

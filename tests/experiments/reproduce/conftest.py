@@ -19,7 +19,7 @@ def request_for(data_path, tmp_path):
             "seed": 2020,
             "out": tmp_path / "out",
             "command": "recbole-lite reproduce",
-            "say": lambda line: None,
+            "log": lambda line: None,
         }
         return Request(**{**values, **changes})
 

@@ -11,7 +11,7 @@ from recbole_lite import LiteConfig, run
 from recbole_lite.experiments.reproduce import paper_figures, topn
 from recbole_lite.experiments.reproduce.paper_tables import reproduce
 from recbole_lite.experiments.reproduce.protocol import Request
-from recbole_lite.experiments.reproduce.topn import FAMILIES, TASK, Family
+from recbole_lite.experiments.reproduce.topn import DEMO, FAMILIES, TASK, Family
 from recbole_lite.utils.errors import ConfigError
 
 METRICS = {"topk": [1, 5, 10], "metrics": ["Hit", "NDCG"], "valid_metric": "Hit@5"}
@@ -47,7 +47,7 @@ def result_of(request, name):
 
 def test_figure_5(small, request_for):
     lines = []
-    request = request_for(say=lines.append)
+    request = request_for(log=lines.append)
     text = reproduce("figure5", request)
     assert (request.out / "tiny" / "figure5.md").read_text() == text
     # Seven candidates: one, five and all of them (depth 10) by chance.
@@ -113,7 +113,7 @@ def test_a_sequential_model_ranks_by_its_own_scores(small):
 
 def test_weights_that_are_gone_are_trained_anew_with_what_needs_them(small, request_for):
     lines = []
-    request = request_for(say=lines.append)
+    request = request_for(log=lines.append)
     reproduce("figure5", request)
     first = result_of(request, SEQUENTIAL)["run_dir"]
     shutil.rmtree(first)
@@ -140,8 +140,8 @@ def test_without_the_sequential_model_nothing_is_fine_tuned(small, request_for, 
         reproduce("figure5", request_for(minutes=0.02))
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.prefix)
+@pytest.mark.parametrize("family", [*FAMILIES, DEMO], ids=lambda family: family.prefix)
 def test_every_side_is_a_valid_configuration(family, data_path):
-    for side in [family.sequential(), *family.fine_tuned("folder")]:
-        config = {"data_path": str(data_path), **side.settings}
-        LiteConfig(side.model, "tiny", side.files, config_dict=config)
+    for spec in [family.sequential(), *family.on_candidates("folder")]:
+        config = {"data_path": str(data_path), **spec.settings}
+        LiteConfig(spec.model, "tiny", spec.files, config_dict=config)

@@ -1,6 +1,7 @@
 """Search spaces: what the files say is what is drawn."""
 
 import math
+import pickle
 
 import pytest
 
@@ -112,13 +113,22 @@ def test_optuna_suggests_from_the_space(space_of):
         make_searcher(read_settings({"searcher": "optuna"}), space_of(KINDS), 4, "max")
 
 
+def test_rays_state_of_a_sweep_that_began_before_the_modules_moved_can_be_read():
+    pytest.importorskip("ray")
+    from recbole_lite.experiments.tune import search
+
+    assert pickle.loads(b"crecbole_lite.tune.search\nAnnouncer\n.") is search.ProgressCallback
+    assert pickle.loads(b"crecbole_lite.tune.search\nfolder_name\n.") is search.folder_name
+
+
 @pytest.mark.parametrize("path", sorted((PROPERTIES / "hyper").glob("*")), ids=lambda p: p.stem)
 def test_shipped_spaces_are_valid(path):
-    from recbole_lite.experiments.tune.sweep_spec import check_values, make_sweep
+    from recbole_lite import LiteConfig
+    from recbole_lite.experiments.tune.sweep_spec import check_space, make_spec
 
-    made = make_sweep(path.stem, "ml-100k", [], {}, [], read_space(path), {})
-    check_values(made)
-    assert made.trials == 10
+    spec = make_spec(LiteConfig(path.stem, "ml-100k"), read_space(path), {})
+    check_space(spec)
+    assert spec.trials == 10
 
 
 def test_searcher_grid_takes_every_combination(space_of):

@@ -13,7 +13,7 @@ from counting import count_encodings
 
 import recbole_lite
 from recbole_lite import LiteConfig, run
-from recbole_lite.experiments.tune import sweep
+from recbole_lite.experiments.tune import SweepOptions, sweep
 from recbole_lite.utils.errors import ConfigError
 
 ray = pytest.importorskip("ray")
@@ -117,9 +117,8 @@ def test_a_node_dies_a_trial_fails_and_the_sweep_completes(
     text = "n_heads: {grid: [1, 2, 3]}\nlearning_rate: {grid: [0.01, 0.001]}\n"
     values = quick(epochs=5, hidden_size=16, hidden_dropout_prob=0.3, loss_type="CE")
     values["state"] = "INFO"  # "Resuming" is to stand in the log
-    result = sweep(
-        "SASRec", "tiny", config_dict=values, space=space(text), settings=settings, command="typed"
-    )
+    options = SweepOptions(space(text), settings, command="typed")
+    result = sweep("SASRec", "tiny", config_dict=values, options=options)
     assert not result["interrupted"]
     trials = result["trials"]
     assert len(trials) == 6
@@ -179,7 +178,7 @@ def test_a_node_dies_a_trial_fails_and_the_sweep_completes(
     assert written["best"]["test_result"] == best["test_result"]
     assert [t["history"] for t in written["trials"]] == [t["history"] for t in trials]
     assert "test" not in {key for t in written["trials"] for key in t}
-    assert "Plotly.newPlot" in (workdir / "swept" / "plots.html").read_text()
+    assert (workdir / "swept" / "plots.html").read_text().count("<svg") == 2
 
 
 def test_an_interrupted_sweep_says_what_it_knows_and_goes_on(
@@ -198,8 +197,8 @@ def test_an_interrupted_sweep_says_what_it_knows_and_goes_on(
     path = space("learning_rate: {loguniform: [1e-3, 1e-2]}\n")
     values = quick(epochs=3, loss_type="CE")
     settings = {"num_samples": 3, "scheduler": "none", "sweep_dir": "cut"}
-    arguments = {"config_dict": values, "space": path, "settings": settings}
-    cut = sweep("GRU4Rec", "tiny", **arguments)
+    options = SweepOptions(path, settings)
+    cut = sweep("GRU4Rec", "tiny", config_dict=values, options=options)
     assert cut["interrupted"]
     finished = [t for t in cut["trials"] if t["status"] == "finished"]
     assert [t["trial"] for t in finished] == [first["id"]]
@@ -210,7 +209,7 @@ def test_an_interrupted_sweep_says_what_it_knows_and_goes_on(
 
     heard = len(watcher.results)
     (workdir / "cut").rename(workdir / "moved here")
-    whole = sweep(resume="moved here")
+    whole = sweep(options=SweepOptions(resume="moved here"))
     assert not (workdir / "cut").exists()
     assert not whole["interrupted"]
     assert [t["status"] for t in whole["trials"]] == ["finished"] * 3
@@ -229,13 +228,12 @@ def test_an_interrupted_sweep_says_what_it_knows_and_goes_on(
         sweep(
             "GRU4Rec",
             "tiny",
-            **{**arguments, "config_dict": {**values, "epochs": 9}},
-            resume="moved here",
+            config_dict={**values, "epochs": 9},
+            options=SweepOptions(path, settings, "moved here"),
         )
+    options = SweepOptions(path, {**settings, "sweep_dir": "moved here"})
     with pytest.raises(ConfigError, match="a sweep is there already; --resume="):
-        sweep(
-            "GRU4Rec", "tiny", **{**arguments, "settings": {**settings, "sweep_dir": "moved here"}}
-        )
+        sweep("GRU4Rec", "tiny", config_dict=values, options=options)
 
 
 def test_four_concurrent_trials_encode_the_items_once(space, quick, monkeypatch, tmp_path, workdir):
@@ -255,8 +253,9 @@ def test_four_concurrent_trials_encode_the_items_once(space, quick, monkeypatch,
             "LiteLLM4Rec",
             "tiny",
             config_dict=quick(epochs=1, item_embedding_cache_dir=None),
-            space=space("user_dropout: {grid: [0.1, 0.2, 0.3, 0.4]}\n"),
-            settings={"sweep_dir": "shared"},
+            options=SweepOptions(
+                space("user_dropout: {grid: [0.1, 0.2, 0.3, 0.4]}\n"), {"sweep_dir": "shared"}
+            ),
         )
     finally:
         ray.shutdown()

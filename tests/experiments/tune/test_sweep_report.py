@@ -3,14 +3,17 @@
 import json
 import math
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import pytest
 
 from recbole_lite.experiments.tune.records import read_records
 from recbole_lite.experiments.tune.space import Parameter, Space
+from recbole_lite.experiments.tune.sweep_spec import SweepSpec
 from recbole_lite.experiments.tune.trial import Plan
+from recbole_lite.experiments.tune.tune_settings import read_settings
 from recbole_lite.report.sweep import records_json, render, write_report
-from recbole_lite.report.sweep_plots import coordinates, curves
+from recbole_lite.report.sweep_page import SIGNS, axis, coordinates, curves
 
 SPACE = Space(
     (
@@ -54,7 +57,8 @@ TRIALS = {
 
 @pytest.fixture
 def records(tmp_path):
-    plan = Plan("M", "data", {}, SPACE, str(tmp_path), str(tmp_path), None, 1, False)
+    spec = SweepSpec("M", "data", {}, SPACE, read_settings({}))
+    plan = Plan(spec, str(tmp_path), str(tmp_path), None, 1, False)
     results = []
     for number, (name, (rows, done, error)) in enumerate(TRIALS.items()):
         folder = tmp_path / "ray" / name
@@ -73,7 +77,7 @@ def records(tmp_path):
 
 
 def test_records_tell_how_a_trial_ended(records):
-    facts = {r.trial: (r.status, r.epochs, r.seconds) for r in records}
+    facts = {r["trial"]: (r["status"], r["epochs"], r["seconds"]) for r in records}
     assert facts == {
         "a": ("stopped", 2, 9.0),
         "b": ("finished", 2, 10.5),  # 4 s, then 6.5 s in another process
@@ -83,18 +87,17 @@ def test_records_tell_how_a_trial_ended(records):
         "f": ("unfinished", 0, 0.0),
     }
     # By their best validation; the failed one is never the best.
-    assert [r.trial for r in records] == ["b", "e", "a", "c", "f", "d"]
-    by_name = {r.trial: r for r in records}
-    assert by_name["d"].error == "gone for good"
-    assert by_name["d"].params == {"learning_rate": 10**-3.5, "user_pooling": "mean"}
-    assert by_name["f"].params == {"learning_rate": None, "user_pooling": None}
-    assert [entry["epoch"] for entry in by_name["b"].history] == [1, 2]
+    assert [r["trial"] for r in records] == ["b", "e", "a", "c", "f", "d"]
+    by_name = {r["trial"]: r for r in records}
+    assert by_name["d"]["error"] == "gone for good"
+    assert by_name["d"]["params"] == {"learning_rate": 10**-3.5, "user_pooling": "mean"}
+    assert by_name["f"]["params"] == {"learning_rate": None, "user_pooling": None}
+    assert [entry["epoch"] for entry in by_name["b"]["history"]] == [1, 2]
 
 
 @pytest.fixture
 def result(records, tmp_path):
-    trials = [record.plain(True) for record in records]
-    best = {**trials[0], "test_result": {"recall@10": 0.21}}
+    best = {**records[0], "test_result": {"recall@10": 0.21}}
     return {
         "model": "M",
         "dataset": "data",
@@ -109,7 +112,7 @@ def result(records, tmp_path):
         },
         "command": "typed",
         "environment": {"processor": "P", "cores": 2},
-        "trials": trials,
+        "trials": records,
         "best": best,
     }
 
@@ -134,7 +137,7 @@ def test_a_part_of_the_report_that_fails_costs_no_other(result, tmp_path, monkey
     def fail(_):
         raise RuntimeError("no")
 
-    monkeypatch.setattr("recbole_lite.report.sweep_plots.plots_html", fail)
+    monkeypatch.setattr("recbole_lite.report.sweep_page.plots_html", fail)
     result["trials"][1]["valid_score"] = float("nan")
     result["files"] = write_report(result, tmp_path)
     assert result["files"]["plots"] is None
@@ -156,19 +159,60 @@ def test_records_are_json_an_epoch_on_a_line(result):
 
 
 def test_plots_show_the_figures(result, tmp_path):
-    (lines,) = coordinates(result).data
-    axes = {axis.label: axis for axis in lines.dimensions}
     shown = [t for t in result["trials"] if t["valid_score"] is not None]
-    rates = [math.log10(t["params"]["learning_rate"]) for t in shown]
-    assert list(axes["learning_rate (log)"].values) == pytest.approx(rates)
-    assert list(axes["user_pooling"].ticktext) == ["mean"]
-    assert list(axes["valid Recall@10"].values) == [t["valid_score"] for t in shown]
-    by_name = {line.name: line for line in curves(result).data}
-    assert set(by_name) == {"a (stopped)", "b (finished)", "c (failed)", "e (unfinished)"}
-    cut = by_name["a (stopped)"]
-    assert (list(cut.x), list(cut.y), cut.marker.symbol[-1]) == ([1, 2], [0.1, 0.05], "x")
-    assert by_name["b (finished)"].marker.symbol[-1] == "circle"
+    rates = [t["params"]["learning_rate"] for t in shown]
+    log = axis("learning_rate", rates, is_log=True)
+    assert log.values == pytest.approx([math.log10(rate) for rate in rates])
+    assert [text for _, text in log.ticks] == (
+        ["0.0001", "0.0002", "0.0005", "0.001", "0.002", "0.005", "0.01"]
+    )
+    assert axis("pooling", ["mean", "last", "mean"]).values == [1, 0, 1]
+    assert [text for _, text in axis("n", [1, 3]).ticks] == ["1", "1.5", "2", "2.5", "3"]
+    root = parse(coordinates(result))
+    labels = [text.text for text in root.iter("text")]
+    assert {"learning_rate (log)", "user_pooling", "mean", "epochs", "valid Recall@10"} <= set(
+        labels
+    )
+    lines = [line.find("title").text for line in root.iter("polyline")]
+    assert [tip.split(" ")[0] for tip in lines] == ["c", "a", "e", "b"]  # the best is drawn last
+    assert lines[-1] == "b (finished): 0.3000; learning_rate 0.003162, user_pooling mean"
+    heights = {tip[0]: last_y(line) for tip, line in zip(lines, root.iter("polyline"), strict=True)}
+    assert heights["b"] < heights["e"] < heights["a"]
+    assert (heights["a"] - heights["b"]) / (heights["e"] - heights["b"]) == pytest.approx(
+        4, rel=0.01
+    )
+
+    root = parse(curves(result))
+    tips = [dot.find("title").text for dot in root.iter("circle")]
+    assert {tip.split(",")[0] for tip in tips} == {"a", "b", "c", "e"}
+    assert {"a, 1: 0.1000", "a, 2: 0.0500"} <= set(tips)
+    signs = [text.text for text in root.iter("text") if "end" in text.get("class")]
+    assert sorted(signs) == sorted([SIGNS["failed"], SIGNS["stopped"]])
     write_report(result, tmp_path)
     page = (tmp_path / "plots.html").read_text()
-    assert page.count("Plotly.newPlot") >= 2
-    assert "cdn.plot.ly" not in page.split("Plotly.newPlot")[-1]
+    assert page.count("<svg") == 2
+    assert "<script" not in page
+    assert "ValueError: no | luck" in page
+
+
+def test_many_trials_have_six_labels(result):
+    one = next(trial for trial in result["trials"] if trial["trial"] == "b")
+    result["trials"] = [{**one, "trial": f"t{n:02d}"} for n in range(9)]
+    labels = [text.text for text in parse(curves(result)).iter("text") if text.text[0] == "t"]
+    assert labels == [f"t{n:02d}" for n in range(6)]
+
+
+def test_a_sweep_without_a_validation_has_its_table(result, tmp_path):
+    result["trials"] = [{**trial, "valid_score": None, "history": []} for trial in result["trials"]]
+    write_report(result, tmp_path)
+    page = (tmp_path / "plots.html").read_text()
+    assert "<svg" not in page
+    assert "gone for good" in page
+
+
+def parse(svg):
+    return ElementTree.fromstring(str(svg).replace(' xmlns="http://www.w3.org/2000/svg"', ""))
+
+
+def last_y(line):
+    return float(line.get("points").rsplit(",", 1)[1])

@@ -7,6 +7,7 @@ import pytest
 
 from recbole_lite import run
 from recbole_lite.experiments.tune.space import Parameter, Space
+from recbole_lite.experiments.tune.sweep_spec import SweepSpec
 from recbole_lite.experiments.tune.trial import (
     Plan,
     Reporter,
@@ -16,6 +17,7 @@ from recbole_lite.experiments.tune.trial import (
     last_run,
     train,
 )
+from recbole_lite.experiments.tune.tune_settings import read_settings
 from recbole_lite.trainer.trainer import LiteMixin
 from recbole_lite.utils.errors import ConfigError, OtherIdsError
 
@@ -26,11 +28,9 @@ PARAMS = {"learning_rate": 0.01}
 @pytest.fixture
 def plan_for(quick, tmp_path):
     def build(model="GRU4Rec", **changes):
+        values = {**quick(epochs=4, dropout_prob=0.2, loss_type="CE"), **changes}
         return Plan(
-            model=model,
-            dataset="tiny",
-            values={**quick(epochs=4, dropout_prob=0.2, loss_type="CE"), **changes},
-            space=SPACE,
+            spec=SweepSpec(model, "tiny", values, SPACE, read_settings({})),
             folder=str(tmp_path / "sweep"),
             cwd=str(tmp_path),
             cache_dir=None,
@@ -55,7 +55,7 @@ def trial(plan, name="t1", reports=None):
 def test_every_epoch_reports_the_validation(plan_for):
     plan = plan_for()
     reports = trial(plan)
-    history = run("GRU4Rec", "tiny", config_dict={**plan.values, **PARAMS})["history"]
+    history = run("GRU4Rec", "tiny", config_dict={**plan.spec.values, **PARAMS})["history"]
     assert len(history) == 4
     assert [r["epoch"] for r in reports] == [1, 2, 3, 4]
     assert [r["valid"] for r in reports] == [entry["valid_result"] for entry in history]
@@ -120,7 +120,7 @@ def test_other_test_items_change_no_report(plan_for, data_path, tmp_path):
     change_test_items(changed / "tiny")
     one, other = plan_for(), plan_for(data_path=str(changed))
     assert trial(one, "one") == trial(other, "other")
-    settings = {**one.values, **PARAMS}
+    settings = {**one.spec.values, **PARAMS}
     before, after = (
         run("GRU4Rec", "tiny", config_dict={**settings, "data_path": str(path)})["test_result"]
         for path in (data_path, changed)
@@ -203,11 +203,11 @@ def test_the_best_entry_is_the_first_of_the_best():
     assert best_entry(history, bigger=False)["n"] == 0
 
 
-def test_end_epoch_cuts_a_run_as_a_scheduler_does(plan_for):
+def test_last_epoch_cuts_a_run_as_a_scheduler_does(plan_for):
     """Learning rates are planned for all epochs; the first ones are the very same."""
-    settings = {**plan_for(lr_scheduler="linear", epochs=6).values, **PARAMS}
+    settings = {**plan_for(lr_scheduler="linear", epochs=6).spec.values, **PARAMS}
     whole = run("GRU4Rec", "tiny", config_dict=settings)["history"]
-    cut = run("GRU4Rec", "tiny", config_dict={**settings, "end_epoch": 3})["history"]
+    cut = run("GRU4Rec", "tiny", config_dict={**settings, "last_epoch": 3})["history"]
 
     def figures(history):
         return [(entry["train_loss"], entry["valid_result"]) for entry in history]

@@ -9,7 +9,7 @@ import pytest
 from recbole_lite.cli.main import run_main
 from recbole_lite.experiments.tune.cluster import plan_resources
 from recbole_lite.experiments.tune.space import Parameter, Space
-from recbole_lite.experiments.tune.sweep_spec import Sweep, check_same
+from recbole_lite.experiments.tune.sweep_spec import SweepSpec, check_same
 from recbole_lite.experiments.tune.tune_settings import read_settings
 from recbole_lite.utils.errors import ConfigError
 
@@ -46,6 +46,7 @@ LR = "learning_rate: {choice: [0.1]}\n"
         ("learning_rate: {choice: [fast]}", [], "line 1: learning_rate: .*must be a positive"),
         ("dropout_prob: {uniform: [0, 2]}", [], "dropout_prob must be a probability"),
         ("model: {choice: [Pop]}", [], "model cannot be a parameter"),
+        ("end_epoch: {choice: [1]}", [], "last_epoch cannot be a parameter"),
         (LR, ["--valid_metric=Hit@10"], "valid_metric 'Hit@10' is not measured: metrics are"),
         (LR, ["--nproc=2"], "nproc: a trial is one process"),
         (LR, ["--eval_step=0"], "a sweep compares validations"),
@@ -55,9 +56,9 @@ LR = "learning_rate: {choice: [0.1]}\n"
         (LR, ["--ray-address=here"], "'here' is neither auto nor HOST:PORT"),
         (LR, ["--ray_address=ray://h:1"], "start the sweep on a machine of the cluster"),
         (LR, ["--num_samples=0"], "--num_samples: must be a whole number of at least 1, found 0"),
-        (LR, ["--scheduler=hyper"], "--scheduler: must be asha or none"),
-        (LR, ["--searcher=tpe"], "--searcher: must be random or optuna or grid"),
-        (LR, ["--cpus_per_trial=0"], "--cpus_per_trial: must be a number above 0"),
+        (LR, ["--scheduler=hyper"], "--scheduler: must be one of asha, none"),
+        (LR, ["--searcher=tpe"], "--searcher: must be one of random, optuna, grid"),
+        (LR, ["--cpus_per_trial=0"], "--cpus_per_trial: must be a positive number"),
         (LR, ["--num_sample=3"], "unknown key 'num_sample'"),
         ("learning_rate: {uniform: [1, 2]}", ["--searcher=grid"], "learning_rate is uniform"),
         (LR, ["--num_samples"], "write --num_samples=value"),
@@ -122,7 +123,7 @@ def test_more_than_there_is_is_refused(given, message):
 def test_a_sweep_goes_on_where_its_files_have_moved_and_not_with_other_values():
     space = Space((Parameter("learning_rate", "choice", (0.1,), "s"),), "s")
     settings = read_settings({})
-    before = Sweep("M", "d", {"data_path": "/gone", "epochs": 3}, space, settings)
-    check_same(Sweep("M", "d", {"data_path": "/here", "epochs": 3}, space, settings), before)
+    before = SweepSpec("M", "d", {"data_path": "/gone", "epochs": 3}, space, settings)
+    check_same(SweepSpec("M", "d", {"data_path": "/here", "epochs": 3}, space, settings), before)
     with pytest.raises(ConfigError, match=r"values was .*'epochs': 3.*, is .*'epochs': 4"):
-        check_same(Sweep("M", "d", {"epochs": 4}, space, settings), before)
+        check_same(SweepSpec("M", "d", {"epochs": 4}, space, settings), before)

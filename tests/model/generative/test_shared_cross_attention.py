@@ -13,6 +13,7 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput
 
 from recbole_lite.model.generative.shared_cross_attention import (
+    NAME,
     beam_attention,
     precompute_cross_attention,
     share_cross_attention,
@@ -105,6 +106,14 @@ def test_attention_by_its_definition(with_mask, with_bias):
     )  # fmt: skip
     assert found.shape == (USERS * WIDTH, 1, heads, d)
     assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_the_decoder_has_the_attention_of_beams():
+    """Its configuration can be a copy of the model's, which transformers 5.17 leaves alone."""
+    llm, _ = t5()
+    assert share_cross_attention(llm)
+    for part in (llm, llm.get_encoder(), llm.get_decoder()):
+        assert part.config._attn_implementation == NAME
 
 
 def test_other_kinds_of_attention_are_left_alone():

@@ -25,12 +25,15 @@ OPT |= {
 }
 BLOOM = {"hidden_size": 16, "n_layer": 1, "n_head": 2, "vocab_size": 8}
 MAMBA = {"hidden_size": 16, "num_hidden_layers": 1, "state_size": 4, "vocab_size": 8}
+GPT2 = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32, "vocab_size": 8}
+T5 = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 8}
 XLNET = {"d_model": 16, "n_layer": 1, "n_head": 2, "d_inner": 16, "vocab_size": 8}
 
 
 def reader(kind, causal, **sizes):
     torch.manual_seed(0)
-    return EmbeddingEncoder(AutoModel.from_config(AutoConfig.for_model(kind, **sizes)), causal)
+    model = AutoModel.from_config(AutoConfig.for_model(kind, **sizes))
+    return EmbeddingEncoder(model.encoder if kind == "t5" else model, causal)
 
 
 @pytest.mark.parametrize(
@@ -51,18 +54,35 @@ def test_sizes_are_those_of_the_embeddings_and_of_the_output(kind, sizes, read, 
 
 
 @pytest.mark.parametrize(
-    "kind, sizes, masked",
-    [("bert", SIZES, True), ("bloom", BLOOM, False), ("mamba", MAMBA, False)],
+    "kind, sizes, masking",
+    [
+        ("bert", SIZES, "kernel"),
+        ("gpt2", GPT2, "kernel"),
+        ("t5", T5, "kernel"),
+        ("opt", OPT | {"word_embed_proj_dim": 16}, "kernel"),
+        ("bloom", BLOOM, "model"),
+        ("mamba", MAMBA, "model"),
+    ],
 )
-def test_causal_encoders_do_not_look_ahead(kind, sizes, masked):
+def test_causal_encoders_do_not_look_ahead(kind, sizes, masking):
     encoder = reader(kind, causal=True, **sizes).eval()
-    assert encoder.masks_future == masked
+    assert encoder.masking == masking
     vectors, mask = torch.randn(1, 6, 16), torch.ones(1, 6, dtype=torch.bool)
     other = vectors.clone()
     other[:, 3:] = 1
     one, two = encoder(vectors, mask), encoder(other, mask)
     torch.testing.assert_close(one[:, :3], two[:, :3])
     assert not torch.allclose(one[:, 4:], two[:, 4:])
+
+
+@pytest.mark.parametrize(("kind", "sizes"), [("gpt2", GPT2), ("t5", T5)])
+def test_the_kernel_masks_as_a_mask_of_all_pairs_does(kind, sizes):
+    encoder = reader(kind, causal=True, **sizes).eval()
+    vectors, mask = torch.randn(2, 6, 16), torch.ones(2, 6, dtype=torch.bool)
+    by_kernel = encoder(vectors, mask)
+    encoder.masking = "mask"
+    encoder.encoder.set_attn_implementation("sdpa")
+    torch.testing.assert_close(encoder(vectors, mask), by_kernel)
 
 
 @pytest.mark.parametrize("kind, sizes", [("xlnet", XLNET), ("deberta-v2", SIZES)])

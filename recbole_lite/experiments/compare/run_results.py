@@ -11,36 +11,31 @@ from typing import Any
 from recbole_lite.report.run_folder import PROTOCOL, RunRecord, read_metrics, read_users
 from recbole_lite.utils.errors import ReportError
 
-_EVERY_RESULT = ("ranks", "data", "test")  # keys
+_NEEDED = ("ranks", "data", "test")  # keys
 _SHARED = ("data", "test", "valid", "epochs", "parameters", "candidates")  # with metrics.json
 
 
 @dataclass(frozen=True)
-class Side:
-    """What is compared.
+class RunResult:
+    """A finished run with the rank of each user's test item.
 
     Attributes
     ----------
     name : str
-        Short, and no other side's.
+        Short, and no other run's.
     run : RunRecord
         Settings and metrics.
     ranks : dict of str to int
-        Raw user id -> rank of the test item; 0: beyond ``largest_k``.
+        Raw user id -> rank of the test item; 0: beyond the metrics' ``largest_k``.
     """
 
     name: str
     run: RunRecord
     ranks: dict[str, int]
 
-    @property
-    def largest_k(self) -> int:
-        """Largest k whose metrics the ranks give."""
-        return self.run.metrics["largest_k"]
 
-
-def read_side(path: str | Path) -> Side:
-    """Read a run's folder, or a result of ``ablate``, ``reproduce`` or ``benchmarks/budget.py``.
+def read_result(path: str | Path) -> RunResult:
+    """Read a run's folder, or a result file of ``ablate`` or ``reproduce``.
 
     Raises
     ------
@@ -49,7 +44,7 @@ def read_side(path: str | Path) -> Side:
     """
     path = Path(path)
     if path.suffix == ".json":
-        return _read_result(path)
+        return _read_file(path)
     run = read_metrics(path)
     ranks = {user: row["rank"] for user, row in read_users(path).items()}
     if not ranks:
@@ -61,39 +56,39 @@ def read_side(path: str | Path) -> Side:
         raise ReportError(
             f"{path}: no ranks of single users ({why}); such runs cannot be compared user by user"
         )
-    return Side(run.name, run, ranks)
+    return RunResult(run.name, run, ranks)
 
 
-def _read_result(path: Path) -> Side:
+def _read_file(path: Path) -> RunResult:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ReportError(f"{path}: cannot be read: {error}") from None
-    asked = None
+    known = None
     if isinstance(content, dict):
-        asked = _asked_of_ablate(content) or _asked_of_reproduce(content)
-    if asked is None:
+        known = _protocol_of_ablate(content) or _protocol_of_reproduce(content)
+    if known is None:
         raise ReportError(
             f"{path}: no result of `recbole-lite ablate` or `recbole-lite reproduce`; give such a "
             "file (of a single row), or the folder of a run"
         )
-    missing = [key for key in _EVERY_RESULT if not content.get(key)]
+    missing = [key for key in _NEEDED if not content.get(key)]
     if missing:
         raise ReportError(
             f"{path}: has no {' and no '.join(missing)}, which a comparison user by user needs"
         )
     sha256 = content.get("test_set")
     metrics = {
-        **asked,
+        **known,
         **{key: content.get(key) for key in _SHARED},
         "seconds": content.get("seconds", {}),
         "test_set": sha256 and {"users": len(content["ranks"]), "sha256": sha256},
     }
     settings = content.get("settings") or content["config_dict"]
-    return Side(path.stem, RunRecord(path, settings, metrics), content["ranks"])
+    return RunResult(path.stem, RunRecord(path, settings, metrics), content["ranks"])
 
 
-def _asked_of_ablate(content: dict[str, Any]) -> dict[str, Any] | None:
+def _protocol_of_ablate(content: dict[str, Any]) -> dict[str, Any] | None:
     """Of a result that knows every setting; None: it is none."""
     settings = content.get("settings")
     if not isinstance(settings, dict):
@@ -106,7 +101,7 @@ def _asked_of_ablate(content: dict[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def _asked_of_reproduce(content: dict[str, Any]) -> dict[str, Any] | None:
+def _protocol_of_reproduce(content: dict[str, Any]) -> dict[str, Any] | None:
     """Of a result that knows the settings it was given; None: it is none.
 
     One of an older version has no ``protocol``: what it was not given is None, so that it can be

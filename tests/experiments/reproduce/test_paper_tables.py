@@ -7,10 +7,11 @@ import torch
 
 from recbole_lite.cli.main import main
 from recbole_lite.experiments.reproduce import efficiency, paper_figures, paper_tables
+from recbole_lite.experiments.reproduce.baselines import ModelSpec
+from recbole_lite.experiments.reproduce.efficiency import TimedModel, TimingOptions
 from recbole_lite.experiments.reproduce.efficiency_table import render
 from recbole_lite.experiments.reproduce.paper_tables import reproduce
 from recbole_lite.experiments.reproduce.protocol import Request
-from recbole_lite.experiments.reproduce.time_budget import Side
 from recbole_lite.model.generative.item_indexing import item_numbers
 from recbole_lite.utils.errors import ConfigError
 
@@ -20,17 +21,17 @@ SMALL = {"hidden_size": 16, "inner_size": 16, "n_layers": 1, "MAX_ITEM_LIST_LENG
 @pytest.fixture
 def two_sides(monkeypatch):
     """Table 4 of SASRec, a model whose settings are wrong, and one without what it reads."""
-    sides = [Side("SASRec", "SASRec", SMALL), Side("FDSA", "FDSA", {"n_layer": 1})]
-    sides.append(Side("no class", "FDSA", {"selected_features": ["class"]}))
-    monkeypatch.setattr(paper_tables, "rivals", lambda: sides)
+    sides = [ModelSpec("SASRec", "SASRec", SMALL), ModelSpec("FDSA", "FDSA", {"n_layer": 1})]
+    sides.append(ModelSpec("no class", "FDSA", {"selected_features": ["class"]}))
+    monkeypatch.setattr(paper_tables, "paper_baselines", lambda: sides)
     monkeypatch.setattr(paper_tables, "paper_models", list)
-    monkeypatch.setattr(paper_tables, "strategies", lambda: [Side("again", "SASRec", SMALL)])
+    monkeypatch.setattr(paper_tables, "strategies", lambda: [ModelSpec("again", "SASRec", SMALL)])
 
 
 def test_table_4(two_sides, request_for, monkeypatch):
     monkeypatch.setitem(paper_figures.DATASETS, "tiny", "ML-1m")
     lines = []
-    request = request_for(say=lines.append)
+    request = request_for(log=lines.append)
     text = reproduce("table4", request)
     folder = request.out / "tiny"
     assert (folder / "table4.md").read_text() == text
@@ -50,9 +51,30 @@ def test_table_4(two_sides, request_for, monkeypatch):
     assert sum("reused" in line for line in lines) == 2
 
 
+def test_rows_are_chosen_by_name(request_for, monkeypatch):
+    known = {"small": ModelSpec("small", "SASRec", SMALL), "Pop": ModelSpec("Pop", "Pop")}
+    monkeypatch.setattr(paper_tables, "all_models", lambda: known)
+    for models, rows in ((("Pop",), ["Pop"]), (("all",), ["small", "Pop"])):
+        text = reproduce("table4", request_for(models=models))
+        table = text.split("\n\n")[1].splitlines()[2:]
+        assert [line.split("|")[1].strip() for line in table] == rows
+    with pytest.raises(ConfigError, match="unknown: large; there are small; Pop"):
+        reproduce("table4", request_for(models=("Pop", "large")))
+    with pytest.raises(ConfigError, match="unknown: large; there are Pop; LiteLLM4Rec; prefix; de"):
+        reproduce("figure5", request_for(models=("large",)))
+
+
+def test_a_time_is_measured_again_where_it_is_of_something_else():
+    result = {"batch": 32, "repeats": 5, "times": {"POD": {}, "LiteLLM4Rec": {}}, "problems": {}}
+    assert TimingOptions(("POD",), 32, 5).match(result)
+    assert not TimingOptions(("POD",), 64, 5).match(result)
+    assert not TimingOptions(("SASRec",), 32, 5).match(result)
+    assert not TimingOptions(("POD",), 32, 5).match({**result, "problems": {"SASRec": "no"}})
+
+
 def test_nothing_could_be_run(two_sides, request_for, monkeypatch):
-    broken = [Side("FDSA", "FDSA", {"n_layer": 1})]
-    monkeypatch.setattr(paper_tables, "rivals", lambda: broken)
+    broken = [ModelSpec("FDSA", "FDSA", {"n_layer": 1})]
+    monkeypatch.setattr(paper_tables, "paper_baselines", lambda: broken)
     monkeypatch.setattr(paper_tables, "strategies", lambda: broken)
     with pytest.raises(ConfigError, match=r"FDSA: .*n_layer"):
         reproduce("table4", request_for())
@@ -96,13 +118,14 @@ def test_the_efficiency_study(quick, llm_folders):
     settings["MAX_ITEM_LIST_LENGTH"] = 20
     tokenizer = str(llm_folders["writer"])
     names = ["POD", "SASRec"]
-    result = efficiency.measure("tiny", settings, tokenizer, names, 4, 1, with_sweeps=False)
+    options = TimingOptions(tuple(names), 4, 1, with_sweeps=False)
+    result = efficiency.measure("tiny", settings, tokenizer, options)
     assert list(result["times"]) == ["POD", "SASRec", "LiteLLM4Rec", "POD, plain loop"]
     assert all(0 < t["least"] <= t["ms"] <= t["most"] for t in result["times"].values())
     assert list(result["parts"]["POD"]) == [
         "data preparation", "encoder", "beam search", "ids to items",
     ]  # fmt: skip
-    side = efficiency.Side("SASRec", "tiny", {**settings, "eval_batch_size": 4})
+    side = TimedModel("SASRec", "tiny", {**settings, "eval_batch_size": 4})
     lengths = side.test._dataset.inter_feat["item_length"].float()
     assert result["input_lengths"]["LiteLLM4Rec"]["tokens"] == pytest.approx(lengths.mean().item())
     text = render(result)
@@ -115,7 +138,7 @@ def test_the_plain_loop_recommends_the_same(name, quick, llm_folders):
     settings = quick(llm=str(llm_folders["writer"]), llm_init="pretrained", num_beams=20)
     # What ``generate`` alone has no place for.
     settings |= {"whole_word_embeddings": False, "prompt_length": 0, "MAX_ITEM_LIST_LENGTH": 20}
-    side = efficiency.Side(name, "tiny", settings, str(llm_folders["writer"]))
+    side = TimedModel(name, "tiny", settings, str(llm_folders["writer"]))
     batch = side.batch(0, 8)
     optimizer = torch.optim.Adam(side.model.parameters(), 0.01)
     for _ in range(20):  # so that beams spell items
@@ -131,7 +154,7 @@ def test_the_plain_loop_recommends_the_same(name, quick, llm_folders):
 
 
 def test_histories_are_cut_to_their_last_items(quick):
-    side = efficiency.Side("SASRec", "tiny", {**quick(), "MAX_ITEM_LIST_LENGTH": 20})
+    side = TimedModel("SASRec", "tiny", {**quick(), "MAX_ITEM_LIST_LENGTH": 20})
     whole, cut = side.batch(0, 8), side.batch(0, 8, 3)
     for items, length, ours, kept in zip(
         whole["item_id_list"].tolist(), whole["item_length"].tolist(),
@@ -149,4 +172,4 @@ def test_histories_are_cut_to_their_last_items(quick):
 )
 def test_what_cannot_be_timed(names, tokenizer, message, quick):
     with pytest.raises(ConfigError, match=message):
-        efficiency.measure("tiny", quick(), tokenizer, names)
+        efficiency.measure("tiny", quick(), tokenizer, TimingOptions(tuple(names)))

@@ -1,12 +1,10 @@
-"""Top-k metrics of single users from the rank of their one test item."""
+"""Top-k metrics from the rank of each user's one test item."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import numpy as np
-
-CONFIDENCE_Z = 1.959964  # of a 95% interval
 
 _GAINS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
     "recall": lambda ranks, k: np.ones(len(ranks)),
@@ -39,8 +37,22 @@ def metric_values(metric: str, ranks: np.ndarray) -> np.ndarray:
     return np.where(inside, _GAINS[name](np.maximum(ranks, 1), int(k)), 0.0)
 
 
-def half_interval(values: np.ndarray) -> float:
-    """Half of the 95% interval of a mean, by its standard error; nan for fewer than two values."""
-    if len(values) < 2:
-        return float("nan")
-    return float(CONFIDENCE_Z * values.std(ddof=1) / np.sqrt(len(values)))
+def random_guess(config) -> dict[str, float]:
+    """Expected top-k metrics of a random order of the candidates of the Top-N task.
+
+    Every rank of the right one is as likely, so it is the mean over all ranks; of 100 candidates
+    Hit@k is k / 100 and NDCG@k the sum of 1 / log2(1 + r) for r = 1 ... k, over 100.
+
+    Parameters
+    ----------
+    config : LiteConfig
+        Keys ``topn_negatives``, ``metrics``, ``topk``.
+
+    Returns
+    -------
+    dict of str to float
+        RecBole's names (``hit@10``).
+    """
+    ranks = np.arange(1, config["topn_negatives"] + 2)
+    names = [f"{metric.lower()}@{k}" for metric in config["metrics"] for k in config["topk"]]
+    return {name: float(metric_values(name, ranks).mean()) for name in names if is_of_ranks(name)}

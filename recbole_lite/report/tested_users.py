@@ -1,4 +1,4 @@
-"""The test set, user by user: what each is asked for, and which group of users they are in."""
+"""The users of the test set: the test item of each, and what groups of users go by."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from recbole_lite.data.windows import Windows
 
 
 @dataclass(frozen=True)
-class TestSet:
+class TestedUsers:
     """One test item per user; all arrays are ``[users]``, in the order of the test split.
 
     Attributes
@@ -29,8 +29,6 @@ class TestSet:
         Of each quartile of the items: ``items`` (their number), ``least`` and ``most`` (how often
         they occur in training).
     """
-
-    __test__ = False  # pytest takes the name for one of its own
 
     users: list[str]
     items: list[str]
@@ -53,7 +51,7 @@ class TestSet:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_test_set(dataset, valid_data, test_data) -> TestSet | None:
+def read_tested_users(dataset, valid_data, test_data) -> TestedUsers | None:
     """Take the test set from the loaders.
 
     Parameters
@@ -65,7 +63,7 @@ def read_test_set(dataset, valid_data, test_data) -> TestSet | None:
 
     Returns
     -------
-    TestSet or None
+    TestedUsers or None
         None where there is no test user, where a user has several test items (splits other than
         leave-one-out), or where the model has a dataset of its own.
     """
@@ -82,7 +80,7 @@ def read_test_set(dataset, valid_data, test_data) -> TestSet | None:
     for ids in held_out:
         counts = counts - np.bincount(ids, minlength=dataset.item_num)
     quartile_of, quartiles = _quartiles(counts)
-    return TestSet(
+    return TestedUsers(
         users=[str(user) for user in dataset.id2token(dataset.uid_field, users)],
         items=[str(item) for item in dataset.id2token(dataset.iid_field, targets)],
         item_interactions=counts[targets],

@@ -5,18 +5,18 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
-from recbole_lite.report.page_charts import group_charts, learning_curves, show
-from recbole_lite.report.ranks import half_interval, is_of_ranks, metric_values
+from recbole_lite.report.format import figure, metric_label
+from recbole_lite.report.html_page import render_template
+from recbole_lite.report.intervals import half_interval
+from recbole_lite.report.rank_metrics import is_of_ranks, metric_values
+from recbole_lite.report.run_charts import group_charts, learning_curves, score_of
 from recbole_lite.report.run_folder import RunRecord
 from recbole_lite.trainer import checkpoint
 
-TEMPLATES = Path(__file__).with_name("templates")
 MOST_ROWS = 15  # other runs in the table
 LOWER_IS_BETTER = ("giniindex", "averagepopularity")
 
@@ -30,13 +30,6 @@ def render(record: RunRecord, others: Sequence[RunRecord]) -> str:
     others : list of RunRecord
         Runs that it can be compared with, the newest first.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     content = {
         **_head(record),
         **learning_curves(record),
@@ -61,7 +54,7 @@ def render(record: RunRecord, others: Sequence[RunRecord]) -> str:
     names |= {"groups": "Groups of users"} if content["groups"] else {}
     names |= {"users": "Ten users"} if content["samples"] else {}
     names |= {"cost": "Time and memory", "made": "How it was made"}
-    return environment.get_template("report.html").render(sections=names.items(), **content)
+    return render_template("report.html", sections=names.items(), **content)
 
 
 def _head(record: RunRecord) -> dict[str, Any]:
@@ -89,12 +82,8 @@ def _tiles(record: RunRecord) -> list[dict[str, str]]:
         half = ""
         if len(ranks) > 1 and is_of_ranks(name):
             half = f"{half_interval(metric_values(name, ranks)):.4f}"
-        tiles.append({"name": show(name), "value": _figure(value), "half": half})
+        tiles.append({"name": metric_label(name), "value": figure(value), "half": half})
     return tiles
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
 
 
 def _how(record: RunRecord) -> str:
@@ -128,14 +117,14 @@ def _table(record: RunRecord, others: Sequence[RunRecord]) -> dict[str, Any] | N
         return None
     first = metrics[0]
     runs = [record, *others[:MOST_ROWS]]
-    runs.sort(key=lambda run: _or_least(run.metrics["test"].get(first)), reverse=True)
+    runs.sort(key=lambda run: score_of(run.metrics["test"], first), reverse=True)
     best = {name: _best(name, runs) for name in metrics}
     rows = []
     for run in runs:
         figures = [run.metrics["test"].get(name) for name in metrics]
         cells = [
             {
-                "text": _figure(value),
+                "text": figure(value),
                 "best": len(runs) > 1 and value is not None and value == best[name],
             }
             for name, value in zip(metrics, figures, strict=True)
@@ -147,7 +136,7 @@ def _table(record: RunRecord, others: Sequence[RunRecord]) -> dict[str, Any] | N
                 "name": run.name,
                 "this": run is record,
                 "cells": cells,
-                "valid": _figure(valid),
+                "valid": figure(valid),
                 "epochs": run.metrics["epochs"],
                 "minutes": _minutes(run.metrics),
                 "parameters": f"{run.metrics['parameters']:,}",
@@ -155,9 +144,9 @@ def _table(record: RunRecord, others: Sequence[RunRecord]) -> dict[str, Any] | N
         )
     more = len(others) - MOST_ROWS
     return {
-        "metrics": [show(name) for name in metrics],
-        "sorted_by": show(first),
-        "valid_metric": show(record.metrics["valid_metric"]),
+        "metrics": [metric_label(name) for name in metrics],
+        "sorted_by": metric_label(first),
+        "valid_metric": metric_label(record.metrics["valid_metric"]),
         "rows": rows,
         "left_out": f"{more} older runs are not shown." if more > 0 else "",
     }
@@ -168,10 +157,6 @@ def _best(name: str, runs: Sequence[RunRecord]) -> float | None:
     values = [value for value in values if value is not None]
     choose = min if name.startswith(LOWER_IS_BETTER) else max
     return choose(values, default=None)
-
-
-def _or_least(value: float | None) -> float:
-    return -1.0 if value is None else value
 
 
 def _minutes(metrics) -> str:

@@ -1,4 +1,4 @@
-"""A trained model as an ONNX graph: from item ids to the best items, without torch."""
+"""Export of a trained model to an ONNX graph, from item ids to the best items."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from typing import Any
 import torch
 
 from recbole_lite import __version__
-from recbole_lite.inference import graph_ends
+from recbole_lite.inference import graph_inputs_outputs
+from recbole_lite.inference.onnx_runtime import FORMAT_VERSION
 from recbole_lite.inference.packed_encoder import Packing, ScoringModule
-from recbole_lite.inference.runtime import FORMAT_VERSION
 from recbole_lite.model.abstract_recommender import NextItemModel
 from recbole_lite.utils.errors import ConfigError, MissingDependencyError
-from recbole_lite.utils.files import write_atomically
+from recbole_lite.utils.files import write_atomically, write_json
 
 OPSET = 20  # the first with Gelu
-OPSETS = range(18, 24)  # that torch's exporter writes, the checker knows and the tests have run
-LARGEST = 2**31 - 2**20  # what protobuf can hold, with some room
+OPSETS = range(18, 24)  # supported by torch's exporter and the checker, and tested
+LARGEST = 2**31 - 2**20  # bytes: protobuf's limit with a margin
 MODEL_FILE, INT8_FILE = "model.onnx", "model.int8.onnx"
 ITEMS_FILE, ABOUT_FILE = "items.json", "export.json"
 
@@ -39,19 +39,19 @@ def export_onnx(
     items : sequence of (str, str)
         Raw id and title of the items with internal ids 1, 2, ...
     out : str or Path
-        Folder; what is in it under the same names is replaced, a ``model.int8.onnx`` removed.
+        Folder; files of the same names are replaced, and ``model.int8.onnx`` is removed.
     opset : int
-        Version of ONNX's operators, see `OPSETS`.
+        ONNX operator set version, one of `OPSETS`.
 
     Returns
     -------
     Path
-        Of ``model.onnx``, see :func:`build_graph`.
+        ``model.onnx``, see :func:`build_graph`.
 
     Raises
     ------
     ConfigError, MissingDependencyError
-        As :func:`build_graph`.
+        See :func:`build_graph`.
     """
     graph = build_graph(model, opset)
     out = Path(out)
@@ -59,35 +59,35 @@ def export_onnx(
     (out / INT8_FILE).unlink(missing_ok=True)  # of another model
     write_atomically(path, lambda name: name.write_bytes(graph))
     listed = [{"id": None, "title": None}, *({"id": raw, "title": title} for raw, title in items)]
-    _write_json(out / ITEMS_FILE, listed)
+    write_json(out / ITEMS_FILE, listed)
     about = {"format_version": FORMAT_VERSION, "recbole_lite": __version__, "opset": opset}
     about.update(max_length=int(model.max_seq_length), n_items=int(model.n_items))
-    _write_json(out / ABOUT_FILE, about)
+    write_json(out / ABOUT_FILE, about)
     return path
 
 
 def build_graph(model: NextItemModel, opset: int = OPSET) -> bytes:
-    """Model as a serialised ONNX graph, its batch and lengths free.
+    """Export a model to a serialised ONNX graph with dynamic batch size and lengths.
 
     =================  =======================  =============================================
-    input ``items``    int64 [batch, length]    internal ids, oldest first; 0 is padding, behind
-                                                or in front; of longer rows the last
+    input ``items``    int64 [batch, length]    internal ids, oldest first; padded with 0 on the
+                                                left or the right; of longer rows the last
                                                 ``max_length`` items are read
     input ``exclude``  int64 [batch, excluded]  ids not to recommend, 0 for none; may be [batch, 0]
-    input ``k``        int64 [1]                how many
-    ``scores``         float32 [batch, k]       best first; -inf where no item is left
-    ``ids``            int64 [batch, k]         internal ids; 0 where no item is left
+    input ``k``        int64 [1]                number of items to recommend
+    ``scores``         float32 [batch, k]       best first; -inf if no item is left
+    ``ids``            int64 [batch, k]         internal ids; 0 if no item is left
     ``all_scores``     float32 [batch, n_items]  before exclusion; column 0 (padding) is -inf
     =================  =======================  =============================================
 
-    A row without any item, padding between items and ids that are negative or too large make the
-    run fail, with an operator's name that says so. The graph's metadata hold ``n_items``,
-    ``max_length``, ``format_version`` and ``recbole_lite``.
+    A row without any item, padding between items, and ids that are negative or too large make the
+    run fail; the name of the failing operator states the reason. The graph's metadata hold
+    ``n_items``, ``max_length``, ``format_version`` and ``recbole_lite``.
 
     Raises
     ------
     ConfigError
-        The model has no graph or is larger than 2 GiB; `opset` is none of `OPSETS`.
+        The model cannot be exported or exceeds 2 GiB, or `opset` is not in `OPSETS`.
     MissingDependencyError
         onnx or onnxscript is not installed.
     """
@@ -96,7 +96,7 @@ def build_graph(model: NextItemModel, opset: int = OPSET) -> bytes:
     check_opset(opset)
     graph = _export(model, opset)
     n_items, max_length = int(model.n_items), int(model.max_seq_length)
-    graph_ends.add(graph, n_items, max_length)
+    graph_inputs_outputs.add_inputs_outputs(graph, n_items, max_length)
     if graph.ByteSize() > LARGEST:
         raise ConfigError(
             f"the model takes {graph.ByteSize() / 2**30:.1f} GiB; an ONNX file holds 2 GiB at most"
@@ -109,7 +109,7 @@ def build_graph(model: NextItemModel, opset: int = OPSET) -> bytes:
 
 
 def check_exportable(model: torch.nn.Module) -> None:
-    """Refuse a model that has no graph.
+    """Refuse a model that cannot be exported.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def check_exportable(model: torch.nn.Module) -> None:
 
 
 def check_opset(opset: int) -> None:
-    """Refuse a version of ONNX's operators that is none of `OPSETS`.
+    """Refuse an operator set version that is not in `OPSETS`.
 
     Raises
     ------
@@ -139,7 +139,7 @@ def require_onnx():
     Raises
     ------
     MissingDependencyError
-        It or onnxscript is not installed.
+        onnx or onnxscript is not installed.
     """
     try:
         import onnx
@@ -151,10 +151,10 @@ def require_onnx():
     return onnx
 
 
-def add_facts(out: str | Path, **facts: Any) -> None:
-    """Add facts (plain data) to ``export.json``."""
+def update_export_file(out: str | Path, **facts: Any) -> None:
+    """Add `facts` (plain data) to ``export.json``."""
     path = Path(out) / ABOUT_FILE
-    _write_json(path, {**json.loads(path.read_text(encoding="utf-8")), **facts})
+    write_json(path, {**json.loads(path.read_text(encoding="utf-8")), **facts})
 
 
 @torch.no_grad()
@@ -163,24 +163,24 @@ def _export(model: NextItemModel, opset: int):
     dim = torch.export.Dim
     items, users = {0: dim("packed_items")}, dim("batch")
     length = dim("longest", max=int(model.max_seq_length))
-    # Sizes that are neither 0 nor 1, which the exporter would take for constants.
-    packing = Packing.of(torch.tensor([[1, 1], [1, 0]]))
-    with _quiet():
+    # Sizes other than 0 and 1, which the exporter would treat as constants.
+    packing = Packing.from_padded(torch.tensor([[1, 1], [1, 0]]))
+    with muted("torch.onnx"):  # about packages that are not used here
         program = torch.onnx.export(
             ScoringModule(model),
             tuple(vars(packing).values()),
             dynamo=True,
-            input_names=graph_ends.PACKED,
-            output_names=[graph_ends.ALL_SCORES],
+            input_names=graph_inputs_outputs.PACKED,
+            output_names=[graph_inputs_outputs.ALL_SCORES],
             dynamic_shapes=(items, items, items, {0: users, 1: length}, {0: users}),
             opset_version=opset,
             verbose=False,
         )
-    return _without_remarks(program.model_proto)
+    return _strip_metadata(program.model_proto)
 
 
-def _without_remarks(model):
-    """Drop what the exporter notes on every node: stack traces, with the paths of this machine."""
+def _strip_metadata(model):
+    """Remove the exporter's stack traces, which hold paths of this machine, from every node."""
     graph = model.graph
     for part in (model, graph, *graph.node, *graph.initializer, *graph.value_info, *graph.input):
         del part.metadata_props[:]
@@ -191,9 +191,9 @@ def _without_remarks(model):
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Mute the exporter's remarks on packages that are not used here."""
-    logger = logging.getLogger("torch.onnx")
+def muted(name: str | None) -> Iterator[None]:
+    """Suppress warnings, and log records below ERROR of the logger `name` (None: the root)."""
+    logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
@@ -202,8 +202,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def _write_json(path: Path, content: Any) -> None:
-    text = json.dumps(content, indent=1, ensure_ascii=False)
-    write_atomically(path, lambda name: name.write_text(text + "\n", encoding="utf-8"))

@@ -5,8 +5,8 @@ import pytest
 import torch
 from built_models import HISTORIES, build, graph_of, rows_of, scores_of
 
-from recbole_lite.inference import ranking, runtime
-from recbole_lite.inference.runtime import OnnxRuntime
+from recbole_lite.inference import onnx_runtime, ranking
+from recbole_lite.inference.onnx_runtime import OnnxRuntime
 from recbole_lite.inference.torch_runtime import TorchRuntime
 from recbole_lite.utils.errors import CheckpointError, RequestError
 
@@ -85,7 +85,7 @@ def test_more_than_there_are(scorer):
 
 
 def test_large_batches_go_in_parts_of_similar_length(model, monkeypatch):
-    monkeypatch.setattr(runtime, "USERS_AT_ONCE", 2)
+    monkeypatch.setattr(onnx_runtime, "USERS_AT_ONCE", 2)
     scorer = OnnxRuntime(graph_of(model, "t5"), 1)
     widths, run = [], scorer._run
 
@@ -150,7 +150,7 @@ def test_files_that_are_no_graph(model, tmp_path, monkeypatch):
         OnnxRuntime(path)
     path.write_bytes(graph)
     for version, message in ((1, "written by recbole-lite .*upgrade"), (3, "export the model aga")):
-        monkeypatch.setattr(runtime, "FORMAT_VERSION", version)
+        monkeypatch.setattr(onnx_runtime, "FORMAT_VERSION", version)
         with pytest.raises(CheckpointError, match=message):
             OnnxRuntime(path)
 
@@ -171,7 +171,7 @@ def test_threads_follow_the_environment(model, monkeypatch):
 
 def test_of_equal_scores_the_lower_id_comes_first():
     scores = np.array([[-np.inf, 1.0, 3.0, 3.0, 2.0, 3.0]], np.float32)
-    ids, values = ranking.top(scores, 3)
+    ids, values = ranking.top_k(scores, 3)
     assert ids.tolist() == [[2, 3, 5]]
     assert values.tolist() == [[3.0, 3.0, 3.0]]
 

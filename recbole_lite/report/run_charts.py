@@ -9,16 +9,11 @@ from typing import Any
 import numpy as np
 
 from recbole_lite.report import charts, user_groups
+from recbole_lite.report.format import metric_label
 from recbole_lite.report.run_folder import USERS_FILE, RunRecord, read_users
 
 MOST_BARS = 5  # runs in a chart, this one included
 GROUPS_K = 10
-
-
-def show(metric: str) -> str:
-    """Name of a metric for people: ``recall@10`` -> ``Recall@10``."""
-    name, at, k = metric.partition("@")
-    return (name.upper() if name in ("ndcg", "mrr", "map") else name.capitalize()) + at + k
 
 
 def learning_curves(record: RunRecord) -> dict[str, Any]:
@@ -28,7 +23,9 @@ def learning_curves(record: RunRecord) -> dict[str, Any]:
     valid = [name for name in valid if name != "valid_score"]
     best = record.metrics["best_epoch"]
     mark = None if best is None else (best, f"best: epoch {best}")
-    lines = [_series(history, name, show(name.removeprefix("valid_"))) for name in valid[:6]]
+    lines = [
+        _series(history, name, metric_label(name.removeprefix("valid_"))) for name in valid[:6]
+    ]
     lines = [line for line in lines if line.points]
     loss = _series(history, "train_loss", "training loss")
     loss_title = "Training loss (sum over an epoch's batches)"
@@ -96,13 +93,15 @@ def _best_of_other_models(record, others, k: int) -> list[RunRecord]:
         if model == record.metrics["model"] or not usable:
             continue
         held = best.get(model)
-        if held is None or _score(run, metric) > _score(held, metric):
+        score = score_of(run.metrics["valid"], metric)
+        if held is None or score > score_of(held.metrics["valid"], metric):
             best[model] = run
     return list(best.values())[: MOST_BARS - 1]
 
 
-def _score(run: RunRecord, metric: str) -> float:
-    score = (run.metrics["valid"] or {}).get(metric)
+def score_of(results: dict[str, float] | None, metric: str) -> float:
+    """Result to sort by; one that is missing comes last."""
+    score = (results or {}).get(metric)
     return -1.0 if score is None else score
 
 

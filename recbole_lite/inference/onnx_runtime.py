@@ -1,4 +1,4 @@
-"""A trained model's graph in onnxruntime; needs neither torch nor RecBole."""
+"""Scores and top items of an exported model by onnxruntime; needs neither torch nor RecBole."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from recbole_lite.inference.ranking import Histories, Ranked
 from recbole_lite.utils.errors import CheckpointError, MissingDependencyError, RequestError
 
 FORMAT_VERSION = 2  # of exported graphs
-# How names of operators begin that refuse an input: onnxruntime's message holds them.
+# Prefix of the names of operators that refuse an input; onnxruntime's message holds the name.
 REFUSED = "refused: "
-# Attention is laid out by the longest history of a call, so that larger batches are faster in parts
-# of similar length (docs/inference.md).
+# Attention is padded to the longest history of a call: larger batches are split into parts of
+# similar length (docs/inference.md).
 USERS_AT_ONCE = 64
 
 
 class OnnxRuntime:
-    """A trained model's graph in onnxruntime, on the CPU.
+    """An exported model in onnxruntime, on the CPU.
 
     Parameters
     ----------
@@ -29,19 +29,19 @@ class OnnxRuntime:
         ``model.onnx`` or ``model.int8.onnx`` of an export, the graph in a model's folder, or its
         content.
     threads : int, optional
-        Default: ``OMP_NUM_THREADS`` where it is set, else onnxruntime's, all cores.
+        Default: ``OMP_NUM_THREADS`` if it is set, else onnxruntime's default, all cores.
 
     Attributes
     ----------
     n_items : int
         Ids go from 1 to ``n_items - 1``.
     max_length : int
-        Items of a history that the model reads: the last ones.
+        Number of last items of a history that the model reads.
 
     Raises
     ------
     CheckpointError
-        Missing, damaged, or of another format.
+        The file is missing, damaged, or of another format.
     MissingDependencyError
         onnxruntime is not installed.
     """
@@ -56,11 +56,11 @@ class OnnxRuntime:
                 "onnxruntime is not installed; type: pip install onnxruntime"
             ) from None
         options = onnxruntime.SessionOptions()
-        asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # "4,2": nested ones, too
+        asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # "4,2": with nested levels
         options.intra_op_num_threads = threads or (int(asked) if asked.isdigit() else 0)
-        options.log_severity_level = 4  # what fails is raised, too
-        place = "the graph" if isinstance(graph, bytes) else graph
-        if place is graph and not Path(graph).is_file():
+        options.log_severity_level = 4  # errors are raised anyway
+        source = "the graph" if isinstance(graph, bytes) else graph
+        if source is graph and not Path(graph).is_file():
             raise CheckpointError(
                 f"{graph}: no such file; type: recbole-lite export --model=RUN_FOLDER --out=FOLDER"
             )
@@ -71,9 +71,9 @@ class OnnxRuntime:
                 providers=["CPUExecutionProvider"],
             )
         except Exception as error:  # onnxruntime's have no common class
-            raise CheckpointError(f"{place}: onnxruntime cannot read it: {error}") from None
+            raise CheckpointError(f"{source}: onnxruntime cannot read it: {error}") from None
         facts = self.session.get_modelmeta().custom_metadata_map
-        _check_format(place, facts)
+        _check_format(source, facts)
         self.n_items, self.max_length = int(facts["n_items"]), int(facts["max_length"])
 
     def scores(self, histories: Histories) -> np.ndarray:
@@ -82,7 +82,7 @@ class OnnxRuntime:
         Parameters
         ----------
         histories : sequence of sequence of int, or numpy.ndarray
-            Internal ids, the earliest first; an array ``[B, L]`` has 0 in front of or behind them.
+            Internal ids, oldest first; an array ``[B, L]`` is padded with 0 on the left or right.
 
         Raises
         ------
@@ -99,9 +99,9 @@ class OnnxRuntime:
         histories: Histories,
         k: int,
         exclude: Histories | None = None,
-        among: np.ndarray | None = None,
+        candidates: np.ndarray | None = None,
     ) -> Ranked:
-        """Best items of each history.
+        """Items with the highest scores for each history.
 
         Parameters
         ----------
@@ -109,23 +109,23 @@ class OnnxRuntime:
             See :meth:`scores`.
         k : int
         exclude : like `histories`, optional
-            Internal ids that row b must not have; rows may be empty.
-        among : numpy.ndarray, optional
+            Internal ids that are not recommended to row b; rows may be empty.
+        candidates : numpy.ndarray, optional
             ``[C]`` internal ids to choose from; default: all.
 
         Returns
         -------
         (numpy.ndarray [B, K] int64, numpy.ndarray [B, K] float32)
-            Ids, best first, and their scores; K = min(k, number to choose from). -inf and id 0
-            mark places for which no item is left.
+            Ids, best first, and their scores; K = min(k, number of candidates). Score -inf and
+            id 0 mark places for which no item is left.
 
         Raises
         ------
         RequestError
-            As :meth:`scores`; ids in `exclude` outside the catalogue.
+            See :meth:`scores`; also for ids in `exclude` outside the catalogue.
         """
-        if among is not None:
-            return ranking.top(self.scores(histories), k, exclude, among)
+        if candidates is not None:
+            return ranking.top_k(self.scores(histories), k, exclude, candidates)
         k = min(k, self.n_items - 1)
         ids = np.empty((len(histories), k), np.int64)
         scores = np.empty((len(histories), k), np.float32)
@@ -134,12 +134,12 @@ class OnnxRuntime:
         return ids, scores
 
     def warm_up(self, users: int = 32) -> None:
-        """Answer batches of several sizes, so that no request waits for memory to be laid out."""
+        """Run batches of several sizes once, so that no request pays for memory allocation."""
         for count in {1, min(users, USERS_AT_ONCE)}:
             self.rank([[1] * self.max_length] * count, 1, [[1]] * count)
 
     def _parts(self, histories, exclude) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Which rows, their items ``[b, L]`` and what they exclude ``[b, S]``."""
+        """Row numbers ``[b]`` of a part, their items ``[b, L]`` and excluded ids ``[b, S]``."""
         order = np.arange(len(histories))
         if len(order) > USERS_AT_ONCE:
             order = np.argsort(ranking.lengths(histories), kind="stable")
@@ -147,8 +147,8 @@ class OnnxRuntime:
             rows = order[begin : begin + USERS_AT_ONCE]
             seen = np.zeros((len(rows), 0), np.int64)
             if exclude is not None:
-                seen = ranking.padded(exclude, rows)
-            yield rows, ranking.padded(histories, rows, self.max_length), seen
+                seen = ranking.pad(exclude, rows)
+            yield rows, ranking.pad(histories, rows, self.max_length), seen
 
     def _run(self, outputs: list[str], items, exclude, k: int) -> list[np.ndarray]:
         inputs = {"items": items, "exclude": exclude, "k": np.array([k], np.int64)}
@@ -161,14 +161,14 @@ class OnnxRuntime:
             raise RequestError(why.partition("'")[0]) from None
 
 
-def _check_format(place, facts) -> None:
+def _check_format(source, facts) -> None:
     version = facts.get("format_version")
     if version is None or int(version) < FORMAT_VERSION:
         raise CheckpointError(
-            f"{place}: not a graph of this version of recbole-lite; export the model again"
+            f"{source}: not a graph of this version of recbole-lite; export the model again"
         )
     if int(version) > FORMAT_VERSION:
         raise CheckpointError(
-            f"{place}: format version {version}, written by recbole-lite "
+            f"{source}: format version {version}, written by recbole-lite "
             f"{facts.get('recbole_lite')}; this one reads {FORMAT_VERSION}: upgrade"
         )

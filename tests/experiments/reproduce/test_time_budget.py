@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from recbole_lite.experiments.reproduce import baselines, time_budget
-from recbole_lite.experiments.reproduce.baselines import all_sides
-from recbole_lite.experiments.reproduce.time_budget import Side, measure, measured, plan
+from recbole_lite.experiments.reproduce.baselines import ModelSpec, all_models
+from recbole_lite.experiments.reproduce.time_budget import load_or_measure, measure, plan
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def common(quick):
 
 
 def test_steps_fill_the_budget(half_a_second_each, common):
-    planned = plan(Side("SASRec", "SASRec"), "tiny", common, 10.4)
+    planned = plan(ModelSpec("SASRec", "SASRec"), "tiny", common, 10.4)
     assert planned["step_seconds"] == 0.5
     assert planned["steps"] == planned["settings"]["max_steps"] == 20
     epoch = planned["steps_per_epoch"]
@@ -40,19 +40,19 @@ def test_timing_takes_a_fifth_of_the_budget(seconds, reads, common, monkeypatch)
     """Steps of half a second, each between two readings of the clock; two at the least."""
     ticks = itertools.count()
     monkeypatch.setattr(time_budget, "clock", lambda: next(ticks) * 0.5)
-    assert plan(Side("SASRec", "SASRec"), "tiny", common, seconds)["step_seconds"] == 0.5
+    assert plan(ModelSpec("SASRec", "SASRec"), "tiny", common, seconds)["step_seconds"] == 0.5
     assert next(ticks) == reads
 
 
 def test_what_counts_once_has_no_steps_to_plan(common):
-    planned = plan(Side("Pop", "Pop"), "tiny", common, 60)
+    planned = plan(ModelSpec("Pop", "Pop"), "tiny", common, 60)
     assert planned["settings"]["epochs"] == 1
     assert "max_steps" not in planned["settings"]
     assert planned["steps"] == planned["steps_per_epoch"]
 
 
 def test_of_many_short_epochs_a_few_are_validated_the_last_among_them(half_a_second_each, common):
-    planned = plan(Side("s", "SASRec", {"train_batch_size": 2048}), "tiny", common, 50)
+    planned = plan(ModelSpec("s", "SASRec", {"train_batch_size": 2048}), "tiny", common, 50)
     assert planned["steps_per_epoch"] == 1
     settings = planned["settings"]
     # 100 epochs: every 20th is validated, five times.
@@ -60,14 +60,14 @@ def test_of_many_short_epochs_a_few_are_validated_the_last_among_them(half_a_sec
 
 
 def test_stages_share_the_steps(half_a_second_each, common):
-    side = Side("two", "LiteLLM4Rec", {}, two_stages=True)
+    side = ModelSpec("two", "LiteLLM4Rec", {}, two_stages=True)
     first, second = plan(side, "tiny", common, 10)["settings"]["stages"]
     assert (first["max_steps"], second["max_steps"]) == (12, 8)
     assert (first["item_llm_training"], second["item_llm_training"]) == ("frozen", "embeddings")
 
 
 def test_a_model_of_two_phases_shares_the_time(half_a_second_each, common, tmp_path):
-    side = Side("S3Rec", "S3Rec", pretrain=0.3)
+    side = ModelSpec("S3Rec", "S3Rec", pretrain=0.3)
     result = measure(side, "tiny", {**common, "checkpoint_dir": str(tmp_path)}, 0.5, "typed")
     settings = result["config_dict"]
     assert settings["train_stage"] == "finetune"
@@ -80,9 +80,9 @@ def test_a_model_of_two_phases_shares_the_time(half_a_second_each, common, tmp_p
 
 def test_a_result_is_made_once(common, tmp_path):
     path = tmp_path / "out" / "SASRec.json"
-    side = Side("SASRec, small", "SASRec", {"hidden_size": 8})
+    side = ModelSpec("SASRec, small", "SASRec", {"hidden_size": 8})
     arguments = {"dataset": "tiny", "settings": common, "command": "typed"}
-    result, new = measured(path, side, 0.01, **arguments)
+    result, new = load_or_measure(path, side, 0.01, **arguments)
     assert new
     assert result == json.loads(path.read_text())
     assert result["config_dict"]["hidden_size"] == 8
@@ -91,11 +91,11 @@ def test_a_result_is_made_once(common, tmp_path):
     hits = sum(0 < rank <= 5 for rank in result["ranks"].values())
     assert result["test"]["recall@5"] == pytest.approx(hits / 30, abs=1e-4)
     assert sum(e["valid_result"] is not None for e in result["history"]) >= 1
-    again, new = measured(path, side, 0.01, **arguments)
+    again, new = load_or_measure(path, side, 0.01, **arguments)
     assert not new
     assert again == result
-    other = Side("SASRec, small", "SASRec", {"hidden_size": 16})
-    assert measured(path, other, 0.01, **arguments)[1]  # other settings: made anew
+    other = ModelSpec("SASRec, small", "SASRec", {"hidden_size": 16})
+    assert load_or_measure(path, other, 0.01, **arguments)[1]  # other settings: made anew
 
 
 def test_a_result_that_cannot_be_written_is_not_lost(tmp_path, monkeypatch, caplog):
@@ -103,8 +103,8 @@ def test_a_result_that_cannot_be_written_is_not_lost(tmp_path, monkeypatch, capl
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(time_budget, "write_json", full)
-    arguments = (tmp_path / "a.json", time_budget.Side("a", "Pop"), 1.0, "tiny", {}, "")
-    assert time_budget.measured(*arguments, by=lambda *_: {"test": {}}) == ({"test": {}}, True)
+    arguments = (tmp_path / "a.json", ModelSpec("a", "Pop"), 1.0, "tiny", {}, "")
+    assert load_or_measure(*arguments, by=lambda *_: {"test": {}}) == ({"test": {}}, True)
     assert "a.json: cannot be made: OSError: [Errno 28]" in caplog.text
 
 
@@ -116,6 +116,6 @@ def test_files_of_the_project_are_named_without_the_machine():
 def test_every_side_is_a_valid_configuration(common):
     from recbole_lite import LiteConfig
 
-    for side in all_sides().values():
+    for side in all_models().values():
         data_path = {"data_path": common["data_path"]}
         LiteConfig(side.model, "tiny", side.files, config_dict={**data_path, **side.settings})

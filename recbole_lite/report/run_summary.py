@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from tabulate import tabulate
+
+from recbole_lite.report.format import figure, grid
 
 NOT_TESTED = (
     "Nothing was measured on a test set: eval_args leave nothing for it. The model can be used."
@@ -48,17 +49,12 @@ def _metrics_table(runs) -> str:
         for run in runs
     ]
     ratios = [[f"{rows[0][0]} / {row[0]}", *map(_ratio, rows[0][1:], row[1:])] for row in rows[1:]]
-    shown = [[name, *map(_figure, figures)] for name, *figures in rows]
-    align = ("left", *("right" for _ in head[1:]))
+    shown = [[name, *map(figure, figures)] for name, *figures in rows]
     guess = runs[0].get("random_guess")
     if guess:
-        figures = [_figure(guess.get(name)) for name in names]
+        figures = [figure(guess.get(name)) for name in names]
         ratios.insert(0, ["random guessing", *figures * len(parts)])
-    return tabulate([*shown, *ratios], head, colalign=align, disable_numparse=True)
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:.4f}"
+    return grid([*shown, *ratios], head, "simple")
 
 
 def _ratio(a: float | None, b: float | None) -> str:

@@ -1,0 +1,131 @@
+"""What subcommands share: how their parsers are made, and arguments that several of them take."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from recbole_lite.utils.errors import ConfigError, RequestError
+from recbole_lite.utils.files import STANDARD, spooled
+
+
+def add_command(
+    commands: argparse._SubParsersAction,
+    name: str,
+    text: str,
+    run: Callable[[argparse.Namespace], int],
+    interrupted: str = "interrupted",
+    **others: str,
+) -> argparse.ArgumentParser:
+    """Add a subcommand.
+
+    Parameters
+    ----------
+    commands : argparse action
+        What ``ArgumentParser.add_subparsers`` returned.
+    name, text : str
+        Its name and its line in the list of all.
+    run : callable
+        Runs it; returns the exit status. Errors are raised.
+    interrupted : str
+        Printed after Ctrl-C.
+    **others
+        ``epilog`` or ``description``, printed as they are written.
+    """
+    parser = commands.add_parser(
+        name,
+        help=text,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        **others,
+    )
+    add_traceback(parser)
+    parser.set_defaults(func=run, interrupted=interrupted)
+    return parser
+
+
+def add_traceback(parser: argparse.ArgumentParser) -> None:
+    """Add ``--traceback``."""
+    parser.add_argument(
+        "--traceback",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="show where in the code an error was raised",
+    )
+
+
+# -- training ---------------------------------------------------------------------------------
+
+
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what a training takes; every other ``--key=value`` is a configuration key."""
+    parser.add_argument("-m", "--model", help="LiteLLM4Rec, or one of RecBole's models")
+    parser.add_argument("-d", "--dataset", help="name of a dataset")
+    parser.add_argument(
+        "--config_files",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help='YAML file, -: standard input; repeat it for several, or write "a.yaml b.yaml"',
+    )
+    parser.set_defaults(takes_overrides=True)
+
+
+@contextmanager
+def config_files(args: argparse.Namespace) -> Iterator[None]:
+    """Let `args.config_files` list paths that can be read again: streams are copied."""
+    with ExitStack() as stack:
+        paths = [path for given in args.config_files for path in _split_paths(given)]
+        args.config_files = [str(stack.enter_context(spooled(path, ".yaml"))) for path in paths]
+        yield
+
+
+def _split_paths(given: str) -> list[str]:
+    """A path, or RecBole's form, paths with spaces between."""
+    parts = given.split()
+    if given == STANDARD or len(parts) == 1 or Path(given).exists():
+        return [given]
+    missing = [part for part in parts if part != STANDARD and not Path(part).exists()]
+    if missing:
+        raise ConfigError(
+            f"--config_files: there is no file {given!r}, and as several files no {missing[0]!r}; "
+            "repeat --config_files for each file whose path has a space"
+        )
+    return parts
+
+
+# -- a trained model --------------------------------------------------------------------------
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add ``--model``, the folder of a trained model."""
+    parser.add_argument("--model", required=True, metavar="DIR", help="folder of the model")
+
+
+def add_runtime(parser: argparse.ArgumentParser) -> None:
+    """Add ``--device`` and ``--runtime``."""
+    parser.add_argument("--device", default="cpu", help="e.g. cuda (default: cpu)")
+    parser.add_argument(
+        "--runtime",
+        choices=("auto", "onnx", "torch"),
+        default="auto",
+        help="what computes scores; auto: onnxruntime where it can (default)",
+    )
+
+
+def load_recommender(args: argparse.Namespace):
+    """Load the model that the command line names.
+
+    Raises
+    ------
+    RecboleLiteError
+        RecBole is not installed, the folder is no model's, or there is no such device.
+    """
+    from recbole_lite import Recommender
+
+    try:
+        return Recommender.load(args.model, args.device, args.runtime)
+    except (RuntimeError, AssertionError) as error:  # torch's, about the device
+        raise RequestError(f"--device={args.device}: {str(error).splitlines()[0]}") from error

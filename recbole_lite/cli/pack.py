@@ -1,0 +1,69 @@
+"""``recbole-lite pack``: a folder that recommends, with a model card."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from pathlib import Path
+
+from recbole_lite.cli.common import add_command, add_model
+from recbole_lite.utils.errors import CheckpointError
+from recbole_lite.utils.files import check_folder
+
+EPILOG = """\
+A finished run's folder needs no packing to be used. Packing copies what recommending needs, with a
+model card, into a folder to give away. Without --out it completes the folder of a run that was
+interrupted, or that an older version wrote; the data set must be where it was in training.
+
+examples:
+  %(prog)s --model=saved/LiteLLM4Rec-ml-1m-... --out=my-model
+  %(prog)s --model=saved/LiteLLM4Rec-ml-1m-...
+"""
+INTERRUPTED = "interrupted; the folder may lack files: run the command again"
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add the subcommand."""
+    text = "make a folder that recommends, with a model card"
+    parser = add_command(commands, "pack", text, run, INTERRUPTED, epilog=EPILOG)
+    add_model(parser)
+    parser.add_argument("--out", metavar="DIR", help="folder to write")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Complete a run's folder, or copy it into one to give away."""
+    if args.out is not None:
+        check_folder(args.out, "--out")
+        from recbole_lite import Recommender
+
+        recommender = Recommender.load(args.model, runtime="torch")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # huggingface_hub's, about cards without a licence
+            recommender.save_pretrained(args.out)
+        print(f"{args.out}: {recommender.name}, {len(recommender.catalogue):,} items")
+        _add_graph(args.out)
+        return 0
+    from recbole_lite.inference.saved_run import restore_recommender_files
+
+    if not restore_recommender_files(args.model):
+        raise CheckpointError(f"{args.model}: a packed model already; it needs nothing more")
+    print(f"{args.model}: complete")
+    return 0
+
+
+def _add_graph(folder: str) -> None:
+    """Make the graph of a packed model now rather than at its first use."""
+    from recbole_lite.inference import graph_file
+    from recbole_lite.inference.loading import build_model
+    from recbole_lite.inference.model_folder import read_bundle
+
+    bundle = read_bundle(folder)
+    if bundle.model not in graph_file.EXPORTABLE:
+        return
+    missing = graph_file.missing_package()
+    if missing:
+        print(f"without a graph for onnxruntime: {missing} is not installed")
+        return
+    path = graph_file.export_graph(bundle, build_model(bundle, "cpu"))
+    if isinstance(path, Path):
+        print(f"{path.name}: {path.stat().st_size / 2**20:.1f} MiB, for onnxruntime")
