@@ -160,7 +160,7 @@ def test_a_damaged_cache_is_rebuilt(settings, items, caplog, damage):
     caplog.clear()
     second = load_item_vectors(settings(), items())
     assert not second.from_cache
-    assert "the item vectors are encoded anew" in caplog.text
+    assert "the item vectors are encoded again" in caplog.text
     assert torch.equal(first.vectors, second.vectors)
     assert load_item_vectors(settings(), items()).from_cache
 

@@ -132,7 +132,7 @@ class ItemTower(nn.Module):
 def _check_adapter(how: str, trainings: set[str]) -> None:
     if how == "pca" and "full" in trainings:
         # The axes are those of fixed vectors; a trained Item LLM's vectors would leave them.
-        raise ConfigError("item_adapter: pca does not go with item_llm_training: full")
+        raise ConfigError("item_adapter: pca cannot be combined with item_llm_training: full")
 
 
 def _is_trained(module: nn.Module) -> bool:
