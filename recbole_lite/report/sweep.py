@@ -145,7 +145,10 @@ def _best_lines(result) -> str:
     if best["test_result"] is None:
         note = "The test split has not been evaluated."
         if not result["interrupted"]:
-            note = "No test figures: eval_args leave no test part, or the test failed."
+            note = (
+                "Nothing was measured on a test set: eval_args leave no test part, or the test "
+                "failed."
+            )
     return f"{lines}\n{note}"
 
 

@@ -211,7 +211,7 @@ def test_a_cache_brought_along_serves_without_the_model(settings, items, llm_cop
     second = load_item_vectors(config, items())
     assert second.from_cache
     assert second.path == first.path
-    assert "without comparing weights" in caplog.text
+    assert "without checking the weights" in caplog.text
     with pytest.raises(ModelFilesError, match="no such directory"):
         load_item_vectors(config, items(title=["toy"]))
     with pytest.raises(ModelFilesError, match="no such directory"):
