@@ -301,7 +301,7 @@ def _tested(config, folder: str | None):
         with translate_errors(f"{config['model']} cannot be tested", config):
             yield
     except ConfigError as error:
-        whole = f" The trained weights are whole: {folder}" if folder else ""
+        whole = f" The trained weights are intact: {folder}" if folder else ""
         raise ConfigError(f"{error}.{whole}") from error
 
 
@@ -316,7 +316,7 @@ def _end(result, trainer, dataset, loaders, saved: bool, per_user: bool, samples
                 parts = {"valid": valid_data._dataset, "test": test_data._dataset}
                 result["candidates"] = _store_candidates(trainer.run_dir, dataset, parts)
         write_metrics(trainer, result)
-    with best_effort("what is known of the test"):
+    with best_effort("results of the test"):
         _describe(result, trainer)
     users = None
     with best_effort("the test users' ranks"):
@@ -329,7 +329,7 @@ def _end(result, trainer, dataset, loaders, saved: bool, per_user: bool, samples
             result["samples"] = sample_users(trainer, test_data, dataset, count)
     if writes:
         with best_effort(
-            f"{trainer.run_dir}: what recommending needs", completion_hint(trainer.run_dir)
+            f"{trainer.run_dir}: files for recommending", completion_hint(trainer.run_dir)
         ):
             _complete(result, trainer.model, dataset, config)
         result["report"] = write_run_files(trainer, result, dataset, valid_data, test_data, users)
@@ -359,13 +359,11 @@ def _count_parts(loaders) -> dict[str, int]:
     parts = dict(zip(("train", "valid", "test"), (len(x._dataset) for x in loaders), strict=True))
     if not parts["valid"]:
         getLogger().warning(
-            "eval_args leave nothing for validation: the weights of the last epoch are kept, "
+            "eval_args leave no validation part: the weights of the last epoch are kept; "
             "valid_metric and stopping_step have no effect"
         )
     if not parts["test"]:
-        getLogger().warning(
-            "eval_args leave nothing for a test: the model is trained and not measured"
-        )
+        getLogger().warning("eval_args leave no test part: the model is trained but not measured")
     return parts
 
 

@@ -8,20 +8,21 @@ from recbole_lite.cli.common import add_command, add_training_arguments, config_
 
 EPILOG = """\
 Trains the base configuration, then one model per row. A row is a file of configuration keys,
-properties/ablation/ROW.yaml; what it sets wins over --key=value and --config_files, which all
-rows share. Shipped: fixT5, fixHead, scratch (the paper's Figure 4), item-t5-small, item-t5-base,
-item-bert, item-sbert (its Table 7).
+properties/ablation/ROW.yaml. Its settings take precedence over --key=value and --config_files,
+which all rows share. Included rows: fixT5, fixHead, scratch (the paper's Figure 4), item-t5-small,
+item-t5-base, item-bert, item-sbert (its Table 7).
 
-Each result is a file in the folder of --out as soon as it is there; the same command goes on after
-the last one, and trains anew only what has other settings. A row that cannot run (no network for
-its language model, say) is listed as "not run". Exit status: 0 if the base configuration ran.
+Each result is written to the folder of --out as soon as it is finished. The same command continues
+after the last one and trains again only rows with other settings. A row that cannot run (for
+example, no network for its language model) is listed as "not run". Exit status: 0 if the base
+configuration ran.
 
 examples:
   %(prog)s --dataset=ml-100k --rows=fixT5,fixHead --seeds=2020,2021,2022
   %(prog)s --dataset=ml-1m --train_strategy=sampling
   %(prog)s --dataset=ml-100k --rows_from=my_rows --out=results/mine --config_files=a.yaml
 """
-INTERRUPTED = "interrupted; the same command goes on after the last result"
+INTERRUPTED = "interrupted; the same command continues after the last result"
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -30,9 +31,17 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = add_command(commands, "ablate", text, run, INTERRUPTED, epilog=EPILOG)
     add_training_arguments(parser)
     parser.set_defaults(model="LiteLLM4Rec")
-    parser.add_argument("--rows", type=_names, metavar="A,B", help="default: all rows")
     parser.add_argument(
-        "--seeds", type=_numbers, metavar="N,N", help="default: the configuration's seed alone"
+        "--rows",
+        type=_names,
+        metavar="A,B",
+        help="rows to compare with the base row (default: all)",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=_numbers,
+        metavar="N,N",
+        help="seeds of each row (default: the configuration's seed)",
     )
     parser.add_argument(
         "--out", metavar="DIR", help="results and table (default: results/ablation/DATASET)"

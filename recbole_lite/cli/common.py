@@ -52,7 +52,7 @@ def add_traceback(parser: argparse.ArgumentParser) -> None:
         "--traceback",
         action="store_true",
         default=argparse.SUPPRESS,
-        help="show where in the code an error was raised",
+        help="print the traceback of an error",
     )
 
 
@@ -90,8 +90,8 @@ def _split_paths(given: str) -> list[str]:
     missing = [part for part in parts if part != STANDARD and not Path(part).exists()]
     if missing:
         raise ConfigError(
-            f"--config_files: there is no file {given!r}, and as several files no {missing[0]!r}; "
-            "repeat --config_files for each file whose path has a space"
+            f"--config_files: there is no file {given!r}; read as several paths, {missing[0]!r} is "
+            "missing; repeat --config_files for each file whose path has a space"
         )
     return parts
 
@@ -111,7 +111,7 @@ def add_runtime(parser: argparse.ArgumentParser) -> None:
         "--runtime",
         choices=("auto", "onnx", "torch"),
         default="auto",
-        help="what computes scores; auto: onnxruntime where it can (default)",
+        help="what computes the scores; auto (default): onnxruntime if available",
     )
 
 

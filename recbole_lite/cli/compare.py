@@ -8,8 +8,8 @@ from recbole_lite.cli.common import add_command
 
 EPILOG = """\
 RUN is the folder of a run, or a result file of `recbole-lite ablate` or `recbole-lite reproduce`.
-All are compared with the first one: the difference of each test user's NDCG@10, averaged, with an
-interval by bootstrap over the users. Runs with other data, splits, rankings or test users are
+Every run is compared with the first one: the mean difference of the test users' NDCG@10, with a
+bootstrap interval over the users. Runs with other data, splits, rankings or test users are
 refused.
 
 examples:
@@ -26,16 +26,18 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     text, interrupted = "compare runs user by user", "interrupted; no run was changed"
     parser = add_command(commands, "compare", text, run, interrupted, epilog=EPILOG)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders or result files")
-    parser.add_argument("--metric", default="ndcg@10", help="of the differences (default: ndcg@10)")
+    parser.add_argument("--metric", default="ndcg@10", help="metric to compare (default: ndcg@10)")
     parser.add_argument(
         "--out", metavar="DIR", help="table and plot (default: results/compare/DATASET)"
     )
     parser.add_argument(
         "--by_item",
         action="store_true",
-        help="also Recall by how often the test item occurs in training; reads the data set",
+        help="also Recall by training frequency of the test item; reads the data set",
     )
-    parser.add_argument("--data_path", metavar="DIR", help="of the data sets (default: the run's)")
+    parser.add_argument(
+        "--data_path", metavar="DIR", help="folder of the data sets (default: the run's)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

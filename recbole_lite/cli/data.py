@@ -17,17 +17,17 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = add_command(commands, "data", "prepare, check and list data sets", run)
     inner = parser.add_subparsers(dest="data_command", required=True)
     one = inner.add_parser("prepare", help="fetch and convert a known data set")
-    one.add_argument("name", help="see `data list`")
+    one.add_argument("name", help="name of a known data set; see `data list`")
     one.add_argument(
         "--from",
         dest="source",
         metavar="PATH",
-        help="source file or folder that you have; default: download",
+        help="local source file or folder (default: download)",
     )
-    one.set_defaults(interrupted="interrupted; the same command goes on with what was downloaded")
-    one = inner.add_parser("check", help="count a data set and compare it with what is known")
-    one.add_argument("name", help="of its folder and files")
-    inner.add_parser("list", help="say which data sets are known")
+    one.set_defaults(interrupted="interrupted; the same command continues the download")
+    one = inner.add_parser("check", help="count a data set and compare it with the expected counts")
+    one.add_argument("name", help="name of the data set's folder and files")
+    inner.add_parser("list", help="list the known data sets")
     for one in inner.choices.values():
         one.add_argument(
             "--data_path",

@@ -12,8 +12,8 @@ from recbole_lite.cli.common import add_command, add_model
 from recbole_lite.utils.errors import CheckpointError, RequestError
 
 EPILOG = """\
-The folder then holds model.onnx, items.json (ids and titles) and export.json (what was measured).
-It needs onnxruntime and NumPy, nothing else: examples/onnx_recommend.py.
+The folder then contains model.onnx, items.json (ids and titles) and export.json (measurements).
+Using it needs only onnxruntime and NumPy: examples/onnx_recommend.py.
 
 examples:
   %(prog)s --model=saved/LiteLLM4Rec-ml-1m-... --out=exported
@@ -37,10 +37,10 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--opset", type=int, default=20, help="version of ONNX's operators, 18 to 23 (default: 20)"
     )
     parser.add_argument(
-        "--int8", action="store_true", help="also write model.int8.onnx, and measure what it costs"
+        "--int8", action="store_true", help="also write model.int8.onnx, and measure its accuracy"
     )
     parser.add_argument(
-        "--data_path", metavar="DIR", help="of a run: folder of the data sets (default: the run's)"
+        "--data_path", metavar="DIR", help="for a run: folder of the data sets (default: the run's)"
     )
 
 
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         else:
             _print_costs(args.out, source, path, small)
     if parity.same_top_but_for_ties < 1:
-        print("error: the exported model recommends other items than torch", file=sys.stderr)
+        print("error: the exported model recommends different items than torch", file=sys.stderr)
         return 2
     return 0
 

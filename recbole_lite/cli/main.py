@@ -58,7 +58,7 @@ def _run_alone() -> tuple[argparse.ArgumentParser, list[str]]:
     """Parser of ``run_recbole_lite.py``, and how the program is called."""
     parser = argparse.ArgumentParser(
         prog="run_recbole_lite.py",
-        description="Train and evaluate a model; RecBole's flags.",
+        description="Train and evaluate a model, with RecBole's flags.",
         epilog=run.EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -10,9 +10,10 @@ from recbole_lite.cli.common import add_command, add_model
 from recbole_lite.utils.errors import CheckpointError
 
 EPILOG = """\
-A finished run's folder needs no packing to be used. Packing copies what recommending needs, with a
-model card, into a folder to give away. Without --out it completes the folder of a run that was
-interrupted, or that an older version wrote; the data set must be where it was in training.
+A finished run's folder can be used without packing. Packing copies the files that recommending
+needs, with a model card, into a folder for distribution. Without --out, it completes the folder of
+a run that was interrupted or written by an older version; the data set must be at the same path as
+in training.
 
 examples:
   %(prog)s --model=saved/LiteLLM4Rec-ml-1m-... --out=my-model
@@ -23,7 +24,7 @@ INTERRUPTED = "interrupted; the folder may lack files: run the command again"
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     """Add the subcommand."""
-    text = "make a folder that recommends, with a model card"
+    text = "write a folder for distribution, with a model card"
     parser = add_command(commands, "pack", text, run, INTERRUPTED, epilog=EPILOG)
     add_model(parser)
     parser.add_argument("--out", metavar="DIR", help="folder to write")
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from recbole_lite.inference.saved_run import restore_recommender_files
 
     if not restore_recommender_files(args.model):
-        raise CheckpointError(f"{args.model}: a packed model already; it needs nothing more")
+        raise CheckpointError(f"{args.model}: already a packed model; nothing to do")
     print(f"{args.model}: complete")
     return 0
 

@@ -9,8 +9,8 @@ from recbole_lite.cli.common import add_command, add_model, add_runtime, load_re
 from recbole_lite.utils.errors import RequestError
 
 EPILOG = """\
---history takes raw ids or titles (ids first; "The Matrix" finds "Matrix, The"), the earliest
-first. --input takes a CSV file with the columns user_id and history (raw ids); the output has
+--history takes raw ids or titles (ids first; "The Matrix" finds "Matrix, The"), oldest first.
+--input takes a CSV file with the columns user_id and history (raw ids); the output has
 user_id, rank, item_id, title and score. - is standard input or output; pipes work as well.
 
 examples:
@@ -19,7 +19,7 @@ examples:
   %(prog)s --model=packed --input=histories.csv --output=recommendations.csv
   zcat histories.csv.gz | %(prog)s --model=packed --input=- --output=- | head
 """
-INTERRUPTED = "interrupted; a file of recommendations appears only when it is complete"
+INTERRUPTED = "interrupted; the output file is written only when it is complete"
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -33,14 +33,16 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     one.add_argument("--output", metavar="FILE", help="with --input: CSV file to write")
     one.add_argument("--k", type=int, default=10, help="items for each user (default: 10)")
     one.add_argument("--candidates", metavar="A;B", help="ids or titles to choose from")
-    one.add_argument("--include_seen", action="store_true", help="rank the history's items, too")
+    one.add_argument(
+        "--include_seen", action="store_true", help="also rank the items of the history"
+    )
     one.add_argument(
         "--unknown",
         choices=("warn", "error"),
         default="warn",
-        help="with --input: leave unknown ids out and count them (default), or stop",
+        help="with --input: ignore and count unknown ids (default), or stop",
     )
-    one.add_argument("--separator", default=";", help="between ids (default: ;)")
+    one.add_argument("--separator", default=";", help="separator of ids (default: ;)")
     one.add_argument("--batch_size", type=int, default=256, help="histories scored together")
     add_runtime(one)
 

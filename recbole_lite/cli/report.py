@@ -7,14 +7,14 @@ import argparse
 from recbole_lite.cli.common import add_command
 
 DESCRIPTION = """\
-Writes report.html of finished runs anew, beside the runs that are there now, and first what a
-run's folder lacks because it could not be written."""
-INTERRUPTED = "interrupted; the same command writes all reports anew"
+Rewrites report.html of finished runs, in comparison with all runs that exist now. Files that could
+not be written during a run are written first."""
+INTERRUPTED = "interrupted; the same command writes all reports again"
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     """Add the subcommand."""
-    text = "write report.html of runs anew"
+    text = "rewrite report.html of runs"
     parser = add_command(commands, "report", text, run, INTERRUPTED, description=DESCRIPTION)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs")
 

@@ -9,14 +9,14 @@ from pathlib import Path
 from recbole_lite.cli.common import add_command
 
 EPILOG = """\
-Runs what is missing, reuses what is in --out, prints the paper's figures beside the measured ones
+Runs the missing rows, reuses those in --out, prints the paper's figures beside the measured ones
 and writes OUT/DATASET/TARGET.md. table5 and table6 come from one measurement.
 
-Each row of table4 and figure5 is trained for --budget; the rows of table7 and figure4 as many
-steps as the base model does in it. Without a network: --weights=scratch --tokenizer=FOLDER.
---models chooses other rows than the paper's: of table4 any model that this project compares, or
-"all" of them; of figure5 also "demo" (a small size); of table7 and figure4 those of
-properties/ablation.
+Each row of table4 and figure5 is trained for --budget; the rows of table7 and figure4 take the
+number of steps that the base model takes in this time. Without a network: --weights=scratch
+--tokenizer=FOLDER. --models selects other rows than the paper's: for table4, any model that this
+project compares, or "all" of them; for figure5, also "demo" (a small size); for table7 and figure4,
+rows of properties/ablation.
 
 examples:
   %(prog)s table4 --dataset=ml-1m --budget=30m
@@ -26,12 +26,12 @@ examples:
   %(prog)s table4 --budget=6m --weights=scratch --models="ItemLM, text;SASRec, tuned"
   %(prog)s table5 --tokenizer=t5-small-tokenizer --models="POD;SASRec" --autocast=bfloat16
 """
-INTERRUPTED = "interrupted; the same command goes on after the last row"
+INTERRUPTED = "interrupted; the same command continues after the last row"
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     """Add the subcommand."""
-    text = "run the paper's tables and figures"
+    text = "reproduce the paper's tables and figures"
     parser = add_command(commands, "reproduce", text, run, INTERRUPTED, epilog=EPILOG)
     parser.add_argument("target", help="table4 | table5 | table6 | table7 | figure4 | figure5")
     parser.add_argument("-d", "--dataset", default="ml-1m")
@@ -40,12 +40,20 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--budget", type=_minutes, default=30.0, metavar="30m", help="training time of a row"
     )
     parser.add_argument("--weights", choices=["pretrained", "scratch"], default="pretrained")
-    parser.add_argument("--tokenizer", help="T5's: folder or hub name (P5 and POD)")
+    parser.add_argument("--tokenizer", help="T5's tokenizer, for P5 and POD: folder or Hub name")
     parser.add_argument("--seed", type=int, default=2020)
-    parser.add_argument("--models", type=_names, default=(), metavar="A;B", help="rows, by name")
-    parser.add_argument("--batch_size", type=_count, default=32, help="table5: users (default: 32)")
-    parser.add_argument("--repeats", type=_count, default=5, help="table5: batches (default: 5)")
-    parser.add_argument("--autocast", choices=["bfloat16", "float16"], help="table5: else float32")
+    parser.add_argument(
+        "--models", type=_names, default=(), metavar="A;B", help="names of the rows"
+    )
+    parser.add_argument(
+        "--batch_size", type=_count, default=32, help="table5: users per batch (default: 32)"
+    )
+    parser.add_argument(
+        "--repeats", type=_count, default=5, help="table5: batches timed (default: 5)"
+    )
+    parser.add_argument(
+        "--autocast", choices=["bfloat16", "float16"], help="table5 (default: float32)"
+    )
     parser.add_argument("--out", default=str(Path("results", "reproduce")), metavar="DIR")
 
 

@@ -14,14 +14,14 @@ from recbole_lite.serve.limits import Limits
 from recbole_lite.utils.errors import MissingDependencyError, RequestError
 
 EPILOG = """\
-The page is at /, the API's description at /docs and /openapi.json. There is no login: on another
-address than the default, whoever reaches it can use it.
+The page is at /, the API's description at /docs and /openapi.json. There is no authentication:
+with another --host than the default, anyone who can reach the address can use the service.
 
 examples:
   %(prog)s --model=saved/LiteLLM4Rec-ml-1m-...
   %(prog)s --model=packed --port=9000 --max_history=200
 """
-INTERRUPTED = "interrupted before the service had begun"
+INTERRUPTED = "interrupted before the service had started"
 LIMITS = [limit.name for limit in fields(Limits)]
 
 
@@ -31,7 +31,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = add_command(commands, "serve", text, run, INTERRUPTED, epilog=EPILOG)
     add_model(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=8000, help="0: any (default: %(default)s)")
+    parser.add_argument(
+        "--port", type=int, default=8000, help="port; 0: any free port (default: %(default)s)"
+    )
     add_runtime(parser)
     for limit in fields(Limits):
         text = f"{limit.metadata['help']} ({limit.default:,})"
@@ -61,9 +63,12 @@ def run(args: argparse.Namespace) -> int:
         app = create_app(recommender, limits)
         host, port = listener.getsockname()[:2]
         if not ipaddress.ip_address(host.split("%")[0]).is_loopback:
-            print(f"warning: no login; {host} is open to whoever reaches it", file=sys.stderr)
+            print(
+                f"warning: no authentication; anyone who can reach {host} can use the service",
+                file=sys.stderr,
+            )
         shown = f"[{host}]" if ":" in host else host
-        print(f"http://{shown}:{port}/  (API: /docs)  Ctrl+C ends it", flush=True)
+        print(f"http://{shown}:{port}/  (API: /docs)  Ctrl+C stops it", flush=True)
         config = uvicorn.Config(app, log_level="warning", limit_concurrency=4 * limits.max_waiting)
         with suppress(KeyboardInterrupt):  # uvicorn's, after it has answered what was open
             uvicorn.Server(config).run(sockets=[listener])

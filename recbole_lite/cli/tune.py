@@ -12,7 +12,7 @@ from recbole_lite.utils.errors import ConfigError
 from recbole_lite.utils.files import spooled
 from recbole_lite.utils.process import interrupted_status
 
-INTERRUPTED = "interrupted; --resume=FOLDER goes on with a sweep that has begun"
+INTERRUPTED = "interrupted; --resume=FOLDER continues a sweep that has started"
 
 
 def is_sweep(overrides: Sequence[str]) -> bool:

@@ -246,7 +246,7 @@ class LiteConfig(Config):
             )
         if reader and final["train_strategy"] == "prefix":
             raise ConfigError(
-                "train_strategy: prefix asks for many targets in one pass, task: topn for one "
+                "train_strategy: prefix trains on many targets per pass, task: topn on one "
                 "among its candidates; set train_strategy to all or sampling"
             )
         if reader and final.get("loss_type") == "SCE":

@@ -40,7 +40,7 @@ AFFECTS = {
     "output": "what is shown or kept; no figure",
     "downloads": "what may be downloaded; no figure",
     "places": "where files are; another machine may have them elsewhere",
-    "detected": "its default is found on the machine, for every session anew",
+    "detected": "its default is detected on the machine in every session",
 }
 _LINE = re.compile(r"""["']?([\w*-]+)["']?:(?:[^#"']|"[^"]*"|'[^']*')*(?:#\s*(.*))?$""")
 _COMMENT = re.compile(r"\(([^()]*)\)\s*(.*)")

@@ -30,13 +30,13 @@ class SequencesMixin(ReadingMixin, ProcessingMixin):
             return
         if shuffled:
             raise OtherIdsError(
-                f"{trained.source}: the lines of {self.dataset_name}.inter are others than in "
-                "training, or stand in another order, which decides a random split (eval_args, "
-                "order RO): what was trained on would be tested. Give the file of the training"
+                f"{trained.source}: {self.dataset_name}.inter has other lines than in training, or "
+                "the same lines in another order, which determines a random split (eval_args, "
+                "order RO): training interactions would be tested. Use the file of the training"
             )
         self.logger.warning(
-            f"{trained.source}: the interactions of {self.dataset_name} are others than in "
-            "training, or stand in another order at equal times; figures can differ"
+            f"{trained.source}: {self.dataset_name} has other interactions than in training, or "
+            "another order at equal timestamps; figures can differ"
         )
 
     def _sequence_store(self) -> SequenceStore:

@@ -94,7 +94,7 @@ class ProcessingMixin:
             return
         self._check_field("uid_field", "iid_field")
         if self.time_field not in self.inter_feat:
-            self.logger.warning(f"no {self.time_field}: rm_dup_inter goes by file order")
+            self.logger.warning(f"no {self.time_field}: rm_dup_inter uses the file order")
         self.inter_feat = drop_repeated_pairs(
             self.inter_feat, self.uid_field, self.iid_field, self.time_field, keep
         )

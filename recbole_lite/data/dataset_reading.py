@@ -34,7 +34,9 @@ class ReadingMixin:
         for suffix in self.config["additional_feat_suffix"] or []:
             path = Path(dataset_path, f"{token}.{suffix}")
             if not path.is_file():
-                raise DataError("additional_feat_suffix names it, and there is no such file", path)
+                raise DataError(
+                    "additional_feat_suffix names this file, but it does not exist", path
+                )
         super()._load_additional_feat(token, dataset_path)
 
     def _load_feat(self, filepath, source):

@@ -59,7 +59,7 @@ def _check_graph(config):
         path = Path(config["data_path"], f"{config['dataset']}.{suffix}")
         if not path.is_file():
             raise DataError(
-                f"{config['model']} reads a knowledge graph, and there is no such file; bring "
+                f"{config['model']} reads a knowledge graph, but this file does not exist; provide "
                 ".kg and .link, and the trained vectors of entities (keys additional_feat_suffix "
                 "and preload_weight, docs/recbole.md)",
                 path,
@@ -121,10 +121,10 @@ def _check_parts(config, dataset, parts):
     leave_one_out = config["eval_args"]["split"] == {"LS": "valid_and_test"}
     if len(parts[0]) and (len(parts[2]) or not leave_one_out):
         return
-    missing = "training" if not len(parts[0]) else "a test"
+    missing = "training" if not len(parts[0]) else "the test"
     need = "; no user has 3 interactions or more" if leave_one_out else ""
     raise DataError(
-        f"the split leaves nothing for {missing}{need}. Bring more data, or change eval_args or "
+        f"the split leaves no interactions for {missing}{need}. Add data, or change eval_args or "
         "the filters",
         Path(dataset.dataset_path, f"{dataset.dataset_name}.inter"),
     )

@@ -149,9 +149,9 @@ class Numbering:
         """Raise an OtherIdsError where the data have other ids than the vocabulary."""
         if self._differences:
             raise OtherIdsError(
-                f"{self.vocabulary.source}: its weights belong to other ids than the data hold: "
-                f"{'; '.join(self._differences)}. Give the data of the training (data_path and "
-                "filters), or train anew"
+                f"{self.vocabulary.source}: its weights belong to other ids than the data: "
+                f"{'; '.join(self._differences)}. Use the data of the training (data_path and "
+                "filters), or train again"
             )
 
 

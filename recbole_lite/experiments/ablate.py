@@ -40,7 +40,7 @@ from recbole_lite.utils.suggestions import suggest
 ROWS = PROPERTIES / "ablation"
 DEFAULT_OUT = Path("results", "ablation")  # / name of the dataset
 SPLIT = {"LS": "valid_and_test"}
-AGAIN = "the same command makes it from the results"
+AGAIN = "the same command writes it from the results"
 
 
 @dataclass

@@ -56,8 +56,8 @@ def model_card(bundle: ModelBundle) -> ModelCard:
 
 def _introduction(bundle: ModelBundle) -> str:
     text = (
-        f"A sequential recommender ({bundle.model}): from the items that a user had, in order, "
-        "to scores of all items of its catalogue."
+        f"A sequential recommender ({bundle.model}). It maps the ordered items of a user to "
+        "scores of all items of its catalogue."
     )
     if bundle.model == "LiteLLM4Rec":
         settings = bundle.settings
@@ -93,14 +93,18 @@ def _data(bundle: ModelBundle) -> str:
 
 def _protocol(settings, results) -> str:
     split = (settings.get("eval_args") or {}).get("split")
-    left_out = "without those that the user has had"
+    left_out = "excluding the items of the user's history"
     if split == {"LS": "valid_and_test"}:
         how = "Leave-one-out: each user's last item is the test item, the one before validation."
     else:
         how = f"Split: `{split}`."
     mode = (settings.get("eval_args") or {}).get("mode")
     ranked = "all items" if mode == "full" else f"sampled items (`{mode}`)"
-    seen = left_out if settings.get("eval_exclude_history") else "those already had included"
+    seen = (
+        left_out
+        if settings.get("eval_exclude_history")
+        else "including the items of the user's history"
+    )
     chosen = f"best validation {settings.get('valid_metric')}"
     if "valid" in results and not results["valid"]:
         chosen = "last epoch"
@@ -132,7 +136,7 @@ def _results(about) -> str:
 def _limits(bundle: ModelBundle) -> str:
     return (
         "It recommends the items of its catalogue to users with at least one of them in their "
-        f"history, and repeats the habits and gaps of `{bundle.dataset}`. One training run; "
+        f"history, and reproduces the biases and gaps of `{bundle.dataset}`. One training run; "
         "another seed gives other figures. For the licence of the data and of the language models "
         "that it was made from, see their sources."
     )

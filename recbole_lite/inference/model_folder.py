@@ -139,7 +139,7 @@ def read_bundle(folder: str | Path) -> ModelBundle:
     check_supported(folder, model)
     if not isinstance(about, dict):
         raise CheckpointError(
-            f"{folder}: lacks what recommending needs beside the checkpoint (the run has not "
+            f"{folder}: incomplete: files for recommending are missing (the run has not "
             "ended, or an older version wrote it); type: recbole-lite pack "
             f"--model={quote(str(folder))}"
         )

@@ -162,7 +162,7 @@ def _settings_of(bundle: ModelBundle) -> Settings:
     settings = Settings(bundle.settings, **_TEXT_AS_IT_IS, dataset=bundle.dataset)
     if bundle.model != "LiteLLM4Rec":
         raise RequestError(
-            f"{bundle.model} knows items by their ids alone; new ones need LiteLLM4Rec, which "
+            f"{bundle.model} identifies items by id only; new items need LiteLLM4Rec, which "
             "reads their text"
         )
     if "full" in _item_llm_trainings(settings):

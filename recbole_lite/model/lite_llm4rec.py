@@ -160,6 +160,6 @@ def _check_tied(stages: list[Stage]) -> None:
     for stage in stages:
         if stage.item_llm_training == "full":
             # Algorithm 1 encodes only the items of a batch; a tied head needs all of them.
-            raise ConfigError("tie_head: True does not go with item_llm_training: full")
+            raise ConfigError("tie_head: True cannot be combined with item_llm_training: full")
         if "head" in stage.frozen_parts:
             raise ConfigError("frozen_parts: with tie_head: True there is no head to freeze")

@@ -13,8 +13,8 @@ from recbole_lite.report.intervals import CONFIDENCE, RESAMPLES, SEED, mean_inte
 HOW = f"""\
 Means are over seeds. The {CONFIDENCE:.0%} intervals are over users: a user's figures are averaged
 over the seeds first, then the users are drawn {RESAMPLES:,} times (percentile bootstrap, seed
-{SEED}); they do not hold the spread over seeds, which is the column std. A difference is paired:
-the row's figure less the base row's, user by user."""
+{SEED}). They do not include the variation over seeds (column std). A difference is paired: the
+row's figure minus the base row's, user by user."""
 
 
 # -- figures ----------------------------------------------------------------------------------
@@ -206,4 +206,4 @@ def _provenance(summary) -> str:
     environment = summary["environment"]
     facts = ", ".join(f"{key} {value}" for key, value in environment.items() if value is not None)
     command = f"\n\n```\n{summary['command']}\n```" if summary["command"] else ""
-    return f"Written by: {facts}. Each run's own are in its file.{command}"
+    return f"Written by: {facts}. Each run's file contains its own.{command}"

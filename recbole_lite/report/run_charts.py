@@ -54,7 +54,7 @@ def group_charts(record: RunRecord, others: Sequence[RunRecord]) -> dict[str, An
     tables = [run.users or read_users(run.folder) for run in shown]
     quartiles = record.metrics["test_set"]["item_quartiles"]
     cuts = [
-        ("By how common the test item is (quartiles of the items)", "times in training",
+        ("By training frequency of the test item (quartiles of the items)", "times in training",
          user_groups.by_popularity(record.users, quartiles)),
         ("By length of the history", "items before the test item",
          user_groups.by_history(record.users)),

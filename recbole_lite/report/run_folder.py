@@ -106,13 +106,13 @@ def read_metrics(folder: str | Path) -> RunRecord:
     if not folder.is_dir():
         raise ReportError(f"{folder}: no such folder; give the folder of a run")
     if not (folder / METRICS_FILE).is_file():
-        what = f"the run has not ended: --resume={shlex.quote(str(folder))} goes on with it"
+        what = f"the run has not ended: --resume={shlex.quote(str(folder))} continues it"
         if not (folder / checkpoint.YAML_FILE).is_file():
             what = "it is not the folder of a run"
         raise ReportError(f"{folder}: no {METRICS_FILE} ({what})")
     metrics = _read(folder / METRICS_FILE, json.loads)
     if not isinstance(metrics, dict) or not {"model", "dataset", "test"} <= set(metrics):
-        raise ReportError(f"{folder / METRICS_FILE}: not what a run of recbole-lite writes")
+        raise ReportError(f"{folder / METRICS_FILE}: not the metrics of a recbole-lite run")
     return RunRecord(folder, _read_settings(folder / checkpoint.YAML_FILE), metrics)
 
 

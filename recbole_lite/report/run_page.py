@@ -53,7 +53,7 @@ def render(record: RunRecord, others: Sequence[RunRecord]) -> str:
     names |= {"learning": "Learning curves"}
     names |= {"groups": "Groups of users"} if content["groups"] else {}
     names |= {"users": "Ten users"} if content["samples"] else {}
-    names |= {"cost": "Time and memory", "made": "How it was made"}
+    names |= {"cost": "Time and memory", "made": "Command and settings"}
     return render_template("report.html", sections=names.items(), **content)
 
 
@@ -93,17 +93,17 @@ def _how(record: RunRecord) -> str:
     against = "all items" if mode == "full" else f"sampled items ({mode})"
     if protocol.get("task") == "topn":
         against = f"{protocol['topn_negatives']} negatives"
-    seen = " except those the user had before" if protocol.get("eval_exclude_history") else ""
+    seen = " except those in the user's history" if protocol.get("eval_exclude_history") else ""
     users = record.metrics.get("test_set")
     split = (protocol.get("eval_args") or {}).get("split")
     split = "leave-one-out" if split == {"LS": "valid_and_test"} else f"split {split}"
     said = [f"{split.capitalize()}; ranked against {against}{seen}."]
     if not record.metrics["test"]:
-        said = [f"Nothing was measured: the {split} leaves nothing for a test."]
+        said = [f"Nothing was measured: the {split} leaves no test part."]
     if users:
         said.append(
-            f"± is half of the 95% interval over {users['users']:,} users, by the standard error; "
-            "it does not hold the spread over seeds."
+            f"± is half the width of the 95% interval over {users['users']:,} users, from the "
+            "standard error; it does not include the variation over seeds."
         )
     return " ".join(said)
 

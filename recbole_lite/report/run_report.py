@@ -44,7 +44,7 @@ def completion_hint(folder: str | Path) -> str:
 def write_metrics(trainer, result: dict[str, Any]) -> None:
     """Write the metrics of a run; nothing else that it leaves is as important."""
     folder = trainer.run_dir
-    remedy = f"with room for it, --resume={shlex.quote(str(folder))} tests and writes again"
+    remedy = f"once there is space, --resume={shlex.quote(str(folder))} tests and writes again"
     with best_effort(str(folder / METRICS_FILE), remedy):
         write_json(folder / METRICS_FILE, _metrics(trainer.config, result))
 
@@ -143,12 +143,12 @@ def complete_report(folder: str | Path) -> Path:
             checkpoint.save_history(folder, state["history"], state["train_loss_dict"])
     if not (folder / ENVIRONMENT_FILE).exists():
         with best_effort(str(folder / ENVIRONMENT_FILE)):
-            when = "by recbole-lite report; the training may have been elsewhere"
+            when = "by recbole-lite report; the training may have run elsewhere"
             write_json(folder / ENVIRONMENT_FILE, {**environment(), "written": when})
     if TEST_SET not in record.metrics or not (folder / SAMPLES_FILE).exists():
         with best_effort(f"{folder}: {USERS_FILE} and {SAMPLES_FILE}"):
             _test_again(record)
-    with best_effort(f"{folder}: what recommending needs"):
+    with best_effort(f"{folder}: files for recommending"):
         content = checkpoint.load_config(folder)
         if supports_recommender(content["model"]) and SECTION not in content:
             restore_recommender_files(folder)

@@ -9,7 +9,7 @@ from tabulate import tabulate
 from recbole_lite.report.format import figure, grid
 
 NOT_TESTED = (
-    "Nothing was measured on a test set: eval_args leave nothing for it. The model can be used."
+    "Nothing was measured on a test set: eval_args leave no test part. The model can be used."
 )
 
 
@@ -76,8 +76,8 @@ def _short(name: str) -> str:
 
 
 def _render_user(sample: dict[str, Any]) -> str:
-    lines = [f"User {sample['user']}", "  had lately    " + " | ".join(sample["history"])]
-    lines.append(f"  then saw      {sample['target']}")
+    lines = [f"User {sample['user']}", "  history       " + " | ".join(sample["history"])]
+    lines.append(f"  test item     {sample['target']}")
     shown = zip(sample["recommended"], sample["hits"], strict=True)
     for rank, (title, is_hit) in enumerate(shown, 1):
         label = "recommended" if rank == 1 else ""

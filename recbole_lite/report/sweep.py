@@ -37,7 +37,7 @@ def write_report(result: dict[str, Any], folder: Path) -> dict[str, str]:
     }  # fmt: skip
     files: dict[str, Any] = dict.fromkeys(("table", "records", "plots"))
     for what, (name, text_of) in contents.items():
-        with best_effort(str(folder / name), f"--resume={folder} makes it again"):
+        with best_effort(str(folder / name), f"--resume={folder} writes it again"):
             write_text(folder / name, text_of(result))
             files[what] = str(folder / name)
     files["best"] = str(folder / "best.yaml") if (folder / "best.yaml").exists() else None
@@ -84,7 +84,7 @@ def render(result: dict[str, Any]) -> str:
     parts.append("\n".join(f"{name + ':':<9}{files[name]}" for name in names if files[name]))
     if result["interrupted"]:
         again = f"--resume={shlex.quote(result['folder'])}"
-        parts.append(f"Interrupted. {again} goes on with this sweep.")
+        parts.append(f"Interrupted. {again} continues this sweep.")
     return "\n\n".join(parts)
 
 
@@ -141,11 +141,14 @@ def _best_lines(result) -> str:
     names = list(best["valid"])
     rows = [[part, *(figure(found[name]) for name in names)] for part, found in figures if found]
     lines = tabulate(rows, [best["trial"], *names], disable_numparse=True)
-    note = "The test split was looked at once, by this trial's best weights."
+    note = "The test split was evaluated once, with this trial's best weights."
     if best["test_result"] is None:
-        note = "The test split has not been looked at."
+        note = "The test split has not been evaluated."
         if not result["interrupted"]:
-            note = "Nothing was measured on a test set: eval_args leave none, or the test failed."
+            note = (
+                "Nothing was measured on a test set: eval_args leave no test part, or the test "
+                "failed."
+            )
     return f"{lines}\n{note}"
 
 

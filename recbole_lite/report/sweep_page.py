@@ -26,7 +26,7 @@ def plots_html(result: dict[str, Any]) -> str:
     found = [
         (
             "Parameters and best validation",
-            f"A line per trial, the stronger the better its {metric}; the pointer names it.",
+            f"One line per trial; a stronger line means a better {metric}. Hover to see the trial.",
             coordinates(result),
         ),
         (

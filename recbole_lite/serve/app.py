@@ -83,9 +83,14 @@ def _add_routes(app: FastAPI, recommender: Recommender, batcher: Batcher, limits
 
     @app.get("/items", responses=_REFUSED)
     async def items(
-        query: Annotated[str, Parameter(max_length=200, description="Part of a title.")] = "",
+        query: Annotated[
+            str,
+            Parameter(max_length=200, description="Part of a title; empty: list the catalogue."),
+        ] = "",
         limit: Annotated[int, Parameter(ge=1, le=100)] = 20,
-        offset: Annotated[int, Parameter(ge=0, le=2**31, description="Without a query.")] = 0,
+        offset: Annotated[
+            int, Parameter(ge=0, le=2**31, description="First item, without a query.")
+        ] = 0,
     ) -> schemas.Items:
         """Search titles, or list the catalogue."""
         if query.strip():
@@ -129,7 +134,7 @@ def _rank_request(
     for name, ids in (("history", query.history), ("candidates", query.candidates or [])):
         if len(ids) > limits.max_history:
             raise RequestError(
-                f"{name}: {len(ids):,} ids, at most {limits.max_history:,} are taken"
+                f"{name}: {len(ids):,} ids, at most {limits.max_history:,} are accepted"
             )
     recommender.check_k(query.k)
     known, unknown = recommender.catalogue.resolve(query.history)

@@ -15,15 +15,15 @@ class Query(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     history: list[ItemId] = Field(
-        min_length=1, description="Items that the user had, the earliest first."
+        min_length=1, description="Items of the user's history, oldest first."
     )
-    k: StrictInt = Field(10, ge=1, description="Items wanted; at most the catalogue's number.")
-    exclude_seen: StrictBool = Field(True, description="Leave out what is in the history.")
+    k: StrictInt = Field(10, ge=1, description="Number of items, at most the catalogue's size.")
+    exclude_seen: StrictBool = Field(True, description="Exclude the items of the history.")
     candidates: list[ItemId] | None = Field(
         None, min_length=1, description="Items to choose from; null: the whole catalogue."
     )
     unknown: Literal["warn", "error"] = Field(
-        "warn", description="Leave unknown ids of the history out and list them, or refuse."
+        "warn", description="Unknown ids of the history: ignore and list them, or refuse."
     )
 
 
@@ -44,7 +44,7 @@ class Recommendations(BaseModel):
     """Recommended items, best first."""
 
     recommendations: list[Scored]
-    unknown: list[str] = Field(description="Ids of the history that the catalogue does not have.")
+    unknown: list[str] = Field(description="Ids of the history that are not in the catalogue.")
 
 
 class Items(BaseModel):

@@ -171,8 +171,8 @@ def _read_without_weights(
         raise error
     path, vectors = found
     logging.getLogger().warning(
-        f"The files of item_llm {settings.llm} are not here; its vectors in {path} are used "
-        "without comparing weights"
+        f"The files of item_llm {settings.llm} are missing; its vectors in {path} are used "
+        "without checking the weights"
     )
     return vectors, True, path
 
@@ -181,7 +181,9 @@ def _store(path: Path, vectors: torch.Tensor, key: str, inputs: str, llm: str) -
     try:
         vector_cache.store(path, vectors, key, {"inputs": inputs, "llm": llm})
     except OSError as error:  # a full disk must not cost the run
-        logging.getLogger().warning(f"{path} cannot be written ({error}); the vectors are not kept")
+        logging.getLogger().warning(
+            f"{path} cannot be written ({error}); the vectors are not cached"
+        )
         return False
     return True
 

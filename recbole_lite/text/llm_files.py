@@ -182,8 +182,8 @@ def _snapshot(name: str, patterns: list[str], local_files_only: bool, key: str) 
         if partial is not None and not missing_files(Path(partial)):
             return Path(partial)
         raise ModelFilesError(
-            f"{key} {name!r} is neither a local directory nor to be had from the Hugging Face "
-            f"hub ({one_line(error)}); {_ADVICE[key]}"
+            f"{key} {name!r} is neither a local directory nor available from the Hugging Face "
+            f"Hub ({one_line(error)}); {_ADVICE[key]}"
         ) from error
 
 

@@ -76,7 +76,7 @@ def load_seq2seq(folder: Path | None, config: PretrainedConfig) -> PreTrainedMod
         The weights cannot be read, or some are missing; the architecture has no decoder.
     """
     if type(config) not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
-        raise ModelFilesError(f"llm: a {config.model_type} model does not write text; use T5")
+        raise ModelFilesError(f"llm: a {config.model_type} model does not generate text; use T5")
     if folder is None:
         return AutoModelForSeq2SeqLM.from_config(config, trust_remote_code=False)
     model, missing = _load(AutoModelForSeq2SeqLM, folder, config, torch.float32, "llm")
@@ -110,7 +110,7 @@ def _refuse_missing(names: Iterable[str], folder: Path, key: str) -> None:
     if names:
         raise ModelFilesError(
             f"{key} {str(folder)!r}: the weights lack {len(names)} tensors of the model "
-            f"({', '.join(names[:3])}{', ...' if len(names) > 3 else ''}); get the files anew"
+            f"({', '.join(names[:3])}{', ...' if len(names) > 3 else ''}); download the files again"
         )
 
 

@@ -89,7 +89,7 @@ def load(path: Path, key: str, n_items: int) -> torch.Tensor | None:
         return None
     vectors, problem = _read(path, {"key": key}, n_items)
     if problem:
-        logging.getLogger().warning(f"{path}: {problem}; the item vectors are encoded anew")
+        logging.getLogger().warning(f"{path}: {problem}; the item vectors are encoded again")
     return vectors
 
 
@@ -138,7 +138,7 @@ def locked(path: Path) -> Iterator[bool]:
     except (OSError, NotImplementedError) as error:  # no such file system, no right, no flock
         log.warning(
             f"item_embedding_cache_dir: {path.parent} cannot be written ({error}); "
-            "new item vectors will not be kept"
+            "new item vectors are not cached"
         )
     try:
         yield lock.is_locked

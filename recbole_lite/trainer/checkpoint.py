@@ -168,10 +168,10 @@ def _write(path: Path, write: Callable[[Path], None]) -> None:
         raise CheckpointError(
             f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}. "
             + (
-                "What was saved before is whole; "
-                f"--resume={shlex.quote(str(path.parent))} goes on from there"
+                "Earlier checkpoints are intact; "
+                f"--resume={shlex.quote(str(path.parent))} continues from them"
                 if has_last(path.parent)
-                else "Nothing to resume from was saved before"
+                else "No checkpoint to resume from was saved before"
             )
         ) from error
 
@@ -368,7 +368,7 @@ def load_last(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | 
             return tensors, torch.load(state, map_location="cpu", weights_only=True)
         except Exception as error:  # torch.load's errors on damaged files have no common class
             problem = problem or " ".join(f"{path}: {error}".split())[:300]
-            getLogger().warning(f"{path.with_suffix('')}: cannot be read; the one before may serve")
+            getLogger().warning(f"{path.with_suffix('')}: cannot be read; trying the previous one")
     if problem:
         raise CheckpointError(f"{folder}: no checkpoint can be read. {problem}")
     return None

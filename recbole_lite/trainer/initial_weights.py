@@ -69,7 +69,7 @@ def check_initial_weights(config) -> None:
         if saved["settings"].get(key) != config[key]:
             raise CheckpointError(
                 f"init_from: {folder} had {key}: {saved['settings'].get(key)!r}, this run has "
-                f"{config[key]!r}; items would have the vectors of others"
+                f"{config[key]!r}; items would be assigned the vectors of others"
             )
 
 
@@ -92,5 +92,5 @@ def load_initial_weights(config, model: torch.nn.Module) -> dict:
     path = Path(config["init_from"]) / checkpoint.BEST_FILE
     tensors, facts = checkpoint.load_weights(path)
     checkpoint.restore_model(model, tensors, path, getattr(model, "only_for_task", ()))
-    getLogger().info(f"Beginning with the weights of {path}")
+    getLogger().info(f"Starting from the weights of {path}")
     return facts

@@ -51,8 +51,8 @@ def launch(run: Callable[..., Any], config, arguments: dict[str, Any]) -> Any:
     here = torch.cuda.device_count()
     if uses_cuda(config) and here < nproc:
         raise ConfigError(
-            f"nproc: {nproc} processes need as many GPUs, {here} are visible; --use_gpu=False "
-            "trains on the processors"
+            f"nproc: {nproc} processes need {nproc} GPUs, visible: {here}; --use_gpu=False "
+            "trains on CPUs"
         )
     values = {
         "nproc": nproc,
@@ -78,7 +78,7 @@ def launch(run: Callable[..., Any], config, arguments: dict[str, Any]) -> Any:
         errors = [answer for kind, answer in answers if kind == "error"]
         if errors:
             raise errors[0] from None
-        raise TrainingError(f"a process of the training died: {problem}") from None
+        raise TrainingError(f"a training process failed: {problem}") from None
     finally:
         for process in processes.processes:
             if process.is_alive():

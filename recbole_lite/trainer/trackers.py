@@ -62,7 +62,7 @@ class SafeTracker:
             except Exception as error:
                 self._tracker = None
                 getLogger().warning(
-                    f"{self._name} has failed and is left out from here on: {one_line(error)}"
+                    f"{self._name} failed and is disabled from here on: {one_line(error)}"
                 )
 
         return call
@@ -90,7 +90,7 @@ def tensorboard_folder(config) -> Iterator[Path]:
         folder = create_unique(Path("log_tensorboard"), name)
     except OSError as error:
         path = Path("log_tensorboard", name)
-        raise ConfigError(f"{path}: cannot be made for TensorBoard: {error.strerror}") from None
+        raise ConfigError(f"{path}: cannot be created for TensorBoard: {error.strerror}") from None
     guide = logging.NullHandler()
     guide.baseFilename = str(folder)  # what RecBole looks for
     logger.handlers.insert(0, guide)

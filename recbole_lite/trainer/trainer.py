@@ -198,7 +198,7 @@ class LiteMixin(ResumeMixin):
         if not any(p.requires_grad for p in self.model.parameters()):
             raise ConfigError(
                 f"stage {self._stage + 1} trains nothing: frozen_parts and item_llm_training "
-                "leave no parameter free"
+                "leave no trainable parameter"
             )
         if kwargs.get("learner", self.learner).lower() == "adamw" and "params" not in kwargs:
             kwargs["params"] = decay_groups(self.model, self.weight_decay)
@@ -216,8 +216,8 @@ class LiteMixin(ResumeMixin):
         name, share = stage.lr_scheduler, stage.warmup_ratio
         if len(self._optimizers()) > 1 and (len(self.stages) > 1 or name != "constant" or share):
             raise ConfigError(
-                f"stages, lr_scheduler, warmup_ratio: {self.config['model']} has optimisers of its "
-                "own, which do not follow them; leave them at their defaults"
+                f"stages, lr_scheduler, warmup_ratio: {self.config['model']} has its own "
+                "optimisers, which ignore these keys; leave them at their defaults"
             )
         if name == "constant" and not share:
             return
@@ -289,7 +289,7 @@ class LiteMixin(ResumeMixin):
         if not saved or next_train_stage(self.config):  # pretrain() has saved
             return result
         if not (self.run_dir / checkpoint.BEST_FILE).exists():
-            self.logger.warning("No epoch was validated (eval_step); the last weights are taken")
+            self.logger.warning("No epoch was validated (eval_step); the last weights are used")
             self._save_checkpoint(max(self.train_loss_dict), verbose)
         process_group.barrier(self.config)
         return result
@@ -381,7 +381,7 @@ class LiteMixin(ResumeMixin):
         """Which weights are intact after a failed training, for messages."""
         if self._run_dir is None or not (self._run_dir / checkpoint.BEST_FILE).exists():
             return "No weights were saved before"
-        return f"The best weights before this are whole: {self._run_dir / checkpoint.BEST_FILE}"
+        return f"The best weights before this are intact: {self._run_dir / checkpoint.BEST_FILE}"
 
     # -- evaluation -------------------------------------------------------------------------
 
@@ -432,7 +432,7 @@ class LiteMixin(ResumeMixin):
         if facts.get("epoch", -1) >= before:
             raise CheckpointError(
                 f"{path}: of epoch {facts['epoch']}, but the stage after it begins with epoch "
-                f"{before}: the run had gone further than it can be resumed. Start it anew"
+                f"{before}: the run went beyond its last resumable epoch. Start a new run"
             )
         checkpoint.check_vocabulary(facts.get("vocabulary"), self._vocabulary, path)
         checkpoint.restore_model(self.model, tensors, path)

@@ -62,8 +62,8 @@ def test_a_configuration_file_from_a_pipe_is_read_once(files):
 def test_a_path_that_could_be_several_files(files, capsys):
     assert files("--config_files=my a.yaml") == (2, [])
     assert capsys.readouterr().err == (
-        "error: --config_files: there is no file 'my a.yaml', and as several files no 'my'; repeat "
-        "--config_files for each file whose path has a space\n"
+        "error: --config_files: there is no file 'my a.yaml'; read as several paths, 'my' is "
+        "missing; repeat --config_files for each file whose path has a space\n"
     )
 
 
@@ -86,17 +86,17 @@ def test_an_empty_value_is_refused(words, capsys):
     ("words", "does", "said"),
     [
         ("run", "cli.run.train", "--resume=FOLDER continues a run that has saved"),
-        ("run --tune=x", "cli.tune.run_sweep", "goes on with a sweep that has begun"),
-        ("ablate", "cli.ablate.run", "the same command goes on after the last result"),
-        ("reproduce table4", "cli.reproduce.run", "goes on after the last row"),
+        ("run --tune=x", "cli.tune.run_sweep", "continues a sweep that has started"),
+        ("ablate", "cli.ablate.run", "the same command continues after the last result"),
+        ("reproduce table4", "cli.reproduce.run", "continues after the last row"),
         ("recommend --model=x --history=i", "cli.recommend.run", "only when it is complete"),
         ("pack --model=x", "cli.pack.run", "run the command again"),
         ("export --model=x --out=y", "cli.export.run", "run the command again"),
-        ("serve --model=x", "cli.serve.run", "before the service had begun"),
-        ("data prepare x", "cli.data.run", "goes on with what was downloaded"),
+        ("serve --model=x", "cli.serve.run", "before the service had started"),
+        ("data prepare x", "cli.data.run", "continues the download"),
         ("data list", "cli.data.run", ""),
         ("compare a b", "cli.compare.run", "no run was changed"),
-        ("report a", "cli.report.run", "writes all reports anew"),
+        ("report a", "cli.report.run", "writes all reports again"),
     ],
 )
 def test_each_command_has_words_of_its_own_for_an_interruption(

@@ -102,7 +102,7 @@ def test_vectors_are_no_text(quick, data_path):
 
 
 def test_a_side_file_that_is_not_there(config_for):
-    with pytest.raises(DataError, match=r"tiny\.foo: additional_feat_suffix names it"):
+    with pytest.raises(DataError, match=r"tiny\.foo: additional_feat_suffix names this file"):
         create_dataset(config_for("SASRec", additional_feat_suffix="foo"))
 
 

@@ -321,7 +321,7 @@ def test_a_random_split_by_the_order_of_lines_is_not_repeated_on_others(quick, p
         config_dict=quick(epochs=1, eval_args=split, metrics=["Recall"], valid_metric="Recall@5"),
     )
     load_data_and_model(result["run_dir"])
-    with pytest.raises(CheckpointError, match="what was trained on would be tested"):
+    with pytest.raises(CheckpointError, match="training interactions would be tested"):
         load_data_and_model(result["run_dir"], permuted)
 
 

@@ -66,7 +66,7 @@ def test_without_a_knowledge_graph_its_file_is_named(name, quick):
 
 
 def test_an_optimiser_of_its_own_follows_no_schedule(quick):
-    with pytest.raises(ConfigError, match="RecVAE has optimisers of its own"):
+    with pytest.raises(ConfigError, match="RecVAE has its own optimisers"):
         run("RecVAE", "tiny", config_dict=quick(lr_scheduler="linear"))
 
 

@@ -64,7 +64,7 @@ def test_a_loss_that_is_not_finite_names_the_batch_and_the_last_good_weights(val
     items = dataset.id2token("item_id", batches[-1]["item_id"])
     assert f"user_id {', '.join(users[:5])} and {len(users) - 5} more" in message
     assert f"item_id {', '.join(items[:5])} and" in message
-    best = Path(re.search(r"whole: (.*)$", message).group(1))
+    best = Path(re.search(r"intact: (.*)$", message).group(1))
     _, facts = checkpoint.load_weights(best)
     assert facts["epoch"] == 0
     assert checkpoint.load_last(best.parent)[1]["epoch"] == 0
@@ -82,7 +82,7 @@ def test_weights_that_the_last_step_spoiled_are_not_saved(config_for):
     trainer.fit(train_data, None)
     with torch.no_grad():
         trainer.model.item_embedding.weight[3, 0] = torch.inf
-    message = r"weights of item_embedding\.weight are NaN or infinite after epoch 1.*are whole: "
+    message = r"weights of item_embedding\.weight are NaN or infinite after epoch 1.*are intact: "
     with pytest.raises(TrainingError, match=message):
         trainer._save_checkpoint(1)
     best, _ = checkpoint.load_weights(trainer.run_dir / checkpoint.BEST_FILE)

@@ -115,7 +115,7 @@ def test_a_disk_that_gets_full_leaves_the_checkpoint_before(processes, world, sc
     assert status == 2
     # Whichever file it was: what needed the space came after two whole pairs.
     assert "cannot be written: No space left on device" in error_of(job)
-    assert "What was saved before is whole; --resume=" in error_of(job)
+    assert "Earlier checkpoints are intact; --resume=" in error_of(job)
     check_files(disk)
     folder = checkpoint_folder(disk)
     assert checkpoint.load_last(folder)[1]["epoch"] == 1
@@ -134,7 +134,7 @@ def test_a_disk_without_room_for_item_vectors_costs_only_their_cache(processes, 
     text = (job.folder / "stderr").read_text()
     assert status == 0, text
     assert "No space left on device" in text
-    assert "the vectors are not kept" in text
+    assert "the vectors are not cached" in text
     assert (disk / "other.safetensors").read_bytes() == bytes(8192)
     assert not list(disk.glob("*tiny-*[!k]"))  # no vectors, whole or not; the lock stays
 
@@ -164,7 +164,7 @@ def test_a_read_only_cache_is_read_and_an_empty_one_costs_the_vectors(processes,
     arguments = flags(world, **settings)
     job, status, disk = on_disk(processes, tmp_path, arguments, read_only=True, enter=False)
     assert status == 0
-    assert "new item vectors will not be kept" in (job.folder / "stderr").read_text()
+    assert "new item vectors are not cached" in (job.folder / "stderr").read_text()
     disk.rename(tmp_path / "empty.after")
     cache.rmdir()
     assert processes.finish(processes.start(tmp_path, "cli", *arguments)) == 0

@@ -192,7 +192,7 @@ def test_pack(model, capsys, tmp_path):
     packed = Recommender.load(tmp_path / "packed")
     assert packed.recommend(histories) == Recommender.load(model).recommend(histories)
     assert main(["pack", f"--model={tmp_path / 'packed'}"]) == 2
-    assert "a packed model already" in capsys.readouterr().err
+    assert "already a packed model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("how", ["frozen", "full"])

@@ -196,7 +196,7 @@ def test_tables_and_numbers_name_new_items(trained):
 
 
 def test_models_that_cannot_take_new_items(trained, tmp_path):
-    with pytest.raises(RequestError, match="SASRec knows items by their ids alone"):
+    with pytest.raises(RequestError, match="SASRec identifies items by id only"):
         Recommender.load(trained("SASRec")).add_items(["toy"])
     full = trained("LiteLLM4Rec", item_llm_training="full", item_vector_norm="unit")
     with pytest.raises(RequestError, match="the folder keeps only the vectors of its items"):

@@ -209,7 +209,7 @@ def test_another_list_is_an_error(run_dir, capsys, monkeypatch):
 
     monkeypatch.setattr(onnx_export, "ScoringModule", Disturbed)
     assert main(["export", f"--model={run_dir}", "--out=exported"]) == 2
-    assert "error: the exported model recommends other items" in capsys.readouterr().err
+    assert "error: the exported model recommends different items" in capsys.readouterr().err
 
 
 def test_metrics_are_those_of_the_run(run_dir):

@@ -409,7 +409,7 @@ def test_the_model_card_states_data_protocol_and_metrics(recommender, tmp_path):
     assert measured == {m: round(float(v), 6) for m, v in results["test"].items()}
     assert "30 users, 24 items" in card.text
     assert "Leave-one-out" in card.text
-    assert "without those that the user has had" in card.text
+    assert "excluding the items of the user's history" in card.text
     assert f"{results['valid']['ndcg@5']:.4f}" in card.text
 
 

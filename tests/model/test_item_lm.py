@@ -174,7 +174,7 @@ def test_litellm4rec_with_principal_axes_and_a_tied_head_is_the_same_model(confi
         ({"item_adapter": "mlp"}, "item_adapter must be one of linear, pca"),
         (
             {"item_adapter": "pca", "item_llm_training": "full"},
-            "pca does not go with item_llm_training: full",
+            "pca cannot be combined with item_llm_training: full",
         ),
         (
             {"item_adapter": "pca", "rec_llm_config": {"d_model": 24, "num_layers": 1}},

@@ -293,7 +293,7 @@ def test_a_tied_head_scores_with_the_item_vectors(architecture, config_for):
     "changes, message",
     [
         ({"frozen_parts": ["head"]}, "with tie_head: True there is no head to freeze"),
-        ({"stages": [{}, {"item_llm_training": "full"}]}, "does not go with .*: full"),
+        ({"stages": [{}, {"item_llm_training": "full"}]}, "cannot be combined with .*: full"),
     ],
 )
 def test_what_a_tied_head_does_not_go_with(changes, message, config_for):

@@ -148,11 +148,11 @@ def test_a_test_that_fails_says_where_the_weights_are(quick, monkeypatch, capsys
     settings = quick(epochs=1, eval_step=0)
     with monkeypatch.context() as patch:
         patch.setattr(SASRec, "full_sort_predict", fail)
-        with pytest.raises(ConfigError, match=r"SASRec cannot be tested .*weights are whole: s"):
+        with pytest.raises(ConfigError, match=r"SASRec cannot be tested .*weights are intact: s"):
             run("SASRec", "tiny", config_dict=settings)
     (folder,) = Path("saved").iterdir()
     assert main(["report", str(folder)]) == 2
-    assert f"--resume={folder} goes on with it" in capsys.readouterr().err
+    assert f"--resume={folder} continues it" in capsys.readouterr().err
     assert run("SASRec", "tiny", config_dict={**settings, "resume": str(folder)})["test_result"]
 
 
@@ -181,8 +181,8 @@ def test_any_part_but_the_training_may_be_empty(split, model, quick, caplog):
         bool(result["best_valid_result"]) == validates == (result["best_valid_score"] is not None)
     )
     assert bool(result["test_result"]) == tests
-    assert ("leave nothing for validation" in caplog.text) == (not validates)
-    assert ("leave nothing for a test" in caplog.text) == (not tests)
+    assert ("leave no validation part" in caplog.text) == (not validates)
+    assert ("leave no test part" in caplog.text) == (not tests)
     shown = render(result)
     assert (NOT_TESTED in shown) == (not tests)
     assert ("valid\n" in shown or "valid " in shown) == validates

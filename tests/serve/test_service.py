@@ -68,7 +68,7 @@ def test_candidates_and_unknown_ids(client):
         ({"history": ["i3"], "candidates": ["a"]}, "candidates: 1 id not in the catalogue ('a')"),
         ({"history": ["i3"], "candidates": []}, "candidates: List should have at least 1 item"),
         ({"history": ["i3"], "K": 5}, "K: Extra inputs are not permitted"),
-        ({"history": ["i3"] * 51}, "history: 51 ids, at most 50 are taken"),
+        ({"history": ["i3"] * 51}, "history: 51 ids, at most 50 are accepted"),
         ({"history": ["i3"], "candidates": ["i3"] * 51}, "candidates: 51 ids, at most 50"),
         ({"history": ["i" * 257]}, "history.0: String should have at most 256 characters"),
     ],

@@ -162,7 +162,7 @@ def test_a_damaged_cache_is_rebuilt(settings, items, caplog, damage):
     caplog.clear()
     second = load_item_vectors(settings(), items())
     assert not second.from_cache
-    assert "the item vectors are encoded anew" in caplog.text
+    assert "the item vectors are encoded again" in caplog.text
     assert torch.equal(first.vectors, second.vectors)
     assert load_item_vectors(settings(), items()).from_cache
 
@@ -213,7 +213,7 @@ def test_a_cache_brought_along_serves_without_the_model(settings, items, llm_cop
     second = load_item_vectors(config, items())
     assert second.from_cache
     assert second.path == first.path
-    assert "without comparing weights" in caplog.text
+    assert "without checking the weights" in caplog.text
     with pytest.raises(ModelFilesError, match="no such directory"):
         load_item_vectors(config, items(title=["toy"]))
     with pytest.raises(ModelFilesError, match="no such directory"):

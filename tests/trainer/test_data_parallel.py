@@ -140,7 +140,7 @@ def test_more_processes_than_gpus(config_for, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     config = config_for("GRU4Rec", use_gpu=False, nproc=2)
     config["use_gpu"] = True
-    with pytest.raises(ConfigError, match="nproc: 2 processes need as many GPUs, 1 are visible"):
+    with pytest.raises(ConfigError, match="nproc: 2 processes need 2 GPUs, visible: 1"):
         launch(None, config, {})
 
 
@@ -149,7 +149,7 @@ def die(config_dict):
 
 
 def test_a_process_that_dies_ends_the_run(config_for):
-    with pytest.raises(TrainingError, match=r"a process of the training died: .*exit code 3"):
+    with pytest.raises(TrainingError, match=r"a training process failed: .*exit code 3"):
         launch(die, config_for("GRU4Rec", nproc=2), {"config_dict": {}})
 
 

@@ -140,9 +140,11 @@ def _check_receipt(report: CheckReport) -> None:
     for name, expected in written.items():
         there = report.folder / name
         if not there.is_file():
-            report.problems.append(f"{name} was prepared and is gone")
+            report.problems.append(f"{name} was prepared but is missing")
         elif file_sha256(there) != expected:
-            report.problems.append(f"{name} is not as it was prepared: its checksum differs")
+            report.problems.append(
+                f"{name} has changed since it was prepared: its checksum differs"
+            )
 
 
 def _check_expected(report: CheckReport) -> None:
@@ -162,7 +164,7 @@ def _check_expected(report: CheckReport) -> None:
     if report.variant is None:
         report.problems.extend(wrong)
         if not known.counts():
-            report.notes.append("expected counts are not known: nobody measured them yet")
+            report.notes.append("expected counts are unknown: they have not been measured yet")
     sums = {line.name.rpartition(".")[2]: line.sha256 for line in report.files}
     for ending, expected in known.sha256.items():
         if not wrong or report.variant:
@@ -171,7 +173,7 @@ def _check_expected(report: CheckReport) -> None:
 
 def _compare_sum(report: CheckReport, ending: str, expected: str, found: str | None) -> None:
     if found is None:
-        report.problems.append(f"no readable {report.name}.{ending}; it belongs to the set")
+        report.problems.append(f"no readable {report.name}.{ending}; it is part of the data set")
     elif found != expected:
         report.problems.append(
             f"{report.name}.{ending} has the expected counts but another content: "

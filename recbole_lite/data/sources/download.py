@@ -138,7 +138,7 @@ def _download(part: _Part, retries: RetryPolicy) -> None:
             failures = 0 if part.size > furthest else failures + 1
             furthest = max(furthest, part.size)
             if failures >= retries.tries:
-                kept = f"{part.size:,} bytes are kept and the next run goes on from there"
+                kept = f"{part.size:,} bytes are kept; the next run continues from there"
                 raise _FinalError(f"{cut}; gave up after {failures} attempts ({kept})") from cut
             time.sleep(retries.pause * 2 ** max(failures - 1, 0))
             continue
@@ -189,7 +189,7 @@ def _open(request: urllib.request.Request, part: _Part, timeout: float) -> Any:
         error.close()
         if error.code == 416:  # the part does not fit the file: it changed, or is complete
             part.clear()
-            raise _CutError("the server refused to go on from the bytes received") from error
+            raise _CutError("the server refused to continue the download") from error
         kind = _CutError if error.code in RETRIED else _FinalError
         raise kind(f"the server answered {error.code} {error.reason}") from error
     except urllib.error.URLError as error:

@@ -36,5 +36,5 @@ def _row(meta: DatasetMeta, data_path: Path) -> list[str]:
         f"{counts[key]:,}" if key in counts else "?" for key in ("users", "items", "interactions")
     ]
     present = (data_path / meta.name / f"{meta.name}.inter").is_file()
-    state = "yes" if present else "no" if meta.sources else "no; brought by hand"
+    state = "yes" if present else "no" if meta.sources else "no; download it manually"
     return [meta.name, meta.title, *numbers, state]

@@ -146,7 +146,7 @@ def _load_meta(name: str, data_path: Path) -> DatasetMeta:
         inter = (data_path / name / f"{name}.inter").absolute()
         raise DataError(
             f"no data set {name!r}: there is no file {inter}, and no dataset_meta/{name}.yaml "
-            f"that says where to get it ({nearest(name, known_names(data_path))}). To bring your "
+            f"that says where to get it ({nearest(name, known_names(data_path))}). To use your "
             f"own files, write {inter} with the columns user_id:token, item_id:token and "
             f"timestamp:float, and {name}.item beside it with item_id:token and columns of text, "
             "separated by tabs (docs/datasets.md)."
@@ -177,13 +177,13 @@ def _prepare(
     folder = data_path / meta.name
     if (folder / f"{meta.name}.inter").is_file():
         raise DataError(
-            f"{meta.name}.inter is here already; nothing was changed. Check it with: recbole-lite "
+            f"{meta.name}.inter already exists; nothing was changed. Check it with: recbole-lite "
             f"data check {meta.name}, or move the folder away and run the command again",
             folder,
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(
-            f"this is in the way and holds no {meta.name}.inter; nothing was changed. Move it away "
+            f"this path exists without a {meta.name}.inter; nothing was changed. Move it away "
             "(source files in it can be given with --from) and run the command again",
             folder,
         )

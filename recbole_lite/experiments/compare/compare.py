@@ -52,8 +52,8 @@ def _difference(a: RunResult, b: RunResult) -> str | None:
     silent = [r.run for r in (a, b) if not (r.run.metrics.get("protocol") or {}).get("eval_args")]
     if len(silent) == 1:
         return (
-            f"{silent[0].folder} does not say how it ranked, as an older version wrote it; "
-            "make it anew"
+            f"{silent[0].folder} does not state its ranking, because an older version wrote it; "
+            "run it again"
         )
     if a.run.metrics.get("test_set") and b.run.metrics.get("test_set"):
         return protocol_difference(a.run, b.run)

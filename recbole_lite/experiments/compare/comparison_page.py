@@ -19,8 +19,8 @@ def render(summary: dict[str, Any], style: str = "simple") -> str:
     notes = [_verdict(row, summary) for row in summary["rows"][1:]]
     how = (
         f"Intervals: percentile bootstrap over users, {percent}, {summary['resamples']:,} draws, "
-        f"seed {SEED}; differences are paired user by user. They tell how far other users could "
-        f"have changed the result, not how far other seeds could."
+        f"seed {SEED}; differences are paired user by user. They measure the variation over users, "
+        f"not over seeds."
     )
     parts = [head, _table(summary, name, percent, style), "\n".join(notes), how]
     if style != "simple":
@@ -63,7 +63,10 @@ def _verdict(row, summary) -> str:
     if ends is None:
         return f"{row['name']}: too few users for an interval"
     if ends[0] <= 0 <= ends[1]:
-        return f"{row['name']} and {base}: no difference that these users show (0 is inside)"
+        return (
+            f"{row['name']} and {base}: no significant difference on these users "
+            "(0 is inside the interval)"
+        )
     word = "better" if ends[0] > 0 else "worse"
     return f"{row['name']} is {word} than {base} on these users (0 is outside the interval)"
 
@@ -76,7 +79,7 @@ def plot(summary: dict[str, Any]) -> str:
         if row["difference_interval"] is not None
     ]
     name = metric_label(summary["metric"])
-    title = f"{name} less that of {summary['base']}"
+    title = f"{name} minus that of {summary['base']}"
     x_label = f"difference, {summary['confidence']:.0%} interval; right of 0: better"
     style = (TEMPLATES / "colours.css").read_text(encoding="utf-8")
     style += "svg { background: var(--card); }\n"

@@ -50,9 +50,9 @@ def read_result(path: str | Path) -> RunResult:
     if not ranks:
         why = "the split gives a user several test items, or no metric ranks"
         if not run.metrics["test"]:
-            why = "the run was not tested: its split leaves nothing for a test"
+            why = "the run was not tested: its split leaves no test part"
         elif "test_set" not in run.metrics:
-            why = f"users.csv is missing: recbole-lite report {shlex.quote(str(path))} makes it"
+            why = f"users.csv is missing: recbole-lite report {shlex.quote(str(path))} writes it"
         raise ReportError(
             f"{path}: no ranks of single users ({why}); such runs cannot be compared user by user"
         )

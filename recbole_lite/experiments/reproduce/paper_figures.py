@@ -79,7 +79,7 @@ TABLE_7 = {
 }
 
 DEVIATIONS = """\
-Where this differs from the paper: its ML-1m has 3,706 items, this project's those with five ratings
-or more; ties in time are settled by the order of the file; where "scratch" stands, language models
-begin with random weights, the paper's with trained ones; the paper trains until 20 validations
-bring nothing better, here every row has the same training time."""
+Departures from the paper: its ML-1m has 3,706 items; this project keeps only items with five
+ratings or more. The order of the file decides ties in time. In rows marked "scratch", language
+models start from random weights; the paper's start from trained ones. The paper trains until 20
+validations without improvement; here, every row has the same training time."""

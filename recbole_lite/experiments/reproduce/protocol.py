@@ -165,7 +165,7 @@ class Rows:
         head = ["", "trained parameters", "steps", "passes", "minutes of training", "validation"]
         head.append("beams of no item")
         environments = next(iter(self.results.values()))["environment"]
-        parts = [grid(rows, head), f"Language models begin with {self.request.weights} weights."]
+        parts = [grid(rows, head), f"Language models start from {self.request.weights} weights."]
         parts.append(
             f"{environments['threads']} thread(s) of {environments['processor']}, "
             f"GPU: {environments['gpu'] or 'none'}, torch {environments['torch']}."

@@ -42,21 +42,20 @@ INPUTS = {
     "history and candidates": {"topn_history": True},
 }
 NOTE = """\
-The paper gives Figure 5 as a picture: its text names no figure, so none stands here. It says that
-LITE-LLM4Rec's NDCG is much better than that of P5 and POD, and its Recall (here Hit) where k is
-small.
+The paper shows Figure 5 as a picture and states no values, so none are listed here. It states that
+LITE-LLM4Rec's NDCG is much better than that of P5 and POD, and its Recall (here Hit) for small k.
 
-Every row ranks the same candidates of each test user, the right item and {negatives} that the user
-has not had (SHA-256 of them: {sha256}).
-"sequential model" is trained on all items for the budget and scores the candidates without having
-read them. The fine-tuned rows begin with its weights and train as long again on the task: they have
-had twice the time. P5 and POD train on the task alone. Pop counts once.
+Every row ranks the same candidates of each test user: the test item and {negatives} items that the
+user has not had (SHA-256 of the candidates: {sha256}).
+"sequential model" is trained on all items for the budget and scores the candidates without reading
+them. The fine-tuned rows start from its weights and train for the same time on the task, so their
+total training time is twice as long. P5 and POD train on the task alone. Pop counts once.
 
-What the paper leaves open, and how it is here: "candidates alone" is its sentence taken literally,
-and then nothing in the input tells users apart; "history and candidates" puts the user's last items
-in front. Training candidates are drawn anew in each epoch; a step has {batch} windows ({written}
-of P5 and POD). Fine-tuning begins with the sequential model; the paper does not say with what it
-begins, nor how long it lasts."""
+The paper leaves some details open. "candidates alone" follows its sentence literally; the input
+then does not distinguish users. "history and candidates" puts the user's last items in front.
+Training candidates are drawn again in each epoch; a step has {batch} windows ({written} for P5 and
+POD). Fine-tuning starts from the sequential model; the paper does not state what it starts from,
+nor how long it trains."""
 
 
 @dataclass(frozen=True)

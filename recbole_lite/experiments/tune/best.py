@@ -46,7 +46,7 @@ def write_best(plan: Plan, result: dict[str, Any]) -> None:
         values["last_epoch"] = best["epochs"]
         head.append(
             f"last_epoch: the trial was {best['status']} after this epoch; "
-            "leave it out to train on."
+            "leave it out to train further."
         )
     if not plan.use_gpu and torch.cuda.is_available():
         values["use_gpu"] = False  # where the trials ran

@@ -178,7 +178,7 @@ def _check_present(key: str, kind: str, wanted: float, nodes: list[dict[str, flo
     most = max((node.get(kind, 0) for node in nodes), default=0)
     if wanted > most:
         raise ConfigError(
-            f"{key}: {wanted:g} asked for, but the machine with the most has {most:g} "
+            f"{key}: {wanted:g} requested, but the largest machine has {most:g} "
             f"{kind}{'' if most == 1 else 's'}"
         )
 

@@ -63,8 +63,8 @@ def prepare(space: Space, configure: Callable[[dict[str, Any]], Any]) -> None:
         validation = dataset.build()[1]
     if not len(validation):
         raise ConfigError(
-            f"eval_args: a sweep chooses by validation, and {config['eval_args']['split']} leaves "
-            "nothing for it; choose with another split, then train on everything with best.yaml"
+            f"eval_args: a sweep selects by validation, and {config['eval_args']['split']} has no "
+            "validation part; use another split, then train on all data with best.yaml"
         )
 
 

@@ -93,7 +93,7 @@ def sweep(
     folder = Path(options.resume or spec.settings.sweep_dir or _folder(spec, config)).resolve()
     if options.resume is None and (folder / SWEEP_FILE).exists():
         again = f"--resume={shlex.quote(str(folder))}"
-        raise ConfigError(f"{folder}: a sweep is there already; {again} goes on with it")
+        raise ConfigError(f"{folder}: already contains a sweep; {again} continues it")
     started = perf_counter()
     with cluster.session(spec.settings.ray_address, bool(config["use_gpu"])) as ray:
         resources = cluster.plan_resources(ray, spec.settings, bool(config["use_gpu"]))
@@ -221,7 +221,7 @@ def _finish(config: LiteConfig, plan: Plan, records, about: dict[str, Any]) -> d
         if not interrupted:
             with best_effort(f"test of {best['run_dir']}", f"--resume={plan.folder} tests again"):
                 result["best"]["test_result"] = evaluate_best(best, plan)
-        with best_effort(BEST_FILE, f"--resume={plan.folder} makes it again"):
+        with best_effort(BEST_FILE, f"--resume={plan.folder} writes it again"):
             write_best(plan, result)
     result["files"] = write_report(result, Path(plan.folder))
     return result

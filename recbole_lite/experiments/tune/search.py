@@ -94,7 +94,7 @@ class ProgressCallback(tune.Callback):
 
     def on_trial_recover(self, iteration, trials, trial, **info):
         """Ray's hook: the process died and the trial is queued again."""
-        self._log(trial, "died; it will go on from its last epoch")
+        self._log(trial, "failed; it will continue from its last epoch")
 
     def on_trial_complete(self, iteration, trials, trial, **info):
         """Ray's hook: the trial has ended, was stopped by the scheduler, or raised an exception."""
@@ -114,7 +114,7 @@ class ProgressCallback(tune.Callback):
     def on_trial_error(self, iteration, trials, trial, **info):
         """Ray's hook: its process died more often than `max_retries`."""
         self.ended.add(trial.trial_id)
-        self._log(trial, "died too often and is given up")
+        self._log(trial, "failed too often and is abandoned")
 
     def get_state(self):
         """Ray's hook: what is kept in the sweep's state."""

@@ -124,7 +124,7 @@ def load_spec(folder: str | Path) -> SweepSpec:
         )
     except FileNotFoundError:
         raise ConfigError(
-            f"resume: {folder}: no sweep to go on with ({SWEEP_FILE} is missing)"
+            f"resume: {folder}: no sweep to continue ({SWEEP_FILE} is missing)"
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error!r}") from None
@@ -140,7 +140,7 @@ def override_resources(spec: SweepSpec, settings: Mapping[str, Any]) -> SweepSpe
     """
     for key in settings:
         if key not in affecting("session", files=["tune.yaml"]):
-            raise ConfigError(f"--{key}: a sweep goes on with its own settings; leave it out")
+            raise ConfigError(f"--{key}: a resumed sweep keeps its own settings; leave it out")
     tuning = read_settings({**asdict(spec.settings), **settings})
     return replace(spec, settings=tuning)
 
@@ -161,7 +161,7 @@ def check_same(now: SweepSpec, before: SweepSpec) -> None:
             part[name] = {k: v for k, v in part[name].items() if k not in free}
     different = [f"{key} was {old[key]}, is {new[key]}" for key in new if new[key] != old[key]]
     if different:
-        raise ConfigError(f"resume: the sweep was another one: {'; '.join(different)}")
+        raise ConfigError(f"resume: the sweep had other settings: {'; '.join(different)}")
 
 
 def check_space(spec: SweepSpec) -> LiteConfig:
@@ -187,7 +187,7 @@ def check_space(spec: SweepSpec) -> LiteConfig:
     config = spec.configure({p.key: p.extremes()[0] for p in spec.space.parameters})
     for key in ("resume", "last_epoch"):
         if config[key] is not None:
-            raise ConfigError(f"{key}: trials set it for themselves; leave it out")
+            raise ConfigError(f"{key}: trials set this key themselves; leave it out")
     if (config["nproc"] or 1) > 1 or (config["world_size"] or 1) > 1:
         raise ConfigError("nproc: a trial is one process; leave it out, or train without --tune")
     if next_train_stage(config) or config["eval_step"] == 0:

@@ -46,7 +46,9 @@ class ItemTower(nn.Module):
         if "full" in trainings:
             # The axes are those of fixed vectors; a trained Item LLM's vectors would leave them.
             if how == "pca":
-                raise ConfigError("item_adapter: pca does not go with item_llm_training: full")
+                raise ConfigError(
+                    "item_adapter: pca cannot be combined with item_llm_training: full"
+                )
             from recbole_lite.text.trainable_item_llm import TrainableItemLLM
 
             self.item_llm = TrainableItemLLM(config, dataset)

@@ -114,7 +114,7 @@ def test_unknown_counts_are_no_problem(write_meta, data_path):
     write_meta("mine", **own(expected={}))
     report = check("mine", data_path)
     assert report.ok
-    assert report.notes == ["expected counts are not known: nobody measured them yet"]
+    assert report.notes == ["expected counts are unknown: they have not been measured yet"]
 
 
 def test_missing_text(write_meta, data_path, mine):
@@ -124,7 +124,7 @@ def test_missing_text(write_meta, data_path, mine):
     write_meta("mine", **own(expected={"sha256": {"item": "0" * 64}}))
     assert check("mine", data_path).problems == [
         "no readable mine.item; its text fields are missing",
-        "no readable mine.item; it belongs to the set",
+        "no readable mine.item; it is part of the data set",
     ]
 
 
@@ -157,8 +157,8 @@ def test_damage_after_preparing(write_meta, ml_1m_zip, data_path, tmp_path):
     path.write_text(path.read_text().replace("1\t1\t3\t978302109", "1\t1\t4\t978302109"))
     (folder / "tiny.user").unlink()
     assert check("tiny", data_path).problems == [
-        "tiny.inter is not as it was prepared: its checksum differs",
-        "tiny.user was prepared and is gone",
+        "tiny.inter has changed since it was prepared: its checksum differs",
+        "tiny.user was prepared but is missing",
     ]
     (folder / "prepared.json").write_text(json.dumps([]))
     assert "not a receipt" in check("tiny", data_path).problems[0]

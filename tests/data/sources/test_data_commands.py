@@ -25,7 +25,7 @@ def test_prepare_check_list(write_meta, ml_1m_zip, data_path, tmp_path, capsys):
     assert capsys.readouterr().out.endswith("result: sound and as expected\n")
     (data_path / "tiny" / "tiny.user").unlink()
     assert run("check", "tiny", *options) == 2
-    assert "problem: tiny.user was prepared and is gone" in capsys.readouterr().out
+    assert "problem: tiny.user was prepared but is missing" in capsys.readouterr().out
     assert run("list", *options) == 0
     table = capsys.readouterr().out.splitlines()
     row = next(line.split() for line in table if line.startswith("tiny "))

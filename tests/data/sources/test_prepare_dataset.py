@@ -132,15 +132,13 @@ def test_what_is_there_is_not_touched(data_path, said):
     folder = data_path / "tiny"
     folder.mkdir()
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(
-        DataError, match=r"in the way and holds no tiny\.inter; nothing was changed"
-    ):
+    with pytest.raises(DataError, match=r"exists without a tiny\.inter; nothing was changed"):
         prepare("tiny", data_path, log=said)
     assert visible(folder) == ["notes.txt"]
     (folder / "notes.txt").unlink()
     assert prepare("tiny", data_path, log=said).folder == folder  # an empty folder is in no way
     before = (folder / "tiny.inter").read_bytes()
-    with pytest.raises(DataError, match=r"tiny\.inter is here already; nothing.*data check tiny"):
+    with pytest.raises(DataError, match=r"tiny\.inter already exists; nothing.*data check tiny"):
         prepare("tiny", data_path, log=said)
     assert (folder / "tiny.inter").read_bytes() == before
 
@@ -220,7 +218,7 @@ def test_unknown_name(data_path):
     assert str(data_path / "ml-2m" / "ml-2m.inter") in text
     assert "dataset_meta/ml-2m.yaml" in text
     assert "nearest: ml-20m, ml-1m" in text
-    assert "To bring your own files" in text
+    assert "To use your own files" in text
     assert not data_path.exists()  # asking alone makes nothing
 
 

@@ -88,7 +88,7 @@ def test_the_interval_holds_no_difference_where_there_is_none(result):
     summary = compare([a, b])
     low, high = summary["rows"][1]["difference_interval"]
     assert low < 0 < high
-    assert "no difference that these users show" in render(summary)
+    assert "no significant difference on these users" in render(summary)
     assert "a is worse than b" not in render(summary)
 
 
@@ -251,7 +251,7 @@ def test_rows_of_an_older_version_are_compared_with_one_another(row):
         path.write_text(json.dumps(content))
     summary = compare(old)
     assert [row["model"] for row in summary["rows"]] == ["Pop, here", "SASRec, here"]
-    with pytest.raises(ReportError, match=r"Pop\.json does not say how it ranked"):
+    with pytest.raises(ReportError, match=r"Pop\.json does not state its ranking"):
         compare([new, old[0]])
     content["config_dict"] = None
     old[1].write_text(json.dumps(content))

@@ -224,7 +224,7 @@ def test_an_interrupted_sweep_says_what_it_knows_and_goes_on(
     assert [e["valid"] for e in by_id[first["sent"]]["history"]] == expected
     assert heard >= 5  # three epochs of one trial, two of another
 
-    with pytest.raises(ConfigError, match=r"the sweep was another one: values was"):
+    with pytest.raises(ConfigError, match=r"the sweep had other settings: values was"):
         sweep(
             "GRU4Rec",
             "tiny",
@@ -232,7 +232,7 @@ def test_an_interrupted_sweep_says_what_it_knows_and_goes_on(
             options=SweepOptions(path, settings, "moved here"),
         )
     options = SweepOptions(path, {**settings, "sweep_dir": "moved here"})
-    with pytest.raises(ConfigError, match="a sweep is there already; --resume="):
+    with pytest.raises(ConfigError, match="already contains a sweep; --resume="):
         sweep("GRU4Rec", "tiny", config_dict=values, options=options)
 
 

@@ -123,12 +123,12 @@ def test_the_table_has_every_trial_and_error(result, tmp_path):
         assert "6 trials of M on data, 6 epochs in all, 2.0 min" in text
         assert "failed: ValueError: no" in text
         assert "died: gone for good" in text
-        assert "test split was looked at once" in text
+        assert "test split was evaluated once" in text
         assert text.index(" b ") < text.index(" e ") < text.index(" a ")
     assert r"ValueError: no \| luck" in (tmp_path / "trials.md").read_text()
     assert str(tmp_path / "ray") in render(result)
     interrupted = {**result, "interrupted": True}
-    assert f"--resume={tmp_path} goes on" in render(interrupted)
+    assert f"--resume={tmp_path} continues" in render(interrupted)
     result["best"] = None
     assert "No trial has validated." in render(result)
 

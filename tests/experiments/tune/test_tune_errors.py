@@ -50,8 +50,8 @@ LR = "learning_rate: {choice: [0.1]}\n"
         (LR, ["--valid_metric=Hit@10"], "valid_metric 'Hit@10' is not measured: metrics are"),
         (LR, ["--nproc=2"], "nproc: a trial is one process"),
         (LR, ["--eval_step=0"], "a sweep compares validations"),
-        (LR, ["--eval_args={split: {LS: test_only}}"], "eval_args: a sweep chooses by validation"),
-        (LR, ["--eval_args={split: {RS: [1, 0, 0]}}"], "and {'RS': .* leaves nothing for it"),
+        (LR, ["--eval_args={split: {LS: test_only}}"], "eval_args: a sweep selects by validation"),
+        (LR, ["--eval_args={split: {RS: [1, 0, 0]}}"], "and {'RS': .* has no validation part"),
         (LR, ["--ray-address=127.0.0.1:9"], "no Ray cluster answers at '127.0.0.1:9'"),
         (LR, ["--ray-address=here"], "'here' is neither auto nor HOST:PORT"),
         (LR, ["--ray_address=ray://h:1"], "start the sweep on a machine of the cluster"),
@@ -62,7 +62,7 @@ LR = "learning_rate: {choice: [0.1]}\n"
         (LR, ["--num_sample=3"], "unknown key 'num_sample'"),
         ("learning_rate: {uniform: [1, 2]}", ["--searcher=grid"], "learning_rate is uniform"),
         (LR, ["--num_samples"], "write --num_samples=value"),
-        (LR, ["--resume=nowhere"], "resume: nowhere: no sweep to go on with"),
+        (LR, ["--resume=nowhere"], "resume: nowhere: no sweep to continue"),
     ],
 )
 def test_one_line_each(space, flags, message, refused):
@@ -110,8 +110,8 @@ def test_resources_are_detected():
 @pytest.mark.parametrize(
     "given, message",
     [
-        ({"gpus_per_trial": 1}, "gpus_per_trial: 1 asked for, but .* has 0 GPUs"),
-        ({"cpus_per_trial": 3}, "cpus_per_trial: 3 asked for, but .* has 2 CPUs"),
+        ({"gpus_per_trial": 1}, "gpus_per_trial: 1 requested, but .* has 0 GPUs"),
+        ({"cpus_per_trial": 3}, "cpus_per_trial: 3 requested, but .* has 2 CPUs"),
         ({"gpus_per_trial": 1.5}, "above 1 it must be a whole number"),
     ],
 )

@@ -302,7 +302,7 @@ def test_a_batch_learned_by_heart_is_recommended(built):
             "LightLM",
             {"llm": "gpt2", "llm_config": {}},
             ModelFilesError,
-            "a gpt2 model does not write text",
+            "a gpt2 model does not generate text",
         ),
         ("LightLM", {"lightlm_clusters": 1}, ConfigError, "lightlm_clusters"),
     ],
