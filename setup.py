@@ -26,6 +26,7 @@ INSTALL_REQUIRES = [
     "tabulate>=0.9",
     "jinja2>=3.1",
     "onnxruntime>=1.20",
+    "shtab>=1.7",
     "huggingface_hub>=1.0",
     "colorlog==4.7.2",  # RecBole
     "colorama==0.4.4",  # RecBole

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
+import shtab
+
 from recbole_lite import __version__
 from recbole_lite.cli import run
 from recbole_lite.cli.common import add_traceback, add_training_arguments
@@ -19,10 +21,21 @@ from recbole_lite.utils import process
 from recbole_lite.utils.errors import ConfigError, RecboleLiteError
 from recbole_lite.utils.files import check_folder
 
-SUBCOMMANDS = (
-    "run", "data", "recommend", "pack", "serve", "reproduce", "export", "ablate", "compare",
-    "report",
+SUBCOMMANDS = (  # the first five are those of a newcomer
+    "data", "run", "compare", "recommend", "serve",
+    "ablate", "reproduce", "report", "pack", "export",
 )  # fmt: skip
+EPILOG = """\
+first steps:
+  %(prog)s data list                                data sets that can be downloaded
+  %(prog)s run --model=SASRec --dataset=ml-100k     train and evaluate; ml-100k needs no download
+  %(prog)s compare saved/RUN saved/OTHER_RUN        test whether one run is better than another
+  %(prog)s recommend --model=saved/RUN --history="1;50"
+  %(prog)s serve --model=saved/RUN                  a web page and an HTTP service
+
+COMMAND --help describes a command. Shell completion for bash:
+  eval "$(%(prog)s --print-completion bash)"
+"""
 CLOSED_PIPE = 141  # a shell's status of a program that SIGPIPE has ended
 # No space, no permission, no such path ...: nothing that this program could do about.
 SYSTEM_ERRORS = {
@@ -45,10 +58,15 @@ def run_main(argv: Sequence[str] | None = None) -> int:
 def build_parser() -> tuple[argparse.ArgumentParser, list[str]]:
     """Parser of ``recbole-lite``, and how the program is called."""
     parser = argparse.ArgumentParser(
-        prog="recbole-lite", description="LITE-LLM4Rec for RecBole.", allow_abbrev=False
+        prog="recbole-lite",
+        description="Text-based sequential recommendation with LITE-LLM4Rec, for RecBole.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     add_traceback(parser)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    shtab.add_argument_to(parser, "--print-completion")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name in SUBCOMMANDS:
         import_module(f"recbole_lite.cli.{name}").add_parser(commands)
     return parser, ["recbole-lite"]
@@ -86,6 +104,9 @@ def _parse_and_run(args, argv: Sequence[str], parser, program: list[str]) -> int
     version = f"recbole-lite {__version__}"
     parser.add_argument("--version", action="version", version=version)
     _, rest = parser.parse_known_args(argv, args)
+    if not hasattr(args, "func"):
+        parser.print_help()
+        return 0
     _check_not_empty(args)
     if getattr(args, "out", None) is not None:
         check_folder(args.out, "--out")
