@@ -17,6 +17,7 @@ PAGES = {
     "CHANGELOG.md": "changelog.md",
     "results/README.md": "results.md",
 }
+_ROLE = re.compile(r":(?:class|meth|func|mod|attr):<code>(?:~[\w.]*?(?=\w+</code>))?")
 _LINK = re.compile(r"(\]\()([^)\s#:]+)(#[^)\s]*)?(?=\))")
 
 
@@ -44,6 +45,11 @@ def on_page_markdown(markdown: str, page, **_) -> str:
     if page.file.generated_by:
         return markdown
     return _relinked(markdown, f"docs/{page.file.src_uri}", page.file.src_uri)
+
+
+def on_page_content(html: str, **_) -> str:
+    """Show docstrings' cross references, which are Sphinx's, as code."""
+    return _ROLE.sub("<code>", html)
 
 
 def _places(text: str, source: str) -> list[str]:
@@ -82,8 +88,16 @@ def command_line() -> str:
     from recbole_lite.cli.main import build_parser
 
     parser, _ = build_parser()
-    lines = ["# Command line", "", "```text", parser.format_help().rstrip(), "```"]
-    (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    for name, command in commands.choices.items():
-        lines += ["", f"## {name}", "", "```text", command.format_help().rstrip(), "```"]
-    return "\n".join(lines) + "\n"
+    return "# Command line\n" + "\n".join(_help(parser, "")) + "\n"
+
+
+def _help(parser: argparse.ArgumentParser, name: str) -> list[str]:
+    """Help of a command and of its subcommands, each under a heading."""
+    depth = "#" * (len(name.split()) + 1)
+    lines = ["", f"{depth} {name}"] if name else []
+    lines += ["", "```text", parser.format_help().rstrip(), "```"]
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for word, command in action.choices.items():
+                lines += _help(command, f"{name} {word}".strip())
+    return lines
