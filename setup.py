@@ -49,6 +49,7 @@ EXTRAS = {
     "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.30"],
     "dev": [
         "pytest>=8.0",
+        "pytest-xdist>=3.6",
         "hypothesis>=6.100",
         "ruff>=0.12",
         "import-linter>=2.3",

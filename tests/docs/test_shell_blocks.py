@@ -87,9 +87,8 @@ ALSO = {
         *SMALL,
         "--nproc=2",
     ],
-    "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-100k --config_files": [
-        "--num_samples=1"
-    ],
+    "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-100k "
+    "--config_files=properties/demo.yaml --tune": ["--num_samples=1"],
     "python run_recbole_lite.py --model=POD --dataset=ml-100k --llm_init=scratch": [
         f"--llm_config={THIN | {'num_decoder_layers': 1}}",
         "--num_beams=5",
