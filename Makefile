@@ -26,7 +26,7 @@ test: lint
 	ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest -q $(KERNELS)
 	! grep -qs avx2 /proc/cpuinfo || \
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -q $(KERNELS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 faults: $(VENV)/.dev
 	$(BIN)/python tests/faults/kill_and_resume.py --kills 30

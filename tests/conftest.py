@@ -26,8 +26,16 @@ def workdir(tmp_path, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def _two_threads():
-    torch.set_num_threads(2)
+def _threads():
+    torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+
+
+SLOWEST = ("test_device.py", "test_integration.py", "test_sweep.py", "test_shell_blocks.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the slowest files, so that no process of two is left alone with them."""
+    items.sort(key=lambda item: item.path.name not in SLOWEST)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import torch
 import yaml
 
 import recbole_lite.experiments.ablate as ablate_module
-from recbole_lite import LiteConfig, create_dataset, data_preparation, get_trainer, run
+from recbole_lite import LiteConfig, __version__, create_dataset, data_preparation, get_trainer, run
 from recbole_lite.cli.main import main
 from recbole_lite.config.yaml_files import read_yaml
 from recbole_lite.evaluator.evaluator import LiteEvaluator, first_ranks, per_user_results, ranked_by
@@ -364,7 +364,7 @@ def test_the_environment_names_versions_and_machine():
     found = environment()
     assert found["recbole"] == "1.2.1"
     assert all(found[key] for key in ("python", "torch", "transformers", "cores", "threads"))
-    assert found["recbole_lite"] == "0.1.0"
+    assert found["recbole_lite"] == __version__
 
 
 # -- rows that do not run ---------------------------------------------------------------------
