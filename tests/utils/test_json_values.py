@@ -42,7 +42,11 @@ VALUES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("value", "expected"), VALUES, ids=[repr(v)[:40] for v, _ in VALUES])
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    VALUES,
+    ids=[f"{n}-{type(v).__name__}" for n, (v, _) in enumerate(VALUES)],
+)
 def test_any_value_is_plain_in_json(value, expected, tmp_path):
     plain = to_plain(value)
     assert plain == expected
