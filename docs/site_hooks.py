@@ -35,7 +35,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for place in sorted(linked):
         target = _on_site(place)
         if target.startswith("files/") and files.get_file_from_path(target) is None:
-            content = (ROOT / place).read_bytes()
+            content = _content(ROOT / place)
             files.append(File.generated(config, target, content=content))
     return files
 
@@ -57,9 +57,17 @@ def _places(text: str, source: str) -> list[str]:
     found = []
     for match in _LINK.finditer(text):
         place = (ROOT / source).parent.joinpath(match[2]).resolve()
-        if place.is_file() and place.is_relative_to(ROOT):
+        if place.exists() and place.is_relative_to(ROOT):
             found.append(place.relative_to(ROOT).as_posix())
     return found
+
+
+def _content(path: Path) -> bytes:
+    """Content of a file, or the names of a folder's files."""
+    if path.is_file():
+        return path.read_bytes()
+    names = sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file())
+    return "\n".join(names).encode()
 
 
 def _on_site(place: str) -> str:
@@ -76,8 +84,6 @@ def _relinked(text: str, source: str, target: str) -> str:
         if not place.is_relative_to(ROOT) or not place.exists():
             return match[0]
         place = place.relative_to(ROOT).as_posix()
-        if (ROOT / place).is_dir():
-            return match[0]
         return f"{match[1]}{up}{_on_site(place)}{match[3] or ''}"
 
     return _LINK.sub(relink, text)
