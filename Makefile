@@ -19,7 +19,7 @@ demo: $(VENV)/.demo
 
 # torch and oneDNN choose kernels by the processor. These tests train and recommend with those of
 # processors that have less, then all tests run with the machine's own.
-KERNELS := tests/trainer/test_onednn_matmul.py tests/trainer/test_trainer.py tests/evaluator/test_evaluator.py \
+KERNELS := tests/trainer/test_matmul_backend.py tests/trainer/test_trainer.py tests/evaluator/test_evaluator.py \
 	tests/model/test_item_lm.py tests/inference/test_packed_encoder.py
 
 test: lint

@@ -47,7 +47,7 @@ from recbole_lite.data.device_transfer import batch_to_device
 from recbole_lite.experiments.reproduce import efficiency
 from recbole_lite.inference.torch_runtime import TorchRuntime
 from recbole_lite.quick_start import run_one
-from recbole_lite.trainer.onednn_matmul import matrix_products, mixed_precision
+from recbole_lite.trainer.matmul_backend import matrix_products, mixed_precision
 from recbole_lite.trainer.training_loop import TrainingLoop
 from recbole_lite.utils.environment import environment
 from recbole_lite.utils.files import to_plain, write_json

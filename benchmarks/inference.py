@@ -50,7 +50,7 @@ from recbole_lite.experiments.reproduce.efficiency import last_items
 from recbole_lite.inference.onnx_export import export_onnx
 from recbole_lite.inference.onnx_runtime import OnnxRuntime
 from recbole_lite.inference.quantize import quantize
-from recbole_lite.trainer.onednn_matmul import matrix_products
+from recbole_lite.trainer.matmul_backend import matrix_products
 
 TOP = 10
 PLAIN, ONNX, INT8, SASREC = "plain", "onnx", "onnx int8", "SASRec"

@@ -23,7 +23,7 @@ from tabulate import tabulate
 from recbole_lite import LiteConfig, create_dataset, data_preparation
 from recbole_lite.experiments.reproduce.baselines import PREFIX, TUNED
 from recbole_lite.experiments.reproduce.time_budget import TrainingSteps
-from recbole_lite.trainer.onednn_matmul import matrix_products, wants_onednn
+from recbole_lite.trainer.matmul_backend import matrix_products, wants_onednn
 
 # Rows, inputs, outputs of a layer: of prefix/ml-1m.yaml, of its head, of T5-small.
 SHAPES = [

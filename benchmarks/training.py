@@ -22,7 +22,7 @@ from tabulate import tabulate
 from recbole_lite import LiteConfig, create_dataset, data_preparation
 from recbole_lite.data.prefix_windows import TARGETS
 from recbole_lite.experiments.reproduce.time_budget import TrainingSteps
-from recbole_lite.trainer.onednn_matmul import matrix_products
+from recbole_lite.trainer.matmul_backend import matrix_products
 
 SIZE = 64
 COMMON = {

@@ -40,7 +40,7 @@ from recbole_lite.trainer.initial_weights import (
     next_train_stage,
 )
 from recbole_lite.trainer.launch import launch, needs_launch
-from recbole_lite.trainer.onednn_matmul import uses_onednn
+from recbole_lite.trainer.matmul_backend import uses_onednn
 from recbole_lite.trainer.resume import check_same_run
 from recbole_lite.trainer.trackers import check_trackers
 from recbole_lite.utils.errors import ConfigError, RecboleLiteError, best_effort
@@ -188,10 +188,7 @@ def run_one(
         trainer = get_trainer(config["MODEL_TYPE"], name)(config, model)
     try:
         if resumed:
-            trainer.resume_checkpoint(resumed)
-            if on_epoch is not None:
-                for entry in trainer.history:
-                    on_epoch(entry)
+            _resume(trainer, resumed, on_epoch)
         with timer("training"), translate_errors(f"{name} cannot be trained", config):
             validated = _fit(trainer, loaders, saved, on_epoch)
         result = {**_training_result(trainer, *validated), **counts, "parameters": parameters}
@@ -236,6 +233,14 @@ def _prepare_data(config, trained: Vocabulary | None, saved: bool, samples: bool
         item_titles(dataset, config["title_field"])  # an error must not come after training
     loaders = data_preparation(config, dataset)
     return dataset, loaders, {"data": counts, "parts": _count_parts(loaders)}
+
+
+def _resume(trainer, checkpoint_file, on_epoch) -> None:
+    """Continue from a checkpoint, and report the epochs that it has."""
+    trainer.resume_checkpoint(checkpoint_file)
+    for entry in trainer.history:
+        if on_epoch is not None:
+            on_epoch(entry)
 
 
 def _build_model(config, dataset):

@@ -1,4 +1,4 @@
-"""``recbole-lite report``: the reports of finished runs, made anew."""
+"""``recbole-lite report``: rewrite the reports of finished runs."""
 
 from __future__ import annotations
 

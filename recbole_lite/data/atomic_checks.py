@@ -1,4 +1,4 @@
-"""What must hold in an atomic file before pandas reads it.
+"""Checks of an atomic file before pandas reads it.
 
 pandas accepts much that is wrong: it fills short rows, drops a byte-order mark,
 takes `` 1`` and ``inf`` for numbers. These checks look at the raw bytes, a block of

@@ -1,4 +1,4 @@
-"""Raw ids by internal id: without them, the rows of a checkpoint belong to nobody.
+"""Raw ids of users and items by internal id; they identify the rows of a checkpoint.
 
 RecBole numbers the tokens of a field in the order in which the data files mention them. The same
 data with the lines in another order give other internal ids, and so other rows of an embedding

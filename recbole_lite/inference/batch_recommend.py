@@ -144,19 +144,24 @@ def recommend_file(
         for _, _, unknown in read():
             summary.users += 1
             summary.add_unknown(unknown)
-
-        def write(out: TextIO) -> None:
-            rows, table = read(), csv.writer(out, lineterminator="\n")
-            hidden = None if options.show_progress is None else not options.show_progress
-            table.writerow(OUTPUT_COLUMNS)
-            with tqdm(total=summary.users, unit="user", disable=hidden) as bar:
-                while chunk := list(islice(rows, options.batch_size * _READ_AHEAD)):
-                    ranked = _rank(recommender, chunk, options, candidates, bar)
-                    _write_rows(table, recommender, chunk, ranked, summary)
-                    out.flush()
-
-        _write_to(target, write)
+        rows = read()
+        _write_to(
+            target,
+            lambda out: _write_batches(out, rows, recommender, options, candidates, summary),
+        )
     return summary
+
+
+def _write_batches(out: TextIO, rows, recommender, options, candidates, summary) -> None:
+    """Rank the resolved rows batch by batch, and write the lines of each."""
+    table = csv.writer(out, lineterminator="\n")
+    hidden = None if options.show_progress is None else not options.show_progress
+    table.writerow(OUTPUT_COLUMNS)
+    with tqdm(total=summary.users, unit="user", disable=hidden) as bar:
+        while chunk := list(islice(rows, options.batch_size * _READ_AHEAD)):
+            ranked = _rank(recommender, chunk, options, candidates, bar)
+            _write_rows(table, recommender, chunk, ranked, summary)
+            out.flush()
 
 
 def _check_target(target: Path, source: Path) -> None:

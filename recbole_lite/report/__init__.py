@@ -1,1 +1,1 @@
-"""What a run tells: tables and examples."""
+"""Reports of runs, ablations and sweeps: tables, charts, HTML pages."""

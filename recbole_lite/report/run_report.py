@@ -1,4 +1,4 @@
-"""What a run leaves behind: its metrics first, then everything that describes it.
+"""Files of a finished run: metrics first, then everything that describes the run.
 
 Each description can fail, for want of disk space say, with one warning and no other consequence;
 ``recbole-lite report RUN`` makes what is missing later.

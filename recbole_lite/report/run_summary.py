@@ -1,4 +1,4 @@
-"""What a run prints last: one table, then a few users."""
+"""Printed summary of a run: one table, then a few users."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a sweep leaves: table, records, plots."""
+"""Files of a sweep: table, records, plots."""
 
 from __future__ import annotations
 

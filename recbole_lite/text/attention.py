@@ -1,4 +1,4 @@
-"""SDPA as a GPU wants it: no look at what a mask hides, no mask where the kernel needs none."""
+"""SDPA without host synchronisation, and without a mask where the kernel can be causal itself."""
 
 from __future__ import annotations
 

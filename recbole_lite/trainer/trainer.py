@@ -20,8 +20,8 @@ from recbole_lite.evaluator.collector import LiteCollector, restore_order
 from recbole_lite.evaluator.evaluator import LiteEvaluator
 from recbole_lite.trainer import checkpoint, data_parallel
 from recbole_lite.trainer.initial_weights import next_train_stage
+from recbole_lite.trainer.matmul_backend import matrix_products, uses_onednn
 from recbole_lite.trainer.nan_checks import NonFiniteGuard, check_scores, check_weights
-from recbole_lite.trainer.onednn_matmul import matrix_products, uses_onednn
 from recbole_lite.trainer.resume import ResumeMixin, counters
 from recbole_lite.trainer.trackers import SafeTracker, start_wandb, tensorboard_folder
 from recbole_lite.trainer.training_loop import LOSSES_PER_CHECK, TrainingLoop

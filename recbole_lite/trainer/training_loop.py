@@ -12,7 +12,7 @@ from torch.nn.utils.clip_grad import clip_grad_norm_
 from tqdm import tqdm
 
 from recbole_lite.data.device_transfer import batch_to_device
-from recbole_lite.trainer.onednn_matmul import mixed_precision
+from recbole_lite.trainer.matmul_backend import mixed_precision
 
 # Losses that stay on a GPU until they are checked together. RecBole reads each one, twice, and the
 # GPU is idle until the host has prepared the next step.

@@ -1,4 +1,4 @@
-"""What figures were measured with: versions and machine."""
+"""Versions and machine with which figures were measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What memory this process uses."""
+"""Memory use of this process."""
 
 from __future__ import annotations
 

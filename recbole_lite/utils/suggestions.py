@@ -1,4 +1,4 @@
-"""Names that a misspelt one may stand for."""
+"""Suggestions of known names for a misspelt one."""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """Ablation tables: rows, reuse, figures over seeds and users, the command."""
 
 import json
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +11,7 @@ import torch
 import yaml
 
 import recbole_lite.experiments.ablate as ablate_module
-from recbole_lite import LiteConfig, __version__, create_dataset, data_preparation, get_trainer, run
+from recbole_lite import LiteConfig, create_dataset, data_preparation, get_trainer, run
 from recbole_lite.cli.main import main
 from recbole_lite.config.yaml_files import read_yaml
 from recbole_lite.evaluator.evaluator import LiteEvaluator, first_ranks, per_user_results, ranked_by
@@ -20,6 +22,7 @@ from recbole_lite.utils.environment import environment
 from recbole_lite.utils.errors import ConfigError, ModelFilesError, TrainingError
 from recbole_lite.utils.paths import PROPERTIES
 
+ROOT = Path(__file__).resolve().parents[2]
 USERS = [f"u{i}" for i in range(30)]
 
 
@@ -364,7 +367,8 @@ def test_the_environment_names_versions_and_machine():
     found = environment()
     assert found["recbole"] == "1.2.1"
     assert all(found[key] for key in ("python", "torch", "transformers", "cores", "threads"))
-    assert found["recbole_lite"] == __version__
+    (version,) = re.findall(r"(?m)^version: (.+)$", (ROOT / "CITATION.cff").read_text())
+    assert found["recbole_lite"] == version
 
 
 # -- rows that do not run ---------------------------------------------------------------------

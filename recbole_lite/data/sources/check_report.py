@@ -1,4 +1,4 @@
-"""What a check has found, and how it is printed."""
+"""Findings of a data set's check, and their printed form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a converter is, and the tables that it makes."""
+"""Interface of a converter, and the tables that it returns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The numbers by which a data set is known."""
+"""Statistics of a data set: users, items, interactions, lengths of histories."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ from recbole_lite.experiments.reproduce.protocol import check_names
 from recbole_lite.model.generative.beam_search import generate
 from recbole_lite.model.generative.item_indexing import item_numbers
 from recbole_lite.text.attention import set_attention
-from recbole_lite.trainer.onednn_matmul import matrix_products
+from recbole_lite.trainer.matmul_backend import matrix_products
 from recbole_lite.utils.environment import environment
 from recbole_lite.utils.errors import ConfigError, RecboleLiteError, one_line
 from recbole_lite.utils.paths import PROPERTIES

@@ -1,4 +1,4 @@
-"""What the user asks ``recbole-lite reproduce`` for, and the rows that answer it."""
+"""Request of ``recbole-lite reproduce``: data, budget, models; and the rows that it trains."""
 
 from __future__ import annotations
 

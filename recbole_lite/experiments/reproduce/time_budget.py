@@ -25,7 +25,7 @@ from recbole_lite.data import create_dataset, data_preparation
 from recbole_lite.experiments.reproduce.baselines import ModelSpec
 from recbole_lite.quick_start import run
 from recbole_lite.report.run_folder import PROTOCOL
-from recbole_lite.trainer.onednn_matmul import matrix_products
+from recbole_lite.trainer.matmul_backend import matrix_products
 from recbole_lite.utils.environment import environment
 from recbole_lite.utils.files import to_plain
 from recbole_lite.utils.paths import PROPERTIES

@@ -12,7 +12,7 @@ from typing import Any
 from recbole.utils import get_local_time
 
 from recbole_lite.config.configurator import LiteConfig
-from recbole_lite.experiments.tune import cluster, items
+from recbole_lite.experiments.tune import cluster, encode_items
 from recbole_lite.experiments.tune.records import read_records
 from recbole_lite.experiments.tune.space import read_space
 from recbole_lite.experiments.tune.sweep_spec import (
@@ -102,7 +102,7 @@ def sweep(
             f"{spec.trials} trials of {spec.model} on {spec.dataset}, {resources.concurrent} at a "
             f"time, each with {resources.cpus:g} CPU and {resources.gpus:g} GPU; folder: {folder}"
         )
-        items.prepare(spec.space, plan.configure_preparing)
+        encode_items.prepare(spec.space, plan.configure_preparing)
         if options.space is not None:  # a resumed one keeps its file: paths may differ here
             content = {**spec.plain(), "command": options.command}
             write_json(folder / SWEEP_FILE, content, finite=False)
@@ -142,7 +142,7 @@ def _plan(spec: SweepSpec, config: LiteConfig, folder: Path, resources) -> Plan:
         spec=spec,
         folder=str(folder),
         cwd=str(Path.cwd()),
-        cache_dir=items.cache_dir(config, folder),
+        cache_dir=encode_items.cache_dir(config, folder),
         threads=max(1, int(resources.cpus)),
         use_gpu=resources.gpus > 0,
     )

@@ -1,4 +1,4 @@
-"""Matrix products: by oneDNN on a CPU that torch's own leave half unused, with fewer bits on a GPU.
+"""Backend of matrix products: oneDNN on a CPU whose AVX-512 torch leaves unused, TF32 on a GPU.
 
 On a CPU torch hands float32 products to MKL, which takes AVX2 on a processor that is not Intel's
 even where it has AVX-512. oneDNN, which is part of torch as well, takes AVX-512 on any. Measured:

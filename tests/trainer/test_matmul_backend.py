@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from recbole_lite.trainer import onednn_matmul
-from recbole_lite.trainer.onednn_matmul import (
+from recbole_lite.trainer import matmul_backend
+from recbole_lite.trainer.matmul_backend import (
     matrix_products,
     mixed_precision,
     tf32,
@@ -18,7 +18,7 @@ from tests.tiny_data import QUICK, write_tiny
 BIG = (130, 100, 110)  # m, k, n: more than 2**20 multiplications
 ONEDNN = "mkldnn::_linear_pointwise"
 
-needs_onednn = pytest.mark.skipif(not onednn_matmul._works(), reason="this torch has no oneDNN")
+needs_onednn = pytest.mark.skipif(not matmul_backend._works(), reason="this torch has no oneDNN")
 
 
 class Calls(TorchDispatchMode):
@@ -148,10 +148,10 @@ def test_auto_goes_by_the_processor(capability, vendor, mkl, works, chosen, monk
     """Answers of processors that need not be at hand."""
     if vendor is not None:
         (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{vendor}")
-    monkeypatch.setattr(onednn_matmul, "_CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(matmul_backend, "_CPUINFO", tmp_path / "cpuinfo")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
-    monkeypatch.setattr(onednn_matmul, "_works", lambda: works)
+    monkeypatch.setattr(matmul_backend, "_works", lambda: works)
     assert wants_onednn() is uses_onednn("auto") is chosen
     assert uses_onednn("auto", "cuda:0") is False
     assert uses_onednn("torch") is False
@@ -163,7 +163,7 @@ def test_a_torch_without_the_operator(monkeypatch):
     def absent(*_):
         raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_linear_pointwise'")
 
-    monkeypatch.setattr(onednn_matmul, "_product", absent)
+    monkeypatch.setattr(matmul_backend, "_product", absent)
     assert not wants_onednn()
     with pytest.raises(ConfigError, match="this torch has no oneDNN"):
         uses_onednn("onednn")
@@ -212,8 +212,8 @@ def test_a_training_gives_the_same_but_for_rounding(
     from recbole_lite import run
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(onednn_matmul, "_SMALL", 0)  # all products, small as the model is
-    monkeypatch.setattr(onednn_matmul, "wants_onednn", lambda: processor)
+    monkeypatch.setattr(matmul_backend, "_SMALL", 0)  # all products, small as the model is
+    monkeypatch.setattr(matmul_backend, "wants_onednn", lambda: processor)
     write_tiny(tmp_path)
     losses, used = [], []
     for products_by in ("torch", kind):
