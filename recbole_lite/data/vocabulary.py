@@ -20,6 +20,7 @@ import pandas as pd
 from recbole_lite.utils.errors import CheckpointError, OtherIdsError
 
 FORMAT_VERSION = 1
+VOCABULARY_FILE = "vocabulary.jsonl"  # in the folder of a run
 SHOWN = 3  # ids that a message gives as examples
 
 

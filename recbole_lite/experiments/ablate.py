@@ -24,6 +24,7 @@ from recbole_lite.config.yaml_files import read_yaml
 from recbole_lite.quick_start import run_one
 from recbole_lite.report.ablation import render, summarise
 from recbole_lite.report.rank_metrics import is_of_ranks, metric_values
+from recbole_lite.text.item_llm_settings import check_item_llm_is_read
 from recbole_lite.trainer.initial_weights import next_train_stage
 from recbole_lite.utils.environment import environment
 from recbole_lite.utils.errors import (
@@ -254,6 +255,7 @@ def _check_row(row: Row, config: LiteConfig) -> None:
     for stage in config["stages"] or []:
         for key in sorted(set(stage) & set(row.changes)):
             raise ConfigError(f"row {row.name}: {key} is set by one of the stages as well")
+    check_item_llm_is_read(config, row.changes, f"row {row.name}")
     if config["eval_args"]["split"] != SPLIT:
         raise ConfigError(
             f"row {row.name}: an ablation compares users by their one test item, eval_args split "

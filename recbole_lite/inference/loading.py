@@ -82,8 +82,10 @@ def build_model(bundle: ModelBundle, device: torch.device) -> torch.nn.Module:
     dataset = CatalogueDataset(len(bundle.catalogue) + 1, item_vectors=_vectors(tensors))
     if bundle.about.get("architecture"):
         settings.update(trained_values(), rec_llm=bundle.about["architecture"])
-    if settings["item_init"] == "text":
-        settings["item_init"] = "random"  # the initial values of ItemLM's table are irrelevant
+    if "item_tower.norm.mean" in tensors:  # kept for the precomputed vectors of new items
+        settings["item_vector_norm"] = "standardize"
+    if settings["item_init"] == "text":  # the initial values of ItemLM's table are irrelevant
+        settings.update(item_init="random", item_vectors=None)
     with torch.random.fork_rng(devices=[]):  # initial weights are overwritten
         model = get_model(bundle.model)(settings, dataset)
     if not isinstance(model.max_seq_length, int):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from recbole_lite.inference.model_folder import ModelBundle
@@ -61,9 +63,12 @@ def _introduction(bundle: ModelBundle) -> str:
     )
     if bundle.model == "LiteLLM4Rec":
         settings = bundle.settings
+        source = f"Item LLM: `{settings.get('item_llm')}`"
+        if settings.get("item_vectors"):
+            source = f"Precomputed item vectors: `{Path(settings['item_vectors']).name}`"
         text += (
-            f" Method: LITE-LLM4Rec ([arXiv 2402.09543]({PAPER})). Item LLM: "
-            f"`{settings.get('item_llm')}` (`item_llm_training: "
+            f" Method: LITE-LLM4Rec ([arXiv 2402.09543]({PAPER})). "
+            f"{source} (`item_llm_training: "
             f"{settings.get('item_llm_training')}`); Recommendation LLM: "
             f"`{settings.get('rec_llm')}` (`rec_llm_init: {settings.get('rec_llm_init')}`)."
         )

@@ -2,8 +2,8 @@
 
 A trained model has two vectors per item: the input of the Recommendation LLM, and a row of the
 head. For a new item, ridge regressions fitted on the trained items predict both from the Item
-LLM's vector of its text. Predicted rows of the head are then calibrated
-(recbole_lite.inference.new_item_calibration).
+LLM's vector of its text, or, with ``item_vectors``, from a vector that comes with it. Predicted
+rows of the head are then calibrated (recbole_lite.inference.new_item_calibration).
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class NewItemPredictor:
     Parameters
     ----------
     bundle : ModelBundle
-        Content of the model's folder; the Item LLM named in its settings must be available.
+        Content of the model's folder; the Item LLM named in its settings must be available, unless
+        the model was trained with ``item_vectors``.
     model : LiteLLM4Rec
 
     Attributes
@@ -63,11 +64,19 @@ class NewItemPredictor:
         self.model = model
         tower = model.item_tower
         texts = bundle.catalogue.texts[: len(bundle.catalogue) + 1 - bundle.n_added]
-        encoded = self._encode(texts, keep=True)
-        known = encoded.has_text
-        self.norm = VectorNorm(self.settings["item_vector_norm"], lambda: encoded.vectors[known])
-        self.features = x = self._features(encoded.vectors)
-        change = tower.vectors[: len(texts)].float().cpu().numpy() - x
+        inputs = tower.vectors[: len(texts)].float().cpu().numpy()
+        how = self.settings["item_vector_norm"]
+        if self.settings["item_vectors"]:  # frozen
+            known = ~tower.lacks_text[: len(texts)].cpu()
+            known[0] = False
+            self.norm = tower.norm if how == "standardize" else VectorNorm(how, lambda: None)
+            self.features = x = inputs
+        else:
+            encoded = self._encode(texts, keep=True)
+            known = encoded.has_text
+            self.norm = VectorNorm(how, lambda: encoded.vectors[known])
+            self.features = x = self._features(encoded.vectors)
+        change = inputs - x
         trained = not np.allclose(change[known], 0, atol=1e-3)
         if trained and "embeddings" not in _item_llm_trainings(self.settings):
             raise RequestError(
@@ -85,15 +94,14 @@ class NewItemPredictor:
             predicted = torch.from_numpy(self.head_ridge.left_out).float()
             self.calibration = calibrate(model, ids, predicted)
 
-    def predict(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Predict the vectors of items from their texts.
+    def predict(self, x: np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Predict the vectors of items from their text vectors (:meth:`encode`).
 
         Returns
         -------
         (Tensor [n, d_item], Tensor [n, d] or None)
             Input vectors, before the adapter, and rows of the head.
         """
-        x = self.encode(texts)
         inputs = x if self.input_ridge is None else x + self.input_ridge(x)
         rows = None
         if self.head_ridge is not None:
@@ -105,9 +113,35 @@ class NewItemPredictor:
         """Text vectors ``[n, d_item]``, normalized as in training."""
         return self._features(self._encode(["", *texts], keep=False).vectors[1:])
 
+    def from_vectors(self, vectors, n_items: int) -> np.ndarray:
+        """Vectors of new items like those of ``item_vectors``, as :meth:`encode` gives them.
+
+        Raises
+        ------
+        RequestError
+            The model needs none, or they are not ``[n_items, d]`` finite numbers.
+        """
+        if not self.settings["item_vectors"]:
+            raise RequestError(
+                "vectors: the vectors of this model's items come from its Item LLM; leave them out"
+            )
+        axes = self.model.item_tower.axes
+        size = len(axes) if axes is not None else self.model.item_tower.vectors.shape[1]
+        try:
+            rows = torch.as_tensor(np.asarray(vectors, dtype=np.float32))
+        except (TypeError, ValueError):
+            rows = torch.empty(0)
+        if rows.shape != (n_items, size) or not rows.isfinite().all():
+            raise RequestError(
+                f"vectors must be {n_items} rows (one per item) of {size} finite numbers, from the "
+                f"model that gave item_vectors; found {list(rows.shape) or type(vectors).__name__}"
+            )
+        device = self.model.item_tower.vectors.device
+        return self._features(rows.to(device))
+
     def _features(self, vectors: torch.Tensor) -> np.ndarray:
         with torch.no_grad():
-            return self.model.item_tower.project(self.norm(vectors).float()).numpy()
+            return self.model.item_tower.project(self.norm(vectors).float()).cpu().numpy()
 
     def _encode(self, texts, keep: bool):
         settings = Settings(self.settings)
@@ -117,7 +151,11 @@ class NewItemPredictor:
 
 
 def add_items(
-    bundle: ModelBundle, model: nn.Module, predictor: NewItemPredictor, items: Sequence
+    bundle: ModelBundle,
+    model: nn.Module,
+    predictor: NewItemPredictor,
+    items: Sequence,
+    vectors=None,
 ) -> list[str]:
     """Add items to a model and its catalogue.
 
@@ -131,6 +169,8 @@ def add_items(
         Fitted on the same model.
     items : sequence of str or mapping
         Texts, or mappings with ``text`` and, optionally, ``id`` and ``title``.
+    vectors : array-like [n, d], optional
+        Of a model with ``item_vectors``, which needs no ``text``.
 
     Returns
     -------
@@ -140,11 +180,20 @@ def add_items(
     Raises
     ------
     RequestError
-        An item has no text, another form, or an existing id.
+        An item has no text, another form, or an existing id; a vector is missing or wrong.
     """
-    described = _described(items, bundle.catalogue.index)
+    described = _described(items, bundle.catalogue.index, has_vectors=vectors is not None)
     ids, titles, texts = (list(column) for column in zip(*described, strict=True))
-    inputs, rows = predictor.predict(texts)
+    if vectors is not None:
+        x = predictor.from_vectors(vectors, len(ids))
+    elif predictor.settings["item_vectors"]:
+        raise RequestError(
+            "new items of a model that was trained with item_vectors need vectors from the same "
+            "source: add_items(items, vectors=...)"
+        )
+    else:
+        x = predictor.encode(texts)
+    inputs, rows = predictor.predict(x)
     bundle.catalogue.extend(ids, titles, texts)
     tower = model.item_tower
     tower.vectors = _append(tower.vectors, inputs)
@@ -170,6 +219,11 @@ def _settings_of(bundle: ModelBundle) -> Settings:
             "new items need the Item LLM, and of one that was trained (item_llm_training: full) "
             "the folder keeps only the vectors of its items; train with frozen or embeddings"
         )
+    if settings["item_vectors"] and "embeddings" in _item_llm_trainings(settings):
+        raise RequestError(
+            "new items need the vectors of item_vectors, and the folder keeps only what training "
+            "(item_llm_training: embeddings) has made of them; train with frozen"
+        )
     settings["device"] = None
     return settings
 
@@ -180,7 +234,7 @@ def _item_llm_trainings(settings: Settings) -> set[str | None]:
     return {settings["item_llm_training"], *(stage.get("item_llm_training") for stage in stages)}
 
 
-def _described(items, taken: Mapping[str, int]) -> list[tuple[str, str, str]]:
+def _described(items, taken: Mapping[str, int], has_vectors: bool) -> list[tuple[str, str, str]]:
     """Id, title and text of each item; all items are checked before any is added."""
     described: list[tuple[str, str, str]] = []
     used = set(taken)
@@ -191,10 +245,11 @@ def _described(items, taken: Mapping[str, int]) -> list[tuple[str, str, str]]:
             raise RequestError(
                 f"{place}: give its text, or a mapping with text, id and title; found {item!r}"
             )
-        text = fields.get("text")
+        text = fields.get("text", "" if has_vectors else None)
         if not isinstance(text, str):
             raise RequestError(f"{place}: its text must be a text, found {text!r}")
-        check_text(text, f"{place}: its text")
+        if text or not has_vectors:
+            check_text(text, f"{place}: its text")
         try:
             free = (name for n in count(1) if (name := f"new-{n}") not in used)
             raw = raw_id(fields["id"]) if "id" in fields else next(free)
@@ -204,7 +259,7 @@ def _described(items, taken: Mapping[str, int]) -> list[tuple[str, str, str]]:
             raise RequestError(f"{place}: the id {raw!r} is taken")
         used.add(raw)
         title = fields.get("title")
-        title = text if is_missing(title) or title == "" else str(title)
+        title = (text or raw) if is_missing(title) or title == "" else str(title)
         described.append((raw, check_text(title, f"{place}: its title"), text))
     return described
 

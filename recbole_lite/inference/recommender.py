@@ -375,10 +375,13 @@ class Recommender(ModelHubMixin):
         for row, history, own in zip(self.score(histories), histories, candidates, strict=True):
             yield from filled(*top_k(row[None], k, [history] if exclude_seen else None, own))
 
-    def add_items(self, items: Sequence[str | Mapping[str, str]]) -> list[str]:
-        """Add items that the model was not trained on, given their texts.
+    def add_items(
+        self, items: Sequence[str | Mapping[str, str]], vectors: np.ndarray | None = None
+    ) -> list[str]:
+        """Add items that the model was not trained on, given their texts or vectors.
 
-        Their vectors are predicted from the Item LLM's vectors (accuracy: docs/recommend.md).
+        Their vectors are predicted from the Item LLM's vectors (accuracy: docs/recommend.md), or
+        from `vectors`.
         :meth:`save_pretrained` saves them. After this call torch computes the scores; a saved
         copy, when loaded, has a graph of its own.
 
@@ -387,6 +390,9 @@ class Recommender(ModelHubMixin):
         items : sequence of str or mapping
             Texts written like those of the catalogue (``recommender.catalogue.texts``), or
             mappings with ``text`` and, optionally, ``id`` and ``title``.
+        vectors : array-like [n, d], optional
+            One row per item, from the source of ``item_vectors``, for a model that was trained
+            with it; its items need no ``text``.
 
         Returns
         -------
@@ -396,7 +402,8 @@ class Recommender(ModelHubMixin):
         Raises
         ------
         RequestError
-            An item has no text or an existing id, or the model does not read texts.
+            An item has no text or an existing id, the model does not read texts, or `vectors` are
+            missing, superfluous, or of another shape.
         ModelFilesError, MissingDependencyError
             The Item LLM cannot be loaded.
         """
@@ -404,7 +411,7 @@ class Recommender(ModelHubMixin):
 
         if self._new_items is None:
             self._new_items = NewItemPredictor(self._bundle, self.model)
-        ids = add_items(self._bundle, self.model, self._new_items, items)
+        ids = add_items(self._bundle, self.model, self._new_items, items, vectors)
         self._torch_reason, self._runtime = "items were added", None  # its graph lacks them
         return ids
 

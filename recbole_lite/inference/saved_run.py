@@ -67,6 +67,7 @@ def load_data_and_model(
     model = config.model_class(config, loaders[0]._dataset).to(config["device"])
     tensors, facts = checkpoint.load_weights(path)
     check_rows(facts, folder, trained, dataset)
+    checkpoint.check_initial_vectors(facts, model, path)
     checkpoint.restore_model(model, tensors, path)
     return config, model, dataset, *loaders
 
@@ -191,7 +192,8 @@ def catalogue_from_dataset(dataset, config) -> Catalogue:
     ids = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
     try:
         titles = item_titles(dataset, config["title_field"])
-        texts = item_texts(TextFields.from_config(config), dataset)
+        needed = not config["item_vectors"]
+        texts = item_texts(TextFields.from_config(config), dataset) if needed else [""] * len(ids)
     except (DataError, ConfigError) as error:  # must not fail after a finished training
         getLogger().warning(f"items are named by their ids alone: {error}")
         titles, texts = ids, [""] * len(ids)

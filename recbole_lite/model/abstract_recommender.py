@@ -28,7 +28,11 @@ class NextItemModel(SequentialRecommender):
         Outputs ``[B, L, d]`` -> h_u ``[B, d]``.
     user_dropout : torch.nn.Module
         Applied to h_u.
+    item_vectors_sha256 : str or None
+        Of the precomputed vectors (``item_vectors``) that the model began with.
     """
+
+    item_vectors_sha256: str | None = None
 
     trains_prefixes = True  # train_strategy: prefix
     can_exclude_history = True  # loss_exclude_history

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from logging import getLogger
+
 import torch
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig
@@ -68,6 +70,7 @@ class ItemLM(NextItemModel):
         how = config["item_init"]
         if how == "text":
             texts = load_item_vectors(config, dataset)
+            self.item_vectors_sha256 = texts.sha256
             known = nn.functional.normalize(texts.vectors[texts.has_text].float(), dim=-1)
             size = min(d, known.shape[1])
             turned = known @ principal_axes(known, size, config["initializer_range"])
@@ -75,6 +78,11 @@ class ItemLM(NextItemModel):
                 self.items.weight[texts.has_text, :size] = turned
         elif how == "text_plus_id":
             self.item_tower = ItemTower(config, dataset, d, {"frozen"})
+            self.item_vectors_sha256 = self.item_tower.vectors_sha256
+        elif config["item_vectors"]:
+            getLogger().warning(
+                "item_vectors is not read with item_init: random; set text or text_plus_id"
+            )
         self.item_dropout = Dropout(config["item_dropout"])
         self.pooling = UserPooling(config["user_pooling"])
         self.user_dropout = Dropout(config["user_dropout"])

@@ -77,6 +77,7 @@ class LiteLLM4Rec(NextItemModel):
                 f"rec_llm reads {d_item} numbers and gives {d}. Set tie_head: False"
             )
         self.item_tower = ItemTower(config, dataset, d_item, {s.item_llm_training for s in stages})
+        self.item_vectors_sha256 = self.item_tower.vectors_sha256
         self.item_dropout = Dropout(config["item_dropout"])
         self.pooling = UserPooling(config["user_pooling"])
         self.user_dropout = Dropout(config["user_dropout"])

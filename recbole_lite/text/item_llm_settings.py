@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from recbole_lite.config.keys import affecting
 from recbole_lite.utils.errors import ConfigError
 
 
@@ -66,4 +68,27 @@ class TextSettings(TextFields):
             local_files_only=bool(config["local_files_only"]),
             device=torch.device(config["device"] or "cpu"),
             show_progress=bool(config["show_progress"]),
+        )
+
+
+def check_item_llm_is_read(config, varied: Iterable[str], where: str) -> None:
+    """Refuse to vary settings of the Item LLM where ``item_vectors`` replaces it.
+
+    Parameters
+    ----------
+    config : LiteConfig
+    varied : iterable of str
+        Settings that rows of a table or trials differ in.
+    where : str
+        Begins the message.
+
+    Raises
+    ------
+    ConfigError
+    """
+    unread = sorted((affecting("vectors") - {"item_vectors", "item_vector_ids"}) & set(varied))
+    if unread and config["item_vectors"]:
+        raise ConfigError(
+            f"{where}: {unread[0]} has no effect, because item_vectors replaces the Item LLM; set "
+            "item_vectors: ~ there, or leave the row or parameter out"
         )

@@ -1,4 +1,4 @@
-"""One vector per internal item id from the items' texts, encoded once and cached on disk."""
+"""One vector per internal item id: encoded from texts once and cached, or precomputed."""
 
 from __future__ import annotations
 
@@ -25,32 +25,37 @@ class ItemVectors:
     vectors : Tensor [n_items, d_item], float32, on the CPU
         Zeros for the padding item (row 0) and for items without text.
     has_text : BoolTensor [n_items]
-        False for the padding item and for items without text.
+        False for the padding item and for items without text, or without a precomputed vector.
     from_cache : bool
         True where nothing was encoded.
     path : Path or None
         The cache file; None where the vectors are not stored.
+    sha256 : str or None
+        Of precomputed vectors; an Item LLM's differ by rounding from machine to machine.
     """
 
     vectors: torch.Tensor
     has_text: torch.Tensor
     from_cache: bool
     path: Path | None
+    sha256: str | None = None
 
 
 def load_item_vectors(config, dataset) -> ItemVectors:
     """Item LLM of the paper (Section 4.2, eqs. 1-3): a vector for every item with text.
 
     If the cache in ``item_embedding_cache_dir`` holds vectors of the same texts by the same model,
-    they are read and the model is not loaded.
+    they are read and the model is not loaded. With ``item_vectors``, precomputed vectors are read
+    instead, and no texts.
 
     Parameters
     ----------
     config : LiteConfig or mapping
-        Keys ``item_text_*``, ``item_llm*``, ``item_embedding_cache_dir``,
-        ``local_files_only``, ``device``, ``show_progress``, ``dataset``.
+        Keys ``item_text_*``, ``item_llm*``, ``item_vectors``, ``item_vector_ids``,
+        ``item_embedding_cache_dir``, ``local_files_only``, ``device``, ``show_progress``,
+        ``dataset``.
     dataset : LiteSequentialDataset
-        Has the texts.
+        Has the texts and raw ids.
 
     Returns
     -------
@@ -59,12 +64,20 @@ def load_item_vectors(config, dataset) -> ItemVectors:
 
     Raises
     ------
-    ConfigError, ModelFilesError, MissingDependencyError
+    ConfigError, DataError, ModelFilesError, MissingDependencyError
         With one line that names the key or the model and says what to do.
     """
     stored = getattr(dataset, "item_vectors", None)
     if stored is not None:  # a saved model's own (recbole_lite.inference)
         return stored
+    if config["item_vectors"]:
+        # Imports pyarrow, which a trained model does not need.
+        from recbole_lite.text.precomputed_vectors import load_precomputed
+
+        vectors, has_vector, sha256 = load_precomputed(config, dataset)
+        return ItemVectors(vectors, has_vector, from_cache=False, path=None, sha256=sha256)
+    if config["item_vector_ids"]:
+        raise ConfigError("item_vector_ids: needs item_vectors, the file of their vectors")
     settings = TextSettings.from_config(config)
     texts, has_text = read_texts(settings, dataset)
     started = time.perf_counter()

@@ -40,13 +40,13 @@ from recbole_lite.config.saved_config import BEST_FILE as BEST_FILE
 from recbole_lite.config.saved_config import CONFIG_FILE as CONFIG_FILE
 from recbole_lite.config.saved_config import load_config as load_config
 from recbole_lite.config.yaml_files import to_yaml
+from recbole_lite.data.vocabulary import VOCABULARY_FILE as VOCABULARY_FILE
 from recbole_lite.data.vocabulary import Vocabulary
 from recbole_lite.utils.errors import CheckpointError, OtherIdsError
 from recbole_lite.utils.files import file_sha256, to_json, write_atomically
 
 YAML_FILE = "config.yaml"
 HISTORY_FILE = "history.csv"
-VOCABULARY_FILE = "vocabulary.jsonl"
 OTHER = "other_parameter/"  # RecBole's name for tensors outside the state_dict
 KEPT_PAIRS = 2
 
@@ -289,6 +289,27 @@ def check_vocabulary(named: str | None, vocabulary: Vocabulary | None, source) -
         f"data (or {VOCABULARY_FILE}) have. Copy the whole folder of the run, and load it by "
         "load_data_and_model, --resume or --init_from"
     )
+
+
+def initial_vectors(model: torch.nn.Module) -> dict[str, str]:
+    """SHA-256 of the precomputed item vectors (``item_vectors``) of a model, if it has any."""
+    sha256 = getattr(model, "item_vectors_sha256", None)
+    return {"item_vectors": sha256} if sha256 else {}
+
+
+def check_initial_vectors(facts: Mapping[str, Any], model: torch.nn.Module, source) -> None:
+    """Check that weights began with the precomputed item vectors that a model was built with.
+
+    Raises
+    ------
+    CheckpointError
+        They did not, and the weights would replace the vectors in silence.
+    """
+    if facts.get("item_vectors") != initial_vectors(model).get("item_vectors"):
+        raise CheckpointError(
+            f"{source}: its weights began with other item vectors than item_vectors gives now; use "
+            "the vectors of that run, or train anew"
+        )
 
 
 def warn_unknown_vocabulary(source) -> None:

@@ -91,6 +91,7 @@ def load_initial_weights(config, model: torch.nn.Module) -> dict:
     """
     path = Path(config["init_from"]) / checkpoint.BEST_FILE
     tensors, facts = checkpoint.load_weights(path)
+    checkpoint.check_initial_vectors(facts, model, path)
     checkpoint.restore_model(model, tensors, path, getattr(model, "only_for_task", ()))
     getLogger().info(f"Starting from the weights of {path}")
     return facts

@@ -39,6 +39,7 @@ class ResumeMixin:
             "schedule": self._schedule and self._schedule.state_dict(),
             "random": checkpoint.random_state(self._generator),
             "vocabulary": self._vocabulary and self._vocabulary.sha256,
+            **checkpoint.initial_vectors(self.model),
         }
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
@@ -88,6 +89,7 @@ class ResumeMixin:
 
     def _restore(self, tensors, state, folder: Path):
         """Restore the weights and the state of the last epoch."""
+        checkpoint.check_initial_vectors(state, self.model, folder)
         checkpoint.restore_model(self.model, tensors, folder)
         if len(self.stages) > 1:
             self._start_stage(*state["stage"])

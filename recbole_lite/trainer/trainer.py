@@ -135,7 +135,7 @@ class LiteMixin(ResumeMixin):
         self._save_vocabulary()
         facts = {"epoch": epoch, "valid_score": float(self.best_valid_score)}
         facts["vocabulary"] = self._vocabulary and self._vocabulary.sha256
-        checkpoint.save_weights(best, self.model, **facts)
+        checkpoint.save_weights(best, self.model, **facts, **checkpoint.initial_vectors(self.model))
         if not self._validates:
             self._save_last(epoch)
         if verbose:

@@ -50,7 +50,7 @@ def prepare(space: Space, configure: Callable[[dict[str, Any]], Any]) -> None:
     for params in combinations:
         config = configure(params)
         dataset = dataset or create_dataset(config)
-        if not _reads_vectors(config):
+        if not _reads_vectors(config, space.keys):
             continue
         try:
             load_item_vectors(config, dataset)
@@ -68,9 +68,13 @@ def prepare(space: Space, configure: Callable[[dict[str, Any]], Any]) -> None:
         )
 
 
-def _reads_vectors(config) -> bool:
+def _reads_vectors(config, swept: list[str]) -> bool:
     """Whether the model starts from fixed vectors; a trained Item LLM has them change."""
-    if config["item_llm"] is None or "item_embedding_cache_dir" not in config.settings:
+    if config["item_init"] == "random" and "item_init" not in swept:
+        return False
+    if "item_embedding_cache_dir" not in config.settings:
+        return False
+    if not (config["item_vectors"] or config["item_llm"]):
         return False
     stages = config["stages"] or [{}]
     how = {stage.get("item_llm_training", config["item_llm_training"]) for stage in stages}

@@ -16,6 +16,7 @@ from recbole_lite.config.stages import read_stages
 from recbole_lite.config.yaml_files import Setting
 from recbole_lite.experiments.tune.space import Parameter, Space
 from recbole_lite.experiments.tune.tune_settings import SWEEP_FILE, TuneSettings, read_settings
+from recbole_lite.text.item_llm_settings import check_item_llm_is_read
 from recbole_lite.trainer.initial_weights import next_train_stage
 from recbole_lite.utils.errors import ConfigError
 
@@ -185,6 +186,8 @@ def check_space(spec: SweepSpec) -> LiteConfig:
             except ConfigError as error:
                 raise ConfigError(f"{parameter.origin}: {parameter.key}: {error}") from None
     config = spec.configure({p.key: p.extremes()[0] for p in spec.space.parameters})
+    if "item_vectors" not in spec.space.keys:
+        check_item_llm_is_read(config, spec.space.keys, spec.space.source)
     for key in ("resume", "last_epoch"):
         if config[key] is not None:
             raise ConfigError(f"{key}: trials set this key themselves; leave it out")

@@ -14,7 +14,7 @@ from recbole_lite.utils.errors import ConfigError
 
 
 class ItemTower(nn.Module):
-    """Vectors h_i of items (paper, equations 1-3), fixed or trained.
+    """Vectors h_i of items (paper, equations 1-3, or ``item_vectors``), fixed or trained.
 
     ===============  =======================================================================
     ``frozen``       the Item LLM's vectors as they are
@@ -35,12 +35,17 @@ class ItemTower(nn.Module):
     Raises
     ------
     ConfigError, ModelFilesError, DataError
-        A key is wrong; the Item LLM or the items' text is not available.
+        A key is wrong; the Item LLM, the items' text or the precomputed vectors are not available.
+
+    Attributes
+    ----------
+    vectors_sha256 : str or None
+        Of precomputed vectors, as they were read.
     """
 
     def __init__(self, config, dataset, size: int, trainings: set[str]):
         super().__init__()
-        self.item_llm = None
+        self.item_llm = self.vectors_sha256 = None
         self.register_buffer("axes", None)
         how = config["item_adapter"]
         if "full" in trainings:
@@ -58,14 +63,17 @@ class ItemTower(nn.Module):
         else:
             items = load_item_vectors(config, dataset)
             d_item, has_text = items.vectors.shape[1], items.has_text
+            self.vectors_sha256 = items.sha256
             norm = VectorNorm(config["item_vector_norm"], lambda: items.vectors[has_text])
+            if config["item_vectors"]:  # a new item's vector needs it; the file may not be there
+                self.norm = norm
             # [n_items, d_item], row 0: padding
             filled = torch.where(has_text[:, None], norm(items.vectors), 0.0)
             if how == "pca":
                 if size > d_item:
                     raise ConfigError(
-                        f"item_adapter: pca projects the Item LLM's vectors of {d_item} "
-                        f"numbers to fewer, the Recommendation LLM reads {size}; set linear"
+                        f"item_adapter: pca projects the items' vectors of {d_item} numbers to "
+                        f"fewer, the Recommendation LLM reads {size}; set linear"
                     )
                 self.axes = principal_axes(filled[has_text], size, config["item_vector_scale"])
                 d_item = size
