@@ -51,7 +51,7 @@ def load_precomputed(config, dataset) -> tuple[torch.Tensor, torch.Tensor, str]:
         The file is malformed, an item has two vectors, or one that is not finite.
     """
     source, blocks = _open_source(config, dataset)
-    tokens = np.asarray(dataset.field2id_token[dataset.iid_field]).astype(str)
+    tokens = np.array([str(token) for token in dataset.field2id_token[dataset.iid_field]], object)
     vectors, has_vector, n_others = _place(blocks, tokens, source)
     _report(source, vectors, has_vector, tokens, n_others)
     digest = hashlib.sha256(vectors)
@@ -109,7 +109,7 @@ def _column_blocks(path: Path, header, name: str, config, dataset) -> Iterator[B
         **dataset._format,
     ).frame
     lengths = frame[name].map(len).to_numpy()
-    ids, cells = frame[id_field].astype(str).to_numpy()[lengths > 0], frame[name][lengths > 0]
+    ids, cells = frame[id_field].astype(object).to_numpy()[lengths > 0], frame[name][lengths > 0]
     check_lengths(ids, lengths[lengths > 0], path)
     if len(ids):
         yield ids, np.stack(cells.to_list())

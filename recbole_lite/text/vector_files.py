@@ -46,7 +46,7 @@ def read_vector_file(path: Path, id_field: str, ids_path: Path | None) -> Iterat
 
     Yields
     ------
-    (ndarray of str [b], ndarray [b, d])
+    (ndarray of object [b], ndarray [b, d])
         d is the same within a block.
 
     Raises
@@ -89,7 +89,10 @@ def read_run(folder: Path) -> Iterator[Block]:
             raise DataError(f"{name} has fewer rows than {path} has items", weights)
         for start in range(0, len(ids), BLOCK_ROWS):
             block = ids[start : start + BLOCK_ROWS]
-            yield np.array(block), table[start + 1 : start + 1 + len(block)].float().numpy()
+            yield (
+                np.array(block, dtype=object),
+                table[start + 1 : start + 1 + len(block)].float().numpy(),
+            )
 
 
 def check_lengths(ids: Sequence[str], lengths: np.ndarray, path: Path) -> None:
@@ -198,14 +201,15 @@ def _ids_beside(path: Path, ids_path: Path | None) -> np.ndarray:
 
 
 def _as_text(ids: np.ndarray, path: Path) -> np.ndarray:
-    """Raw ids as str, ``[n]``; whole numbers as they are written."""
+    """Raw ids as str (dtype object), ``[n]``; whole numbers as they are written."""
     if ids.ndim != 1 or ids.dtype.kind not in "iuUS":
         raise DataError(
             f"item ids must be a list of texts or whole numbers, found {ids.dtype} "
             f"{list(ids.shape)}",
             path,
         )
-    return np.char.decode(ids, "utf-8") if ids.dtype.kind == "S" else ids.astype(str)
+    ids = np.char.decode(ids, "utf-8") if ids.dtype.kind == "S" else ids.astype(str)
+    return ids.astype(object)
 
 
 def _rows(path: Path, ids: np.ndarray, table, shape: tuple[int, ...], dtype) -> Iterator[Block]:
@@ -271,9 +275,11 @@ def _choose_columns(
     others = [name for name in names if name != id_name]
     lists = [name for name in others if _is_list(schema.field(name).type)]
     named = [name for name in others if name.lower() in VECTOR_NAMES]
-    chosen = lists if len(lists) == 1 else named or others
+    if len(lists) == 1:
+        return id_name, lists
+    chosen = named or others
     texts = [name for name in chosen if not _is_number(schema.field(name).type)]
-    if not chosen or (texts and len(chosen) > 1):
+    if not chosen or (texts and len(named) != 1):
         raise DataError(
             f"{', '.join(map(repr, texts or names))[:300]}: not numbers; name the column of lists "
             "embedding, or leave one column per dimension and the ids",
