@@ -232,7 +232,12 @@ class LiteConfig(Config):
                 f"train_strategy: prefix is for models that score all prefixes at once; "
                 f"{self.model} trains with all or sampling"
             )
-        read_stages(self)
+        trainings = [stage.item_llm_training for stage in read_stages(self)]
+        if final.get("item_vectors") and "full" in trainings:
+            raise ConfigError(
+                "item_llm_training: full trains the Item LLM, which item_vectors replaces; set "
+                "frozen or embeddings"
+            )
 
     def _check_task(self):
         final = self.final_config_dict

@@ -58,13 +58,7 @@ def read_stages(config) -> list[Stage]:
         values = {**plain, **own}
         values["frozen_parts"] = values["frozen_parts"] or []
         stages.append(Stage(**{k: validate(k, Setting(values[k], place)) for k in names}))
-    trainings = {stage.item_llm_training for stage in stages}
-    if "full" in trainings and config["item_vectors"]:
-        raise ConfigError(
-            "item_llm_training: full trains the Item LLM, which item_vectors replaces; set frozen "
-            "or embeddings"
-        )
-    if {"embeddings", "full"} <= trainings:
+    if {"embeddings", "full"} <= {stage.item_llm_training for stage in stages}:
         raise ConfigError(
             "stages: item_llm_training is embeddings in one stage and full in another; vectors "
             "that were trained apart from the Item LLM cannot go back into it"

@@ -128,13 +128,13 @@ class NewItemPredictor:
         axes = self.model.item_tower.axes
         size = len(axes) if axes is not None else self.model.item_tower.vectors.shape[1]
         try:
-            rows = torch.as_tensor(np.asarray(vectors, dtype=np.float32))
-        except (TypeError, ValueError):
+            rows = torch.from_numpy(np.array(vectors, dtype=np.float32))
+        except (TypeError, ValueError):  # not numbers, or rows of different lengths
             rows = torch.empty(0)
         if rows.shape != (n_items, size) or not rows.isfinite().all():
             raise RequestError(
                 f"vectors must be {n_items} rows (one per item) of {size} finite numbers, from the "
-                f"model that gave item_vectors; found {list(rows.shape) or type(vectors).__name__}"
+                f"model that gave item_vectors; found {type(vectors).__name__} {list(rows.shape)}"
             )
         device = self.model.item_tower.vectors.device
         return self._features(rows.to(device))

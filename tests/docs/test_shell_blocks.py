@@ -80,6 +80,7 @@ OFFLINE = ["--item_llm=minilm", "--rec_llm_init=scratch"]
 ALSO = {
     "recbole-lite ablate --dataset": [*OFFLINE, *SMALL],
     "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-1m --item_llm=minilm": SMALL,
+    "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-1m --item_vectors=": SMALL,
     "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-100k --task=topn": SMALL,
     "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-100k --item_llm=my-": SMALL,
     "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-1m --nproc=4": [
@@ -158,6 +159,9 @@ def sandbox(tmp_path_factory, llm_folders):
     (folder / "histories.csv").write_text("user_id,history\nann,1;6\nbob,260\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        page = (ROOT / "docs" / "model.md").read_text(encoding="utf-8")
+        for code in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S):
+            exec(code, {})  # writes the item vectors that its commands read
         for model, dataset in (
             ("LiteLLM4Rec", "ml-1m"), ("LiteLLM4Rec", "ml-100k"),
             ("SASRec", "ml-1m"), ("SASRec", "ml-100k"),
