@@ -83,14 +83,15 @@ def table(quick, folder, **changes):
 
 def test_the_shipped_rows_are_the_papers():
     rows = {row.name: row.changes for row in find_rows(None, ROWS, "LiteLLM4Rec")}
+    encoded = {"item_vectors": None}  # those of the base would replace the row's Item LLM
     assert rows == {
         "fixT5": {"frozen_parts": ["rec_llm"]},
         "fixHead": {"frozen_parts": ["head"]},
         "scratch": {"rec_llm_init": "scratch"},
-        "item-t5-small": {"item_llm": "t5-small", "item_llm_pooling": "mean"},
-        "item-t5-base": {"item_llm": "t5-base", "item_llm_pooling": "mean"},
-        "item-bert": {"item_llm": "bert-base-uncased", "item_llm_pooling": "pooler"},
-        "item-sbert": {"item_llm": "minilm", "item_llm_pooling": "mean"},
+        "item-t5-small": {**encoded, "item_llm": "t5-small", "item_llm_pooling": "mean"},
+        "item-t5-base": {**encoded, "item_llm": "t5-base", "item_llm_pooling": "mean"},
+        "item-bert": {**encoded, "item_llm": "bert-base-uncased", "item_llm_pooling": "pooler"},
+        "item-sbert": {**encoded, "item_llm": "minilm", "item_llm_pooling": "mean"},
     }
 
 

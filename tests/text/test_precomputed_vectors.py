@@ -17,6 +17,9 @@ from safetensors.torch import save_file as save_torch
 from recbole_lite import LiteConfig, Recommender, create_dataset, load_data_and_model, run
 from recbole_lite.cli.main import main
 from recbole_lite.experiments.ablate import AblationOptions, ablate
+from recbole_lite.experiments.tune.encode_items import prepare
+from recbole_lite.experiments.tune.space import Parameter, Space
+from recbole_lite.experiments.tune.sweep_spec import check_space, make_spec
 from recbole_lite.text import vector_files
 from recbole_lite.text.item_vectors import load_item_vectors
 from recbole_lite.utils.errors import CheckpointError, ConfigError, RecboleLiteError, RequestError
@@ -357,7 +360,7 @@ def test_a_run_without_item_file_recommends_by_ids(quick, own, tmp_path):
     (tmp_path / "data/tiny/tiny.item").unlink()
     changes = {"item_vectors": own(n=22, d=5), "title_field": None, "load_col": {"inter": "*"}}
     folder = run("LiteLLM4Rec", "tiny", config_dict=quick(**changes, sample_users=1))["run_dir"]
-    recommender = Recommender.load(folder)
+    recommender = Recommender.load(folder, runtime="torch")
     assert recommender.catalogue.titles[1:] == recommender.catalogue.ids[1:]
     (row,) = recommender.recommend([["i3", "i4"]], k=3)
     assert len(row) == 3
@@ -440,6 +443,27 @@ def test_rows_of_an_ablation_that_the_vectors_would_replace(quick, own, tmp_path
     options = AblationOptions(rows=["other"], rows_folder=rows)
     with pytest.raises(ConfigError, match="row other: item_llm_pooling has no effect"):
         ablate("LiteLLM4Rec", "tiny", config_dict=quick(item_vectors=own()), options=options)
+
+
+def test_sweeps_over_files_and_over_what_a_file_replaces(quick, own, config_for, caplog):
+    good, bad = own(), own(n=3, name="bad.npz")
+    np.savez(bad, ids=np.array(["z"]), vectors=np.ones((1, 2)))
+
+    def space(key, *values):
+        return Space((Parameter(key, "choice", values, "space.yaml, line 1"),), "space.yaml")
+
+    def configure(params):
+        return config_for("LiteLLM4Rec", **params)
+
+    prepare(space("item_vectors", good, bad), configure)
+    assert "none of the 1 ids" in caplog.text
+    with pytest.raises(ConfigError, match="none of the 1 ids"):
+        prepare(space("item_vectors", bad), configure)
+    pooling = space("item_llm_pooling", "mean", "cls")
+    with pytest.raises(ConfigError, match="item_llm_pooling has no effect, because item_vectors"):
+        check_space(make_spec(configure({"item_vectors": good}), pooling, {}))
+    check_space(make_spec(configure({}), pooling, {}))
+    prepare(space("learning_rate", 0.1), lambda params: config_for("ItemLM", item_llm="none/such"))
 
 
 # -- the vectors of a run ---------------------------------------------------------------------
