@@ -13,16 +13,24 @@ from time import perf_counter
 from typing import Any
 
 from recbole.utils import init_seed
+from recbole.utils.argument_list import dataset_arguments
 
 from recbole_lite.config.configurator import LiteConfig, paths_of, translate_errors
 from recbole_lite.config.registry import can_train_prefixes, get_model, get_trainer
 from recbole_lite.data import count_data, create_dataset, data_preparation
 from recbole_lite.data.item_titles import item_titles
+from recbole_lite.data.sources.check_dataset import FileSettings, check
+from recbole_lite.data.sources.check_report import CheckReport
 from recbole_lite.data.topn_candidates import write_candidates
 from recbole_lite.data.vocabulary import Vocabulary
 from recbole_lite.evaluator.evaluator import NO_USERS, per_user_results
 from recbole_lite.inference.model_folder import supports_recommender
-from recbole_lite.inference.saved_run import check_rows, trained_vocabulary, write_recommender_files
+from recbole_lite.inference.saved_run import (
+    check_catalogue,
+    check_rows,
+    trained_vocabulary,
+    write_recommender_files,
+)
 from recbole_lite.inference.saved_run import load_data_and_model as load_data_and_model
 from recbole_lite.report.rank_metrics import random_guess
 from recbole_lite.report.run_report import (
@@ -31,7 +39,7 @@ from recbole_lite.report.run_report import (
     write_report,
     write_run_files,
 )
-from recbole_lite.report.samples import sample_users
+from recbole_lite.report.samples import check_sampled, sample_users
 from recbole_lite.trainer import checkpoint
 from recbole_lite.trainer.initial_weights import (
     check_initial_weights,
@@ -45,7 +53,7 @@ from recbole_lite.trainer.resume import check_same_run
 from recbole_lite.trainer.trackers import check_trackers
 from recbole_lite.utils.errors import ConfigError, RecboleLiteError, best_effort
 from recbole_lite.utils.files import to_plain
-from recbole_lite.utils.log import FILE_ONLY, init_logger
+from recbole_lite.utils.log import FILE_ONLY, collected_warnings, init_logger
 from recbole_lite.utils.memory import memory
 from recbole_lite.utils.process_group import is_main_process
 
@@ -117,6 +125,8 @@ def run(
         _baseline(name, config, overrides, sources)
         for name in ([names] if isinstance(names, str) else names)
     ]
+    for baseline in baselines:
+        _check_files(baseline, config)
     result = run_one(config, saved, per_user=per_user)
     result["baselines"] = {}
     for baseline in baselines:
@@ -128,6 +138,46 @@ def run(
         with best_effort(result["report"], completion_hint(result["run_dir"])):
             write_report(result["run_dir"])  # again: now it can show the baselines
     return result
+
+
+def check_data(config: LiteConfig) -> CheckReport:
+    """Check a data set as a run with these settings reads it, up to its training.
+
+    Parameters
+    ----------
+    config : LiteConfig
+
+    Returns
+    -------
+    CheckReport
+        As of ``recbole-lite data check``; an error or warning of the run is one of the report's.
+
+    Raises
+    ------
+    DataError
+        There is no such data set.
+    """
+    data_path = Path(config["data_path"]).parent
+    report = check(config["dataset"], data_path, FileSettings.from_config(config))
+    if not report.ok:
+        return report
+    with collected_warnings() as warnings:
+        try:
+            with translate_errors(f"{config['dataset']} cannot be read", config):
+                _prepare_data(config, None, saved=True, samples=True)
+        except RecboleLiteError as error:
+            report.problems.append(str(error))
+    report.warnings += [one for one in warnings if one not in report.warnings]
+    return report
+
+
+def _check_files(baseline: LiteConfig, main: LiteConfig) -> None:
+    """Read a baseline's files before the main model is trained, where they are others."""
+    names = {*dataset_arguments, "selected_features", "item_attribute"}
+    if all(baseline.settings.get(name) == main.settings.get(name) for name in names):
+        return
+    with translate_errors(f"baseline {baseline['model']}: the data cannot be read", baseline):
+        create_dataset(baseline)
 
 
 @contextmanager
@@ -229,9 +279,14 @@ def _prepare_data(config, trained: Vocabulary | None, saved: bool, samples: bool
     size = ", ".join(f"{count:,} {name}" for name, count in counts.items())
     getLogger().info(dataset, extra=FILE_ONLY)
     getLogger().info(f"{config['dataset']}: {size}")
-    if saved or (samples and config["sample_users"]):
-        item_titles(dataset, config["title_field"])  # an error must not come after training
+    # An error of what is read after the test must not come after the training.
+    if saved and supports_recommender(config["model"]):
+        check_catalogue(dataset, config)
+    elif saved or (samples and config["sample_users"]):
+        item_titles(dataset, config["title_field"])
     loaders = data_preparation(config, dataset)
+    if samples and config["sample_users"] and len(loaders[2]._dataset):
+        check_sampled(loaders[2]._dataset)
     return dataset, loaders, {"data": counts, "parts": _count_parts(loaders)}
 
 

@@ -10,7 +10,7 @@ import pytest
 from recbole_lite import run
 from recbole_lite.cli.main import main, run_main
 from recbole_lite.report.run_summary import render
-from recbole_lite.utils.errors import ConfigError
+from recbole_lite.utils.errors import ConfigError, RecboleLiteError
 
 SCRIPT = Path(__file__).resolve().parents[1] / "run_recbole_lite.py"
 
@@ -99,6 +99,45 @@ def test_a_mistake_in_the_baselines_is_told_before_training(quick, workdir):
     with pytest.raises(ConfigError, match="unknown model 'Popp'; did you mean Pop"):
         run("SASRec", "tiny", config_dict=quick(baselines="Popp"))
     assert not (workdir / "saved").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "message"),
+    [
+        ("SASRec", {"title_field": "titel"}, "title_field: no field 'titel'"),
+        ("SASRec", {"item_text_fields": ["titel"]}, r"no column 'titel' \(item_text_fields\)"),
+        ("SASRec", {"item_text_template": "{titel}"}, "{titel} is not a text field"),
+        ("SASRec", {"item_text_fields": ["brand"]}, "no item of tiny has text in brand"),
+        ("Pop", {"title_field": "brand"}, "no item of tiny has a brand: the column is empty"),
+        ("SASRec", {"baselines": ["FDSA"], "load_col": None, "selected_features": ["colour"]},
+         "selected_features: no column 'colour' was read"),
+        ("BPR", {"sample_users": 2, "eval_args": {"split": {"RS": [0.6, 0.2, 0.2]}}},
+         "sample_users: eval_args give a user several test items"),
+    ],
+)  # fmt: skip
+def test_what_a_run_needs_at_its_end_is_checked_before_training(
+    model, changes, message, quick, data_path, workdir, monkeypatch
+):
+    path = data_path / "tiny/tiny.item"
+    head, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([f"{head}\tbrand:token", *(f"{row}\t" for row in rows)]) + "\n")
+    monkeypatch.setattr("recbole_lite.quick_start._build_model", None)
+    with pytest.raises(RecboleLiteError, match=message):
+        run(model, "tiny", config_dict=quick(**changes))
+    assert not list(workdir.glob("saved/*"))
+
+
+@pytest.mark.parametrize("item", [None, "item_id:token\n", "item_id:token\temb:float_seq\n"])
+def test_a_run_may_have_no_texts(item, quick, data_path):
+    path = data_path / "tiny/tiny.item"
+    path.unlink()
+    if item:
+        rows = "".join(f"i{n}{chr(9) + '0.5' if 'emb' in item else ''}\n" for n in range(24))
+        path.write_text(item + rows)
+    inter = {"inter": ["user_id", "item_id", "timestamp"]}
+    settings = quick(epochs=1, load_col=inter, title_field=None)
+    result = run("SASRec", "tiny", config_dict=settings)
+    assert result["report"]
 
 
 def test_baselines_that_cannot_train_prefixes_train_the_same_targets_one_by_one(quick):

@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from recbole_lite.cli.common import add_command
+from recbole_lite.cli.common import add_command, config_files
 from recbole_lite.data.sources.acquire import DEFAULT_DATA_PATH
 from recbole_lite.data.sources.check_dataset import check
+from recbole_lite.data.sources.check_report import CheckReport
 from recbole_lite.data.sources.list_datasets import list_datasets
 from recbole_lite.data.sources.prepare_dataset import prepare
+
+MODEL = "LiteLLM4Rec"  # whose run `check` has in mind, where settings do not say it
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -25,8 +28,18 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help="local source file or folder (default: download)",
     )
     one.set_defaults(interrupted="interrupted; the same command continues the download")
-    one = inner.add_parser("check", help="count a data set and compare it with the expected counts")
+    text = "count a data set and compare it with the expected counts, or with a run's settings"
+    one = inner.add_parser("check", help=text, allow_abbrev=False)
     one.add_argument("name", help="name of the data set's folder and files")
+    one.add_argument("--model", help=f"of a run whose settings are given (default: {MODEL})")
+    one.add_argument(
+        "--config_files",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="settings of a run; --key=value works as well. Checks that the run can read the data",
+    )
+    one.set_defaults(takes_overrides=True, overrides=[])
     inner.add_parser("list", help="list the known data sets")
     for one in inner.choices.values():
         one.add_argument(
@@ -45,8 +58,25 @@ def run(args: argparse.Namespace) -> int:
         print(prepare(args.name, data_path, source).render())
         return 0
     if args.data_command == "check":
-        report = check(args.name, data_path)
+        with config_files(args):
+            report = _check(args)
         print(report.render())
         return 0 if report.ok else 2
     print(list_datasets(data_path))
     return 0
+
+
+def _check(args: argparse.Namespace) -> CheckReport:
+    if not (args.model or args.config_files or args.overrides):
+        return check(args.name, args.data_path)
+    from recbole_lite.config.configurator import LiteConfig
+    from recbole_lite.config.yaml_files import read_yaml
+    from recbole_lite.quick_start import check_data
+
+    model = args.model
+    if not any("model" in read_yaml(path) for path in args.config_files):
+        model = model or MODEL
+    overrides = list(args.overrides)
+    if args.data_path != DEFAULT_DATA_PATH:
+        overrides.append(f"--data_path={args.data_path}")
+    return check_data(LiteConfig(model, args.name, args.config_files, overrides=overrides))

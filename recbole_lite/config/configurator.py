@@ -137,6 +137,7 @@ class LiteConfig(Config):
             if setting.former and not self._typed:
                 now = f"{key}: {setting.value}" if ":" in setting.former else key
                 _warn_once(f"{setting.origin}: {setting.former} is now called {now}")
+        settings = {**_implied(settings), **settings}
         self.origins.update(settings)
         return {key: setting.value for key, setting in settings.items()}
 
@@ -214,6 +215,7 @@ class LiteConfig(Config):
         self._check_negatives()
         check_folder(self.final_config_dict["checkpoint_dir"], "checkpoint_dir")
         data_path = Path(self.final_config_dict["data_path"]) / self.dataset
+        self._set_repeatable()
         with _as_config_error():
             super()._set_default_parameters()
         # RecBole always takes its own copy of ml-100k; a copy of the user's comes first.
@@ -224,6 +226,14 @@ class LiteConfig(Config):
         self._check_clip()
         self._check_strategy()
         self._check_task()
+
+    def _set_repeatable(self):
+        """What RecBole samples by; what is ranked, eval_exclude_history alone decides."""
+        final = self.final_config_dict
+        # RecBole draws the negatives of sequential models in this way, and knows no other.
+        final["repeatable"] = final["MODEL_TYPE"] == ModelType.SEQUENTIAL or (
+            final["repeatable"] and not final["eval_exclude_history"]
+        )
 
     def _check_strategy(self):
         final = self.final_config_dict
@@ -329,6 +339,25 @@ class LiteConfig(Config):
 def paths_of(files: str | Path | Iterable[str | Path] | None) -> list[str | Path]:
     """List of configuration files; a bare path is one file, not the list of its letters."""
     return [files] if isinstance(files, (str, Path)) else list(files or [])
+
+
+def _implied(settings: Mapping[str, Setting]) -> dict[str, Setting]:
+    """Settings that ``repeatable`` stands for, unless the same source sets them."""
+    if "repeatable" not in settings:
+        return {}
+    value, origin = settings["repeatable"].value, settings["repeatable"].origin
+    value = parse_scalar(value, True) if isinstance(value, str) else value
+    if not isinstance(value, bool):
+        return {}  # refused later
+    mask = settings.get("eval_exclude_history")
+    if value and origin == "command line" and mask and parse_scalar(mask.value, True) is True:
+        raise ConfigError(
+            "command line: --repeatable=True ranks the items of the history, "
+            "--eval_exclude_history=True excludes them; leave one of the two out"
+        )
+    implied = {"eval_exclude_history": Setting(not value, origin)}
+    # A loss over unseen items alone would not train a model to rank the others.
+    return implied | ({"loss_exclude_history": Setting(False, origin)} if value else {})
 
 
 @cache

@@ -29,10 +29,15 @@ def item_titles(dataset, field: str | None) -> list[str]:
         The file is malformed, with its line.
     """
     tokens = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
-    field = _title_field(dataset, field)
+    wanted, field = field, _title_field(dataset, field)
     if field is None:
         return tokens
     (texts,) = dataset.item_text_columns([field]).values()
+    if wanted is not None and not any(texts):
+        raise ConfigError(
+            f"title_field: no item of {dataset.dataset_name} has a {wanted}: the column is empty; "
+            "name another field, or leave title_field out to name items by their ids"
+        )
     return [text or token for text, token in zip(texts, tokens, strict=True)]
 
 

@@ -8,13 +8,18 @@ from logging import getLogger
 
 import numpy as np
 import torch
-from recbole.data.dataloader import FullSortEvalDataLoader, TrainDataLoader
+from recbole.data.dataloader import (
+    FullSortEvalDataLoader,
+    NegSampleEvalDataLoader,
+    TrainDataLoader,
+)
 from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
-from recbole.utils import ModelType
+from recbole.utils import EvaluatorType, ModelType
 from torch.utils.data import RandomSampler, SequentialSampler
 
 from recbole_lite.config.registry import knows_candidates
-from recbole_lite.data.windows import CANDIDATES, ResampledWindows
+from recbole_lite.data.repeated_targets import repeated_rows
+from recbole_lite.data.windows import CANDIDATES, ResampledWindows, Windows
 
 
 class HistoryMaskLoader(FullSortEvalDataLoader):
@@ -23,8 +28,9 @@ class HistoryMaskLoader(FullSortEvalDataLoader):
     RecBole's trainer sets the scores of the items that a loader calls "history" to -inf. For
     sequential models RecBole's own loader never names any; this one names the user's whole
     history before the target (``eval_exclude_history: True``), which is the ranking over
-    I \ I_u of the paper, or none (``False``, RecBole's protocol). Where windows have candidates
-    (``task: topn``), it names everything else.
+    I \ I_u of the paper, or none (``False``, RecBole's protocol). A target that the user has had
+    before is a seen item like the others. Where windows have candidates (``task: topn``), the
+    loader names everything else as well.
     """
 
     def __init__(self, config, dataset, sampler, shuffle=False):
@@ -44,22 +50,22 @@ class HistoryMaskLoader(FullSortEvalDataLoader):
 
     @cached_property
     def uid2history_item(self) -> np.ndarray:
-        """History of each user before the target, without targets; ``[n_users]`` tensors of ids.
+        """History of each user before the first target; ``[n_users]`` tensors of ids.
 
-        For users without a target, all their items.
+        For users without a target, all their items. With ``eval_exclude_history: False`` none.
         """
         windows = self._dataset.inter_feat
         store = windows.store
         items, starts = store.columns[self.iid_field].numpy(), store.starts
         ends = starts[1:].copy()
-        targets = [set() for _ in ends]
-        for user, row in zip(windows[self.uid_field].numpy(), windows.rows, strict=True):
-            ends[user] = min(ends[user], row)
-            targets[user].add(items[row])
+        np.minimum.at(ends, windows[self.uid_field].numpy(), windows.rows)
+        if not self.config["eval_exclude_history"]:
+            ends = starts[:-1]
         history = np.empty(len(ends), dtype=object)
-        for user, held_out in enumerate(targets):
-            seen = np.unique(items[starts[user] : ends[user]])
-            history[user] = torch.from_numpy(seen[~np.isin(seen, list(held_out))])
+        history[:] = [
+            torch.from_numpy(np.unique(items[start:end]))
+            for start, end in zip(starts[:-1], ends, strict=True)
+        ]
         return history
 
     def _init_batch_size_and_step(self):
@@ -70,15 +76,78 @@ class HistoryMaskLoader(FullSortEvalDataLoader):
         """Batch of windows, what to mask in it, and where the targets are."""
         batch = self.transform(self._dataset, self._dataset[index])
         history = None
+        if self.config["eval_exclude_history"]:
+            history = self._dataset.inter_feat.history(index)
         if CANDIDATES in batch:
             candidates = batch[CANDIDATES]
             others = torch.ones(len(candidates), self._dataset.item_num, dtype=torch.bool)
-            history = others.scatter_(1, candidates, False)
+            others.scatter_(1, candidates, False)
+            if history is not None:
+                others[history] = True
+            history = others
             if not knows_candidates(self.config.model_class):
                 del batch.interaction[CANDIDATES]
-        elif self.config["eval_exclude_history"]:
-            history = self._dataset.inter_feat.history(index)
         return batch, history, torch.arange(len(index)), batch[self.iid_field]
+
+
+class RowsMaskLoader(FullSortEvalDataLoader):
+    """Full ranking of a general model over a split that gives a user several targets.
+
+    RecBole leaves all targets out of the history that it masks, also those that the user has had
+    in an earlier part.
+    """
+
+    def __init__(self, config, dataset, sampler, shuffle=False):
+        super().__init__(config, dataset, sampler, shuffle=shuffle)
+        history = self.uid2history_item
+        if not config["eval_exclude_history"]:
+            for user in self.uid_list.tolist():
+                history[user] = history[user][:0]
+            return
+        rows = dataset.inter_feat[repeated_rows(dataset, _earlier_parts(sampler))]
+        pairs = zip(rows[self.uid_field].tolist(), rows[self.iid_field].tolist(), strict=True)
+        for user, item in set(pairs):
+            history[user] = torch.cat([history[user], torch.tensor([item])])
+
+
+class SampledMaskLoader(NegSampleEvalDataLoader):
+    """Ranking of a general model against sampled items, none of which the user has had.
+
+    Among these a target that the user has had before would be told from the others by that alone.
+    It gets no score, which makes it a miss.
+    """
+
+    def __init__(self, config, dataset, sampler, shuffle=False):
+        super().__init__(config, dataset, sampler, shuffle=shuffle)
+        self._repeated = torch.from_numpy(repeated_rows(dataset, _earlier_parts(sampler)))
+
+    def collate_fn(self, index):
+        """Batch of RecBole's, without the rows of repeated targets."""
+        batch, owner, positive_u, positive_i = super().collate_fn(index)
+        dropped = []
+        for user in self.uid_list[np.array(index)]:  # RecBole's order: targets, their negatives
+            targets = self._repeated[self.uid2index[user]]
+            dropped += [targets, torch.zeros(len(targets) * (self.times - 1), dtype=torch.bool)]
+        kept = ~torch.cat(dropped)
+        return batch[kept], owner[kept], positive_u, positive_i
+
+
+def _earlier_parts(sampler) -> list:
+    """Parts before that of one of RecBole's samplers."""
+    return sampler.datasets[: sampler.phases.index(sampler.phase)]
+
+
+def eval_loader(config, loader_class: type, part) -> type:
+    """Loader class of a part of an evaluation, in place of that which RecBole has for it."""
+    full = loader_class is FullSortEvalDataLoader
+    if full and isinstance(part.inter_feat, Windows):
+        return HistoryMaskLoader
+    if config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
+        return loader_class
+    if full:
+        return RowsMaskLoader
+    ranks = config["eval_type"] == EvaluatorType.RANKING and config["eval_exclude_history"]
+    return SampledMaskLoader if ranks else loader_class
 
 
 class ResamplingLoader(TrainDataLoader):

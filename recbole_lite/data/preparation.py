@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recbole.data import dataset as recbole_datasets
-from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.data.dataset import Dataset
 from recbole.data.utils import create_samplers, get_dataloader
 from recbole.utils import ModelType
 
 from recbole_lite.data.column_settings import check_counts
 from recbole_lite.data.dataset import LiteGeneralDataset, LiteSequentialDataset, SequencesMixin
-from recbole_lite.data.loaders import HistoryMaskLoader, ResamplingLoader
+from recbole_lite.data.loaders import HistoryMaskLoader, ResamplingLoader, eval_loader
 from recbole_lite.data.prefix_windows import PrefixWindows
+from recbole_lite.data.repeated_targets import warn_of_repeats
 from recbole_lite.data.sharding import shard_loaders, skip_empty_batches
 from recbole_lite.data.topn_candidates import attach_candidates
 from recbole_lite.data.vocabulary import Vocabulary
@@ -91,9 +91,8 @@ def data_preparation(config: LiteConfig, dataset: Dataset):
         attach_candidates(config, dataset, parts)
         if getattr(parts[0].inter_feat, "candidates", None) is not None:
             classes[0] = ResamplingLoader
-    for i in (1, 2):
-        if classes[i] is FullSortEvalDataLoader and isinstance(parts[i].inter_feat, Windows):
-            classes[i] = HistoryMaskLoader
+    classes[1:] = [eval_loader(config, *pair) for pair in zip(classes[1:], parts[1:], strict=True)]
+    warn_of_repeats(config, parts)
     samplers = (None, None, None)
     negatives = config["train_neg_sample_args"]["distribution"] != "none"
     if negatives or classes[1:] != [HistoryMaskLoader] * 2:

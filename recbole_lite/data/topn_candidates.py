@@ -1,4 +1,4 @@
-"""Candidates of the Top-N task: each window's target among unseen items of its user."""
+"""Candidates of the Top-N task: each window's target among items that are not its user's."""
 
 from __future__ import annotations
 
@@ -24,13 +24,16 @@ class NegativeSampler:
     Parameters
     ----------
     users, items : numpy.ndarray
-        ``[n]`` internal ids: the users' histories.
+        ``[n]`` internal ids: the users' histories, or whatever else excludes items.
     n_items : int
         Number of items, padding (id 0) included.
     count : int
         Negatives of a draw.
     name_of : callable
         Internal id of a user -> how messages call the user.
+    by : str, optional
+        Field of the targets that takes the place of the user: what it is paired with in `items` is
+        excluded.
     """
 
     def __init__(
@@ -40,8 +43,9 @@ class NegativeSampler:
         n_items: int,
         count: int,
         name_of: Callable[[int], str] = str,
+        by: str | None = None,
     ):
-        self.n_items, self.count, self.name_of = n_items, count, name_of
+        self.n_items, self.count, self.name_of, self.by = n_items, count, name_of, by
         # Pairs as sorted numbers: memory grows with the interactions, not with users times items.
         self.seen = np.unique(np.asarray(users, np.int64) * n_items + np.asarray(items, np.int64))
 
@@ -118,7 +122,7 @@ class EvalCandidates:
 
     def __init__(self, sampler: NegativeSampler, windows: Windows, seed):
         self.rows = np.unique(windows.rows)
-        users, targets = _users_and_targets(windows.select(self.rows))
+        users, targets = _users_and_targets(windows.select(self.rows), sampler.by)
         sampler.check(users)
         rng = np.random.default_rng(seed)
         self.table = _insert_targets(targets, sampler.sample(users, rng), rng)
@@ -140,7 +144,7 @@ class TrainCandidates:
 
     def __init__(self, sampler: NegativeSampler, windows: Windows, seed: int):
         self.sampler, self.windows, self.seed, self.epoch = sampler, windows, seed, 0
-        sampler.check(windows[windows.store.user_field].numpy())
+        sampler.check(_users_and_targets(windows, sampler.by)[0])
 
     def resample(self, generator: torch.Generator) -> None:
         """Begin an epoch; the generator's state decides, which a checkpoint holds."""
@@ -148,15 +152,15 @@ class TrainCandidates:
 
     def select(self, rows: np.ndarray) -> np.ndarray:
         """Candidates of a batch, ``[B]`` rows -> ``[B, count + 1]``."""
-        users, targets = _users_and_targets(self.windows.select(rows))
+        users, targets = _users_and_targets(self.windows.select(rows), self.sampler.by)
         # Seeded by the batch, not by its turn: processes that load batches need no common state.
         rng = np.random.default_rng([self.seed, self.epoch, *map(int, rows)])
         return _insert_targets(targets, self.sampler.sample(users, rng), rng)
 
 
-def _users_and_targets(windows):
+def _users_and_targets(windows, by: str | None = None):
     store = windows.store
-    return windows[store.user_field].numpy(), windows[store.item_field].numpy()
+    return windows[by or store.user_field].numpy(), windows[store.item_field].numpy()
 
 
 def attach_candidates(config, dataset, parts) -> None:
@@ -164,12 +168,13 @@ def attach_candidates(config, dataset, parts) -> None:
 
     In validation and test a negative is an item that occurs nowhere in the user's history, the
     held-out items included. In training what is held out counts as unknown: an item that is
-    never among a user's negatives would be known by that.
+    never among a user's negatives would be known by that. With ``eval_exclude_history: False`` a
+    negative is any item but the target, as users may come back to what they have had.
 
     Parameters
     ----------
     config : LiteConfig
-        Keys ``topn_negatives``, ``topn_seed``.
+        Keys ``topn_negatives``, ``topn_seed``, ``eval_exclude_history``.
     dataset : Dataset
     parts : sequence of Dataset
         Training, validation and test.
@@ -190,14 +195,22 @@ def attach_candidates(config, dataset, parts) -> None:
             "task: topn asks for one item of each user: leave eval_args split at "
             "{LS: valid_and_test}, and benchmark_filename out"
         )
-    seed = config["topn_seed"]
+    seed, count = config["topn_seed"], config["topn_negatives"]
 
     def sampler(users, items):
         def name_of(user):
             return repr(str(dataset.id2token(dataset.uid_field, int(user))))
 
-        return NegativeSampler(users, items, dataset.item_num, config["topn_negatives"], name_of)
+        if config["eval_exclude_history"]:
+            return NegativeSampler(users, items, dataset.item_num, count, name_of)
+        every = np.arange(dataset.item_num)
+        return NegativeSampler(every, every, dataset.item_num, count, by=dataset.iid_field)
 
+    if count > dataset.item_num - 2:
+        raise DataError(
+            f"there are {dataset.item_num - 2:,} items beside the target; {count} negatives cannot "
+            "be drawn. Set a smaller topn_negatives"
+        )
     store = held_out[-1].store
     users, items = (store.columns[name].numpy() for name in (store.user_field, store.item_field))
     whole = sampler(users, items)

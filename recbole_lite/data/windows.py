@@ -211,16 +211,14 @@ class Windows(Interaction):
         Returns
         -------
         tuple of torch.Tensor
-            Row numbers within the selection and item ids, ``[total]`` each; the target itself
-            is left out, also if it occurs in the history.
+            Row numbers within the selection and item ids, ``[total]`` each. A target that the
+            user has had before is among them: to leave it out would tell which item it is.
         """
         rows = np.atleast_1d(self.rows[_as_index(index)])
         starts = self.store.user_start(rows)
         owner, before = expand_ranges(starts, rows - starts)
         items = self.store.columns[self.store.item_field].numpy()
-        seen = items[before]
-        keep = seen != items[rows][owner]
-        return torch.from_numpy(owner[keep]), torch.from_numpy(seen[keep])
+        return torch.from_numpy(owner), torch.from_numpy(items[before])
 
     def _seen(self, rows: np.ndarray) -> torch.Tensor:
         """Items of the users before each of `rows`, ``[B, longest]``, padded with zeros."""

@@ -42,7 +42,7 @@ class BatchOptions:
     """
 
     k: int = 10
-    exclude_seen: bool = True
+    exclude_seen: bool | None = None
     candidates: list[str] | None = None
     unknown: str = "warn"
     separator: str = ";"

@@ -206,6 +206,14 @@ class Recommender(ModelHubMixin):
         return self._bundle.about
 
     @property
+    def excludes_seen(self) -> bool:
+        """Whether the items of a history are excluded unless a call says otherwise.
+
+        The run's ``eval_exclude_history``: False after ``repeatable: True``.
+        """
+        return self._bundle.settings.get("eval_exclude_history") is not False
+
+    @property
     def name(self) -> str:
         """Names of model and data set, e.g. ``LiteLLM4Rec-ml-1m``."""
         return f"{self._bundle.model}-{self._bundle.dataset}"
@@ -271,7 +279,7 @@ class Recommender(ModelHubMixin):
         self,
         histories: Iterable[Sequence],
         k: int = 10,
-        exclude_seen: bool = True,
+        exclude_seen: bool | None = None,
         candidates: Sequence | None = None,
         unknown: str = "warn",
         batch_size: int = 256,
@@ -287,8 +295,9 @@ class Recommender(ModelHubMixin):
             arrays, tensors or columns (:func:`~recbole_lite.inference.history_inputs.raw_id`).
         k : int
             Items per user; fewer if fewer items are available.
-        exclude_seen : bool
-            Exclude the items of the (whole) history.
+        exclude_seen : bool, optional
+            Whether to exclude the items of the (whole) history; default: as the run was measured
+            (:attr:`excludes_seen`).
         candidates : sequence of str, or of one such sequence per user, optional
             Raw ids to choose from; default: the catalogue.
         unknown : {"warn", "error"}
@@ -349,7 +358,7 @@ class Recommender(ModelHubMixin):
         self,
         histories: Sequence[Sequence[int]],
         k: int,
-        exclude_seen: bool = True,
+        exclude_seen: bool | None = None,
         candidates: np.ndarray | list[np.ndarray] | None = None,
     ) -> Iterator[tuple[list[int], list[float]]]:
         """Best items of one batch of histories, in internal ids of the catalogue.
@@ -368,6 +377,8 @@ class Recommender(ModelHubMixin):
         (list of int, list of float)
             Items of one history, best first, and their scores.
         """
+        if exclude_seen is None:
+            exclude_seen = self.excludes_seen
         exclude = histories if exclude_seen else None
         if not isinstance(candidates, list):
             yield from filled(*self.runtime.rank(histories, k, exclude, candidates))

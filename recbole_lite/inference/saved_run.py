@@ -187,6 +187,28 @@ def restore_recommender_files(folder: str | Path) -> bool:
     return True
 
 
+def check_catalogue(dataset, config) -> None:
+    """Find before a training what would keep titles or texts out of its recommender's files.
+
+    A data set may have neither, unless the settings name them.
+
+    Raises
+    ------
+    ConfigError, DataError
+        A field is missing or empty, a template is malformed, or ``.item`` is, with its line.
+    """
+    item_titles(dataset, config["title_field"])
+    settings = TextFields.from_config(config)
+    named = bool(settings.fields or settings.template)
+    if not named and not Path(dataset.dataset_path, f"{dataset.dataset_name}.item").is_file():
+        return
+    try:
+        item_texts(settings, dataset)
+    except ConfigError:
+        if named:
+            raise
+
+
 def catalogue_from_dataset(dataset, config) -> Catalogue:
     """Ids, titles, texts and counts of a dataset's items; texts are empty without ``.item``."""
     ids = [str(token) for token in dataset.field2id_token[dataset.iid_field]]

@@ -59,10 +59,18 @@ def sample_users(
     ]
 
 
+def check_sampled(asked) -> None:
+    """Refuse a test part of which no sample can be taken."""
+    if not isinstance(asked.inter_feat, Windows):
+        raise ReportError(
+            "sample_users: eval_args give a user several test items, and a sample shows one; set "
+            "sample_users: 0, or split {LS: valid_and_test}"
+        )
+
+
 def _recommend(trainer, asked, count: int, shown: int):
     """Batch of `count` users of a test set, the best items of each, and their test items."""
-    if not isinstance(asked.inter_feat, Windows):
-        raise ReportError("eval_args give a user several test items; a sample shows one")
+    check_sampled(asked)
     # A loader of its own: the run's may rank against sampled items only (eval_args, mode).
     loader = HistoryMaskLoader(trainer.config, asked, None)
     draw = random.Random(trainer.config["seed"])

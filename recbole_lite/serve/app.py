@@ -142,7 +142,8 @@ def _rank_request(
     if unknown and (query.unknown == "error" or not known):
         raise RequestError(f"history: {describe_unknown(unknown)}")
     candidates = resolve_candidates(recommender.catalogue, query.candidates)
-    return RankRequest(known, query.k, query.exclude_seen, candidates), unknown
+    exclude = recommender.excludes_seen if query.exclude_seen is None else query.exclude_seen
+    return RankRequest(known, query.k, exclude, candidates), unknown
 
 
 def _add_error_handlers(app: FastAPI) -> None:

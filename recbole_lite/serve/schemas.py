@@ -18,7 +18,9 @@ class Query(BaseModel):
         min_length=1, description="Items of the user's history, oldest first."
     )
     k: StrictInt = Field(10, ge=1, description="Number of items, at most the catalogue's size.")
-    exclude_seen: StrictBool = Field(True, description="Exclude the items of the history.")
+    exclude_seen: StrictBool | None = Field(
+        None, description="Exclude the items of the history; null: as the run was measured."
+    )
     candidates: list[ItemId] | None = Field(
         None, min_length=1, description="Items to choose from; null: the whole catalogue."
     )

@@ -126,6 +126,12 @@ def item_texts(settings: TextFields, dataset) -> list[str]:
             f"item_text_fields: {', '.join(absent) or 'nothing'} to read in the .item file of "
             f"{settings.dataset}; available: {', '.join(columns) or 'no text field'}"
         )
+    empty = [field for field in settings.fields or [] if not any(columns[field])]
+    if empty:
+        raise ConfigError(
+            f"item_text_fields: no item of {settings.dataset} has text in {', '.join(empty)}; "
+            "name other fields"
+        )
     texts = render_item_texts(columns, settings.template)
     if not any(texts):
         raise ConfigError(

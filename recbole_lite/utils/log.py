@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import colorlog
@@ -74,6 +76,19 @@ def init_logger(config, folder: str | Path = "log") -> Path:
     for chatty in ("httpx", "filelock", "fsspec", "matplotlib"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     return path
+
+
+@contextmanager
+def collected_warnings() -> Iterator[list[str]]:
+    """Collect the warnings of the root logger, which is RecBole's, in place of printing them."""
+    root, found = logging.getLogger(), []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: found.append(COLOURS.sub("", record.getMessage()))
+    before, root.handlers = root.handlers, [handler]
+    try:
+        yield found
+    finally:
+        root.handlers = before
 
 
 def _create_log_file(config, folder: Path) -> Path:

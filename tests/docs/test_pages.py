@@ -188,7 +188,10 @@ def check_arguments(args, rest):
     files = [file for given in args.config_files for file in given.split()]
     files = [str(ROOT / file) for file in files if not file.startswith("saved/")]
     model = args.model or ("LiteLLM4Rec" if args.config_files else None)
-    dataset = args.dataset or ("ml-100k" if args.config_files else None)
+    if getattr(args, "command", None) == "data":
+        model, dataset = model or "LiteLLM4Rec", args.name
+    else:
+        dataset = args.dataset or ("ml-100k" if args.config_files else None)
     if model or not any(w.startswith("--resume=") for w in rest):
         LiteConfig(model, dataset, config_file_list=files, overrides=rest)
 

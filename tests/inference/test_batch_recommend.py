@@ -153,6 +153,14 @@ def test_candidates_on_the_command_line(model, capsys):
     assert "nothing is left to recommend" in capsys.readouterr().out
 
 
+def test_seen_items_on_the_command_line(trained, capsys):
+    folder = trained("SASRec", repeatable=True)
+    command = ["recommend", f"--model={folder}", "--history=i5", "--k=24"]
+    for flags, count in (([], 24), (["--include_seen"], 24), (["--exclude_seen"], 23)):
+        assert main([*command, *flags]) == 0
+        assert len(capsys.readouterr().out.splitlines()) == 1 + count
+
+
 def test_a_file_on_the_command_line(model, capsys, workdir):
     Path("in.csv").write_text("user_id,history\na,i1 i2\nb,zz\n")
     command = ["recommend", f"--model={model}", "--input=in.csv", "--output=out.csv"]

@@ -108,6 +108,26 @@ def test_scores_are_those_of_full_sort_predict(name, folder_of):
             torch.testing.assert_close(scored, wanted[torch.tensor(ids) - 1], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("changes", "seen"),
+    [
+        ({}, False),
+        ({"repeatable": True}, True),
+        ({"eval_exclude_history": False}, True),
+        ({"repeatable": True, "eval_exclude_history": True}, False),
+    ],
+)
+def test_seen_items_are_recommended_as_the_run_was_measured(changes, seen, trained, tmp_path):
+    recommender = Recommender.load(trained("SASRec", **changes))
+    recommender.save_pretrained(tmp_path / "packed")
+    for one in (recommender, Recommender.load(tmp_path / "packed")):
+        ids = {r.id for r in one.recommend([["i3", "i4"]], k=24)[0]}
+        assert len(ids) == (24 if seen else 22)
+        assert {"i3", "i4"} <= ids if seen else not {"i3", "i4"} & ids
+        for exclude, count in ((True, 22), (False, 24)):
+            assert len(one.recommend([["i3", "i4"]], k=24, exclude_seen=exclude)[0]) == count
+
+
 @pytest.mark.parametrize("name, runtime", [("prefix", "onnx"), ("SASRec", "torch")])
 def test_the_runtime_is_chosen_by_the_model(name, runtime, folder_of):
     recommender = Recommender.load(folder_of(name))

@@ -45,6 +45,14 @@ def test_recommendations_are_those_of_the_recommender(client, recommender):
             assert scores == pytest.approx([r.score for r in expected], abs=1e-5)
 
 
+def test_a_model_of_repeated_items_recommends_seen_ones_unless_asked(trained):
+    recommender = Recommender.load(trained("SASRec", repeatable=True))
+    with TestClient(create_app(recommender)) as client:
+        for asked, count in (({}, 24), ({"exclude_seen": None}, 24), ({"exclude_seen": True}, 23)):
+            answer = client.post("/recommend", json={"history": ["i3"], "k": 24, **asked})
+            assert len(answer.json()["recommendations"]) == count
+
+
 def test_candidates_and_unknown_ids(client):
     asked = {"history": ["i3", "zz", "zz"], "candidates": ["i9", "i3", "i7"]}
     answer = client.post("/recommend", json=asked).json()

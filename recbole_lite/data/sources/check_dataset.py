@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,60 @@ from recbole_lite.utils.files import file_sha256
 SHORTEST_SPLIT = 3  # leave-one-out: one item each for training, validation and test
 
 
-def check(name: str, data_path: str | Path) -> CheckReport:
+@dataclass(frozen=True)
+class FileSettings:
+    """What the settings of a run say of the files of a data set; the defaults are RecBole's.
+
+    Attributes
+    ----------
+    user, item, time : str
+        Columns of users, items and times.
+    separator, seq_separator, encoding : str
+        Of the files.
+    parts : tuple of str
+        ``benchmark_filename``; empty: one file of interactions.
+    suffixes : tuple of str
+        ``additional_feat_suffix``.
+    text_fields : tuple of str
+        ``item_text_fields``; empty: those of ``dataset_meta``, or all.
+    """
+
+    user: str = "user_id"
+    item: str = "item_id"
+    time: str = "timestamp"
+    separator: str = "\t"
+    seq_separator: str = " "
+    encoding: str = "utf-8"
+    parts: tuple[str, ...] = ()
+    suffixes: tuple[str, ...] = ()
+    text_fields: tuple[str, ...] = ()
+
+    @classmethod
+    def from_config(cls, config) -> FileSettings:
+        """Read the keys."""
+        return cls(
+            user=config["USER_ID_FIELD"],
+            item=config["ITEM_ID_FIELD"],
+            time=config["TIME_FIELD"],
+            separator=config["field_separator"],
+            seq_separator=config["seq_separator"],
+            encoding=config["encoding"] or "utf-8",
+            parts=_names(config["benchmark_filename"]),
+            suffixes=_names(config["additional_feat_suffix"]),
+            text_fields=_names(config["item_text_fields"]),
+        )
+
+    @property
+    def interactions(self) -> list[str]:
+        """Endings of the files of interactions."""
+        return [f"{part}.inter" for part in self.parts] or ["inter"]
+
+
+def _names(value: str | list[str] | None) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value or ())
+
+
+def check(name: str, data_path: str | Path, settings: FileSettings = FileSettings()) -> CheckReport:
     """Read a data set strictly, count it, and compare it with its ``dataset_meta``.
 
     Parameters
@@ -30,6 +84,8 @@ def check(name: str, data_path: str | Path) -> CheckReport:
         Of the data set; it need not be a known one.
     data_path : str or Path
         Folder of the data sets.
+    settings : FileSettings, optional
+        Of a run.
 
     Returns
     -------
@@ -43,21 +99,28 @@ def check(name: str, data_path: str | Path) -> CheckReport:
     """
     data_path = Path(data_path)
     folder = data_path / check_name(name)
-    if not (folder / f"{name}.inter").is_file():
+    missing = [e for e in settings.interactions if not (folder / f"{name}.{e}").is_file()]
+    if missing:
         raise DataError(
-            f"no {name}.inter here; on disk, {nearest(name, _present(data_path))}. A known set "
-            "can be fetched with: recbole-lite data prepare NAME; "
+            f"no {name}.{missing[0]} here; on disk, {nearest(name, _present(data_path))}. A known "
+            "set can be fetched with: recbole-lite data prepare NAME; "
             f"{nearest(name, known_names(data_path))}",
             folder,
         )
     path = find_meta(name, data_path)
     report = CheckReport(name, folder, load_meta(path) if path else None)
-    inter = _read(report, "inter", required=("user_id", "item_id"))
-    item = _read(report, "item", unique="item_id")
-    _read(report, "user", unique="user_id")
-    if inter is not None:
-        _check_interactions(report, inter.frame)
-        _check_items(report, inter.frame["item_id"], item)
+    ids = (settings.user, settings.item)
+    tables = [_read(report, e, settings, required=ids) for e in settings.interactions]
+    item = _read(report, "item", settings, required=ids[1:], unique=settings.item)
+    _read(report, "user", settings, required=ids[:1], unique=settings.user)
+    for suffix in settings.suffixes:
+        if _read(report, suffix, settings) is None and not (folder / f"{name}.{suffix}").is_file():
+            report.problems.append(f"no {name}.{suffix}; additional_feat_suffix names it")
+    frames = [table.frame for table in tables if table is not None]
+    if len(frames) == len(tables):
+        frame = frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
+        _check_interactions(report, frame, settings)
+        _check_items(report, frame[settings.item], item, settings)
     _check_receipt(report)
     _check_expected(report)
     return report
@@ -68,25 +131,43 @@ def _present(data_path: Path) -> list[str]:
     return [p.parent.name for p in data_path.glob("*/*.inter") if p.stem == p.parent.name]
 
 
-def _read(report: CheckReport, ending: str, **conditions) -> AtomicTable | None:
+def _read(
+    report: CheckReport, ending: str, settings: FileSettings, **conditions
+) -> AtomicTable | None:
     """Read one file; what is wrong with it goes into the report."""
     path = report.folder / f"{report.name}.{ending}"
     if not path.is_file():
         return None
     try:
-        table = read_atomic(path, **conditions)
+        table = read_atomic(
+            path,
+            separator=settings.separator,
+            seq_separator=settings.seq_separator,
+            encoding=settings.encoding,
+            **conditions,
+        )
     except DataError as error:
         report.problems.append(str(error))
         return None
     report.files.append(FileLine(path.name, len(table.frame), table.types, file_sha256(path)))
+    empty = [column for column in table.types if not _filled(table.frame[column]).any()]
+    if empty:
+        report.warnings.append(f"{path.name}: every cell is empty in {', '.join(empty)}")
     return table
 
 
-def _check_interactions(report: CheckReport, frame: pd.DataFrame) -> None:
-    report.stats = measure(frame)
-    users, items = codes(frame["user_id"]), codes(frame["item_id"])
+def _filled(column: pd.Series) -> pd.Series:
+    """Whether each cell of a column of any type holds something."""
+    if isinstance(column.dtype, pd.CategoricalDtype) or column.dtype.kind in "if":
+        return column.notna()
+    return column.str.len() > 0  # text, or arrays of numbers
+
+
+def _check_interactions(report: CheckReport, frame: pd.DataFrame, settings: FileSettings) -> None:
+    report.stats = measure(frame, settings.user, settings.item)
+    users, items = codes(frame[settings.user]), codes(frame[settings.item])
     short = int((np.bincount(users) < SHORTEST_SPLIT).sum())
-    if short:
+    if short and not settings.parts:
         report.warnings.append(
             f"{short:,} users have fewer than {SHORTEST_SPLIT} interactions and cannot be split "
             "into training, validation and test"
@@ -94,13 +175,20 @@ def _check_interactions(report: CheckReport, frame: pd.DataFrame) -> None:
     repeated = len(frame) - np.unique(users * (items.max() + 1) + items).size
     if repeated:
         report.notes.append(f"{repeated:,} interactions repeat an earlier user and item")
-    if "timestamp" not in frame:
-        report.warnings.append("no column timestamp: the order of events is unknown")
+    if settings.time not in frame:
+        report.warnings.append(f"no column {settings.time}: the order of events is unknown")
+    elif without := int((~_filled(frame[settings.time])).sum()):
+        report.problems.append(
+            f"{without:,} interactions have no {settings.time}: their place in the sequence is "
+            "unknown; fill it in or remove the rows"
+        )
 
 
-def _check_items(report: CheckReport, item_column: pd.Series, table: AtomicTable | None) -> None:
+def _check_items(
+    report: CheckReport, item_column: pd.Series, table: AtomicTable | None, settings: FileSettings
+) -> None:
     """Text coverage, and interactions whose item is not described."""
-    fields = report.meta.text_fields if report.meta else ()
+    fields = settings.text_fields or (report.meta.text_fields if report.meta else ())
     if table is None:
         if fields:
             report.problems.append(f"no readable {report.name}.item; its text fields are missing")
@@ -108,7 +196,7 @@ def _check_items(report: CheckReport, item_column: pd.Series, table: AtomicTable
     missing = [one for one in fields if one not in table.types]
     if missing:
         report.problems.append(f"{report.name}.item has no text field {', '.join(missing)}")
-    described = table.frame["item_id"].astype(object)
+    described = table.frame[settings.item].astype(object)
     column = item_column.astype("category")
     occurring = column.cat.categories
     in_use = described.isin(occurring)
@@ -123,8 +211,11 @@ def _check_items(report: CheckReport, item_column: pd.Series, table: AtomicTable
         fields = tuple(name for name, kind in table.types.items() if kind == "token_seq")
     for one in fields:
         if one in table.types:
-            text = table.frame.loc[in_use, one].astype(object)
-            report.coverage[one] = int((text.notna() & (text != "")).sum())
+            report.coverage[one] = int(_filled(table.frame.loc[in_use, one]).sum())
+        if one in settings.text_fields and report.coverage.get(one) == 0:
+            report.problems.append(
+                f"item_text_fields: no item has text in {one}; name other fields"
+            )
 
 
 def _check_receipt(report: CheckReport) -> None:

@@ -60,13 +60,15 @@ def codes(column: pd.Series) -> np.ndarray:
     return pd.factorize(column)[0].astype(np.int64, copy=False)
 
 
-def measure(frame: pd.DataFrame) -> Stats:
+def measure(frame: pd.DataFrame, user: str = "user_id", item: str = "item_id") -> Stats:
     """Count users, items and interactions.
 
     Parameters
     ----------
     frame : DataFrame
-        One row per interaction, with the columns ``user_id`` and ``item_id``.
+        One row per interaction.
+    user, item : str
+        Columns of its users and items.
 
     Returns
     -------
@@ -75,9 +77,9 @@ def measure(frame: pd.DataFrame) -> Stats:
     """
     if frame.empty:
         return Stats(0, 0, 0, 0.0, 0.0, 0, 0)
-    lengths = np.bincount(codes(frame["user_id"]))
+    lengths = np.bincount(codes(frame[user]))
     lengths = lengths[lengths > 0]
-    items = np.bincount(codes(frame["item_id"]))
+    items = np.bincount(codes(frame[item]))
     return Stats(
         users=int(lengths.size),
         items=int((items > 0).sum()),

@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from recbole_lite.data.sources.check_dataset import check
+from recbole_lite.data.sources.check_dataset import FileSettings, check
 from recbole_lite.data.sources.prepare_dataset import prepare
 from recbole_lite.utils.errors import DataError
 
@@ -169,3 +169,75 @@ def test_nothing_there(data_path, mine):
         check("mina", data_path)
     with pytest.raises(DataError, match="is not a data set name"):
         check(f"..{os.sep}mine", data_path)
+
+
+# -- bad files --------------------------------------------------------------------------------
+
+
+def test_an_item_with_two_rows(mine, data_path):
+    (mine / "mine.item").write_text(ITEM + "x\tAgain\tg\n")
+    (problem,) = check("mine", data_path).problems
+    assert problem.startswith(f"{mine / 'mine.item'}, line 5: item_id:token 'x' stands on line 2")
+
+
+def test_interactions_without_a_time(mine, data_path):
+    (mine / "mine.inter").write_text(INTER.replace("\ty\t2", "\ty\t").replace("\tx\t1", "\tx\t"))
+    assert check("mine", data_path).problems == [
+        "3 interactions have no timestamp: their place in the sequence is unknown; fill it in or "
+        "remove the rows"
+    ]
+
+
+@pytest.mark.parametrize("ending, line", [("inter", 3), ("item", 3)])
+def test_an_empty_id(ending, line, mine, data_path):
+    path = mine / f"mine.{ending}"
+    path.write_text(path.read_text().replace("a\ty", "a\t").replace("\ny\t", "\n\t"))
+    (problem,) = check("mine", data_path).problems
+    assert problem.startswith(f"{path}, line {line}: item_id:token is empty; every row needs it")
+
+
+def test_empty_columns(mine, data_path):
+    rows = "".join(f"{item}\tAn {item}\t\t\t\n" for item in "xyz")
+    head = "item_id:token\ttitle:token_seq\tbrand:token\tsize:float\temb:float_seq\n"
+    (mine / "mine.item").write_text(head + rows)
+    report = check("mine", data_path)
+    assert report.ok
+    assert "mine.item: every cell is empty in brand, size, emb" in report.warnings
+    report = check("mine", data_path, FileSettings(text_fields=("title", "brand")))
+    assert report.problems == ["item_text_fields: no item has text in brand; name other fields"]
+
+
+# -- the settings of a run --------------------------------------------------------------------
+
+
+def test_field_names_and_separators(mine, data_path):
+    for ending in ("inter", "item"):
+        path = mine / f"mine.{ending}"
+        text = path.read_text().replace("\t", ";").replace("item_id", "sku")
+        text = text.replace("user_id", "uid").replace("timestamp", "when").replace("An x", "Mêl")
+        path.write_text(text, encoding="latin-1")
+    names = {"user": "uid", "item": "sku", "time": "when", "separator": ";"}
+    report = check("mine", data_path, FileSettings(**names, encoding="latin-1"))
+    assert (report.stats.users, report.stats.items, report.stats.interactions) == (2, 3, 4)
+    assert report.coverage == {"title": 1, "genre": 2}
+    assert report.ok
+    report = check("mine", data_path, FileSettings(**{**names, "time": "at"}, encoding="latin-1"))
+    assert "no column at: the order of events is unknown" in report.warnings
+
+
+def test_parts_and_additional_files(mine, data_path):
+    head, *rows = INTER.splitlines(keepends=True)
+    (mine / "mine.train.inter").write_text(head + "".join(rows[:2]))
+    (mine / "mine.test.inter").write_text(head + "".join(rows[2:]))
+    (mine / "mine.inter").unlink()
+    (mine / "mine.emb").write_text("iid:token\tvec:float_seq\nx\t1 oops\n")
+    settings = FileSettings(parts=("train", "test"), suffixes=("emb", "gone"))
+    report = check("mine", data_path, settings)
+    assert (report.stats.users, report.stats.items, report.stats.interactions) == (2, 3, 4)
+    files = {line.name: line.rows for line in report.files}
+    assert files == {"mine.train.inter": 2, "mine.test.inter": 2, "mine.item": 3}
+    emb, gone = report.problems
+    assert emb.startswith(f"{mine / 'mine.emb'}, line 2: vec:float_seq holds 'oops'")
+    assert gone == "no mine.gone; additional_feat_suffix names it"
+    with pytest.raises(DataError, match=r"no mine\.valid\.inter here"):
+        check("mine", data_path, FileSettings(parts=("train", "valid")))
