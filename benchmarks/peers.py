@@ -350,7 +350,8 @@ def train_replay(settings: dict, sequences: Sequences, stopwatch: Stopwatch, see
     import lightning
     from replay.data import FeatureHint, FeatureSource, FeatureType
     from replay.data.nn import TensorFeatureInfo, TensorFeatureSource, TensorSchema
-    from replay.nn.lightning import LightningModule, OptimizerFactory
+    from replay.nn.lightning import LightningModule
+    from replay.nn.lightning.optimizer import OptimizerFactory
     from replay.nn.sequential import SasRec
     from replay.nn.transform.template import make_default_sasrec_transforms
 

@@ -3,15 +3,15 @@
     python benchmarks/time_to_accuracy.py --side=item-lm --minutes=60 --data_path=DIR --out=DIR
     python benchmarks/time_to_accuracy.py --plot --out=DIR
 
-Each side trains in a run of its own and writes ``OUT/SIDE.json`` after every checkpoint; a finished
+Each side trains in a run of its own and writes ``OUT/SIDE.json`` after every checkpoint. A finished
 side is not run again. All sides read the same ``.inter`` file, leave each user's last two items
-out, train on one thread, and are ranked by the same code (``peers.py``) over all items that the user
-has not had. Minutes are processor time of the training. Evaluations are not counted, nor is what
-comes before the first step (``preparation_seconds``: imports, reading the data, encoding texts).
+out, train on one thread, and are ranked by the same code (``peers.py``) over all items that the
+user has not had. Minutes are processor time of the training. Evaluations are not counted, nor is
+what comes before the first step (``preparation_seconds``: imports, reading data, encoding texts).
 
-``--schedule=constant`` (one run, a figure at every checkpoint) keeps the learning rate, as the other
-libraries do. ``--schedule=linear`` plans for its minutes: the learning rate falls to 0 at their end,
-and only the figure at the end is reported, in ``OUT/SIDE-linear-MINUTES.json``.
+``--schedule=constant`` (one run, a figure at every checkpoint) keeps the learning rate, as the
+other libraries do. ``--schedule=linear`` plans for its minutes: the learning rate falls to 0 at
+their end, and only the figure at the end is reported, in ``OUT/SIDE-linear-MINUTES.json``.
 """
 
 from __future__ import annotations
