@@ -109,6 +109,8 @@ def trainer_of(side: Side, args) -> peers.Train:
 def scorer(model, ids: np.ndarray, window: int) -> peers.Score:
     """Scores of a model of this project or of RecBole; `ids` are its ids of the items."""
 
+    device = next(model.parameters()).device
+
     def score(histories):
         recent = [history[-window:] for history in histories]
         rows = torch.zeros(len(recent), window, dtype=torch.int64)
@@ -116,7 +118,7 @@ def scorer(model, ids: np.ndarray, window: int) -> peers.Score:
             row[: len(history)] = torch.from_numpy(ids[history])
         lengths = torch.tensor([len(history) for history in recent])
         batch = Interaction({model.ITEM_SEQ: rows, model.ITEM_SEQ_LEN: lengths})
-        return model.full_sort_predict(batch.to(next(model.parameters()).device))[:, ids].cpu()
+        return model.full_sort_predict(batch.to(device))[:, ids].numpy(force=True)
 
     return score
 
