@@ -108,7 +108,6 @@ def trainer_of(side: Side, args) -> peers.Train:
 
 def scorer(model, ids: np.ndarray, window: int) -> peers.Score:
     """Scores of a model of this project or of RecBole; `ids` are its ids of the items."""
-
     device = next(model.parameters()).device
 
     def score(histories):
