@@ -195,7 +195,7 @@ def lines_of(runs: list[dict]) -> dict[str, dict[float, float]]:
     point each, and together a line of their side.
     """
     lines: dict[str, dict[float, float]] = {}
-    for run in sorted(runs, key=lambda run: (list(LABELS).index(run["side"]), run["minutes"])):
+    for run in runs:
         planned = run["schedule"] != "constant"
         line = lines.setdefault(run["label"] + ", planned" * planned, {})
         for point, best in zip(run["points"], best_so_far(run["points"]), strict=True):
@@ -215,7 +215,7 @@ def table_of(runs: list[dict]) -> str:
 
 
 def preparation_of(runs: list[dict]) -> str:
-    """What each run did: preparation and steps."""
+    """Steps of each run, and the time before its first step."""
     rows = [
         [
             run["label"], run["schedule"], f"{run['minutes']:g}", str(run["points"][-1]["steps"]),
@@ -236,11 +236,11 @@ def verdict(runs: list[dict]) -> str:
     peer, line = max(others.items(), key=lambda other: other[1][max(other[1])])
     last = max(line)
     found = [f"Best peer: {peer}, {line[last]:.4f} after {last:g} minutes."]
-    for name in lines.keys() - others.keys():
+    for name in (name for name in lines if name not in others):
         reached = [m for m, value in sorted(lines[name].items()) if value >= line[last]]
         when = f"first at {reached[0]:g} minutes" if reached else "not reached"
         found.append(f"{name}: {when}.")
-    return "\n".join(sorted(found))
+    return "\n".join(f"- {line}" for line in found)
 
 
 def chart_of(runs: list[dict]) -> str:
@@ -262,6 +262,7 @@ def plot(args) -> None:
     paths = sorted(args.out.glob("*.json"))
     runs = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     runs = [{"model": None, **run} for run in runs if run["side"] in LABELS]
+    runs.sort(key=lambda run: (list(LABELS).index(run["side"]), run["schedule"], run["minutes"]))
     if not runs:
         raise SystemExit(f"{args.out}: no results; run a side first (--side)")
     parts = (table_of(runs), verdict(runs), preparation_of(runs))
