@@ -76,6 +76,7 @@ def line_chart(
     mark: tuple[float, str] | None = None,
     from_zero: bool = False,
     width: int = WIDTH,
+    style: str = "",
 ) -> Markup:
     """Lines over a common x axis, each labelled at its end.
 
@@ -91,6 +92,8 @@ def line_chart(
     from_zero : bool
         Whether the y axis begins at 0.
     width : int
+    style : str
+        Style sheet of a chart that is a file of its own.
     """
     xs = [x for one in series for x, _ in one.points]
     ys = [y for one in series for _, y in one.points]
@@ -120,7 +123,7 @@ def line_chart(
         ends = _spread([at_y(one.points[-1][1]) for one in labelled])
         for number, (one, y) in enumerate(zip(labelled, ends, strict=True)):
             parts.append(_text(end + 8, y + 4, one.name, "start", f"t{number}"))
-    return _svg(title, width, HEIGHT, parts)
+    return _svg(title, width, HEIGHT, parts, style)
 
 
 def parallel_coordinates(title: str, axes: Sequence[Axis], tips: Sequence[str]) -> Markup:

@@ -32,6 +32,7 @@ FETCHES = "fetches a data set, or reads the publisher's archive, which may not b
 HOURS = "minutes to hours at T5-small's size, and no flag for a smaller one; tests/reproduce"
 SERVER = "a server, or asks one; tests/serve does both"
 CLUSTER = "needs several machines; `make test-cluster` has two Ray nodes on one"
+PEERS = "needs another library in an environment of its own"
 MEASURES = "minutes of timing on data that no wheel brings"
 NOT_RUN = {
     "make demo": "sets up an environment from PyPI; tests/test_integration.py runs the same",
@@ -65,6 +66,10 @@ NOT_RUN = {
     "--num_samples=64 --ray-address=auto": CLUSTER,
     "python benchmarks/inference.py --dataset=ml-1m --data_path=DIR --lengths_from=amazon-games "
     "--threads=1 --effort=0.4 --no_memory --out=results/inference": MEASURES,
+    "python benchmarks/time_to_accuracy.py --side=rectools --minutes=60 --data_path=DIR "
+    "--rectools_python=PATH": PEERS,
+    "python benchmarks/time_to_accuracy.py --side=replay --minutes=60 --data_path=DIR "
+    "--replay_python=PATH": PEERS,
     "python benchmarks/gpu.py --data_path=DIR --tokenizer=FOLDER "
     "--item_embeddings=.cache/item_embeddings --out=results/gpu": "needs a GPU; "
     "tests/test_gpu_benchmark.py runs its parts small",
@@ -94,6 +99,7 @@ ALSO = {
         f"--llm_config={THIN | {'num_decoder_layers': 1}}",
         "--num_beams=5",
     ],
+    "python benchmarks/time_to_accuracy.py --side": ["--minutes=0.001"],
     "python benchmarks/new_items.py": ["--max_steps=2", "--new_share=0.3", "--user_share=0.5"],
 }
 # Exit status, where it is not 0.
