@@ -12,6 +12,7 @@ from recbole.data.interaction import Interaction
 
 from recbole_lite.data.dataset_processing import ProcessingMixin
 from recbole_lite.data.dataset_reading import ReadingMixin
+from recbole_lite.data.stable_order import stable_order
 from recbole_lite.data.vocabulary import interactions_sha256
 from recbole_lite.data.windows import SequenceStore, Windows
 from recbole_lite.utils.errors import DataError, OtherIdsError
@@ -42,8 +43,8 @@ class SequencesMixin(ReadingMixin, ProcessingMixin):
     def _sequence_store(self) -> SequenceStore:
         """Sort interactions by user, exact time and file order (call before conversion)."""
         users = self.inter_feat[self.uid_field].to_numpy()
-        keys = (users,) if self._time is None else (self._time, users)
-        order = np.lexsort(keys)
+        keys = (users,) if self._time is None else (users, self._time)
+        order = stable_order(*keys)
         columns = self._dataframe_to_interaction(self.inter_feat.iloc[order]).interaction
         self._compare_with_training(
             columns[self.uid_field].numpy(), columns[self.iid_field].numpy()
@@ -180,7 +181,7 @@ class LiteGeneralDataset(SequencesMixin, Dataset):
     def _compare_lines_with_training(self):
         users, items = (self.inter_feat[f].to_numpy() for f in (self.uid_field, self.iid_field))
         if self.config["eval_args"]["order"] == "TO" and self._time is not None:
-            order = np.lexsort((self._time, users))
+            order = stable_order(users, self._time)
             self._compare_with_training(users[order], items[order])
         else:
             self._compare_with_training(users, items, shuffled=True)
@@ -197,7 +198,7 @@ def split_last(windows: Windows, n: int) -> list[Windows]:
         Training, then the parts left out, the latest last.
     """
     owner, _ = pd.factorize(windows[windows.store.user_field].numpy())  # by first appearance
-    order = np.argsort(owner, kind="stable")  # grouped by user, in order within
+    order = stable_order(owner)  # grouped by user, in order within
     rows, owner = windows.rows[order], owner[order]
     counts = np.bincount(owner)
     from_end = np.repeat(np.cumsum(counts), counts) - np.arange(len(owner)) - 1

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_lite.data.atomic_reader import AtomicTable, read_atomic
+from recbole_lite.data.column_settings import check_types
 from recbole_lite.data.sources.check_report import CheckReport, FileLine
 from recbole_lite.data.sources.dataset_meta import Expected, find_meta, known_names, load_meta
 from recbole_lite.data.sources.dataset_stats import Stats, codes, differences, measure
@@ -18,6 +19,12 @@ from recbole_lite.utils.dataset_names import check_name
 from recbole_lite.utils.errors import DataError
 from recbole_lite.utils.files import file_sha256
 
+_FIELDS = {
+    "USER_ID_FIELD": "user_id",
+    "ITEM_ID_FIELD": "item_id",
+    "TIME_FIELD": "timestamp",
+    "RATING_FIELD": "rating",
+}
 SHORTEST_SPLIT = 3  # leave-one-out: one item each for training, validation and test
 
 
@@ -75,6 +82,7 @@ def _read(report: CheckReport, ending: str, **conditions) -> AtomicTable | None:
         return None
     try:
         table = read_atomic(path, **conditions)
+        check_types(path, table.types, _FIELDS)
     except DataError as error:
         report.problems.append(str(error))
         return None
