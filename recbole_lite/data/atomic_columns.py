@@ -125,6 +125,8 @@ def _number(text: str | None, layout: Layout, field: str, line: int) -> float | 
 
 def _bytes(cells: pa.StringArray) -> bytes:
     """All cells, one after the other."""
+    if not len(cells):
+        return b""
     _, offsets, data = cells.buffers()
     ends = np.frombuffer(offsets, np.int32)[[cells.offset, cells.offset + len(cells)]]
     return b"" if data is None else data[ends[0] : ends[1]].to_pybytes()

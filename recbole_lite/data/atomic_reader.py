@@ -8,14 +8,13 @@ this is a `DataError` that names the line.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -136,33 +135,17 @@ def read_atomic(
         required, loaded = _choose_fields(layout, columns, required, unique)
         fields = [field for field in types if field in {*loaded, *required, unique}]
         parse = partial(parse_block, layout=layout, fields=fields, required=required)
-        blocks = list(_in_order(pool, parse, _blocks(file, offset, path)))
+        blocks = list(pool.map(parse, _blocks(file, offset, path)))
         if not blocks:
             raise DataError("the file has a header and no rows; add rows", path, 1)
         n_rows = sum(rows for rows, _ in blocks)
-        wanted = [field for field in fields if field in {*loaded, unique}]
-        done = {
-            field: pool.submit(FINISH[types[field]], [cells[field] for _, cells in blocks])
-            for field in wanted
-        }
+        parts = {field: [cells[field] for _, cells in blocks] for field in fields}
+        done = pool.map(lambda field: FINISH[types[field]](parts.pop(field)), fields)
         del blocks
-        series = {field: future.result() for field, future in done.items()}
+        series = dict(zip(fields, done, strict=True))
     _check_unique(series.get(unique), layout, unique)
     frame = pd.DataFrame({field: series[field] for field in loaded}, index=pd.RangeIndex(n_rows))
     return AtomicTable(path, {field: types[field] for field in loaded}, frame)
-
-
-def _in_order(
-    pool: ThreadPoolExecutor, function: Callable[[Block], Any], blocks: Iterable[Block]
-) -> Iterator[Any]:
-    """Results in the order of the blocks, of which a few are in memory at a time."""
-    pending: deque[Future] = deque()
-    for block in blocks:
-        pending.append(pool.submit(function, block))
-        if len(pending) > pa.cpu_count():
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
 
 
 @contextmanager

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction
 
 from recbole_lite.data.dataset_processing import ProcessingMixin
 from recbole_lite.data.dataset_reading import ReadingMixin
-from recbole_lite.data.stable_order import stable_order
+from recbole_lite.data.stable_order import by_appearance, stable_order
 from recbole_lite.data.vocabulary import interactions_sha256
 from recbole_lite.data.windows import SequenceStore, Windows
 from recbole_lite.utils.errors import DataError, OtherIdsError
@@ -45,7 +44,8 @@ class SequencesMixin(ReadingMixin, ProcessingMixin):
         users = self.inter_feat[self.uid_field].to_numpy()
         keys = (users,) if self._time is None else (users, self._time)
         order = stable_order(*keys)
-        columns = self._dataframe_to_interaction(self.inter_feat.iloc[order]).interaction
+        rows, columns = torch.from_numpy(order), self._dataframe_to_interaction(self.inter_feat)
+        columns = {field: columns[field][rows] for field in columns}
         self._compare_with_training(
             columns[self.uid_field].numpy(), columns[self.iid_field].numpy()
         )
@@ -197,7 +197,10 @@ def split_last(windows: Windows, n: int) -> list[Windows]:
     list of Windows
         Training, then the parts left out, the latest last.
     """
-    owner, _ = pd.factorize(windows[windows.store.user_field].numpy())  # by first appearance
+    users, n_users = windows[windows.store.user_field].numpy(), len(windows.store.starts)
+    place, appeared = np.zeros(n_users, dtype=np.int64), by_appearance(users, n_users)
+    place[appeared] = np.arange(len(appeared))
+    owner = place[users]
     order = stable_order(owner)  # grouped by user, in order within
     rows, owner = windows.rows[order], owner[order]
     counts = np.bincount(owner)

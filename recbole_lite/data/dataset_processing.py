@@ -13,6 +13,7 @@ from recbole.utils import FeatureType
 
 from recbole_lite.data.column_settings import TYPE_OF, names_in
 from recbole_lite.data.interaction_filters import drop_repeated_pairs, filter_by_counts
+from recbole_lite.data.stable_order import by_appearance
 from recbole_lite.data.vocabulary import Numbering, Vocabulary
 from recbole_lite.utils.errors import ConfigError, DataError
 
@@ -154,7 +155,7 @@ class ProcessingMixin:
         pieces = [_categories(feat[field], ftype) for feat, field, ftype in remap_list]
         tokens, codes = _shared_codes(pieces)
         flat = np.concatenate(codes) if len(codes) > 1 else codes[0]
-        appeared = _by_appearance(flat, len(tokens))
+        appeared = by_appearance(flat, len(tokens))
         raw, fields = tokens[appeared], list(dict.fromkeys(field for _, field, _ in remap_list))
         place = np.arange(len(raw))
         if self._numbering is not None:
@@ -162,9 +163,9 @@ class ProcessingMixin:
         id_of = np.zeros(len(tokens) + 1, dtype=np.int64)  # the last: of a missing token, code -1
         id_of[appeared] = place + 1
         ids = id_of[flat]
-        id_token = np.array(["[PAD]", *raw], dtype=object)
+        id_token = np.concatenate([np.array(["[PAD]"], dtype=object), raw.to_numpy(dtype=object)])
         self.vocabulary.add(fields, id_token[1:])
-        token_id = {token: i for i, token in enumerate(id_token)}
+        token_id = dict(zip(id_token.tolist(), range(len(id_token)), strict=True))
 
         splits = np.cumsum([len(piece) for piece in codes])[:-1]
         for (feat, field, ftype), new_ids in zip(remap_list, np.split(ids, splits), strict=True):
@@ -241,11 +242,3 @@ def _shared_codes(pieces: list[pd.Categorical]) -> tuple[pd.Index, list[np.ndarr
     tokens = pd.Index(np.concatenate([piece.categories for piece in pieces])).unique()
     places = [np.append(tokens.get_indexer(piece.categories), -1) for piece in pieces]
     return tokens, [place[piece.codes] for place, piece in zip(places, pieces, strict=True)]
-
-
-def _by_appearance(codes: np.ndarray, n_codes: int) -> np.ndarray:
-    """Codes that occur, in order of first appearance; -1 is none."""
-    first = np.full(n_codes + 1, len(codes))
-    first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)  # the last assignment stays
-    first[-1] = len(codes)
-    return np.argsort(first[:-1])[: np.count_nonzero(first < len(codes))]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from recbole_lite.data.stable_order import stable_order
+from recbole_lite.data.stable_order import by_appearance, stable_order
 
 
 @pytest.mark.parametrize("kind", [np.int8, np.int32, np.int64, np.float64])
@@ -20,3 +20,9 @@ def test_large_numbers_are_compared_exactly():
     times = np.array([2**53 + 1, 2**53, -(2**62), 2**62])
     assert stable_order(times).tolist() == [2, 1, 0, 3]
     assert stable_order(np.array([0.5, -0.0, 0.0, -1e300])).tolist() == [3, 1, 2, 0]
+
+
+def test_codes_by_first_appearance():
+    assert by_appearance(np.array([3, -1, 1, 3, 0, 1]), 5).tolist() == [3, 1, 0]
+    assert by_appearance(np.array([-1, -1], dtype=np.int8), 2).tolist() == []
+    assert by_appearance(np.array([], dtype=np.int64), 2).tolist() == []
