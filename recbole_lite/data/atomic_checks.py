@@ -139,12 +139,11 @@ def check_blank_lines(block: Block, layout: Layout) -> None:
 def column_error(block: Block, layout: Layout, error: Exception) -> DataError:
     """Error for the first line that has too few or too many columns."""
     wanted, separator = len(layout.types), layout.separator.encode()
-    for number, line in enumerate(block.data.split(b"\n")[:-1], block.line):
-        found = line.count(separator) + 1
-        if found != wanted:
-            break
-    else:
+    lines = block.data.split(b"\n")[:-1]
+    row = next((i for i, row in enumerate(lines) if row.count(separator) + 1 != wanted), None)
+    if row is None:
         return DataError(f"the file cannot be read: {error}", layout.path, block.line)
+    line, found = lines[row], lines[row].count(separator) + 1
     name = _SEPARATOR_NAMES.get(layout.separator, repr(layout.separator))
     if found < wanted:
         remedy = f"separate columns with one {name} each and leave a missing value empty"
@@ -155,7 +154,7 @@ def column_error(block: Block, layout: Layout, error: Exception) -> DataError:
         hint = separator_hint(line[:400].decode(layout.encoding, "replace"), layout.separator)
     columns = "1 column" if found == 1 else f"{found} columns"
     message = f"{columns} where the header has {wanted}: {quote(line, layout.encoding)}; "
-    return DataError(message + remedy + hint, layout.path, number)
+    return DataError(message + remedy + hint, layout.path, block.line + row)
 
 
 def finite_number(text: str) -> float | None:

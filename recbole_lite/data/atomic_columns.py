@@ -63,7 +63,9 @@ def parse_block(
         table = csv.read_csv(
             pa.BufferReader(data),
             csv.ReadOptions(use_threads=False, block_size=len(data)),
-            csv.ParseOptions(delimiter=layout.separator, quote_char=False, ignore_empty_lines=False),
+            csv.ParseOptions(
+                delimiter=layout.separator, quote_char=False, ignore_empty_lines=False
+            ),
             csv.ConvertOptions(
                 column_types=dict.fromkeys(names.values(), pa.string()),
                 include_columns=[names[field] for field in fields],
@@ -90,9 +92,7 @@ def parse_block(
     return table.num_rows, cells
 
 
-def _numbers(
-    cells: pa.StringArray, layout: Layout, field: str, line: int | np.ndarray
-) -> pa.Array:
+def _numbers(cells: pa.StringArray, layout: Layout, field: str, line: int | np.ndarray) -> pa.Array:
     """Parse as int64 if all cells allow it, else as float64; `line`: the first, or of each."""
     written = _bytes(cells)
     if not written.translate(None, _NUMBER_BYTES):  # Arrow takes nan, inf, 0x1F and spaces too

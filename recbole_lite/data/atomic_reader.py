@@ -143,6 +143,7 @@ def read_atomic(
         done = pool.map(lambda field: FINISH[types[field]](parts.pop(field)), fields)
         del blocks
         series = dict(zip(fields, done, strict=True))
+    pa.default_memory_pool().release_unused()
     _check_unique(series.get(unique), layout, unique)
     frame = pd.DataFrame({field: series[field] for field in loaded}, index=pd.RangeIndex(n_rows))
     return AtomicTable(path, {field: types[field] for field in loaded}, frame)

@@ -42,10 +42,12 @@ class SequencesMixin(ReadingMixin, ProcessingMixin):
     def _sequence_store(self) -> SequenceStore:
         """Sort interactions by user, exact time and file order (call before conversion)."""
         users = self.inter_feat[self.uid_field].to_numpy()
-        keys = (users,) if self._time is None else (users, self._time)
-        order = stable_order(*keys)
-        rows, columns = torch.from_numpy(order), self._dataframe_to_interaction(self.inter_feat)
-        columns = {field: columns[field][rows] for field in columns}
+        order = stable_order(users) if self._time is None else stable_order(users, self._time)
+        del users
+        unsorted = self._dataframe_to_interaction(self.inter_feat).interaction
+        self.inter_feat = None  # the callers put the sorted columns in its place
+        rows = torch.from_numpy(order)
+        columns = {field: unsorted.pop(field)[rows] for field in list(unsorted)}
         self._compare_with_training(
             columns[self.uid_field].numpy(), columns[self.iid_field].numpy()
         )
@@ -201,12 +203,13 @@ def split_last(windows: Windows, n: int) -> list[Windows]:
     place, appeared = np.zeros(n_users, dtype=np.int64), by_appearance(users, n_users)
     place[appeared] = np.arange(len(appeared))
     owner = place[users]
-    order = stable_order(owner)  # grouped by user, in order within
-    rows, owner = windows.rows[order], owner[order]
+    rows = windows.rows[stable_order(owner)]  # grouped by user, in order within
     counts = np.bincount(owner)
-    from_end = np.repeat(np.cumsum(counts), counts) - np.arange(len(owner)) - 1
-    left_out = np.repeat(np.minimum(n, counts - 1), counts)
-    parts = [windows.select(rows[from_end >= left_out])]
+    ends = np.cumsum(counts)
+    training = np.ones(len(rows), dtype=bool)
+    parts = []
     for k in range(n, 0, -1):
-        parts.append(windows.select(rows[(from_end == k - 1) & (left_out >= k)]))
-    return parts
+        places = ends[counts > k] - k
+        training[places] = False
+        parts.append(windows.select(rows[places]))
+    return [windows.select(rows[training]), *parts]

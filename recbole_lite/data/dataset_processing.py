@@ -115,7 +115,13 @@ class ProcessingMixin:
                 f"val_interval {self.config['val_interval']!r} or filter_inter_by_user_or_item "
                 f"leaves no interaction of {self.dataset_name}"
             )
-        asked = {field: interval for field, interval in intervals.items() if interval}
+        numbers = np.array([1, len(self.inter_feat)])
+        asked = {
+            field: interval
+            for field, interval in intervals.items()
+            if interval
+            and not (len(interval) == 1 and self._within_intervals(numbers, interval).all())
+        }
         if not asked:
             return
         alive = filter_by_counts(

@@ -32,9 +32,6 @@ def filter_by_counts(
     ndarray of bool
         Which rows stay, shape ``[n]``.
     """
-    counts = [np.bincount(codes_of_rows) for codes_of_rows in columns]
-    if all(allow(n)[n > 0].all() for allow, n in zip(allowed, counts, strict=True)):
-        return np.ones(len(columns[0]), dtype=bool)
     kept = np.arange(len(columns[0]))
     while kept.size:
         fits = np.ones(kept.size, dtype=bool)

@@ -19,6 +19,7 @@ def test_order_is_that_of_lexsort(size, kind):
 def test_large_numbers_are_compared_exactly():
     times = np.array([2**53 + 1, 2**53, -(2**62), 2**62])
     assert stable_order(times).tolist() == [2, 1, 0, 3]
+    assert stable_order(np.array([1, 0, 0, 0]), times).tolist() == [2, 1, 3, 0]
     assert stable_order(np.array([0.5, -0.0, 0.0, -1e300])).tolist() == [3, 1, 2, 0]
 
 
