@@ -51,8 +51,8 @@ class SequencesMixin(ReadingMixin, ProcessingMixin):
         self._compare_with_training(
             columns[self.uid_field].numpy(), columns[self.iid_field].numpy()
         )
-        time = None if self._time is None else self._time[order]
-        return SequenceStore(columns, time, self.uid_field, self.iid_field, self.user_num)
+        self._time = None if self._time is None else self._time[order]
+        return SequenceStore(columns, self._time, self.uid_field, self.iid_field, self.user_num)
 
     def _convert_side_features(self):
         for name in self.feat_name_list:
