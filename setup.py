@@ -18,6 +18,7 @@ INSTALL_REQUIRES = [
     "filelock>=3.12",
     "numpy>=2.0",
     "pandas>=2.2",
+    "pyarrow>=18",
     "scipy>=1.13",
     "pydantic>=2.5",
     "pyyaml>=6.0",

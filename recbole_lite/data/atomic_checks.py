@@ -1,37 +1,22 @@
-"""Checks of an atomic file before pandas reads it.
+"""Checks of an atomic file around Arrow's parser.
 
-pandas accepts much that is wrong: it fills short rows, drops a byte-order mark,
-takes `` 1`` and ``inf`` for numbers. These checks look at the raw bytes, a block of
-whole lines at a time, and name the line.
+Arrow accepts some things that are wrong, such as a carriage return as the end of a line or a
+blank line, and does not name the line of those that it refuses. These checks look at the raw
+bytes, a block of whole lines at a time, and name it.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from recbole_lite.utils.errors import ConfigError, DataError
 
 _SEPARATOR_NAMES = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "vertical bar", " ": "space"}
 _NUMBER_CHARACTERS = re.compile(r"[0-9eE.+-]*")
 _ASCII = "".join(map(chr, range(128)))
-
-
-def _byte_set(characters: bytes) -> np.ndarray:
-    """Table that answers, for a byte, whether it is among `characters`."""
-    table = np.zeros(256, dtype=bool)
-    table[list(characters)] = True
-    return table
-
-
-# Every finite number starts and ends with one of these; nan, inf and spaces do not.
-_NUMBER_STARTS = _byte_set(b"0123456789.+-")
-_NUMBER_ENDS = _byte_set(b"0123456789.")
 
 
 @dataclass(frozen=True)
@@ -41,6 +26,7 @@ class Layout:
     path: Path
     types: dict[str, str]
     separator: str
+    seq_separator: str
     encoding: str
 
     def label(self, field: str) -> str:
@@ -106,42 +92,6 @@ def separator_hint(text: str, separator: str) -> str:
     return ""
 
 
-def check_rows(
-    block: Block, layout: Layout, required: Sequence[str] = (), numeric: Sequence[str] = ()
-) -> int:
-    """Check a block of rows; return how many there are.
-
-    Parameters
-    ----------
-    block : Block
-        The rows.
-    layout : Layout
-        What the header promises.
-    required : sequence of str
-        Fields whose cells must not be empty.
-    numeric : sequence of str
-        Float fields. Here only the first and last byte of a cell are looked at; what
-        stands between is left to the parser, which is strict about it.
-    """
-    check_text(block, layout.path, layout.encoding)
-    data = np.frombuffer(block.data, dtype=np.uint8)
-    edges = _cell_edges(block, data, layout)
-    _check_blank_lines(block, data, edges, layout)
-    fields = list(layout.types)
-    for field in required:
-        column = fields.index(field)
-        empty = np.flatnonzero(edges[:, column + 1] - edges[:, column] == 1)
-        if empty.size:
-            raise DataError(
-                f"{layout.label(field)} is empty; every row needs it: fill it in or remove the row",
-                layout.path,
-                block.line + int(empty[0]),
-            )
-    for field in numeric:
-        _check_number_edges(block, data, edges, layout, field)
-    return len(edges)
-
-
 def check_text(block: Block, path: Path, encoding: str) -> None:
     """Refuse carriage returns, NUL bytes and bytes that the encoding does not know."""
     at = block.data.find(b"\r")
@@ -176,34 +126,24 @@ def check_text(block: Block, path: Path, encoding: str) -> None:
         ) from None
 
 
-def _cell_edges(block: Block, data: np.ndarray, layout: Layout) -> np.ndarray:
-    """Positions of the separators around cells.
-
-    Returns
-    -------
-    ndarray of shape [n_lines, n_columns + 1]
-        Cell c of line r is ``data[edges[r, c] + 1 : edges[r, c + 1]]``.
-    """
-    ends = np.flatnonzero(data == ord("\n"))
-    separators = np.flatnonzero(data == ord(layout.separator))
-    before = np.concatenate(([-1], ends[:-1]))
-    inner = len(layout.types) - 1
-    if separators.size == ends.size * inner:
-        edges = np.column_stack((before, separators.reshape(ends.size, inner), ends))
-        # The total is right; each line has its own share if no separator is outside its line.
-        if (edges[:, 1] > before).all() and (edges[:, -2] < ends).all():
-            return edges
-    found = np.diff(np.searchsorted(separators, ends), prepend=0)
-    row = int(np.flatnonzero(found != inner)[0])
-    raise _column_error(block, layout, row, int(before[row]) + 1, int(ends[row]))
+def check_blank_lines(block: Block, layout: Layout) -> None:
+    """Refuse lines without a value, though their columns may be right in number."""
+    blank = b"[ \t%b]*\n" % re.escape(layout.separator.encode())
+    found = re.match(blank, block.data) or re.search(b"\n" + blank, block.data)
+    if found:
+        line = found.group().removeprefix(b"\n")[:-1]
+        what = f"the line has no value, only {quote(line)}" if line else "the line is empty"
+        raise DataError(f"{what}; remove it", layout.path, block.line_at(found.end() - 1))
 
 
-def _column_error(block: Block, layout: Layout, row: int, start: int, end: int) -> DataError:
-    """Error for the line ``data[start:end]``, which has too few or too many columns."""
-    line, number = block.data[start:end], block.line + row
-    if _is_blank(line, layout.separator):
-        return _blank_error(line, layout.path, number)
-    found, wanted = line.count(layout.separator.encode()) + 1, len(layout.types)
+def column_error(block: Block, layout: Layout, error: Exception) -> DataError:
+    """Error for the first line that has too few or too many columns."""
+    wanted, separator = len(layout.types), layout.separator.encode()
+    lines = block.data.split(b"\n")[:-1]
+    row = next((i for i, row in enumerate(lines) if row.count(separator) + 1 != wanted), None)
+    if row is None:
+        return DataError(f"the file cannot be read: {error}", layout.path, block.line)
+    line, found = lines[row], lines[row].count(separator) + 1
     name = _SEPARATOR_NAMES.get(layout.separator, repr(layout.separator))
     if found < wanted:
         remedy = f"separate columns with one {name} each and leave a missing value empty"
@@ -214,40 +154,7 @@ def _column_error(block: Block, layout: Layout, row: int, start: int, end: int) 
         hint = separator_hint(line[:400].decode(layout.encoding, "replace"), layout.separator)
     columns = "1 column" if found == 1 else f"{found} columns"
     message = f"{columns} where the header has {wanted}: {quote(line, layout.encoding)}; "
-    return DataError(message + remedy + hint, layout.path, number)
-
-
-def _is_blank(line: bytes, separator: str) -> bool:
-    return not line.strip(b" \t" + separator.encode())
-
-
-def _blank_error(line: bytes, path: Path, number: int) -> DataError:
-    what = f"the line has no value, only {quote(line)}" if line else "the line is empty"
-    return DataError(f"{what}; remove it", path, number)
-
-
-def _check_blank_lines(block: Block, data: np.ndarray, edges: np.ndarray, layout: Layout) -> None:
-    """Refuse lines without a value, though their columns may be right in number."""
-    starts = edges[:, 0] + 1
-    suspects = _byte_set(b" \t\n" + layout.separator.encode())[data[starts]]
-    for row in np.flatnonzero(suspects):
-        line = block.data[starts[row] : edges[row, -1]]
-        if _is_blank(line, layout.separator):
-            raise _blank_error(line, layout.path, block.line + int(row))
-
-
-def _check_number_edges(
-    block: Block, data: np.ndarray, edges: np.ndarray, layout: Layout, field: str
-) -> None:
-    """Refuse cells that neither are empty nor start and end as a number does."""
-    column = list(layout.types).index(field)
-    starts, ends = edges[:, column] + 1, edges[:, column + 1]
-    fine = _NUMBER_STARTS[data[starts]] & _NUMBER_ENDS[data[ends - 1]]
-    wrong = np.flatnonzero(~fine & (starts < ends))
-    if wrong.size:
-        row = int(wrong[0])
-        cell = block.data[starts[row] : ends[row]].decode(layout.encoding)
-        raise number_error(cell, layout, field, block.line + row)
+    return DataError(message + remedy + hint, layout.path, block.line + row)
 
 
 def finite_number(text: str) -> float | None:

@@ -1,151 +1,176 @@
-"""Columns of an atomic file, put together block by block."""
+"""Columns of an atomic file: Arrow parses them block by block, then they become pandas'."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv
 
-from recbole_lite.data.atomic_checks import Block, Layout, finite_number, number_error
+from recbole_lite.data.atomic_checks import (
+    Block,
+    Layout,
+    check_blank_lines,
+    check_text,
+    column_error,
+    finite_number,
+    number_error,
+)
+from recbole_lite.utils.errors import DataError
+
+_NUMBER_BYTES = b"0123456789.eE+-"
 
 
-class Column(ABC):
-    """One field of a file that is being read.
+def parse_block(
+    block: Block, layout: Layout, fields: Sequence[str], required: Sequence[str]
+) -> tuple[int, dict[str, pa.Array]]:
+    """Check and parse whole lines.
 
-    Attributes
+    Parameters
     ----------
-    dtype : type or None
-        What pandas is asked to parse the cells as; None lets it infer a number.
+    block : Block
+        The lines.
+    layout : Layout
+        What the header promises.
+    fields : sequence of str
+        Columns to parse.
+    required : sequence of str
+        Those of them whose cells must not be empty.
+
+    Returns
+    -------
+    (int, dict of str to pyarrow.Array)
+        Number of rows, and the cells of each field, null where empty: numbers as int64 or
+        float64, sequences of numbers as lists of float64, others as strings.
+
+    Raises
+    ------
+    DataError
+        Naming the line.
     """
+    check_text(block, layout.path, layout.encoding)
+    check_blank_lines(block, layout)
+    names = {field: str(number) for number, field in enumerate(layout.types)}
+    # A header of our own: Arrow strips a U+FEFF from the front of what it reads.
+    data = layout.separator.join(names.values()).encode() + b"\n" + block.data
+    if layout.encoding != "utf-8":
+        data = data.decode(layout.encoding).encode()
+    try:
+        table = csv.read_csv(
+            pa.BufferReader(data),
+            csv.ReadOptions(use_threads=False, block_size=len(data)),
+            csv.ParseOptions(
+                delimiter=layout.separator, quote_char=False, ignore_empty_lines=False
+            ),
+            csv.ConvertOptions(
+                column_types=dict.fromkeys(names.values(), pa.string()),
+                include_columns=[names[field] for field in fields],
+                null_values=[""],
+                strings_can_be_null=True,
+                check_utf8=False,
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        raise column_error(block, layout, error) from None
+    cells = {field: pa.concat_arrays(table[names[field]].chunks) for field in fields}
+    for field in required:
+        if cells[field].null_count:
+            raise DataError(
+                f"{layout.label(field)} is empty; every row needs it: fill it in or remove the row",
+                layout.path,
+                block.line + pc.index(cells[field].is_null(), True).as_py(),
+            )
+    for field in fields:
+        if layout.types[field] == "float":
+            cells[field] = _numbers(cells[field], layout, field, block.line)
+        elif layout.types[field] == "float_seq":
+            cells[field] = _vectors(cells[field], layout, field, block.line)
+    return table.num_rows, cells
 
-    dtype: type | None = object
 
-    def __init__(self, field: str, layout: Layout, seq_separator: str):
-        self.field = field
-        self.layout = layout
-        self.seq_separator = seq_separator
-        self.parts: list[np.ndarray] = []
+def _numbers(cells: pa.StringArray, layout: Layout, field: str, line: int | np.ndarray) -> pa.Array:
+    """Parse as int64 if all cells allow it, else as float64; `line`: the first, or of each."""
+    written = _bytes(cells)
+    if not written.translate(None, _NUMBER_BYTES):  # Arrow takes nan, inf, 0x1F and spaces too
+        if b"+" in written:
+            cells = pc.replace_substring_regex(cells, r"^\+([0-9.])", r"\1")
+        for kind in (pa.int64(), pa.float64()):
+            try:
+                numbers = cells.cast(kind)
+            except pa.ArrowInvalid:
+                continue
+            if kind == pa.int64() or pc.all(pc.is_finite(numbers)).as_py() is not False:
+                return numbers
+    return pa.array(
+        [
+            _number(text, layout, field, line + row if isinstance(line, int) else int(line[row]))
+            for row, text in enumerate(cells.to_pylist())
+        ],
+        pa.float64(),
+    )
 
-    @abstractmethod
-    def add(self, values: np.ndarray, block: Block) -> None:
-        """Take the cells of a block, as pandas parsed them."""
 
-    @abstractmethod
-    def finish(self) -> pd.Series:
-        """All cells taken so far."""
+def _number(text: str | None, layout: Layout, field: str, line: int) -> float | None:
+    if text is None:
+        return None
+    number = finite_number(text)
+    if number is None or math.isinf(number):
+        raise number_error(text, layout, field, line)
+    return number
 
 
-class TokenCategories:
-    """Strings of a column as categories in order of first appearance; empty ones are missing.
+def _bytes(cells: pa.StringArray) -> bytes:
+    """All cells, one after the other."""
+    if not len(cells):
+        return b""
+    _, offsets, data = cells.buffers()
+    ends = np.frombuffer(offsets, np.int32)[[cells.offset, cells.offset + len(cells)]]
+    return b"" if data is None else data[ends[0] : ends[1]].to_pybytes()
 
-    ``dtype="category"`` of pandas will not do: since 3.1 it turns tokens that all look
-    like integers into integers. Each distinct token is held once.
+
+def _vectors(cells: pa.StringArray, layout: Layout, field: str, first_line: int) -> pa.ListArray:
+    lists = pc.split_pattern(cells, layout.seq_separator)
+    lines = first_line + pc.list_parent_indices(lists).to_numpy()
+    numbers = _numbers(lists.flatten(), layout, field, lines).cast(pa.float64(), safe=False)
+    ends = np.cumsum(pc.list_value_length(lists).fill_null(0).to_numpy(), dtype=np.int32)
+    return pa.ListArray.from_arrays(np.concatenate([[0], ends]).astype(np.int32), numbers)
+
+
+def categories(parts: list[pa.StringArray]) -> pd.Series:
+    """Categories in order of first appearance; null is missing.
+
+    ``dtype="category"`` of pandas will not do: since 3.1 it turns tokens that all look like
+    integers into integers.
     """
-
-    def __init__(self):
-        self.code_of: dict[str, int] = {"": -1}
-        self.codes: list[np.ndarray] = []
-
-    def add(self, values: np.ndarray) -> None:
-        """Number the tokens of a block."""
-        codes, tokens = pd.factorize(values)
-        code_of = self.code_of
-        numbers = (code_of.setdefault(token, len(code_of) - 1) for token in tokens)
-        self.codes.append(np.fromiter(numbers, dtype=np.int32, count=len(tokens))[codes])
-
-    def finish(self) -> pd.Categorical:
-        """All values taken so far; empties the object."""
-        codes, categories = np.concatenate(self.codes), pd.Index(list(self.code_of)[1:], dtype=str)
-        self.code_of, self.codes = {"": -1}, []
-        return pd.Categorical.from_codes(codes, categories=categories)
+    return pa.chunked_array(parts, pa.string()).dictionary_encode().to_pandas()
 
 
-class TokenColumn(Column):
-    """Categories in order of first appearance; an empty cell is missing."""
-
-    def __init__(self, field: str, layout: Layout, seq_separator: str):
-        super().__init__(field, layout, seq_separator)
-        self.categories = TokenCategories()
-
-    def add(self, values: np.ndarray, block: Block) -> None:
-        """Number the tokens of the block."""
-        self.categories.add(values)
-
-    def finish(self) -> pd.Series:
-        """Series of dtype category."""
-        return pd.Series(self.categories.finish())
+def _texts(parts: list[pa.StringArray]) -> pd.Series:
+    return pd.Series(pa.chunked_array(parts).fill_null("").to_pandas(), dtype=str)
 
 
-class TextColumn(Column):
-    """The cell as it stands."""
-
-    def add(self, values: np.ndarray, block: Block) -> None:
-        """Take the strings."""
-        self.parts.append(values)
-
-    def finish(self) -> pd.Series:
-        """Series of pandas' string dtype: str, before pandas 3 object."""
-        return pd.Series(np.concatenate(self.parts), dtype=str)
+def _numeric(parts: list[pa.Array]) -> pd.Series:
+    return pd.Series(np.concatenate([part.to_numpy(zero_copy_only=False) for part in parts]))
 
 
-class FloatColumn(Column):
-    """int64 as long as every cell is an integer, else float64; an empty cell is NaN."""
-
-    dtype = None
-
-    def add(self, values: np.ndarray, block: Block) -> None:
-        """Take numbers; look closer where pandas found something else."""
-        exact = values.dtype == np.int64
-        if not exact and (values.dtype != np.float64 or np.isinf(values).any()):
-            values = self._from_cells(block)
-        self.parts.append(values)
-
-    def _from_cells(self, block: Block) -> np.ndarray:
-        """Parse cell by cell: integers beyond 64 bits, or the wrong one to report."""
-        separator = self.layout.separator.encode()
-        index = list(self.layout.types).index(self.field)
-        values = []
-        for row, line in enumerate(block.data[:-1].split(b"\n")):
-            cell = line.split(separator)[index].decode(self.layout.encoding)
-            value = finite_number(cell) if cell else math.nan
-            if value is None or math.isinf(value):
-                raise number_error(cell, self.layout, self.field, block.line + row)
-            values.append(value)
-        return np.array(values, dtype=np.float64)
-
-    def finish(self) -> pd.Series:
-        """Series of dtype int64 or float64."""
-        return pd.Series(np.concatenate(self.parts))
+def _arrays(parts: list[pa.ListArray]) -> pd.Series:
+    cells = np.empty(sum(map(len, parts)), dtype=object)
+    row = 0
+    for part in parts:
+        vectors = np.split(part.values.to_numpy(), part.offsets.to_numpy()[1:-1])
+        cells[row : row + len(part)] = vectors
+        row += len(part)
+    return pd.Series(cells)
 
 
-class VectorColumn(Column):
-    """One array of float64 per cell."""
-
-    def add(self, values: np.ndarray, block: Block) -> None:
-        """Split and parse every cell."""
-        arrays = np.empty(len(values), dtype=object)
-        for row, cell in enumerate(values):
-            arrays[row] = self._vector(cell, block.line + row)
-        self.parts.append(arrays)
-
-    def _vector(self, cell: str, line: int) -> np.ndarray:
-        elements = cell.split(self.seq_separator) if cell else []
-        numbers = list(map(finite_number, elements))
-        for element, number in zip(elements, numbers, strict=True):
-            if number is None or math.isinf(number):
-                raise number_error(element, self.layout, self.field, line)
-        return np.array(numbers, dtype=np.float64)
-
-    def finish(self) -> pd.Series:
-        """Series of dtype object."""
-        return pd.Series(np.concatenate(self.parts), dtype=object)
-
-
-COLUMNS: dict[str, type[Column]] = {
-    "token": TokenColumn,
-    "token_seq": TextColumn,
-    "float": FloatColumn,
-    "float_seq": VectorColumn,
+# Type of a field -> what makes a column of its blocks.
+FINISH: dict[str, Callable[[list[pa.Array]], pd.Series]] = {
+    "token": categories,
+    "token_seq": _texts,
+    "float": _numeric,
+    "float_seq": _arrays,
 }

@@ -8,27 +8,26 @@ this is a `DataError` that names the line.
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
-from recbole_lite.data.atomic_checks import Block, Layout, check_dialect, check_rows, quote
-from recbole_lite.data.atomic_columns import COLUMNS, Column
+from recbole_lite.data.atomic_checks import Block, Layout, check_dialect, quote
+from recbole_lite.data.atomic_columns import FINISH, parse_block
 from recbole_lite.data.atomic_header import check_header
 from recbole_lite.utils.errors import DataError
 
-BLOCK_BYTES = 16 << 20  # read, checked and parsed at a time: bounds the memory
+BLOCK_BYTES = 4 << 20  # parsed at a time by each thread
 HEADER_BYTES = 1 << 20  # a longer first line is no header
-# Since pandas 3.1 its only float parser is exact, and asking for it warns.
-_PANDAS = tuple(int(part) for part in pd.__version__.split(".")[:2])
-_EXACT_FLOATS = {} if _PANDAS >= (3, 1) else {"float_precision": "round_trip"}
+LINE_BYTES = 1 << 28  # a longer row is no row
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,31 +129,24 @@ def read_atomic(
     """
     check_dialect(separator, encoding, seq_separator)
     path = Path(path)
-    with _open_binary(path) as file:
+    with _open_binary(path) as file, ThreadPoolExecutor(pa.cpu_count()) as pool:
         types, offset = _header(file, path, separator, encoding)
-        layout = Layout(path, types, separator, encoding)
+        layout = Layout(path, types, separator, seq_separator, encoding)
         required, loaded = _choose_fields(layout, columns, required, unique)
-        parsed = [field for field in types if field in loaded or field == unique]
-        readers = {field: COLUMNS[types[field]](field, layout, seq_separator) for field in parsed}
-        n_rows = _read_rows(_blocks(file, offset), layout, required, readers)
-    series = {field: reader.finish() for field, reader in readers.items()}
+        fields = [field for field in types if field in {*loaded, *required, unique}]
+        parse = partial(parse_block, layout=layout, fields=fields, required=required)
+        blocks = list(pool.map(parse, _blocks(file, offset, path)))
+        if not blocks:
+            raise DataError("the file has a header and no rows; add rows", path, 1)
+        n_rows = sum(rows for rows, _ in blocks)
+        parts = {field: [cells[field] for _, cells in blocks] for field in fields}
+        done = pool.map(lambda field: FINISH[types[field]](parts.pop(field)), fields)
+        del blocks
+        series = dict(zip(fields, done, strict=True))
+    pa.default_memory_pool().release_unused()
     _check_unique(series.get(unique), layout, unique)
     frame = pd.DataFrame({field: series[field] for field in loaded}, index=pd.RangeIndex(n_rows))
     return AtomicTable(path, {field: types[field] for field in loaded}, frame)
-
-
-def _read_rows(
-    blocks: Iterable[Block], layout: Layout, required: list[str], readers: dict[str, Column]
-) -> int:
-    """Check the rows and have them parsed; return how many there are."""
-    numeric = [field for field in readers if layout.types[field] == "float"]
-    n_rows = 0
-    for block in blocks:
-        n_rows += check_rows(block, layout, required, numeric)
-        _parse(block, layout, readers)
-    if n_rows == 0:
-        raise DataError("the file has a header and no rows; add rows", layout.path, 1)
-    return n_rows
 
 
 @contextmanager
@@ -205,45 +197,21 @@ def _names(names: Collection[str]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def _blocks(file: BinaryIO, offset: int) -> Iterator[Block]:
+def _blocks(file: BinaryIO, offset: int, path: Path) -> Iterator[Block]:
     """Rest of the file, in whole lines."""
     line = 2
     while data := file.read(BLOCK_BYTES):
         if not data.endswith(b"\n"):
-            data += file.readline()
+            data += file.readline(LINE_BYTES)
         length = len(data)
         if not data.endswith(b"\n"):
+            if length >= LINE_BYTES:
+                message = f"the line is longer than {LINE_BYTES >> 20} MiB; end each row with a LF"
+                raise DataError(message, path, line + data.count(b"\n"))
             data += b"\n"
         yield Block(data, line, offset)
         line += data.count(b"\n")
         offset += length
-
-
-def _parse(block: Block, layout: Layout, readers: dict[str, Column]) -> None:
-    """Have pandas parse the cells of checked rows."""
-    if not readers:
-        return
-    name_of = {field: str(number) for number, field in enumerate(layout.types)}
-    # A header of our own: pandas strips a U+FEFF from the front of what it reads.
-    header = layout.separator.join(name_of.values()).encode() + b"\n"
-    frame = pd.read_csv(
-        io.BytesIO(header + block.data),
-        sep=layout.separator,
-        usecols=[name_of[field] for field in readers],
-        dtype={name_of[field]: reader.dtype for field, reader in readers.items() if reader.dtype},
-        keep_default_na=False,
-        na_values={name_of[field]: [""] for field, reader in readers.items() if not reader.dtype},
-        index_col=False,
-        skip_blank_lines=False,
-        quoting=csv.QUOTE_NONE,
-        lineterminator="\n",
-        encoding=layout.encoding,
-        engine="c",
-        low_memory=False,
-        **_EXACT_FLOATS,
-    )
-    for field, reader in readers.items():
-        reader.add(frame[name_of[field]].to_numpy(), block)
 
 
 def _check_unique(series: pd.Series | None, layout: Layout, field: str | None) -> None:

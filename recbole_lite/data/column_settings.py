@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from recbole_lite.config.validation import fit
-from recbole_lite.utils.errors import ConfigError
+from recbole_lite.utils.errors import ConfigError, DataError
 from recbole_lite.utils.suggestions import suggest
 
 FILES = ("inter", "user", "item", "kg", "link", "net")
@@ -60,6 +61,66 @@ def _is_names(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)
 
 
+# Key that names columns -> type they must have, because it decides their order or value.
+TYPE_OF = {
+    "USER_ID_FIELD": "token",
+    "ITEM_ID_FIELD": "token",
+    "TIME_FIELD": "float",
+    "RATING_FIELD": "float",
+    "LABEL_FIELD": "float",
+    "HEAD_ENTITY_ID_FIELD": "token",
+    "TAIL_ENTITY_ID_FIELD": "token",
+    "RELATION_ID_FIELD": "token",
+    "ENTITY_ID_FIELD": "token",
+    "threshold": "float",
+    "val_interval": "float",
+    "discretization": "float",
+    "normalize_field": "float",
+    "numerical_features": "float",
+}
+_REASONS = {
+    "token": "ids are numbered by their text",
+    "float": "as text, 10 comes before 9",
+}
+
+
+def check_types(path: Path, types: dict[str, str], columns: Mapping[str, Any]) -> None:
+    """Check the types of columns whose values a run orders, compares or numbers.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    types : dict of str to str
+        Column that is read -> type in the header.
+    columns : mapping of str to (str or iterable of str or None)
+        Key of `TYPE_OF` -> the columns that it names, which other files may hold.
+
+    Raises
+    ------
+    DataError
+        Naming the column, its type and the right one.
+    """
+    for key, wanted in TYPE_OF.items():
+        for name in names_in(columns.get(key)):
+            found = types.get(name, wanted)
+            # Each number of a sequence can be scaled or compared, but a row has one time.
+            if found != wanted and (key.isupper() or found != f"{wanted}_seq"):
+                raise DataError(
+                    f"column {name!r} has type {found}, but {key} needs {wanted} "
+                    f"({_REASONS[wanted]}); write {name}:{wanted} in the header",
+                    path,
+                    1,
+                )
+
+
+def names_in(value: Any) -> tuple[str, ...]:
+    """Columns that the value of a key names: one, several, or those of a mapping."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, (list, tuple, dict)) else ()
+
+
 def check_columns(dataset) -> None:
     """Check the settings that name columns, once the files are read.
 
@@ -74,9 +135,6 @@ def check_columns(dataset) -> None:
     for key in ("normalize_field", "numerical_features", *aliases):
         if config[key] is not None:
             _check_names(key, config[key], types)
-    for name in config["numerical_features"] or []:
-        if not types[name].startswith("float"):
-            raise ConfigError(f"numerical_features: {name} has type {types[name]}, not float")
     _check_features(config, types)
 
 

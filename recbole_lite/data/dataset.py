@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction
 
 from recbole_lite.data.dataset_processing import ProcessingMixin
 from recbole_lite.data.dataset_reading import ReadingMixin
+from recbole_lite.data.stable_order import by_appearance, stable_order
 from recbole_lite.data.vocabulary import interactions_sha256
 from recbole_lite.data.windows import SequenceStore, Windows
 from recbole_lite.utils.errors import DataError, OtherIdsError
@@ -42,14 +42,17 @@ class SequencesMixin(ReadingMixin, ProcessingMixin):
     def _sequence_store(self) -> SequenceStore:
         """Sort interactions by user, exact time and file order (call before conversion)."""
         users = self.inter_feat[self.uid_field].to_numpy()
-        keys = (users,) if self._time is None else (self._time, users)
-        order = np.lexsort(keys)
-        columns = self._dataframe_to_interaction(self.inter_feat.iloc[order]).interaction
+        order = stable_order(users) if self._time is None else stable_order(users, self._time)
+        del users
+        unsorted = self._dataframe_to_interaction(self.inter_feat).interaction
+        self.inter_feat = None  # the callers put the sorted columns in its place
+        rows = torch.from_numpy(order)
+        columns = {field: unsorted.pop(field)[rows] for field in list(unsorted)}
         self._compare_with_training(
             columns[self.uid_field].numpy(), columns[self.iid_field].numpy()
         )
-        time = None if self._time is None else self._time[order]
-        return SequenceStore(columns, time, self.uid_field, self.iid_field, self.user_num)
+        self._time = None if self._time is None else self._time[order]
+        return SequenceStore(columns, self._time, self.uid_field, self.iid_field, self.user_num)
 
     def _convert_side_features(self):
         for name in self.feat_name_list:
@@ -180,7 +183,7 @@ class LiteGeneralDataset(SequencesMixin, Dataset):
     def _compare_lines_with_training(self):
         users, items = (self.inter_feat[f].to_numpy() for f in (self.uid_field, self.iid_field))
         if self.config["eval_args"]["order"] == "TO" and self._time is not None:
-            order = np.lexsort((self._time, users))
+            order = stable_order(users, self._time)
             self._compare_with_training(users[order], items[order])
         else:
             self._compare_with_training(users, items, shuffled=True)
@@ -196,13 +199,17 @@ def split_last(windows: Windows, n: int) -> list[Windows]:
     list of Windows
         Training, then the parts left out, the latest last.
     """
-    owner, _ = pd.factorize(windows[windows.store.user_field].numpy())  # by first appearance
-    order = np.argsort(owner, kind="stable")  # grouped by user, in order within
-    rows, owner = windows.rows[order], owner[order]
+    users, n_users = windows[windows.store.user_field].numpy(), len(windows.store.starts)
+    place, appeared = np.zeros(n_users, dtype=np.int64), by_appearance(users, n_users)
+    place[appeared] = np.arange(len(appeared))
+    owner = place[users]
+    rows = windows.rows[stable_order(owner)]  # grouped by user, in order within
     counts = np.bincount(owner)
-    from_end = np.repeat(np.cumsum(counts), counts) - np.arange(len(owner)) - 1
-    left_out = np.repeat(np.minimum(n, counts - 1), counts)
-    parts = [windows.select(rows[from_end >= left_out])]
+    ends = np.cumsum(counts)
+    training = np.ones(len(rows), dtype=bool)
+    parts = []
     for k in range(n, 0, -1):
-        parts.append(windows.select(rows[(from_end == k - 1) & (left_out >= k)]))
-    return parts
+        places = ends[counts > k] - k
+        training[places] = False
+        parts.append(windows.select(rows[places]))
+    return [windows.select(rows[training]), *parts]

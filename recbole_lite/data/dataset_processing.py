@@ -11,7 +11,9 @@ import torch
 from recbole.data.interaction import Interaction
 from recbole.utils import FeatureType
 
+from recbole_lite.data.column_settings import TYPE_OF, names_in
 from recbole_lite.data.interaction_filters import drop_repeated_pairs, filter_by_counts
+from recbole_lite.data.stable_order import by_appearance
 from recbole_lite.data.vocabulary import Numbering, Vocabulary
 from recbole_lite.utils.errors import ConfigError, DataError
 
@@ -113,7 +115,13 @@ class ProcessingMixin:
                 f"val_interval {self.config['val_interval']!r} or filter_inter_by_user_or_item "
                 f"leaves no interaction of {self.dataset_name}"
             )
-        asked = {field: interval for field, interval in intervals.items() if interval}
+        numbers = np.array([1, len(self.inter_feat)])
+        asked = {
+            field: interval
+            for field, interval in intervals.items()
+            if interval
+            and not (len(interval) == 1 and self._within_intervals(numbers, interval).all())
+        }
         if not asked:
             return
         alive = filter_by_counts(
@@ -151,20 +159,19 @@ class ProcessingMixin:
         if not remap_list:
             return
         pieces = [_categories(feat[field], ftype) for feat, field, ftype in remap_list]
-        tokens = pd.Index(np.concatenate([p.categories for p in pieces])).unique()
-        codes = [_recode(piece, tokens) for piece in pieces]
-        flat = np.concatenate(codes)
-        known = flat >= 0
-        order, appeared = pd.factorize(flat[known])
+        tokens, codes = _shared_codes(pieces)
+        flat = np.concatenate(codes) if len(codes) > 1 else codes[0]
+        appeared = by_appearance(flat, len(tokens))
         raw, fields = tokens[appeared], list(dict.fromkeys(field for _, field, _ in remap_list))
+        place = np.arange(len(raw))
         if self._numbering is not None:
             raw, place = self._numbering.arrange(fields, raw)
-            order = place[order]
-        ids = np.zeros(len(flat), dtype=np.int64)
-        ids[known] = order + 1
-        id_token = np.array(["[PAD]", *raw], dtype=object)
+        id_of = np.zeros(len(tokens) + 1, dtype=np.int64)  # the last: of a missing token, code -1
+        id_of[appeared] = place + 1
+        ids = id_of[flat]
+        id_token = np.concatenate([np.array(["[PAD]"], dtype=object), raw.to_numpy(dtype=object)])
         self.vocabulary.add(fields, id_token[1:])
-        token_id = {token: i for i, token in enumerate(id_token)}
+        token_id = dict(zip(id_token.tolist(), range(len(id_token)), strict=True))
 
         splits = np.cumsum([len(piece) for piece in codes])[:-1]
         for (feat, field, ftype), new_ids in zip(remap_list, np.split(ids, splits), strict=True):
@@ -189,6 +196,7 @@ class ProcessingMixin:
                     feat[field] = feat[field].fillna(0).astype(np.int64)
                 elif ftype == FeatureType.FLOAT:
                     if feat[field].isna().any():
+                        self._check_not_empty(name, field, feat[field])
                         feat[field] = feat[field].fillna(feat[field].mean())
                 else:
                     dtype = np.int64 if ftype == FeatureType.TOKEN_SEQ else np.float64
@@ -198,6 +206,16 @@ class ProcessingMixin:
                         for cell in feat[field]
                     ]
                     feat[field] = cells
+
+    def _check_not_empty(self, feat_name: str, field: str, values: pd.Series):
+        """Refuse a column of numbers that has none to fill the gaps with, where a key names it."""
+        key = next((key for key in TYPE_OF if field in names_in(self.config[key])), None)
+        if key is not None and values.isna().all():
+            raise DataError(
+                f"column {field!r} is empty in every row, but {key} names it; fill it in, or "
+                f"change {key}",
+                Path(self.dataset_path, f"{self.dataset_name}.{feat_name.removesuffix('_feat')}"),
+            )
 
     # -- tensors ------------------------------------------------------------------------------
 
@@ -223,7 +241,10 @@ def _categories(column: pd.Series, ftype: FeatureType) -> pd.Categorical:
     return pd.Categorical(np.concatenate(cells) if cells else np.array([], dtype=object))
 
 
-def _recode(piece: pd.Categorical, tokens: pd.Index) -> np.ndarray:
-    """Codes of `piece` in terms of `tokens`; -1 where a token is missing."""
-    place = np.append(tokens.get_indexer(piece.categories), -1)
-    return place[piece.codes]
+def _shared_codes(pieces: list[pd.Categorical]) -> tuple[pd.Index, list[np.ndarray]]:
+    """All tokens, and the codes of each piece in terms of them; -1 where a token is missing."""
+    if len(pieces) == 1:
+        return pieces[0].categories, [pieces[0].codes]
+    tokens = pd.Index(np.concatenate([piece.categories for piece in pieces])).unique()
+    places = [np.append(tokens.get_indexer(piece.categories), -1) for piece in pieces]
+    return tokens, [place[piece.codes] for place, piece in zip(places, pieces, strict=True)]

@@ -9,7 +9,12 @@ import pandas as pd
 from recbole.utils import FeatureSource, FeatureType
 
 from recbole_lite.data.atomic_reader import AtomicTable, read_atomic, read_header
-from recbole_lite.data.column_settings import check_columns, check_load_columns
+from recbole_lite.data.column_settings import (
+    TYPE_OF,
+    check_columns,
+    check_load_columns,
+    check_types,
+)
 from recbole_lite.data.sources.prepare_dataset import ensure_dataset
 from recbole_lite.utils.errors import DataError
 
@@ -51,6 +56,8 @@ class ReadingMixin:
         ]
         ids = self._id_fields(source)
         self._check_columns(filepath, header, columns, (load, unload), ids)
+        typed = {key: self.config[key] for key in TYPE_OF}
+        check_types(Path(filepath), {field: header[field] for field in columns}, typed)
         if not columns:
             self.logger.warning(f"{filepath}: none of its columns is in load_col")
             return None
@@ -168,8 +175,8 @@ class ReadingMixin:
                 path,
                 1,
             )
-        texts = [f for f, kind in header.items() if f != self.iid_field and kind != "float_seq"]
-        fields = list(fields or texts)
+        known = [f for f, kind in header.items() if f != self.iid_field and kind != "float_seq"]
+        fields = list(fields or known)
         absent = [field for field in fields if field not in header]
         if absent:
             raise DataError(
@@ -184,7 +191,14 @@ class ReadingMixin:
         )
         by_token = table.frame.set_index(table.frame[self.iid_field].astype(object))[fields]
         rows = by_token.reindex(self.field2id_token[self.iid_field])
-        return {field: [_as_text(value) for value in rows[field]] for field in fields}
+        texts = {field: [_as_text(value) for value in rows[field]] for field in fields}
+        if not any(map(any, texts.values())):
+            raise DataError(
+                f"no item has text in {', '.join(fields)}; name other columns (item_text_fields, "
+                "title_field), or fill them in",
+                path,
+            )
+        return texts
 
 
 def _as_text(value) -> str:

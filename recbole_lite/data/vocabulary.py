@@ -158,7 +158,9 @@ class Numbering:
 
 def interactions_sha256(users: np.ndarray, items: np.ndarray) -> str:
     """SHA-256 of internal ids of users and items, ``[n]`` each, in their order."""
-    return hashlib.sha256(np.concatenate([users, items]).astype("<i8")).hexdigest()
+    found = hashlib.sha256(np.ascontiguousarray(users, dtype="<i8"))
+    found.update(np.ascontiguousarray(items, dtype="<i8"))
+    return found.hexdigest()
 
 
 def _strings(found) -> list[str]:

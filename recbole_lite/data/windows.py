@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
+from recbole_lite.data.stable_order import stable_order
+
 SEEN = "seen_list"  # field of a batch: items of the user before the window
 CANDIDATES = "topn_candidates"  # field of a batch: the target among negatives (task: topn)
 
@@ -159,7 +161,7 @@ class Windows(Interaction):
 
     def sort_by_time(self):
         """Sort the windows in place by the exact time of their targets; ties keep their order."""
-        self._reindex(np.argsort(self.store.time[self.rows], kind="stable"))
+        self._reindex(stable_order(self.store.time[self.rows]))
 
     def drop(self, column):
         """Leave a field out of the store, for all windows that share it."""

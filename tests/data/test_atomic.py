@@ -380,6 +380,14 @@ def test_a_cell_longer_than_a_block(tmp_path):
     assert table.frame["b"].tolist() == [long, "c"]
 
 
+def test_a_line_without_end_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(atomic_reader, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(atomic_reader, "LINE_BYTES", 1000)
+    path = write(tmp_path, b"a:token\n" + 99 * b"x\n" + 2000 * b"y" + b"\n")
+    with pytest.raises(DataError, match="line 101: the line is longer than"):
+        read_atomic(path)
+
+
 # --- what is written -------------------------------------------------------------------
 
 text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\t\n\r\0"), max_size=20)

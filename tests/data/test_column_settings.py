@@ -28,7 +28,7 @@ LOADED = {"inter": INTER, "item": ["item_id", "year", "genre"]}
         ({"seq_len": 5}, r"seq_len must be like \{title: 10\}"),
         ({"threshold": {"ratings": 3}}, "no column 'ratings' was read; did you mean rating"),
         ({"threshold": 3}, r"threshold must be like \{rating: 3\}, found 3"),
-        ({"threshold": {"rating": 3, "year": 3}}, "threshold must name one column"),
+        ({"threshold": {"rating": 3, "timestamp": 3}}, "threshold must name one column"),
         (
             {"val_interval": {"rating": "[3,inf"}},
             r"val_interval must be like \{rating",
@@ -37,7 +37,6 @@ LOADED = {"inter": INTER, "item": ["item_id", "year", "genre"]}
         ({"val_interval": {"rating": "[9,inf)"}}, "leaves no interaction of tiny"),
         ({"normalize_field": "rating"}, "normalize_field must be a list of columns"),
         ({"alias_of_user_id": ["foo"]}, "alias_of_user_id: no column 'foo' was read"),
-        ({"numerical_features": ["genre"]}, "genre has type token_seq, not float"),
         ({"discretization": {"rating": 5}}, r"discretization must be like \{price"),
     ],
 )
@@ -46,6 +45,72 @@ def test_one_line_says_what_to_write(settings, message, quick):
     with pytest.raises(ConfigError, match=message) as caught:
         create_dataset(config)
     assert "\n" not in str(caught.value)
+
+
+TYPES = {"user_id": "token", "item_id": "token", "rating": "float", "timestamp": "float"}
+
+
+def write_inter(folder, types=TYPES, rows=None) -> dict:
+    """Data set "typed" of 3 users with 12 items each, in order of time."""
+    rows = rows or [f"u{u}\ti{k:02d}\t{k % 5}\t{k}" for u in range(3) for k in range(1, 13)]
+    (folder / "typed").mkdir()
+    header = "\t".join(f"{name}:{kind}" for name, kind in types.items())
+    (folder / "typed" / "typed.inter").write_text("\n".join([header, *rows]) + "\n")
+    return {"data_path": str(folder), "load_col": {"inter": list(types)}}
+
+
+@pytest.mark.parametrize(
+    "types, settings, message",
+    [
+        ({"timestamp": "token"}, {}, "'timestamp' has type token, but TIME_FIELD needs float"),
+        ({"timestamp": "float_seq"}, {}, "'timestamp' has type float_seq, but TIME_FIELD needs"),
+        ({"user_id": "float"}, {}, "'user_id' has type float, but USER_ID_FIELD needs token"),
+        ({"item_id": "token_seq"}, {}, "'item_id' has type token_seq, but ITEM_ID_FIELD needs"),
+        ({"rating": "token"}, {}, "'rating' has type token, but RATING_FIELD needs float"),
+        (
+            {"rating": "token"},
+            {"RATING_FIELD": "stars", "threshold": {"rating": 3}},
+            "'rating' has type token, but threshold needs float",
+        ),
+        (
+            {"rating": "token"},
+            {"RATING_FIELD": "stars", "val_interval": {"rating": "[3,inf)"}},
+            "'rating' has type token, but val_interval needs float",
+        ),
+        (
+            {"rating": "token_seq"},
+            {"RATING_FIELD": "stars", "numerical_features": ["rating"]},
+            "'rating' has type token_seq, but numerical_features needs float",
+        ),
+    ],
+)
+def test_a_type_that_decides_order_or_value_is_the_right_one(
+    tmp_path, quick, types, settings, message
+):
+    settings = quick(**write_inter(tmp_path, TYPES | types), **settings)
+    with pytest.raises(DataError, match=message) as caught:
+        create_dataset(LiteConfig("SASRec", "typed", config_dict=settings))
+    assert caught.value.line == 1
+    assert "in the header" in str(caught.value)
+
+
+def test_times_are_sorted_as_numbers(tmp_path, quick):
+    """Fault F5: as tokens they were sorted as text: 1, 10, 11, 12, 2."""
+    config = LiteConfig("SASRec", "typed", config_dict=quick(**write_inter(tmp_path)))
+    dataset = create_dataset(config)
+    last = dataset.build()[2][0]
+    read = dataset.id2token("item_id", last["item_id_list"][0].numpy())
+    assert read.tolist()[-3:] == ["i09", "i10", "i11"]
+    assert dataset.id2token("item_id", last["item_id"].item()) == "i12"
+
+
+def test_an_empty_column_that_a_run_needs(tmp_path, quick):
+    rows = [f"u{u}\ti{k}\t\t{k}" for u in range(3) for k in range(5)]
+    settings = quick(**write_inter(tmp_path, rows=rows))
+    with pytest.raises(DataError, match="'rating' is empty in every row, but RATING_FIELD names"):
+        create_dataset(LiteConfig("SASRec", "typed", config_dict=settings))
+    # Nothing asks for its values.
+    create_dataset(LiteConfig("SASRec", "typed", config_dict={**settings, "RATING_FIELD": "x"}))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_lite.data.atomic_reader import AtomicTable, read_atomic
+from recbole_lite.data.column_settings import check_types
 from recbole_lite.data.sources.check_report import CheckReport, FileLine
 from recbole_lite.data.sources.dataset_meta import Expected, find_meta, known_names, load_meta
 from recbole_lite.data.sources.dataset_stats import Stats, codes, differences, measure
@@ -28,8 +29,8 @@ class FileSettings:
 
     Attributes
     ----------
-    user, item, time : str
-        Columns of users, items and times.
+    user, item, time, rating : str
+        Columns of users, items, times and ratings.
     separator, seq_separator, encoding : str
         Of the files.
     parts : tuple of str
@@ -43,6 +44,7 @@ class FileSettings:
     user: str = "user_id"
     item: str = "item_id"
     time: str = "timestamp"
+    rating: str = "rating"
     separator: str = "\t"
     seq_separator: str = " "
     encoding: str = "utf-8"
@@ -57,6 +59,7 @@ class FileSettings:
             user=config["USER_ID_FIELD"],
             item=config["ITEM_ID_FIELD"],
             time=config["TIME_FIELD"],
+            rating=config["RATING_FIELD"],
             separator=config["field_separator"],
             seq_separator=config["seq_separator"],
             encoding=config["encoding"] or "utf-8",
@@ -64,6 +67,16 @@ class FileSettings:
             suffixes=_names(config["additional_feat_suffix"]),
             text_fields=_names(config["item_text_fields"]),
         )
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Key that names a column -> the column, for those whose type matters."""
+        return {
+            "USER_ID_FIELD": self.user,
+            "ITEM_ID_FIELD": self.item,
+            "TIME_FIELD": self.time,
+            "RATING_FIELD": self.rating,
+        }
 
     @property
     def interactions(self) -> list[str]:
@@ -146,6 +159,7 @@ def _read(
             encoding=settings.encoding,
             **conditions,
         )
+        check_types(path, table.types, settings.columns)
     except DataError as error:
         report.problems.append(str(error))
         return None

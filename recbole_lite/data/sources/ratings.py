@@ -8,8 +8,9 @@ from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
-from recbole_lite.data.atomic_columns import TokenCategories
+from recbole_lite.data.atomic_columns import categories
 from recbole_lite.data.sources.converter import INTER_TYPES, Table
 from recbole_lite.utils.errors import DataError
 
@@ -45,7 +46,7 @@ def read_ratings(
     DataError
         A line has other fields than these.
     """
-    ids = {field: TokenCategories() for field in IDS}
+    ids: dict[str, list[pa.Array]] = {field: [] for field in IDS}
     numbers: dict[str, list[np.ndarray]] = {"rating": [], "timestamp": []}
     if header:
         _check_header(stream.readline(), name, sep, header)
@@ -63,15 +64,15 @@ def read_ratings(
             chunksize=CHUNK_ROWS,
         ):
             _check_complete(chunk, name, 2 if header else 1)
-            for field, column in ids.items():
-                column.add(chunk[field].to_numpy())
+            for field, cells in ids.items():
+                cells.append(pa.array(chunk[field], pa.string()))
             for field, parts in numbers.items():
                 parts.append(pd.to_numeric(chunk[field]).to_numpy())
     except (ValueError, pd.errors.ParserError) as error:
         raise DataError(f"a table of {', '.join(columns)} expected: {error}", name) from error
     if not sum(map(len, numbers["timestamp"])):
         raise DataError("no rows in it", name)
-    frame = pd.DataFrame({field: column.finish() for field, column in ids.items()})
+    frame = pd.DataFrame({field: categories(cells) for field, cells in ids.items()})
     for field, parts in numbers.items():
         frame[field] = np.concatenate(parts)
     return Table(INTER_TYPES, frame)

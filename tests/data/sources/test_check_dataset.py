@@ -55,6 +55,17 @@ def test_a_set_of_ones_own(data_path):
     assert report.ok
 
 
+def test_times_as_text_are_a_problem(mine, data_path):
+    """Fault F5: the set was called sound."""
+    (mine / "mine.inter").write_text(INTER.replace("timestamp:float", "timestamp:token"))
+    report = check("mine", data_path)
+    assert not report.ok
+    assert report.problems == [
+        f"{mine / 'mine.inter'}, line 1: column 'timestamp' has type token, but TIME_FIELD needs "
+        "float (as text, 10 comes before 9); write timestamp:float in the header"
+    ]
+
+
 @pytest.mark.usefixtures("mine")
 def test_text(data_path):
     text = check("mine", data_path).render()

@@ -1,0 +1,64 @@
+"""Stable sorting and numbering of many rows."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+
+def stable_order(*keys: np.ndarray) -> np.ndarray:
+    """Order of rows by the first key, then by the second, and so on; equal rows keep theirs.
+
+    ``np.lexsort(keys[::-1])``, several times as fast: torch sorts integers by radix, in threads.
+
+    Parameters
+    ----------
+    *keys : numpy.ndarray of int or float
+        Shape ``[n]`` each, without NaN.
+
+    Returns
+    -------
+    numpy.ndarray of int64
+        Shape ``[n]``.
+    """
+    order = None
+    for key in reversed(_packed(keys)):
+        values = torch.from_numpy(np.ascontiguousarray(key))
+        step = torch.argsort(values if order is None else values[order], stable=True)
+        order = step if order is None else order[step]
+    return order.numpy()
+
+
+def _packed(keys: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+    """One integer in place of several, where 63 bits are enough: one sort in place of several."""
+    if not keys[0].size or any(key.dtype.kind != "i" for key in keys):
+        return keys
+    lows = [int(key.min()) for key in keys]
+    spans = [int(key.max()) - low + 1 for key, low in zip(keys, lows, strict=True)]
+    if math.prod(spans) > 2**63:
+        return keys
+    packed = np.zeros(len(keys[0]), dtype=np.int64)
+    for key, low, span in zip(keys, lows, spans, strict=True):
+        packed *= span
+        packed += key
+        packed -= low
+    return (packed.astype(np.int32) if math.prod(spans) <= 2**31 else packed,)
+
+
+def by_appearance(codes: np.ndarray, n_codes: int) -> np.ndarray:
+    """Codes that occur, in order of first appearance; -1 is none.
+
+    The uniques of ``pandas.factorize(codes)``, without a hash table.
+
+    Parameters
+    ----------
+    codes : numpy.ndarray of int
+        Shape ``[n]``, in -1 .. n_codes - 1.
+    n_codes : int
+    """
+    first = np.full(n_codes + 1, len(codes))
+    first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)  # the last assignment stays
+    first[-1] = len(codes)
+    return np.argsort(first)[: np.count_nonzero(first < len(codes))]
