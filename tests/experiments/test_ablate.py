@@ -87,10 +87,10 @@ def test_the_shipped_rows_are_the_papers():
         "fixT5": {"frozen_parts": ["rec_llm"]},
         "fixHead": {"frozen_parts": ["head"]},
         "scratch": {"rec_llm_init": "scratch"},
-        "item-t5-small": {"item_llm": "t5-small", "item_llm_pooling": "mean"},
-        "item-t5-base": {"item_llm": "t5-base", "item_llm_pooling": "mean"},
+        "item-t5-small": {"item_llm": "t5-small", "item_llm_pooling": "auto"},
+        "item-t5-base": {"item_llm": "t5-base", "item_llm_pooling": "auto"},
         "item-bert": {"item_llm": "bert-base-uncased", "item_llm_pooling": "pooler"},
-        "item-sbert": {"item_llm": "minilm", "item_llm_pooling": "mean"},
+        "item-sbert": {"item_llm": "minilm", "item_llm_pooling": "auto"},
     }
 
 
