@@ -81,24 +81,17 @@ class TextSettings(TextFields):
         ModelFilesError
             The folder's own recipe cannot be followed.
         """
-        auto = self.pooling == "auto"
         log = logging.getLogger()
-        own = None
+        auto = self.pooling == "auto"
+        recipe = Recipe(("mean" if auto else self.pooling,))
         if (folder / MODULES).is_file():
-            try:
-                own = read_recipe(folder)
-            except ModelFilesError as error:
-                if auto and self.llm != PACKAGED:
-                    raise
-                own = error
-        # Without its own normalisation, minilm is the paper's "Sbert" and that of all results/.
-        follows = auto and self.llm != PACKAGED and isinstance(own, Recipe)
-        recipe = own if follows else Recipe(("mean" if auto else self.pooling,))
-        if follows:
-            log.info(f"Item LLM {self.llm}: by its {MODULES}: {recipe}")
-        elif own is not None and str(own) != str(recipe):
-            why = "the paper's" if auto else "item_llm_pooling"
-            log.info(f"Item LLM {self.llm}: {recipe} ({why}) replaces its own recipe: {own}")
+            # Without its own normalisation, minilm is the paper's "Sbert" and that of all results/.
+            if auto and self.llm != PACKAGED:
+                recipe = read_recipe(folder)
+                log.info(f"Item LLM {self.llm}: by its {MODULES}: {recipe}")
+            elif (own := _described_recipe(folder)) != str(recipe):
+                why = "the paper's" if auto else "item_llm_pooling"
+                log.info(f"Item LLM {self.llm}: {recipe} ({why}) replaces its own recipe: {own}")
         if self.prompt is not None and recipe.prompt not in ("", self.prompt):
             log.info(f"item_llm_prompt: {self.prompt!r} replaces the prompt {recipe.prompt!r}")
         return recipe if self.prompt is None else replace(recipe, prompt=self.prompt)
@@ -112,3 +105,10 @@ class TextSettings(TextFields):
         else:
             names = [self.pooling]
         return names if self.prompt is None else [f"{name}, {self.prompt!r}" for name in names]
+
+
+def _described_recipe(folder: Path) -> str:
+    try:
+        return str(read_recipe(folder))
+    except ModelFilesError as error:
+        return str(error)

@@ -60,6 +60,8 @@ class Recipe:
         What follows the pooling.
     prompt : str
         Put in front of each text.
+    other_prompts : tuple of str
+        Names of prompts of which none is the default: none is used.
     include_prompt : bool
         Whether the tokens of the prompt count in the pooling.
     max_length : int or None
@@ -75,6 +77,7 @@ class Recipe:
     pooling: tuple[str, ...] = ("mean",)
     layers: tuple[Layer, ...] = ()
     prompt: str = ""
+    other_prompts: tuple[str, ...] = ()
     include_prompt: bool = True
     max_length: int | None = None
     lower_case: bool = False
@@ -85,6 +88,8 @@ class Recipe:
         without = "" if self.include_prompt else ", not pooled"
         parts = [f"pooling {'+'.join(self.pooling)}", *(layer.kind for layer in self.layers)]
         parts += [f"prompt {self.prompt!r}{without}"] if self.prompt else []
+        if self.other_prompts:
+            parts.append(f"no default among its prompts for {'/'.join(self.other_prompts)}")
         parts += [f"at most {self.max_length} tokens"] if self.max_length else []
         return ", ".join(parts + ["lower case"] * self.lower_case)
 
@@ -133,10 +138,12 @@ def read_recipe(folder: Path) -> Recipe:
     for layer in (pooling, *layers):
         files += [layer.folder / name for name in ("config.json", *WEIGHTS)]
     config = pooling.config
+    prompt, other_prompts = _prompt(folder / PROMPTS)
     return Recipe(
         pooling=_poolings(pooling.folder / "config.json", config),
         layers=tuple(layers),
-        prompt=_prompt(folder / PROMPTS),
+        prompt=prompt,
+        other_prompts=other_prompts,
         include_prompt=bool(config.get("include_prompt", True)),
         max_length=_count(own, transformer.get("max_seq_length")),
         lower_case=bool(transformer.get("do_lower_case")),
@@ -213,20 +220,20 @@ def _poolings(path: Path, config: dict[str, Any]) -> tuple[str, ...]:
     return tuple(modes)
 
 
-def _prompt(path: Path) -> str:
-    """Prompt that is used where none is chosen."""
+def _prompt(path: Path) -> tuple[str, tuple[str, ...]]:
+    """Default prompt, and names of all that are not empty where there is no default."""
     config = _read_json(path, dict) if path.is_file() else {}
     name, prompts = config.get("default_prompt_name"), config.get("prompts")
-    if name is None:
-        return ""
     prompts = prompts if isinstance(prompts, dict) else {}
+    if name is None:
+        return "", tuple(known for known, text in prompts.items() if text)
     if not isinstance(name, str) or not isinstance(prompts.get(name), str):
         known = ", ".join(prompts) or "none"
         raise ModelFilesError(
             f"{path}: default_prompt_name is {name!r}, but its prompts are: {known}; correct the "
             f"file, or {_REMEDY}"
         )
-    return prompts[name]
+    return prompts[name], ()
 
 
 def _count(paths: list[Path], value: Any) -> int | None:

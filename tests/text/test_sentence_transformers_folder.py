@@ -13,6 +13,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Dropout, LayerNorm, Normalize
 from tiny_llms import save_recipe
 
+from recbole_lite import Recommender, load_data_and_model, run
 from recbole_lite.text.item_vectors import load_item_vectors
 from recbole_lite.text.sentence_transformers_folder import MODULES, POOLINGS, Recipe, read_recipe
 from recbole_lite.text.text_encoder import TextEncoder
@@ -131,6 +132,18 @@ def test_a_padding_side_changes_nothing(own_folder):
     torch.testing.assert_close(encoder(folder).encode(TEXTS), expected, rtol=0, atol=1e-6)
 
 
+def test_a_recipe_that_is_trained_is_saved_and_loaded(own_folder, quick):
+    folder = own_folder("bert", pooling_mode="lasttoken", layers=[dense(16), NORMALIZE])
+    changes = {"item_llm": str(folder), "item_llm_training": "full", "epochs": 1}
+    result = run("LiteLLM4Rec", "tiny", config_dict=quick(**changes))
+    _, model, *_ = load_data_and_model(result["run_dir"])
+    before = load_file(folder / "2_Dense" / "model.safetensors")["linear.weight"]
+    after = model.item_tower.item_llm.head.layers[0].linear.weight
+    assert not torch.allclose(before, after.cpu())
+    (row,) = Recommender.load(result["run_dir"]).recommend([["i1", "i2"]], k=3)
+    assert len(row) == 3
+
+
 # -- settings over the recipe -----------------------------------------------------------------
 
 
@@ -173,6 +186,14 @@ def test_a_prompt_replaces_that_of_the_recipe(load, prompt):
     expected = theirs.encode(TEXTS[:3], prompt=prompt, convert_to_tensor=True)
     torch.testing.assert_close(vectors.vectors[1:], expected, rtol=0, atol=1e-5)
     assert not load()[0].from_cache
+
+
+def test_prompts_without_a_default_are_named(own_folder, settings, items, caplog):
+    caplog.set_level(logging.INFO)
+    folder = own_folder("bert", prompts=PROMPTS)
+    config = settings(item_llm=str(folder), item_llm_pooling="auto")
+    load_item_vectors(config, items())
+    assert "pooling mean, no default among its prompts for query/passage" in caplog.text
 
 
 def test_a_prompt_without_a_recipe(settings, items, llm_folders):
