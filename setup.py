@@ -61,6 +61,7 @@ EXTRAS = {
         "fastapi>=0.110",
         "uvicorn>=0.29",
         *ONNX,
+        "sentence-transformers>=6.0",  # tests compare item vectors with its own
         "schemathesis>=4.0",  # brings what FastAPI's test client needs
     ],
 }

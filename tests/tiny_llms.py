@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     BartConfig,
@@ -113,3 +117,30 @@ def _writer():
 BUILDERS = {
     "bert": _bert, "roberta": _roberta, "t5": _t5, "gpt2": _gpt2, "bart": _bart, "writer": _writer,
 }  # fmt: skip
+
+
+def save_recipe(target: Path, llm: Path, layers=(), *, prompts=None, default=None, **options):
+    """Write a sentence-transformers folder of a language model, by that library itself.
+
+    ``layers`` are called with the size so far and give a module and its size; ``max_seq_length``
+    and ``do_lower_case`` go to the Transformer, the rest to the Pooling.
+    """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    torch.manual_seed(5)
+    names = ("max_seq_length", "do_lower_case")
+    ours = {name: options.pop(name) for name in names if name in options}
+    modules = [Transformer(str(llm), **ours), Pooling(16, **options)]
+    modules[0].tokenizer.pad_token = modules[0].tokenizer.pad_token or "</s>"
+    size = modules[1].pooling_output_dimension
+    for build in layers:
+        module, size = build(size)
+        modules.append(module)
+    prompts = {"prompts": prompts, "default_prompt_name": default} if prompts else {}
+    SentenceTransformer(modules=modules, device="cpu", **prompts).save(str(target))
+    if ours:  # in this file alone, as older versions wrote it
+        (target / "sentence_bert_config.json").write_text(json.dumps(ours))
+        config = target / "tokenizer_config.json"
+        config.write_text(json.dumps({**json.loads(config.read_text()), "model_max_length": 512}))
+    return target

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from recbole_lite.config.keys import affecting
-from recbole_lite.utils.errors import ConfigError
+from recbole_lite.text.llm_files import PACKAGED
+from recbole_lite.text.sentence_transformers_folder import MODULES, Recipe, read_recipe
+from recbole_lite.utils.errors import ConfigError, ModelFilesError
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class TextSettings(TextFields):
 
     llm: str
     pooling: str
+    prompt: str | None
     max_length: int | None
     batch_size: int
     dtype: str
@@ -60,7 +64,8 @@ class TextSettings(TextFields):
         return cls(
             **vars(TextFields.from_config(config)),
             llm=llm,
-            pooling=config["item_llm_pooling"],
+            pooling=config["item_llm_pooling"] or "mean",
+            prompt=config["item_llm_prompt"],
             max_length=config["item_llm_max_length"],
             batch_size=config["item_llm_batch_size"],
             dtype=config["item_llm_dtype"],
@@ -69,6 +74,46 @@ class TextSettings(TextFields):
             device=torch.device(config["device"] or "cpu"),
             show_progress=bool(config["show_progress"]),
         )
+
+    def recipe(self, folder: Path) -> Recipe:
+        """How the Item LLM in `folder` is used; a log line says where it is not as by its folder.
+
+        Raises
+        ------
+        ModelFilesError
+            The folder's own recipe cannot be followed.
+        """
+        log = logging.getLogger()
+        auto = self.pooling == "auto"
+        recipe = Recipe(("mean" if auto else self.pooling,))
+        if (folder / MODULES).is_file():
+            # Without its own normalisation, minilm is the paper's "Sbert" and that of all results/.
+            if auto and self.llm != PACKAGED:
+                recipe = read_recipe(folder)
+                log.info(f"Item LLM {self.llm}: by its {MODULES}: {recipe}")
+            elif (own := _described_recipe(folder)) != str(recipe):
+                why = "the paper's" if auto else "item_llm_pooling"
+                log.info(f"Item LLM {self.llm}: {recipe} ({why}) replaces its own recipe: {own}")
+        if self.prompt is not None and recipe.prompt not in ("", self.prompt):
+            log.info(f"item_llm_prompt: {self.prompt!r} replaces the prompt {recipe.prompt!r}")
+        return recipe if self.prompt is None else replace(recipe, prompt=self.prompt)
+
+    def cache_labels(self, recipe: Recipe | None = None) -> list[str]:
+        """Words for the recipe in the key of the vectors; all that may be if it is not known."""
+        if recipe is not None:
+            names = ["recipe" if recipe.files else recipe.pooling[0]]
+        elif self.pooling == "auto":
+            names = ["mean"] if self.llm == PACKAGED else ["recipe", "mean"]
+        else:
+            names = [self.pooling]
+        return names if self.prompt is None else [f"{name}, {self.prompt!r}" for name in names]
+
+
+def _described_recipe(folder: Path) -> str:
+    try:
+        return str(read_recipe(folder))
+    except ModelFilesError as error:
+        return str(error)
 
 
 def check_item_llm_is_read(config, varied: Iterable[str], where: str) -> None:

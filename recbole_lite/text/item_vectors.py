@@ -10,9 +10,11 @@ from pathlib import Path
 import torch
 
 from recbole_lite.text import vector_cache
+from recbole_lite.text.encoding_warnings import warn_of_equal_vectors
 from recbole_lite.text.item_llm_settings import TextFields, TextSettings
 from recbole_lite.text.item_text import render_item_texts
 from recbole_lite.text.llm_files import resolve_llm, weights_fingerprint
+from recbole_lite.text.sentence_transformers_folder import Recipe
 from recbole_lite.utils.errors import ConfigError, MissingDependencyError, ModelFilesError
 
 
@@ -82,6 +84,7 @@ def load_item_vectors(config, dataset) -> ItemVectors:
     texts, has_text = read_texts(settings, dataset)
     started = time.perf_counter()
     vectors, from_cache, path = _find_or_encode(settings, texts)
+    warn_of_equal_vectors(texts, vectors)
     message = f"item vectors read from cache {path} (0 texts encoded)"
     if not from_cache:
         message = (
@@ -159,36 +162,42 @@ def _find_or_encode(
     settings: TextSettings, texts: list[str]
 ) -> tuple[torch.Tensor, bool, Path | None]:
     """Return vectors [n_items, d], whether they come from the cache, and the cache file."""
-    inputs = vector_cache.inputs_digest(
-        texts, pooling=settings.pooling, max_length=settings.max_length, dtype=settings.dtype
-    )
+
+    def inputs_of(label: str) -> str:
+        return vector_cache.inputs_digest(
+            texts, pooling=label, max_length=settings.max_length, dtype=settings.dtype
+        )
+
     try:
         folder = resolve_llm(settings.llm, local_files_only=settings.local_files_only)
     except (MissingDependencyError, ModelFilesError) as error:
+        inputs = [inputs_of(label) for label in settings.cache_labels()]
         return _read_without_weights(settings, inputs, len(texts), error)
+    recipe = settings.recipe(folder)
     if settings.cache_dir is None:
-        return _encode(settings, folder, texts), False, None
-    key = vector_cache.cache_key(inputs, weights_fingerprint(folder))
+        return _encode(settings, folder, recipe, texts), False, None
+    inputs = inputs_of(settings.cache_labels(recipe)[0])
+    key = vector_cache.cache_key(inputs, weights_fingerprint(folder, recipe.files))
     path = vector_cache.cache_path(settings.cache_dir, settings.dataset, settings.llm, key)
     with vector_cache.locked(path) as writable:
         found = vector_cache.load(path, key, len(texts))
         if found is not None:
             return found, True, path
-        vectors = _encode(settings, folder, texts)
+        vectors = _encode(settings, folder, recipe, texts)
         kept = writable and _store(path, vectors, key, inputs, settings.llm)
     return vectors, False, path if kept else None
 
 
 def _read_without_weights(
-    settings: TextSettings, inputs: str, n_items: int, error: Exception
+    settings: TextSettings, inputs: list[str], n_items: int, error: Exception
 ) -> tuple[torch.Tensor, bool, Path | None]:
     """Vectors of a cache file where the model's files are missing; without one raise `error`."""
-    found = settings.cache_dir and vector_cache.find_without_weights(
-        settings.cache_dir, settings.dataset, settings.llm, inputs, n_items
-    )
-    if not found:
+    where = (settings.cache_dir, settings.dataset, settings.llm)
+    tried = inputs if settings.cache_dir else []
+    found = [vector_cache.find_without_weights(*where, digest, n_items) for digest in tried]
+    if not any(found):
         raise error
-    path, vectors = found
+    path, vectors = next(filter(None, found))
     logging.getLogger().warning(
         f"The files of item_llm {settings.llm} are missing; its vectors in {path} are used "
         "without checking the weights"
@@ -207,7 +216,7 @@ def _store(path: Path, vectors: torch.Tensor, key: str, inputs: str, llm: str) -
     return True
 
 
-def _encode(settings: TextSettings, folder: Path, texts: list[str]) -> torch.Tensor:
+def _encode(settings: TextSettings, folder: Path, recipe: Recipe, texts: list[str]) -> torch.Tensor:
     """Encode each distinct text once: n_items texts -> [n_items, d], zeros without text."""
     # Imports transformers, which a cache hit does not need.
     from recbole_lite.text.text_encoder import TextEncoder
@@ -221,7 +230,7 @@ def _encode(settings: TextSettings, folder: Path, texts: list[str]) -> torch.Ten
     with torch.random.fork_rng(devices=cuda):  # training must not depend on the cache
         encoder = TextEncoder(
             folder,
-            pooling=settings.pooling,
+            recipe=recipe,
             max_length=settings.max_length,
             batch_size=settings.batch_size,
             dtype=settings.dtype,

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
+from recbole_lite.text.sentence_transformers_folder import (
+    MODULES,
+    PROMPTS,
+    TRANSFORMER_CONFIGS,
+    WEIGHTS,
+    module_folders,
+)
 from recbole_lite.utils.errors import MissingDependencyError, ModelFilesError, one_line
 from recbole_lite.utils.files import file_sha256
 
@@ -122,8 +131,8 @@ def missing_files(folder: Path) -> list[str]:
     return missing
 
 
-def weights_fingerprint(folder: Path) -> str:
-    """SHA-256 over the content of a model's config, tokenizer and weights.
+def weights_fingerprint(folder: Path, recipe: Iterable[Path] = ()) -> str:
+    """SHA-256 over the content of a model's config, tokenizer, weights and recipe.
 
     Paths and times have no influence: a copy of the folder has the same fingerprint.
 
@@ -131,6 +140,8 @@ def weights_fingerprint(folder: Path) -> str:
     ----------
     folder : Path
         As returned by `resolve_llm`.
+    recipe : iterable of Path
+        Further files, in `folder`: those of the recipe, where it is followed.
 
     Returns
     -------
@@ -138,10 +149,10 @@ def weights_fingerprint(folder: Path) -> str:
         64 hexadecimal digits.
     """
     small = [folder / name for name in (_CONFIG, *_TOKENIZER)]
-    files = [path for path in small if path.is_file()] + _weight_files(folder)
+    files = [path for path in small if path.is_file()] + _weight_files(folder) + [*recipe]
     digest = hashlib.sha256()
-    for path in sorted(files, key=lambda path: path.name):
-        digest.update(f"{path.name}\0{_content_hash(path)}\n".encode())
+    for name, path in sorted((path.relative_to(folder).as_posix(), path) for path in files):
+        digest.update(f"{name}\0{_content_hash(path)}\n".encode())
     return digest.hexdigest()
 
 
@@ -161,10 +172,15 @@ def _looks_like_path(name: str) -> bool:
 
 def _hub_folder(name: str, local_files_only: bool, key: str) -> Path:
     """Snapshot of a hub repository: safetensors, pickled weights only where there are none."""
-    base = [_CONFIG, *_TOKENIZER]
+    base = [_CONFIG, *_TOKENIZER, MODULES, PROMPTS, TRANSFORMER_CONFIGS]
     folder = _snapshot(name, [*base, *_SAFETENSORS], local_files_only, key)
     if not _existing(folder, _SAFETENSORS):
         folder = _snapshot(name, [*base, *_PICKLED], local_files_only, key)
+    of_modules = [
+        f"{path}/{file}" for path in module_folders(folder) for file in (_CONFIG, *WEIGHTS)
+    ]
+    if of_modules:
+        _snapshot(name, [*base, *of_modules], local_files_only, key)
     return folder
 
 
@@ -180,6 +196,11 @@ def _snapshot(name: str, patterns: list[str], local_files_only: bool, key: str) 
         # vocab.txt beside tokenizer.json is not needed: judge by what a model needs.
         partial = getattr(error, "snapshot_path", None)
         if partial is not None and not missing_files(Path(partial)):
+            if key == "item_llm" and MODULES in str(error):
+                logging.getLogger().warning(
+                    f"item_llm {name!r}: the local cache lacks its {MODULES}, which says how its "
+                    "authors use it; load it once with access to the Hugging Face Hub"
+                )
             return Path(partial)
         raise ModelFilesError(
             f"{key} {name!r} is neither a local directory nor available from the Hugging Face "

@@ -170,7 +170,7 @@ def no_pooler(folder: Path) -> ConfigError:
     """Error for a model in `folder` without a trained pooler."""
     return ConfigError(
         f"item_llm_pooling: pooler, but the model in {folder} has no trained pooler; "
-        "use mean or cls"
+        "use mean, cls or lasttoken"
     )
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from tokenizers import normalizers
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from recbole_lite.text.encoding_warnings import warn_of_cut_texts
 from recbole_lite.text.llm_loading import (
     load_config,
     load_encoder,
@@ -16,7 +18,8 @@ from recbole_lite.text.llm_loading import (
     no_pooler,
     position_limit,
 )
-from recbole_lite.text.token_pooling import masked_mean
+from recbole_lite.text.sentence_transformers_folder import Recipe
+from recbole_lite.text.text_head import TextHead
 from recbole_lite.utils.errors import ConfigError, ModelFilesError
 
 _NO_LIMIT = 1_000_000  # tokenizers without a limit say 1e30
@@ -31,11 +34,12 @@ class TextEncoder:
     folder : Path
         Config, tokenizer and weights, from `recbole_lite.text.llm_files.resolve_llm`. No code in
         it is ever executed.
-    pooling : {"mean", "cls", "pooler"}
-        ``mean`` over the tokens (paper eq. 3), the first token, or the output of the model's
-        trained pooler (the paper's choice for BERT, Section 5.5.2).
+    recipe : Recipe
+        Pooling and layers after it, prompt. The paper's is ``mean`` over the tokens (eq. 3), for
+        BERT the output of the model's trained pooler (Section 5.5.2).
     max_length : int or None
-        Tokens per text, special ones included; the rest is cut. None: the model's maximum.
+        Tokens per text, special ones and prompt included; the rest is cut. None: the recipe's, or
+        the model's maximum.
     batch_size : int
         Texts per forward pass.
     dtype : {"auto", "float32", "bfloat16", "float16"}
@@ -48,29 +52,37 @@ class TextEncoder:
     ModelFilesError
         The files cannot be loaded, lack tensors, or need code of their own.
     ConfigError
-        `max_length` or `pooling` does not fit the model.
+        `max_length`, the pooling or the prompt does not fit the model.
     """
 
     def __init__(
         self,
         folder: Path,
         *,
-        pooling: str,
+        recipe: Recipe,
         max_length: int | None,
         batch_size: int,
         dtype: str,
         device: torch.device | str,
     ):
         self.folder = folder
-        self.pooling = pooling
+        self.prompt = recipe.prompt
         self.batch_size = batch_size
         self.device = torch.device(device)
         self.dtype = resolve_dtype(dtype, self.device)
+        pooling = recipe.pooling[0]
         model = load_encoder(folder, load_config(folder), self.dtype, pooling=pooling)
         self.tokenizer = load_tokenizer(folder, "item_llm")
+        if recipe.lower_case:
+            _lower_case(self.tokenizer, folder)
         self.model = model.to(self.device).eval()
-        self.max_length = _max_length(max_length, model, self.tokenizer)
+        self.max_length = _max_length(max_length, recipe.max_length, model, self.tokenizer)
         self.pad_id = _pad_id(self.tokenizer)
+        n_prompt = self._prompt_length()
+        skipped = 0 if recipe.include_prompt else n_prompt
+        head = TextHead(recipe, model.config.hidden_size, skipped)
+        self.head = head.to(self.device).eval()
+        _check_pooling(self.model, recipe.pooling, self.pad_id, folder)
 
     def encode(self, texts: list[str], show_progress: bool = False) -> torch.Tensor:
         """Encode texts, sorted by length, so that a batch holds texts of similar length.
@@ -107,29 +119,53 @@ class TextEncoder:
                     vectors = torch.zeros(len(texts), encoded.size(1))
                 vectors[batch] = encoded
                 bar.update(len(batch))
-        return (
-            torch.zeros(len(texts), self.model.config.hidden_size) if vectors is None else vectors
-        )
+        return torch.zeros(len(texts), self.head.size) if vectors is None else vectors
 
     def tokenize(self, texts: list[str]) -> list[torch.Tensor]:
-        """T_i = (w_1, ..., w_L) for every text (eq. 1): n texts -> n x [L_i]."""
+        """T_i = (w_1, ..., w_L) for every text (eq. 1): n texts -> n x [L_i].
+
+        The prompt is part of them. A warning counts texts that are cut.
+        """
         if not texts:
             return []
-        encoding = self.tokenizer(
+        texts = [self.prompt + text for text in texts]
+        tokens = self._token_ids(texts, truncation=True, max_length=self.max_length)
+        full = [
+            text for text, ids in zip(texts, tokens, strict=True) if len(ids) == self.max_length
+        ]
+        lengths = [len(ids) for ids in self._token_ids(full)] if full else []
+        cut = [length for length in lengths if length > self.max_length]
+        warn_of_cut_texts(cut, len(texts), self.max_length)
+        return [torch.tensor(ids, dtype=torch.long) for ids in tokens]
+
+    def _token_ids(self, texts: list[str], **options) -> list[list[int]]:
+        return self.tokenizer(
             texts,
-            truncation=True,
-            max_length=self.max_length,
             padding=False,
             return_attention_mask=False,
             return_token_type_ids=False,  # a single segment: the model's default
-        )
-        return [torch.tensor(ids, dtype=torch.long) for ids in encoding["input_ids"]]
+            verbose=False,
+            **options,
+        )["input_ids"]
+
+    def _prompt_length(self) -> int:
+        """Number of tokens of the prompt, without special ones after it."""
+        if not self.prompt:
+            return 0
+        (ids,) = self._token_ids([self.prompt])
+        n = len(ids) - (ids[-1] in self.tokenizer.all_special_ids) if ids else 0
+        if n + 1 >= self.max_length:
+            raise ConfigError(
+                f"item_llm_prompt: {self.prompt!r} has {n} tokens and leaves no room for a text in "
+                f"the {self.max_length} that the Item LLM reads; shorten it"
+            )
+        return n
 
     @torch.inference_mode()
     def _encode_batch(self, tokens: list[torch.Tensor]) -> torch.Tensor:
         """Vectors of texts on the CPU: B x [L_i] -> [B, d]."""
         ids, mask = (part.to(self.device) for part in pad_tokens(tokens, self.pad_id))
-        return pooled_states(self.model, ids, mask, self.pooling, self.folder).cpu()
+        return pooled_states(self.model, self.head, ids, mask).cpu()
 
     def _refuse(self, text: str) -> None:
         shown = text if len(text) <= 80 else text[:77] + "..."
@@ -152,7 +188,7 @@ def pad_tokens(tokens: list[torch.Tensor], pad_id: int) -> tuple[torch.Tensor, t
 
 
 def pooled_states(
-    model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, pooling: str, folder: Path
+    model: PreTrainedModel, head: TextHead, ids: torch.Tensor, mask: torch.Tensor
 ) -> torch.Tensor:
     """(h_w1, ..., h_wL) of every text (eq. 2), pooled (eq. 3).
 
@@ -160,34 +196,53 @@ def pooled_states(
     ----------
     model : PreTrainedModel
         An encoder.
+    head : TextHead
+        Pooling and layers after it.
     ids : LongTensor [B, L]
         Token ids, padded on the right.
     mask : LongTensor [B, L]
         1 where there is a token, 0 for padding.
-    pooling : {"mean", "cls", "pooler"}
-        See `TextEncoder`.
-    folder : Path
-        Where the model comes from, for the message.
 
     Returns
     -------
     Tensor [B, d], float32
-
-    Raises
-    ------
-    ConfigError
-        `pooling` is ``pooler`` and the model has none.
     """
-    output = model(input_ids=ids, attention_mask=mask)
-    if pooling == "pooler":
-        pooled = getattr(output, "pooler_output", None)
-        if pooled is None:
-            raise no_pooler(folder)
-    elif pooling == "cls":
-        pooled = output.last_hidden_state[:, 0]
-    else:
-        pooled = masked_mean(output.last_hidden_state.float(), mask)
-    return pooled.float()
+    return head(model(input_ids=ids, attention_mask=mask), mask)
+
+
+@torch.inference_mode()
+def _check_pooling(
+    model: PreTrainedModel, pooling: tuple[str, ...], pad_id: int, folder: Path
+) -> None:
+    """Refuse a pooler that is not there, and the first token where it sees nothing but itself."""
+    first = [mode for mode in pooling if mode in ("cls", "pooler")]
+    if not first:
+        return
+    size = len(model.get_input_embeddings().weight)
+    others = torch.linspace(0, size - 1, 8).long()  # [8] from the whole vocabulary
+    ids = torch.stack([torch.full_like(others, int(others[1])), others], dim=1)
+    ids = ids[others != pad_id].to(model.device)  # [8, 2]
+    output = model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    if "pooler" in first and getattr(output, "pooler_output", None) is None:
+        raise no_pooler(folder)
+    states = output.last_hidden_state[:, 0].float()  # [8, d]
+    if float((states - states[0]).abs().max()) <= 1e-6 * float(states.abs().max()):
+        raise ConfigError(
+            f"item_llm_pooling: {first[0]} takes the first token, which sees no other token in the "
+            f"causal model of {folder}: all texts would have one vector; use lasttoken or mean"
+        )
+
+
+def _lower_case(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Lower-case texts before whatever the tokenizer does to them."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ModelFilesError(
+            f"item_llm {str(folder)!r}: do_lower_case needs a tokenizer.json; lower-case the texts "
+            "and set item_llm_pooling"
+        )
+    own = [backend.normalizer] if backend.normalizer is not None else []
+    backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -199,11 +254,15 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def _max_length(
-    wanted: int | None, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    wanted: int | None,
+    of_recipe: int | None,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> int:
     limit = position_limit(model)
     if wanted is None:
-        stated = [n for n in (limit, tokenizer.model_max_length) if n and n < _NO_LIMIT]
+        of_text = of_recipe or tokenizer.model_max_length
+        stated = [n for n in (limit, of_text) if n and n < _NO_LIMIT]
         return int(min(stated, default=_DEFAULT_MAX_LENGTH))
     special = tokenizer.num_special_tokens_to_add()
     if wanted <= special or (limit is not None and wanted > limit):

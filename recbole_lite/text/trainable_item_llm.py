@@ -41,8 +41,10 @@ class TrainableItemLLM(nn.Module):
     Attributes
     ----------
     encoder : PreTrainedModel
-        The model, with the dropout of its own configuration. The state_dict of this module holds
-        its weights and nothing else.
+        The model, with the dropout of its own configuration.
+    head : TextHead
+        Pooling and what its recipe has after it. The state_dict of this module holds the weights
+        of both and nothing else.
     hidden_size : int
         d_item.
     n_items : int
@@ -67,20 +69,21 @@ class TrainableItemLLM(nn.Module):
                 "auto or float32"
             )
         texts, has_text = read_texts(settings, dataset)
-        self._folder = resolve_llm(settings.llm, local_files_only=settings.local_files_only)
+        folder = resolve_llm(settings.llm, local_files_only=settings.local_files_only)
+        recipe = settings.recipe(folder)
         with torch.random.fork_rng(devices=[]):  # transformers draws what it then overwrites
             source = TextEncoder(
-                self._folder,
-                pooling=settings.pooling,
+                folder,
+                recipe=recipe,
                 max_length=settings.max_length,
                 batch_size=settings.batch_size,
                 dtype="float32",
                 device="cpu",  # moves with the module
             )
-        self.encoder = use_explicit_mask(_without_unused(source.model, settings.pooling)).train()
-        self.hidden_size: int = source.model.config.hidden_size
+        self.encoder = use_explicit_mask(_without_unused(source.model, recipe.pooling)).train()
+        self.head = source.head.train()
+        self.hidden_size: int = source.head.size
         self.n_items = len(texts)
-        self._pooling = settings.pooling
         self._chunk_size = settings.batch_size
         self._pad_id = source.pad_id
         tokens = iter(source.tokenize([text for text in texts if text]))
@@ -129,7 +132,11 @@ class TrainableItemLLM(nn.Module):
             Zeros for the padding item and for items without text.
         """
         # Outside a caller's inference mode: later gradients may need the result.
-        with _without_dropout(self.encoder), torch.inference_mode(False), torch.no_grad():
+        with (
+            _without_dropout(self.encoder, self.head),
+            torch.inference_mode(False),
+            torch.no_grad(),
+        ):
             return self._encode(torch.arange(self.n_items))
 
     def vectors(self) -> torch.Tensor:
@@ -146,7 +153,7 @@ class TrainableItemLLM(nn.Module):
         """
         if self.training:
             return self.encode_all()
-        version = [(p.data_ptr(), p._version) for p in self.encoder.parameters()]
+        version = [(p.data_ptr(), p._version) for p in self.parameters()]
         if self._vectors is None or self._version != version:
             self._vectors, self._version = self.encode_all(), version
         return self._vectors
@@ -175,15 +182,15 @@ class TrainableItemLLM(nn.Module):
         """Encode items that have tokens: [B] ids on the CPU -> [B, d]."""
         padded = pad_tokens([self._tokens[item] for item in items.tolist()], self._pad_id)
         ids, mask = (tensor_to_device(part, self.has_text.device) for part in padded)
-        arguments = (self.encoder, ids, mask, self._pooling, self._folder)
+        arguments = (self.encoder, self.head, ids, mask)
         if recompute:
             return checkpoint(pooled_states, *arguments, use_reentrant=False)
         return pooled_states(*arguments)
 
 
-def _without_unused(model: PreTrainedModel, pooling: str) -> PreTrainedModel:
+def _without_unused(model: PreTrainedModel, pooling: tuple[str, ...]) -> PreTrainedModel:
     """Drop an unused pooler: it would be saved, but never trained."""
-    if pooling != "pooler" and getattr(model, "pooler", None) is not None:
+    if "pooler" not in pooling and getattr(model, "pooler", None) is not None:
         model.pooler = None
     return model
 
@@ -194,10 +201,11 @@ def _forget(module: TrainableItemLLM, _) -> None:
 
 
 @contextmanager
-def _without_dropout(model: nn.Module) -> Iterator[None]:
+def _without_dropout(*models: nn.Module) -> Iterator[None]:
     """Evaluation mode; afterwards each submodule has its former mode, frozen ones theirs."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
+    modes = {module: module.training for model in models for module in model.modules()}
+    for model in models:
+        model.eval()
     try:
         yield
     finally:

@@ -5,6 +5,7 @@ import torch
 from device_cases import RUNS, STILL
 
 from recbole_lite import Recommender
+from recbole_lite.text.sentence_transformers_folder import Recipe
 from recbole_lite.text.text_encoder import TextEncoder
 
 pytestmark = pytest.mark.device
@@ -53,7 +54,7 @@ def test_item_vectors_equal_the_cpus(kind, llm_folders, device):
     for place in ("cpu", device):
         encoder = TextEncoder(
             llm_folders[kind],
-            pooling="mean",
+            recipe=Recipe(),
             max_length=None,
             batch_size=2,
             dtype="float32",

@@ -88,10 +88,10 @@ def test_the_shipped_rows_are_the_papers():
         "fixT5": {"frozen_parts": ["rec_llm"]},
         "fixHead": {"frozen_parts": ["head"]},
         "scratch": {"rec_llm_init": "scratch"},
-        "item-t5-small": {**encoded, "item_llm": "t5-small", "item_llm_pooling": "mean"},
-        "item-t5-base": {**encoded, "item_llm": "t5-base", "item_llm_pooling": "mean"},
+        "item-t5-small": {**encoded, "item_llm": "t5-small", "item_llm_pooling": "auto"},
+        "item-t5-base": {**encoded, "item_llm": "t5-base", "item_llm_pooling": "auto"},
         "item-bert": {**encoded, "item_llm": "bert-base-uncased", "item_llm_pooling": "pooler"},
-        "item-sbert": {**encoded, "item_llm": "minilm", "item_llm_pooling": "mean"},
+        "item-sbert": {**encoded, "item_llm": "minilm", "item_llm_pooling": "auto"},
     }
 
 

@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 from sklearn.linear_model import Ridge as SklearnRidge
+from tiny_llms import save_recipe
 
 from recbole_lite import Recommender
 from recbole_lite.inference.new_item_calibration import MAX_FACTOR, calibrate, sample_histories
@@ -71,6 +73,17 @@ def test_a_text_that_is_known_gets_the_known_input_vector(adapter, trained):
     assert [r.id for r in old] == [r.id for r in new]
     assert {"new-1", "x"} <= {r.id for r in old}
     assert {r.id: r.title for r in old}["x"] == "X"
+
+
+def test_new_items_follow_the_recipe_of_training(trained, llm_folders, tmp_path):
+    layers = [lambda size: (Dense(size, 8), 8), lambda size: (Normalize(), size)]
+    options = {"prompts": {"p": "toy "}, "default": "p", "pooling_mode": "lasttoken"}
+    folder = save_recipe(tmp_path / "own", llm_folders["bert"], layers, **options)
+    recommender = Recommender.load(trained("LiteLLM4Rec", item_llm=str(folder)))
+    recommender.add_items([recommender.catalogue.texts[4]])
+    vectors = recommender.model.item_tower.vectors
+    assert vectors.shape == (26, 8)
+    torch.testing.assert_close(vectors[25], vectors[4], atol=1e-5, rtol=1e-5)
 
 
 def test_a_tied_head_scores_a_known_text_as_its_item(trained):

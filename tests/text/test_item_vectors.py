@@ -18,6 +18,7 @@ from recbole_lite.text import text_encoder as encoder_module
 from recbole_lite.text import vector_cache
 from recbole_lite.text.item_llm_settings import TextFields
 from recbole_lite.text.item_vectors import item_texts, load_item_vectors
+from recbole_lite.text.sentence_transformers_folder import Recipe
 from recbole_lite.utils.errors import ConfigError, ModelFilesError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,7 +50,7 @@ def test_rows_follow_internal_ids_and_distinct_texts_are_encoded_once(settings, 
     assert encoded == [[texts[i] for i in (1, 2, 4, 6)]]
     alone = encoder_module.TextEncoder(
         Path(settings()["item_llm"]),
-        pooling="mean",
+        recipe=Recipe(),
         max_length=None,
         batch_size=1,
         dtype="float32",
@@ -258,7 +259,7 @@ def test_a_wrong_value_names_its_key(settings, items, changes, found):
 @pytest.mark.parametrize(
     "key, value, wanted",
     [
-        ("item_llm_pooling", "max", "one of mean, cls, pooler, found 'max'"),
+        ("item_llm_pooling", "min", "one of auto, mean, cls, pooler"),
         ("item_llm_dtype", None, "one of auto, float32"),
         ("item_llm_batch_size", 0, "a whole number"),
         ("item_llm_batch_size", None, "a whole number"),

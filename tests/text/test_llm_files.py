@@ -144,14 +144,36 @@ def test_pickled_weights_are_asked_for_where_there_are_no_others(monkeypatch, ll
     assert len(asked) == 2
 
 
-def test_a_snapshot_that_lacks_only_what_is_not_needed_is_used(monkeypatch, llm_folders):
+def test_the_folders_of_modules_are_asked_for(monkeypatch, llm_copy):
+    folder = llm_copy("bert")
+    types = {"": "Transformer", "1_Pooling": "Pooling", "2_Dense": "Dense"}
+    entries = [{"path": p, "type": f"sentence_transformers.models.{t}"} for p, t in types.items()]
+    asked = []
+
+    def snapshot_download(name, *, allow_patterns, local_files_only):
+        asked.append(allow_patterns)
+        if "modules.json" in allow_patterns:
+            (folder / "modules.json").write_text(json.dumps(entries))
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert resolve_llm("tiny/model") == folder
+    first, second = asked
+    assert {"config_sentence_transformers.json", "sentence_*_config.json"} <= set(first)
+    assert {"1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors"} < {*second}
+    assert not any(pattern.endswith((".py", "*")) for pattern in second)
+
+
+@pytest.mark.parametrize("file", ["vocab.txt", "modules.json"])
+def test_a_snapshot_that_lacks_what_is_not_needed_is_used(monkeypatch, llm_folders, caplog, file):
     def snapshot_download(name, **options):
-        error = OSError("1 file(s) are missing (vocab.txt)")
+        error = OSError(f"1 file(s) are missing ({file})")
         error.snapshot_path = str(llm_folders["bert"])
         raise error
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     assert resolve_llm("tiny/model", local_files_only=True) == llm_folders["bert"]
+    assert ("lacks its modules.json" in caplog.text) is (file == "modules.json")
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "model.safetensors"])

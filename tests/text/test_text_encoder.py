@@ -16,6 +16,7 @@ from transformers import (
     T5EncoderModel,
 )
 
+from recbole_lite.text.sentence_transformers_folder import Recipe
 from recbole_lite.text.text_encoder import TextEncoder, resolve_dtype
 from recbole_lite.utils.errors import ConfigError, ModelFilesError
 
@@ -30,21 +31,17 @@ TEXTS = [
 ]
 CLASSES = {"bert": BertModel, "roberta": RobertaModel, "gpt2": GPT2Model, "t5": T5EncoderModel}
 CASES = [
-    *[(kind, pooling) for kind in CLASSES for pooling in ("mean", "cls")],
+    *[(kind, pooling) for kind in CLASSES for pooling in ("mean", "cls", "lasttoken")],
     ("bert", "pooler"),
     ("roberta", "pooler"),
 ]
+CASES.remove(("gpt2", "cls"))  # refused
 
 
 def encoder(folder, **changes):
-    options = {
-        "pooling": "mean",
-        "max_length": None,
-        "batch_size": 3,
-        "dtype": "float32",
-        "device": "cpu",
-    }
-    return TextEncoder(folder, **{**options, **changes})
+    options = {"max_length": None, "batch_size": 3, "dtype": "float32", "device": "cpu"}
+    recipe = Recipe((changes.pop("pooling", "mean"),))
+    return TextEncoder(folder, **{"recipe": recipe, **options, **changes})
 
 
 @torch.no_grad()
@@ -55,8 +52,8 @@ def one_at_a_time(model, tokenizer, pooling):
         output = model(input_ids=torch.tensor([tokenizer(text)["input_ids"]]))
         if pooling == "pooler":
             vectors.append(output.pooler_output[0])
-        elif pooling == "cls":
-            vectors.append(output.last_hidden_state[0, 0])
+        elif pooling in ("cls", "lasttoken"):
+            vectors.append(output.last_hidden_state[0, 0 if pooling == "cls" else -1])
         else:
             vectors.append(output.last_hidden_state[0].mean(dim=0))
     return torch.stack(vectors)
@@ -185,8 +182,19 @@ def test_dtypes(llm_folders, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["t5", "gpt2", "bart"])
 def test_a_model_without_pooler_is_refused_for_pooler(llm_folders, kind):
-    with pytest.raises(ConfigError, match=r"item_llm_pooling: pooler, .*use mean or cls"):
-        encoder(llm_folders[kind], pooling="pooler").encode(TEXTS)
+    with pytest.raises(
+        ConfigError, match=r"item_llm_pooling: pooler, .*use mean, cls or lasttoken"
+    ):
+        encoder(llm_folders[kind], pooling="pooler")
+
+
+@pytest.mark.parametrize("pooling", ["cls", "pooler"])
+def test_the_first_token_is_refused_where_it_sees_nothing_else(llm_folders, llm_copy, pooling):
+    folder = llm_copy("bert")
+    edit_json(folder / "config.json", is_decoder=True)  # BERT with causal attention
+    for causal in [folder, llm_folders["gpt2"]][: 1 if pooling == "pooler" else 2]:
+        with pytest.raises(ConfigError, match=f"{pooling} takes the first .* lasttoken or mean"):
+            encoder(causal, pooling=pooling)
 
 
 def test_an_untrained_pooler_is_refused_and_the_rest_works(llm_copy):

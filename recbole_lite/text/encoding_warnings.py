@@ -1,0 +1,63 @@
+"""Warnings about item texts of which the Item LLM sees too little to tell the items apart."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch
+
+_SAME = 1e-5  # of the largest number: what rounding in batches of other lengths can change
+
+
+def warn_of_cut_texts(lengths: Sequence[int], n_texts: int, max_length: int) -> None:
+    """Warn of texts that are longer than the Item LLM reads.
+
+    Parameters
+    ----------
+    lengths : sequence of int
+        Numbers of tokens of the texts that are cut, before they are.
+    n_texts : int
+        Number of all texts.
+    max_length : int
+        Number of tokens that are read.
+    """
+    if lengths:
+        logging.getLogger().warning(
+            f"{len(lengths):,} of {n_texts:,} item texts ({len(lengths) / n_texts:.1%}) have more "
+            f"than {max_length:,} tokens (the longest {max(lengths):,}); the rest of each is not "
+            "read (item_llm_max_length, item_text_fields)"
+        )
+
+
+def warn_of_equal_vectors(texts: Sequence[str], vectors: torch.Tensor) -> None:
+    """Warn of distinct texts that have the same vector.
+
+    Parameters
+    ----------
+    texts : sequence of str, length n
+        ``""`` for items without text, which are passed over.
+    vectors : Tensor [n, d], float32
+        Row i belongs to text i.
+    """
+    row = {text: i for i, text in enumerate(texts) if text}
+    distinct, vectors = list(row), vectors[list(row.values())]  # [n_distinct, d]
+    tolerance = _SAME * float(vectors.abs().max())
+    # Equal vectors are neighbours in the order of any projection; only such pairs are compared.
+    axis = torch.rand(vectors.size(1), generator=torch.Generator().manual_seed(0)) - 0.5
+    values, order = (vectors @ axis).sort()
+    near = (values.diff() <= tolerance * vectors.size(1) ** 0.5).nonzero().flatten()
+    gaps = (vectors[order[near]] - vectors[order[near + 1]]).abs()  # [n_near, d]
+    near = near[(gaps <= tolerance).all(dim=1)]
+    if len(near):
+        equal = torch.cat([near, near + 1]).unique()
+        first, second = (distinct[order[near[0] + i]] for i in (0, 1))
+        logging.getLogger().warning(
+            f"{len(equal):,} of {len(distinct):,} distinct item texts have the same vector as "
+            f"another, e.g. {_short(first)!r} and {_short(second)!r}; the model cannot tell these "
+            "items apart by their texts"
+        )
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 80 else text[:77] + "..."
