@@ -223,7 +223,7 @@ def _check_before_data(config, saved: bool) -> None:
 
 
 def _prepare_data(config, trained: Vocabulary | None, saved: bool, samples: bool) -> tuple:
-    """Read and split the data; returns the data set, its loaders, ``data`` and ``parts``."""
+    """Read and split the data; returns the data set, its loaders, and what there is of them."""
     dataset = create_dataset(config, trained)
     counts = count_data(dataset)  # before the split
     size = ", ".join(f"{count:,} {name}" for name, count in counts.items())
@@ -232,7 +232,8 @@ def _prepare_data(config, trained: Vocabulary | None, saved: bool, samples: bool
     if saved or (samples and config["sample_users"]):
         item_titles(dataset, config["title_field"])  # an error must not come after training
     loaders = data_preparation(config, dataset)
-    return dataset, loaders, {"data": counts, "parts": _count_parts(loaders)}
+    about = {"data": counts, "parts": _count_parts(loaders), "part_files": dataset.part_files}
+    return dataset, loaders, about
 
 
 def _resume(trainer, checkpoint_file, on_epoch) -> None:
@@ -364,11 +365,11 @@ def _count_parts(loaders) -> dict[str, int]:
     parts = dict(zip(("train", "valid", "test"), (len(x._dataset) for x in loaders), strict=True))
     if not parts["valid"]:
         getLogger().warning(
-            "eval_args leave no validation part: the weights of the last epoch are kept; "
+            "there is no validation part: the weights of the last epoch are kept; "
             "valid_metric and stopping_step have no effect"
         )
     if not parts["test"]:
-        getLogger().warning("eval_args leave no test part: the model is trained but not measured")
+        getLogger().warning("there is no test part: the model is trained but not measured")
     return parts
 
 

@@ -10,6 +10,7 @@ from recbole.utils import FeatureSource, FeatureType
 
 from recbole_lite.data.atomic_reader import AtomicTable, read_atomic, read_header
 from recbole_lite.data.column_settings import check_columns, check_load_columns
+from recbole_lite.data.presplit import find_parts
 from recbole_lite.data.sources.prepare_dataset import ensure_dataset
 from recbole_lite.utils.errors import DataError
 
@@ -23,6 +24,7 @@ class ReadingMixin:
     def _load_data(self, token, dataset_path):
         check_load_columns(self.config)
         if self.benchmark_filename_list is None:
+            _check_for_parts(Path(dataset_path), token)
             ensure_dataset(token, Path(dataset_path).parent, log=self.logger.info)
         super()._load_data(token, dataset_path)
 
@@ -44,6 +46,8 @@ class ReadingMixin:
         if load == set():
             return None
         header = read_header(filepath, **self._format)
+        if source == FeatureSource.INTERACTION:
+            load = self._with_lists(load, header)
         columns = [
             field
             for field in header
@@ -185,6 +189,16 @@ class ReadingMixin:
         by_token = table.frame.set_index(table.frame[self.iid_field].astype(object))[fields]
         rows = by_token.reindex(self.field2id_token[self.iid_field])
         return {field: [_as_text(value) for value in rows[field]] for field in fields}
+
+
+def _check_for_parts(folder: Path, name: str) -> None:
+    parts = find_parts(folder, name)
+    if parts and not (folder / f"{name}.inter").is_file():
+        raise DataError(
+            f"there is no such file; if the parts {', '.join(parts)} in its folder are the split "
+            f"to use, set benchmark_filename: [{', '.join(parts)}]",
+            folder / f"{name}.inter",
+        )
 
 
 def _as_text(value) -> str:

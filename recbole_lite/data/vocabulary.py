@@ -155,9 +155,9 @@ class Numbering:
             )
 
 
-def interactions_sha256(users: np.ndarray, items: np.ndarray) -> str:
-    """SHA-256 of internal ids of users and items, ``[n]`` each, in their order."""
-    return hashlib.sha256(np.concatenate([users, items]).astype("<i8")).hexdigest()
+def interactions_sha256(*columns: np.ndarray) -> str:
+    """SHA-256 of internal ids of users and items (and parts), ``[n]`` each, in their order."""
+    return hashlib.sha256(np.concatenate(columns).astype("<i8")).hexdigest()
 
 
 def _strings(found) -> list[str]:

@@ -9,7 +9,7 @@ from tabulate import tabulate
 from recbole_lite.report.format import figure, grid
 
 NOT_TESTED = (
-    "Nothing was measured on a test set: eval_args leave no test part. The model can be used."
+    "Nothing was measured on a test set: there is no test part. The model can be used."
 )
 
 
