@@ -11,9 +11,10 @@ from recbole.data.interaction import Interaction
 
 from recbole_lite.data.dataset_processing import ProcessingMixin
 from recbole_lite.data.dataset_reading import ReadingMixin
-from recbole_lite.data.presplit import PartsMixin, part_file
+from recbole_lite.data.presplit import PartsMixin
 from recbole_lite.data.vocabulary import interactions_sha256
 from recbole_lite.data.windows import SequenceStore, Windows
+from recbole_lite.utils.dataset_names import part_file
 from recbole_lite.utils.errors import DataError, OtherIdsError
 
 WITHOUT_TIMES = '--eval_args="{order: RO}"'

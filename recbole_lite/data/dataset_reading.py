@@ -10,8 +10,8 @@ from recbole.utils import FeatureSource, FeatureType
 
 from recbole_lite.data.atomic_reader import AtomicTable, read_atomic, read_header
 from recbole_lite.data.column_settings import check_columns, check_load_columns
-from recbole_lite.data.presplit import find_parts
 from recbole_lite.data.sources.prepare_dataset import ensure_dataset
+from recbole_lite.utils.dataset_names import find_parts
 from recbole_lite.utils.errors import DataError
 
 # Their columns meet in one batch, so each needs a name of its own.
@@ -193,7 +193,7 @@ class ReadingMixin:
 
 def _check_for_parts(folder: Path, name: str) -> None:
     parts = find_parts(folder, name)
-    if parts and not (folder / f"{name}.inter").is_file():
+    if "train" in parts and not (folder / f"{name}.inter").is_file():
         raise DataError(
             f"there is no such file; if the parts {', '.join(parts)} in its folder are the split "
             f"to use, set benchmark_filename: [{', '.join(parts)}]",

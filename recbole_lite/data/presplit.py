@@ -15,30 +15,14 @@ from pandas.api.types import union_categoricals
 from recbole.utils import FeatureSource, FeatureType
 
 from recbole_lite.data.windows import SequenceStore, Windows
+from recbole_lite.utils.dataset_names import find_parts, part_file
 from recbole_lite.utils.errors import ConfigError, DataError
 
-USUAL_PARTS = ("train", "valid", "test")
 _LIST_TYPES = {
     FeatureType.TOKEN: FeatureType.TOKEN_SEQ,
     FeatureType.FLOAT: FeatureType.FLOAT_SEQ,
 }
 _COUNT_FILTERS = ("user_inter_num_interval", "item_inter_num_interval", "rm_dup_inter")
-
-
-def part_file(name: str, part: str) -> str:
-    """Name of the file of a part."""
-    return f"{name}.{part}.inter"
-
-
-def find_parts(folder: str | Path, name: str) -> list[str]:
-    """Names of the parts in a data set's folder: train, valid, test, then others."""
-    start, end = f"{name}.", ".inter"
-    found = {
-        path.name[len(start) : -len(end)]
-        for path in Path(folder).glob(f"*{end}")
-        if path.name.startswith(start) and len(path.name) > len(start) + len(end)
-    }
-    return [part for part in USUAL_PARTS if part in found] + sorted(found.difference(USUAL_PARTS))
 
 
 class PartsMixin:

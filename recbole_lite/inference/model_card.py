@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from recbole_lite.data.presplit import part_file
 from recbole_lite.inference.model_folder import ModelBundle
+from recbole_lite.utils.dataset_names import part_file
 
 PAPER = "https://arxiv.org/abs/2402.09543"
 

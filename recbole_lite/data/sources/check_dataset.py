@@ -14,7 +14,7 @@ from recbole_lite.data.sources.dataset_meta import Expected, find_meta, known_na
 from recbole_lite.data.sources.dataset_stats import Stats, codes, differences, measure
 from recbole_lite.data.sources.prepare_dataset import RECEIPT
 from recbole_lite.data.sources.strict_model import nearest
-from recbole_lite.utils.dataset_names import check_name
+from recbole_lite.utils.dataset_names import check_name, find_parts
 from recbole_lite.utils.errors import DataError
 from recbole_lite.utils.files import file_sha256
 
@@ -43,7 +43,9 @@ def check(name: str, data_path: str | Path) -> CheckReport:
     """
     data_path = Path(data_path)
     folder = data_path / check_name(name)
-    if not (folder / f"{name}.inter").is_file():
+    whole = (folder / f"{name}.inter").is_file()
+    parts = [] if whole else find_parts(folder, name)
+    if not whole and not parts:
         raise DataError(
             f"no {name}.inter here; on disk, {nearest(name, _present(data_path))}. A known set "
             "can be fetched with: recbole-lite data prepare NAME; "
@@ -52,12 +54,16 @@ def check(name: str, data_path: str | Path) -> CheckReport:
         )
     path = find_meta(name, data_path)
     report = CheckReport(name, folder, load_meta(path) if path else None)
-    inter = _read(report, "inter", required=("user_id", "item_id"))
+    endings = [f"{part}.inter" for part in parts] or ["inter"]
+    inters = [_read(report, ending, required=("user_id", "item_id")) for ending in endings]
     item = _read(report, "item", unique="item_id")
     _read(report, "user", unique="user_id")
-    if inter is not None:
-        _check_interactions(report, inter.frame)
-        _check_items(report, inter.frame["item_id"], item)
+    tables = [table for table in inters if table is not None]
+    if parts and tables:
+        _check_parts(report, tables, item)
+    elif tables:
+        _check_interactions(report, tables[0].frame)
+        _check_items(report, tables[0].frame["item_id"], item)
     _check_receipt(report)
     _check_expected(report)
     return report
@@ -96,6 +102,37 @@ def _check_interactions(report: CheckReport, frame: pd.DataFrame) -> None:
         report.notes.append(f"{repeated:,} interactions repeat an earlier user and item")
     if "timestamp" not in frame:
         report.warnings.append("no column timestamp: the order of events is unknown")
+
+
+def _check_parts(report: CheckReport, tables: list[AtomicTable], item: AtomicTable | None) -> None:
+    """Check a data set that is split already; the items of histories count as its items."""
+    first, *others = tables
+    for table in others:
+        if table.types != first.types:
+            report.problems.append(
+                f"{table.path.name} has other columns than {first.path.name}; the parts of a data "
+                "set must have the same"
+            )
+    frame = pd.concat([table.frame[["user_id", "item_id"]].astype(object) for table in tables])
+    report.stats = measure(frame)
+    report.notes.append(f"{len(tables)} parts that are split already (benchmark_filename)")
+    known, later = (
+        pd.concat([_all_items(table) for table in some] or [pd.Series(dtype=object)])
+        for some in ([first], others)
+    )
+    new = later[~later.isin(known)].nunique()
+    if new:
+        report.warnings.append(f"{new:,} items do not occur in {first.path.name}")
+    _check_items(report, pd.concat([known, later]), item)
+
+
+def _all_items(table: AtomicTable) -> pd.Series:
+    """Items of the rows of a part and of their histories."""
+    items = table.frame["item_id"].astype(object)
+    if table.types.get("item_id_list") != "token_seq":
+        return items
+    histories = table.frame["item_id_list"].str.split(" ").explode()
+    return pd.concat([items, histories[histories.notna() & (histories != "")]])
 
 
 def _check_items(report: CheckReport, item_column: pd.Series, table: AtomicTable | None) -> None:
