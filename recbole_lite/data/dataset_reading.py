@@ -26,6 +26,8 @@ class ReadingMixin:
         if self.benchmark_filename_list is None:
             _check_for_parts(Path(dataset_path), token)
             ensure_dataset(token, Path(dataset_path).parent, log=self.logger.info)
+        elif not Path(dataset_path).is_dir():
+            raise DataError("there is no such folder; check dataset and data_path", dataset_path)
         super()._load_data(token, dataset_path)
 
     def _init_alias(self):

@@ -142,7 +142,8 @@ def _loader_class(config, phase: str, part) -> type:
     if phase == "train":
         part.inter_feat = _training_windows(config, part.inter_feat)
         return ResamplingLoader if isinstance(part.inter_feat, ResampledWindows) else loader
-    return HistoryMaskLoader if loader is FullSortEvalDataLoader else loader
+    # RecBole's loader of sampled negatives cannot be empty.
+    return HistoryMaskLoader if loader is FullSortEvalDataLoader or not len(part) else loader
 
 
 def count_data(dataset) -> dict[str, int]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from pandas.api.types import union_categoricals
-from recbole.utils import FeatureSource, FeatureType
+from recbole.utils import FeatureSource, FeatureType, ModelType
 
 from recbole_lite.data.windows import SequenceStore, Windows
 from recbole_lite.utils.dataset_names import find_parts, part_file
@@ -89,8 +89,10 @@ class PartsMixin:
         return [frame[list(types)] for frame in frames]
 
     def _lists(self, fields: Iterable[str] | None = None) -> dict[str, str]:
-        """Columns of the rows that have another with the values in the history: its name."""
+        """Columns of the rows, and for each the column of its values in the history."""
         fields, suffix = list(self.inter_feat if fields is None else fields), self._suffix
+        if self.iid_field + suffix not in fields:
+            return {}
         one = [f for f in fields if f != self.uid_field and self.field2type[f] in _LIST_TYPES]
         return {f: f + suffix for f in one if f + suffix in fields}
 
@@ -121,7 +123,7 @@ class PartsMixin:
                     path,
                     1,
                 )
-        if self.iid_field not in lists:
+        if not lists:
             return
         whole = frame[lists[self.iid_field]].map(len).to_numpy()
         for name in lists.values():
@@ -232,7 +234,8 @@ class PartsMixin:
                 for place in np.flatnonzero(~is_target):
                     values[place] = values[place][:0]
             elif field != self.uid_field:
-                values[~is_target] = 0  # unknown
+                # Unknown; an item of a history is one that the user chose.
+                values[~is_target] = field == self.label_field
             columns[field] = values
         return pd.DataFrame(columns), rows[source]
 
@@ -268,19 +271,20 @@ class PartsMixin:
             self._warn_of_overlap(store)
         held_out = windows.rows[of_part > 0]
         store.counted_rows = np.sort(np.concatenate([training, held_out]))
-        items = store.columns[self.iid_field].numpy()
-        new = np.setdiff1d(items[held_out], items[training])
-        if len(new):
-            self.logger.warning(
-                f"{len(new):,} items of {self._named(1)} do not occur in {self._named(0)}; nothing "
-                "is learned of them"
-            )
+        self._warn_of_new(self.iid_field, "items", store, held_out, training)
+        if self.config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
+            self._warn_of_new(self.uid_field, "users", store, held_out, training)
         return parts
 
-    def _named(self, first: int) -> str:
-        """Parts from a number on, for messages; 0: the first alone."""
-        names = self.part_names[first:] if first else self.part_names[:1]
-        return " and ".join(part_file(self.dataset_name, part) for part in names)
+    def _warn_of_new(self, field: str, what: str, store, held_out, training) -> None:
+        ids = store.columns[field].numpy()
+        new = np.setdiff1d(ids[held_out], ids[training])
+        if len(new):
+            files = [part_file(self.dataset_name, part) for part in self.part_names]
+            self.logger.warning(
+                f"{len(new):,} {what} of {' and '.join(files[1:])} do not occur in {files[0]}; "
+                "nothing is learned of them"
+            )
 
     def _warn_of_rows(self, which: np.ndarray, part: np.ndarray, what: str) -> None:
         for number, count in enumerate(np.bincount(part[which]).tolist()):

@@ -282,10 +282,10 @@ class Windows(Interaction):
         rows = self.rows
         if self.store.sequence is not None:
             rows = rows[~_continued(self.store, rows)]
-        first, of_row = np.unique(self.store.user_start(rows), return_inverse=True)
-        last = first.copy()
-        np.maximum.at(last, of_row, rows)
-        return first, last
+        last = np.zeros(len(self.store), dtype=np.int64)  # by first row; a target comes behind it
+        np.maximum.at(last, self.store.user_start(rows), rows)
+        first = np.flatnonzero(last)
+        return first, last[first]
 
     def covered_rows(self) -> np.ndarray:
         """Rows of the store from the first of each user to the last target, ``[n]``."""

@@ -248,8 +248,9 @@ def test_no_target_is_trained_twice(listed):
     assert found == possible
 
 
-def test_general_models_train_on_each_interaction_once(listed):
+def test_general_models_train_on_each_interaction_once(listed, caplog):
     train, test = create_dataset(listed("BPR")).build()
+    assert "1 users of shop.test.inter do not occur in shop.train.inter" in caplog.text
     users = train.id2token("user_id", train.inter_feat["user_id"].numpy())
     items = train.id2token("item_id", train.inter_feat["item_id"].numpy())
     pairs = [*map("".join, zip(users, items, strict=True))]
@@ -307,6 +308,10 @@ def test_names_that_are_no_parts(configured, names, message):
 def test_files_that_are_no_parts(configured, tmp_path, caplog):
     config = configured()
     folder = tmp_path / "parts" / "shop"
+    folder.rename(folder.with_name("moved"))
+    with pytest.raises(DataError, match=r"there is no such folder"):
+        create_dataset(config)
+    folder.with_name("moved").rename(folder)
     with pytest.raises(DataError, match=r"shop\.dev\.inter: .*has the parts train, valid, test"):
         create_dataset(configured(names=["train", "dev"]))
     with pytest.raises(DataError, match=r"set benchmark_filename: \[train, valid, test\]"):
@@ -435,6 +440,16 @@ def test_whole_run(model, name, split_by_hand, quick):
         assert "eave-one-out" not in card
 
 
+@pytest.mark.parametrize("model", ["BERT4Rec", "ItemKNN", "ItemLM", "P5", "Pop"])
+def test_other_models(model, split_by_hand, quick, llm_folders):
+    changes = {"benchmark_filename": TWO, "data_path": str(split_by_hand), "epochs": 1}
+    changes["tokenizer"] = str(llm_folders["t5"])
+    result = run(model, "lists", config_dict=quick(**changes), saved=False)
+    assert result["best_valid_result"] is None
+    assert 0 <= result["test_result"]["recall@5"] <= 1
+    assert result["parts"]["valid"] == 0
+
+
 def test_changed_parts_are_refused(split_by_hand, quick):
     """A training interaction could be tested."""
     changes = {"benchmark_filename": THREE, "data_path": str(split_by_hand), "epochs": 1}
@@ -451,7 +466,8 @@ def test_changed_parts_are_refused(split_by_hand, quick):
 
 
 @pytest.mark.parametrize(
-    ("loader_of", "exclude"), [(get_dataloader, True), (get_dataloader, False), (get_recboles, True)]
+    ("loader_of", "exclude"),
+    [(get_dataloader, True), (get_dataloader, False), (get_recboles, True)],
 )
 def test_as_recboles_session_example(loader_of, exclude, tmp_path):
     """Two parts, loaders made by hand; only the imports differ."""
