@@ -232,8 +232,9 @@ def _prepare_data(config, trained: Vocabulary | None, saved: bool, samples: bool
     if saved or (samples and config["sample_users"]):
         item_titles(dataset, config["title_field"])  # an error must not come after training
     loaders = data_preparation(config, dataset)
-    about = {"data": counts, "parts": _count_parts(loaders), "part_files": dataset.part_files}
-    return dataset, loaders, about
+    files = dataset.part_files
+    parts = _count_parts(loaders, "eval_args" if files is None else "the files")
+    return dataset, loaders, {"data": counts, "parts": parts, "part_files": files}
 
 
 def _resume(trainer, checkpoint_file, on_epoch) -> None:
@@ -360,16 +361,16 @@ def _complete(result, model, dataset, config):
         write_recommender_files(result["run_dir"], model, dataset, config, result["data"], measured)
 
 
-def _count_parts(loaders) -> dict[str, int]:
+def _count_parts(loaders, split: str) -> dict[str, int]:
     """Rows of the parts of a split; warns of what an empty part means, before the training."""
     parts = dict(zip(("train", "valid", "test"), (len(x._dataset) for x in loaders), strict=True))
     if not parts["valid"]:
         getLogger().warning(
-            "there is no validation part: the weights of the last epoch are kept; "
+            f"{split} leave no validation part: the weights of the last epoch are kept; "
             "valid_metric and stopping_step have no effect"
         )
     if not parts["test"]:
-        getLogger().warning("there is no test part: the model is trained but not measured")
+        getLogger().warning(f"{split} leave no test part: the model is trained but not measured")
     return parts
 
 

@@ -97,7 +97,8 @@ def _check_split(split: Any) -> None:
 def _check_parts(parts: Any) -> None:
     if parts is None:
         return
-    if isinstance(parts, str) or len(parts) not in (2, 3):
+    names = isinstance(parts, (list, tuple)) and all(isinstance(part, str) for part in parts)
+    if not names or len(parts) not in (2, 3):
         raise ConfigError(
             "benchmark_filename must name the parts, [train, valid, test] or [train, test], found "
             f"{parts!r}"

@@ -157,7 +157,7 @@ def count_data(dataset) -> dict[str, int]:
 
 def _check_parts(config, dataset, parts):
     """Refuse data of which nothing is left to train on, or to be measured on."""
-    given = dataset.part_names is not None
+    given = getattr(dataset, "part_names", None) is not None  # RecBole's own has no such thing
     leave_one_out = config["eval_args"]["split"] == {"LS": "valid_and_test"} and not given
     if len(parts[0]) and (len(parts[2]) or not (leave_one_out or given)):
         return

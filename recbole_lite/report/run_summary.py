@@ -8,7 +8,9 @@ from tabulate import tabulate
 
 from recbole_lite.report.format import figure, grid
 
-NOT_TESTED = "Nothing was measured on a test set: there is no test part. The model can be used."
+NOT_TESTED = (
+    "Nothing was measured on a test set: eval_args leave no test part. The model can be used."
+)
 
 
 def render(result: dict[str, Any]) -> str:

@@ -297,7 +297,7 @@ def test_histories_are_read_without_being_named(listed):
         ("train", "must name the parts, .* found 'train'"),
         ([*THREE, "more"], "must name the parts"),
         (["train", "test", "test"], "each part must have a name of its own"),
-        ([1, 2], "benchmark_filename must be a list of names"),
+        ([1, 2], "must name the parts, .* found \\[1, 2\\]"),
     ],
 )
 def test_names_that_are_no_parts(configured, names, message):
@@ -440,10 +440,10 @@ def test_whole_run(model, name, split_by_hand, quick):
         assert "eave-one-out" not in card
 
 
-@pytest.mark.parametrize("model", ["BERT4Rec", "ItemKNN", "ItemLM", "P5", "Pop"])
+@pytest.mark.parametrize("model", ["BERT4Rec", "ItemKNN", "ItemLM", "LightLM", "P5", "Pop"])
 def test_other_models(model, split_by_hand, quick, llm_folders):
     changes = {"benchmark_filename": TWO, "data_path": str(split_by_hand), "epochs": 1}
-    changes["tokenizer"] = str(llm_folders["t5"])
+    changes["tokenizer"] = str(llm_folders["writer"])
     result = run(model, "lists", config_dict=quick(**changes), saved=False)
     assert result["best_valid_result"] is None
     assert 0 <= result["test_result"]["recall@5"] <= 1
