@@ -11,7 +11,6 @@ from recbole.data.interaction import Interaction
 
 from recbole_lite.data.dataset_processing import ProcessingMixin
 from recbole_lite.data.dataset_reading import ReadingMixin
-from recbole_lite.data.presplit import PartsMixin
 from recbole_lite.data.vocabulary import interactions_sha256
 from recbole_lite.data.windows import SequenceStore, Windows
 from recbole_lite.utils.dataset_names import part_file
@@ -20,7 +19,7 @@ from recbole_lite.utils.errors import DataError, OtherIdsError
 WITHOUT_TIMES = '--eval_args="{order: RO}"'
 
 
-class SequencesMixin(PartsMixin, ReadingMixin, ProcessingMixin):
+class SequencesMixin(ReadingMixin, ProcessingMixin):
     """Sequences in exact order, kept once; windows over them."""
 
     @property

@@ -10,6 +10,7 @@ from recbole.utils import FeatureSource, FeatureType
 
 from recbole_lite.data.atomic_reader import AtomicTable, read_atomic, read_header
 from recbole_lite.data.column_settings import check_columns, check_load_columns
+from recbole_lite.data.presplit import PartsMixin
 from recbole_lite.data.sources.prepare_dataset import ensure_dataset
 from recbole_lite.utils.dataset_names import find_parts
 from recbole_lite.utils.errors import DataError
@@ -18,7 +19,7 @@ from recbole_lite.utils.errors import DataError
 _JOINED = {FeatureSource.INTERACTION, FeatureSource.USER, FeatureSource.ITEM}
 
 
-class ReadingMixin:
+class ReadingMixin(PartsMixin):
     """Overrides of RecBole's Dataset that read files; which and why: docs/recbole.md."""
 
     def _load_data(self, token, dataset_path):
