@@ -16,6 +16,7 @@ _PUBLIC = {
     "Recommender": "inference.recommender",
     "create_dataset": "data.preparation",
     "data_preparation": "data.preparation",
+    "get_dataloader": "data.preparation",
     "get_model": "config.registry",
     "get_trainer": "config.registry",
     "load_data_and_model": "inference.saved_run",
@@ -27,6 +28,7 @@ __all__ = [
     "__version__",
     "create_dataset",
     "data_preparation",
+    "get_dataloader",
     "get_model",
     "get_trainer",
     "load_data_and_model",
@@ -36,7 +38,7 @@ __all__ = [
 if TYPE_CHECKING:
     from recbole_lite.config.configurator import LiteConfig
     from recbole_lite.config.registry import get_model, get_trainer
-    from recbole_lite.data import create_dataset, data_preparation
+    from recbole_lite.data import create_dataset, data_preparation, get_dataloader
     from recbole_lite.inference.recommender import Recommender
     from recbole_lite.inference.saved_run import load_data_and_model
     from recbole_lite.quick_start import run

@@ -273,7 +273,7 @@ def _check_before_data(config, saved: bool) -> None:
 
 
 def _prepare_data(config, trained: Vocabulary | None, saved: bool, samples: bool) -> tuple:
-    """Read and split the data; returns the data set, its loaders, ``data`` and ``parts``."""
+    """Read and split the data; returns the data set, its loaders, and what there is of them."""
     dataset = create_dataset(config, trained)
     counts = count_data(dataset)  # before the split
     size = ", ".join(f"{count:,} {name}" for name, count in counts.items())
@@ -287,7 +287,9 @@ def _prepare_data(config, trained: Vocabulary | None, saved: bool, samples: bool
     loaders = data_preparation(config, dataset)
     if samples and config["sample_users"] and len(loaders[2]._dataset):
         check_sampled(loaders[2]._dataset)
-    return dataset, loaders, {"data": counts, "parts": _count_parts(loaders)}
+    files = dataset.part_files
+    parts = _count_parts(loaders, "eval_args" if files is None else "the files")
+    return dataset, loaders, {"data": counts, "parts": parts, "part_files": files}
 
 
 def _resume(trainer, checkpoint_file, on_epoch) -> None:
@@ -414,16 +416,16 @@ def _complete(result, model, dataset, config):
         write_recommender_files(result["run_dir"], model, dataset, config, result["data"], measured)
 
 
-def _count_parts(loaders) -> dict[str, int]:
+def _count_parts(loaders, split: str) -> dict[str, int]:
     """Rows of the parts of a split; warns of what an empty part means, before the training."""
     parts = dict(zip(("train", "valid", "test"), (len(x._dataset) for x in loaders), strict=True))
     if not parts["valid"]:
         getLogger().warning(
-            "eval_args leave no validation part: the weights of the last epoch are kept; "
+            f"{split} leave no validation part: the weights of the last epoch are kept; "
             "valid_metric and stopping_step have no effect"
         )
     if not parts["test"]:
-        getLogger().warning("eval_args leave no test part: the model is trained but not measured")
+        getLogger().warning(f"{split} leave no test part: the model is trained but not measured")
     return parts
 
 

@@ -216,10 +216,12 @@ class LiteConfig(Config):
         check_folder(self.final_config_dict["checkpoint_dir"], "checkpoint_dir")
         data_path = Path(self.final_config_dict["data_path"]) / self.dataset
         self._set_repeatable()
+        parts = self.final_config_dict["benchmark_filename"] or []
+        files = [f"{self.dataset}.{part}.inter" for part in parts] or [f"{self.dataset}.inter"]
         with _as_config_error():
             super()._set_default_parameters()
         # RecBole always takes its own copy of ml-100k; a copy of the user's comes first.
-        if (data_path / f"{self.dataset}.inter").is_file():
+        if all((data_path / file).is_file() for file in files):
             self.final_config_dict["data_path"] = str(data_path)
         self._check_loss()
         self._check_mask()

@@ -19,7 +19,7 @@ _WITHOUT_K = {"gauc"}  # the metric that ranks, but not a list of K
 
 
 def check_protocol(settings: Mapping[str, Any], sequential: bool) -> None:
-    """Check ``eval_args``, ``metrics``, ``topk`` and ``valid_metric``.
+    """Check ``eval_args``, ``benchmark_filename``, ``metrics``, ``topk`` and ``valid_metric``.
 
     Parameters
     ----------
@@ -34,6 +34,7 @@ def check_protocol(settings: Mapping[str, Any], sequential: bool) -> None:
         With the key, what was found and what to write.
     """
     _check_eval_args(settings["eval_args"], sequential)
+    _check_parts(settings["benchmark_filename"])
     metrics = _checked_metrics(settings["metrics"])
     topk = _checked_topk(settings["topk"])
     _check_kinds(metrics, settings["eval_args"]["mode"])
@@ -91,6 +92,19 @@ def _check_split(split: Any) -> None:
             "eval_args: split RS must be three numbers, the shares of training, validation and "
             f"test (0.0 leaves a part out: [0.9, 0.1, 0.0]), found {value!r}"
         )
+
+
+def _check_parts(parts: Any) -> None:
+    if parts is None:
+        return
+    names = isinstance(parts, (list, tuple)) and all(isinstance(part, str) for part in parts)
+    if not names or len(parts) not in (2, 3):
+        raise ConfigError(
+            "benchmark_filename must name the parts, [train, valid, test] or [train, test], found "
+            f"{parts!r}"
+        )
+    if len(set(parts)) < len(parts) or not all(parts):
+        raise ConfigError(f"benchmark_filename: each part must have a name of its own: {parts!r}")
 
 
 def _checked_metrics(value: Any) -> list[str]:

@@ -5,9 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from recbole_lite.data.preparation import count_data, create_dataset, data_preparation
+    from recbole_lite.data.preparation import (
+        count_data,
+        create_dataset,
+        data_preparation,
+        get_dataloader,
+    )
 
-__all__ = ["count_data", "create_dataset", "data_preparation"]
+__all__ = ["count_data", "create_dataset", "data_preparation", "get_dataloader"]
 
 
 def __getattr__(name: str):

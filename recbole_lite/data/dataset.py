@@ -11,9 +11,10 @@ from recbole.data.interaction import Interaction
 
 from recbole_lite.data.dataset_processing import ProcessingMixin
 from recbole_lite.data.dataset_reading import ReadingMixin
-from recbole_lite.data.stable_order import by_appearance, stable_order
+from recbole_lite.data.stable_order import stable_order
 from recbole_lite.data.vocabulary import interactions_sha256
 from recbole_lite.data.windows import SequenceStore, Windows
+from recbole_lite.utils.dataset_names import part_file
 from recbole_lite.utils.errors import DataError, OtherIdsError
 
 WITHOUT_TIMES = '--eval_args="{order: RO}"'
@@ -22,12 +23,31 @@ WITHOUT_TIMES = '--eval_args="{order: RO}"'
 class SequencesMixin(ReadingMixin, ProcessingMixin):
     """Sequences in exact order, kept once; windows over them."""
 
-    def _compare_with_training(self, users: np.ndarray, items: np.ndarray, shuffled: bool = False):
+    @property
+    def inter_path(self) -> Path:
+        """File of the interactions, or of their first part; for messages."""
+        name = self.dataset_name
+        names = self.part_names
+        return Path(self.dataset_path, part_file(name, names[0]) if names else f"{name}.inter")
+
+    def _compare_with_training(
+        self,
+        users: np.ndarray,
+        items: np.ndarray,
+        shuffled: bool = False,
+        part: np.ndarray | None = None,
+    ):
         """Compare the interactions, in the order in which they are used, with the training's."""
-        found = self.vocabulary.interactions = interactions_sha256(users, items)
+        columns = (users, items) if part is None else (users, items, part)
+        found = self.vocabulary.interactions = interactions_sha256(*columns)
         trained = self._numbering and self._numbering.vocabulary
         if trained is None or trained.interactions in (None, found):
             return
+        if part is not None:
+            raise OtherIdsError(
+                f"{trained.source}: the parts of {self.dataset_name} have other rows than in "
+                "training; training interactions could be tested. Use the files of the training"
+            )
         if shuffled:
             raise OtherIdsError(
                 f"{trained.source}: {self.dataset_name}.inter has other lines than in training, or "
@@ -41,6 +61,8 @@ class SequencesMixin(ReadingMixin, ProcessingMixin):
 
     def _sequence_store(self) -> SequenceStore:
         """Sort interactions by user, exact time and file order (call before conversion)."""
+        if self._part is not None:
+            return self._part_store()
         users = self.inter_feat[self.uid_field].to_numpy()
         order = stable_order(users) if self._time is None else stable_order(users, self._time)
         del users
@@ -60,6 +82,8 @@ class SequencesMixin(ReadingMixin, ProcessingMixin):
                 setattr(self, name, self._dataframe_to_interaction(getattr(self, name)))
 
     def _all_windows(self, store: SequenceStore) -> Windows:
+        if store.part is not None:
+            return self._part_windows(store)
         return Windows.over_all_targets(
             store,
             self.config["MAX_ITEM_LIST_LENGTH"],
@@ -92,21 +116,26 @@ class LiteSequentialDataset(SequencesMixin, SequentialDataset):
     """Dataset of sequential models: windows over sequences in exact order."""
 
     def _change_feat_format(self):
-        if self.config["benchmark_filename"] is not None:
-            super()._change_feat_format()
-            return
-        if self._time is None:
+        if self._time is None and not self._has_histories:
             raise DataError(
                 f"no column {self.time_field!r} was read; sequences need it "
                 "(keys TIME_FIELD and load_col). A general model (BPR, ItemKNN, Pop) runs without "
                 f"times: {WITHOUT_TIMES}",
-                Path(self.dataset_path, f"{self.dataset_name}.inter"),
+                self.inter_path,
             )
         self._convert_side_features()
         store = self._sequence_store()
         self.inter_feat = Interaction(store.columns)
         self._aug_presets()
         self.inter_feat = self._all_windows(store)
+
+    def build(self):
+        """Split; parts that the files give are windows like those of any other split."""
+        if self._part is None:
+            return super().build()
+        self._change_feat_format()
+        self._drop_unused_col()
+        return [self.copy(part) for part in self._split_parts(self.inter_feat)]
 
     def data_augmentation(self):
         """Do nothing: :meth:`_change_feat_format` has made the windows."""
@@ -135,8 +164,7 @@ class LiteSequentialDataset(SequencesMixin, SequentialDataset):
     def inter_matrix(self, form="coo", value_field=None):
         """User-item matrix of the windows' targets and of each user's first item."""
         windows = self.inter_feat
-        firsts = np.unique(windows.store.user_start(windows.rows))
-        rows = np.concatenate([windows.rows, firsts])
+        rows = self._rows_of_matrix(windows)
         local = windows.select(rows)
         fields = [self.uid_field, self.iid_field, *([value_field] if value_field else [])]
         return self._create_sparse_matrix(
@@ -147,6 +175,12 @@ class LiteSequentialDataset(SequencesMixin, SequentialDataset):
             value_field,
         )
 
+    @staticmethod
+    def _rows_of_matrix(windows):
+        if windows.store.sequence is not None:
+            return windows.covered_rows()
+        return np.concatenate([windows.rows, np.unique(windows.store.user_start(windows.rows))])
+
 
 class LiteGeneralDataset(SequencesMixin, Dataset):
     """Dataset of models without sequences (Pop, BPR ...), split and ranked like the others.
@@ -156,29 +190,41 @@ class LiteGeneralDataset(SequencesMixin, Dataset):
     """
 
     def build(self):
-        """Split; other ways than leave-one-out are left to RecBole."""
+        """Split; ratios and random orders are left to RecBole."""
+        if self._part is not None:
+            return self._build_windows()
         split, order = (self.config["eval_args"][key] for key in ("split", "order"))
-        if order == "TO" and self._time is None and self.benchmark_filename_list is None:
+        if order == "TO" and self._time is None:
             raise DataError(
                 f"no column {self.time_field!r} was read, and eval_args order: TO splits by time. "
                 f"Set {WITHOUT_TIMES} to split at random, or TIME_FIELD and load_col",
-                Path(self.dataset_path, f"{self.dataset_name}.inter"),
+                self.inter_path,
             )
         if order != "TO" or split != {"LS": "valid_and_test"}:
             self._compare_lines_with_training()
             return super().build()
+        return self._build_windows()
+
+    def _build_windows(self):
+        """Plain interactions for training, and windows for each part that is held out."""
         self._convert_side_features()
         store = self._sequence_store()
         windows = self._all_windows(store)
-        windows.sort_by_time()
         self.inter_feat = Interaction(store.columns)
         self._drop_unused_col()
-        _, valid, test = split_last(windows, 2)
-        in_training = np.ones(len(store), dtype=bool)
-        in_training[valid.rows] = in_training[test.rows] = False
-        rows = torch.from_numpy(np.flatnonzero(in_training))
+        if store.part is not None:
+            train, *held_out = self._split_parts(windows)
+            in_training = store.part == 0
+        else:
+            windows.sort_by_time()
+            train, *held_out = split_last(windows, 2)
+            in_training = np.ones(len(store), dtype=bool)
+            for part in held_out:
+                in_training[part.rows] = False
+        rows = np.flatnonzero(in_training) if store.sequence is None else train.covered_rows()
+        rows = torch.from_numpy(rows)
         train = Interaction({field: column[rows] for field, column in store.columns.items()})
-        return [self.copy(part) for part in (train, valid, test)]
+        return [self.copy(part) for part in (train, *held_out)]
 
     def _compare_lines_with_training(self):
         users, items = (self.inter_feat[f].to_numpy() for f in (self.uid_field, self.iid_field))
@@ -199,12 +245,9 @@ def split_last(windows: Windows, n: int) -> list[Windows]:
     list of Windows
         Training, then the parts left out, the latest last.
     """
-    users, n_users = windows[windows.store.user_field].numpy(), len(windows.store.starts)
-    place, appeared = np.zeros(n_users, dtype=np.int64), by_appearance(users, n_users)
-    place[appeared] = np.arange(len(appeared))
-    owner = place[users]
-    rows = windows.rows[stable_order(owner)]  # grouped by user, in order within
-    counts = np.bincount(owner)
+    windows = windows.select(windows.rows)
+    counts = np.bincount(windows.group_by_user())
+    rows = windows.rows
     ends = np.cumsum(counts)
     training = np.ones(len(rows), dtype=bool)
     parts = []

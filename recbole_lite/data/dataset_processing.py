@@ -61,6 +61,10 @@ class ProcessingMixin:
             if feat is None:
                 continue
             present = self.inter_feat[field].unique()
+            histories = field + self.config["LIST_SUFFIX"]  # of parts that are split already
+            if self.part_names is not None and histories in self.inter_feat:
+                cells = self.inter_feat[histories].to_list()
+                present = pd.unique(np.concatenate([np.asarray(present, dtype=object), *cells]))
             keep = feat[field].isin(present)
             missing = len(present) - int(keep.sum())
             if missing:

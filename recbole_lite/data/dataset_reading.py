@@ -15,20 +15,25 @@ from recbole_lite.data.column_settings import (
     check_load_columns,
     check_types,
 )
+from recbole_lite.data.presplit import PartsMixin
 from recbole_lite.data.sources.prepare_dataset import ensure_dataset
+from recbole_lite.utils.dataset_names import find_parts
 from recbole_lite.utils.errors import DataError
 
 # Their columns meet in one batch, so each needs a name of its own.
 _JOINED = {FeatureSource.INTERACTION, FeatureSource.USER, FeatureSource.ITEM}
 
 
-class ReadingMixin:
+class ReadingMixin(PartsMixin):
     """Overrides of RecBole's Dataset that read files; which and why: docs/recbole.md."""
 
     def _load_data(self, token, dataset_path):
         check_load_columns(self.config)
         if self.benchmark_filename_list is None:
+            _check_for_parts(Path(dataset_path), token)
             ensure_dataset(token, Path(dataset_path).parent, log=self.logger.info)
+        elif not Path(dataset_path).is_dir():
+            raise DataError("there is no such folder; check dataset and data_path", dataset_path)
         super()._load_data(token, dataset_path)
 
     def _init_alias(self):
@@ -49,6 +54,8 @@ class ReadingMixin:
         if load == set():
             return None
         header = read_header(filepath, **self._format)
+        if source == FeatureSource.INTERACTION:
+            load = self._with_lists(load, header)
         columns = [
             field
             for field in header
@@ -199,6 +206,16 @@ class ReadingMixin:
                 path,
             )
         return texts
+
+
+def _check_for_parts(folder: Path, name: str) -> None:
+    parts = find_parts(folder, name)
+    if "train" in parts and not (folder / f"{name}.inter").is_file():
+        raise DataError(
+            f"there is no such file; if the parts {', '.join(parts)} in its folder are the split "
+            f"to use, set benchmark_filename: [{', '.join(parts)}]",
+            folder / f"{name}.inter",
+        )
 
 
 def _as_text(value) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recbole.data import dataset as recbole_datasets
 from recbole.data.dataset import Dataset
-from recbole.data.utils import create_samplers, get_dataloader
+from recbole.data.utils import create_samplers
+from recbole.data.utils import get_dataloader as get_recbole_dataloader
 from recbole.utils import ModelType
 
 from recbole_lite.data.column_settings import check_counts
@@ -20,7 +23,7 @@ from recbole_lite.data.sharding import shard_loaders, skip_empty_batches
 from recbole_lite.data.topn_candidates import attach_candidates
 from recbole_lite.data.vocabulary import Vocabulary
 from recbole_lite.data.windows import RandomSegments, ResampledWindows, Windows
-from recbole_lite.utils.errors import DataError
+from recbole_lite.utils.errors import ConfigError, DataError
 from recbole_lite.utils.process_group import as_single_process
 
 if TYPE_CHECKING:
@@ -46,6 +49,11 @@ def create_dataset(config: LiteConfig, trained: Vocabulary | None = None) -> Dat
     own = getattr(recbole_datasets, f"{config['model']}Dataset", None)
     if own is not None and issubclass(own, recbole_datasets.KGSeqDataset):
         _check_graph(config)
+    if own is not None and config["benchmark_filename"]:
+        raise ConfigError(
+            f"benchmark_filename: {config['model']} lays its samples in a way of its own, which "
+            "needs one file of interactions; leave benchmark_filename out"
+        )
     if own is not None:  # RecBole lays the samples of a few models, e.g. DIEN, in its own way
         return type(f"Lite{own.__name__}", (SequencesMixin, own), {})(config, trained)
     if config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
@@ -72,7 +80,8 @@ def data_preparation(config: LiteConfig, dataset: Dataset):
     Returns
     -------
     tuple
-        Loaders for training, validation and test, as RecBole's function of this name does.
+        Loaders for training, validation and test, as RecBole's function of this name does. Of a
+        data set in two parts, training and test, the validation is empty.
     """
     for key in ("save_dataset", "save_dataloaders"):
         if config[key]:
@@ -81,12 +90,10 @@ def data_preparation(config: LiteConfig, dataset: Dataset):
     check_counts(config, dataset)
     phases = ("train", "valid", "test")
     parts = dataset.build()
+    if len(parts) == 2:
+        parts.insert(1, parts[1].copy(parts[1].inter_feat.select([])))
     _check_parts(config, dataset, parts)
-    classes = [get_dataloader(config, phase) for phase in phases]
-    if isinstance(parts[0].inter_feat, Windows):
-        parts[0].inter_feat = _training_windows(config, parts[0].inter_feat)
-        if isinstance(parts[0].inter_feat, ResampledWindows):
-            classes[0] = ResamplingLoader
+    classes = [_loader_class(config, *each) for each in zip(phases, parts, strict=True)]
     if config["task"] == "topn":
         attach_candidates(config, dataset, parts)
         if getattr(parts[0].inter_feat, "candidates", None) is not None:
@@ -106,6 +113,41 @@ def data_preparation(config: LiteConfig, dataset: Dataset):
     return shard_loaders(config, loaders)
 
 
+def get_dataloader(config: LiteConfig, phase: str) -> Callable:
+    """Loader of a part, for code that makes its loaders by hand as RecBole's examples do.
+
+    Parameters
+    ----------
+    config : LiteConfig
+    phase : str
+        ``train``, ``valid`` or ``test``.
+
+    Returns
+    -------
+    callable
+        ``(config, part of dataset.build(), sampler, shuffle=False)`` -> the loader that
+        :func:`data_preparation` would make: with the windows of ``train_strategy``, or with the
+        mask of ``eval_exclude_history``.
+    """
+    return partial(_make_loader, phase)
+
+
+def _make_loader(phase, config, dataset, sampler=None, shuffle=False):
+    return _loader_class(config, phase, dataset)(config, dataset, sampler, shuffle=shuffle)
+
+
+def _loader_class(config, phase: str, part) -> type:
+    """Class of a part's loader; lays the windows of training."""
+    loader = get_recbole_dataloader(config, phase)
+    if not isinstance(part.inter_feat, Windows):
+        return loader
+    if phase == "train":
+        part.inter_feat = _training_windows(config, part.inter_feat)
+        return ResamplingLoader if isinstance(part.inter_feat, ResampledWindows) else loader
+    # RecBole's loader of sampled negatives cannot be empty.
+    return HistoryMaskLoader if loader is FullSortEvalDataLoader or not len(part) else loader
+
+
 def count_data(dataset) -> dict[str, int]:
     """Number of users, items and interactions of a data set that is not split yet."""
     return {
@@ -117,10 +159,17 @@ def count_data(dataset) -> dict[str, int]:
 
 def _check_parts(config, dataset, parts):
     """Refuse data of which nothing is left to train on, or to be measured on."""
-    leave_one_out = config["eval_args"]["split"] == {"LS": "valid_and_test"}
-    if len(parts[0]) and (len(parts[2]) or not leave_one_out):
+    given = getattr(dataset, "part_names", None) is not None  # RecBole's own has no such thing
+    leave_one_out = config["eval_args"]["split"] == {"LS": "valid_and_test"} and not given
+    if len(parts[0]) and (len(parts[2]) or not (leave_one_out or given)):
         return
     missing = "training" if not len(parts[0]) else "the test"
+    if given:
+        raise DataError(
+            f"the parts of {dataset.dataset_name} leave nothing for {missing}: it needs a row with "
+            "an earlier one of its user, or with a history",
+            dataset.inter_path,
+        )
     need = "; no user has 3 interactions or more" if leave_one_out else ""
     raise DataError(
         f"the split leaves no interactions for {missing}{need}. Add data, or change eval_args or "

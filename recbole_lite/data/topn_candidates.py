@@ -193,7 +193,7 @@ def attach_candidates(config, dataset, parts) -> None:
     ):
         raise ConfigError(
             "task: topn asks for one item of each user: leave eval_args split at "
-            "{LS: valid_and_test}, and benchmark_filename out"
+            "{LS: valid_and_test}"
         )
     seed, count = config["topn_seed"], config["topn_negatives"]
 

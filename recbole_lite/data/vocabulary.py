@@ -156,10 +156,11 @@ class Numbering:
             )
 
 
-def interactions_sha256(users: np.ndarray, items: np.ndarray) -> str:
-    """SHA-256 of internal ids of users and items, ``[n]`` each, in their order."""
-    found = hashlib.sha256(np.ascontiguousarray(users, dtype="<i8"))
-    found.update(np.ascontiguousarray(items, dtype="<i8"))
+def interactions_sha256(*columns: np.ndarray) -> str:
+    """SHA-256 of internal ids of users and items (and parts), ``[n]`` each, in their order."""
+    found = hashlib.sha256()
+    for column in columns:
+        found.update(np.ascontiguousarray(column, dtype="<i8"))
     return found.hexdigest()
 
 

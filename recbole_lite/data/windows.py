@@ -10,10 +10,11 @@ from __future__ import annotations
 import copy
 
 import numpy as np
+import pandas as pd
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_lite.data.stable_order import stable_order
+from recbole_lite.data.stable_order import by_appearance, stable_order
 
 SEEN = "seen_list"  # field of a batch: items of the user before the window
 CANDIDATES = "topn_candidates"  # field of a batch: the target among negatives (task: topn)
@@ -31,6 +32,16 @@ class SequenceStore:
     user_field, item_field : str
     n_users : int
         Number of users, padding included; user ids are below it.
+
+    Attributes
+    ----------
+    sequence, part : numpy.ndarray or None
+        ``[n]`` numbers. The rows of one sequence follow one another; None: a user is a sequence.
+        Part of a split that the files give (:mod:`recbole_lite.data.presplit`).
+    counted_rows : numpy.ndarray or None
+        Rows that have each interaction of training, validation and test once; None: all.
+    without_list : set of str
+        Fields that have no values in the history.
     """
 
     def __init__(
@@ -48,13 +59,30 @@ class SequenceStore:
         users = columns[user_field].numpy()
         # starts[u]..starts[u + 1] are the rows of user u.
         self.starts = np.searchsorted(users, np.arange(n_users + 1))
+        self.sequence: np.ndarray | None = None
+        self.part: np.ndarray | None = None
+        self.counted_rows: np.ndarray | None = None
+        self.without_list = {user_field}
 
     def __len__(self) -> int:
         return len(self.columns[self.user_field])
 
     def user_start(self, rows: np.ndarray) -> np.ndarray:
-        """First row of the user whom each of `rows` belongs to."""
+        """First row of the user, or of the sequence, to which each of `rows` belongs."""
+        if self.sequence is not None:
+            return self._sequence_starts[rows]
         return self.starts[self.columns[self.user_field].numpy()[rows]]
+
+    def set_sequences(self, sequence: np.ndarray) -> None:
+        """Make several sequences of a user's rows; see ``sequence`` above."""
+        first = np.flatnonzero(np.diff(sequence, prepend=sequence[0] - 1))
+        self._sequence_starts = np.repeat(first, np.diff(first, append=len(sequence)))
+        self.sequence = sequence
+
+    def counted_items(self) -> np.ndarray:
+        """Items of all interactions of training, validation and test, ``[n]``."""
+        items = self.columns[self.item_field].numpy()
+        return items if self.counted_rows is None else items[self.counted_rows]
 
 
 class Windows(Interaction):
@@ -163,6 +191,24 @@ class Windows(Interaction):
         """Sort the windows in place by the exact time of their targets; ties keep their order."""
         self._reindex(stable_order(self.store.time[self.rows]))
 
+    def group_by_user(self) -> np.ndarray:
+        """Sort the windows in place by user, the one whose window comes first being the first.
+
+        That is RecBole's order of users; a user's windows keep theirs.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``[n]`` number of the user of each window, from 0.
+        """
+        users, n_users = self[self.store.user_field].numpy(), len(self.store.starts)
+        place, appeared = np.zeros(n_users, dtype=np.int64), by_appearance(users, n_users)
+        place[appeared] = np.arange(len(appeared))
+        owner = place[users]
+        order = stable_order(owner)
+        self._reindex(order)
+        return owner[order]
+
     def drop(self, column):
         """Leave a field out of the store, for all windows that share it."""
         self.store.columns.pop(column)
@@ -194,7 +240,7 @@ class Windows(Interaction):
         names = [
             field + self.list_suffix
             for field in self.store.columns
-            if field != self.store.user_field
+            if field not in self.store.without_list
         ]
         batch.update(self._lists(rows, lengths, names))
         if self.lists_seen:
@@ -232,17 +278,26 @@ class Windows(Interaction):
         return self.store.columns[self.store.item_field][torch.from_numpy(positions)] * inside
 
     def user_bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """First row in the store and row of the last target, of each user who has a window."""
-        users = self.store.columns[self.store.user_field].numpy()[self.rows]
-        present = np.unique(users)
-        last = np.zeros(users.max(initial=0) + 1, dtype=np.int64)
-        np.maximum.at(last, users, self.rows)
-        return self.store.starts[present], last[present]
+        """First row in the store and row of the last target, of each user who has a window.
+
+        Where a user has several sequences: of each, but of those that another one continues.
+        """
+        rows = self.rows
+        if self.store.sequence is not None:
+            rows = rows[~_continued(self.store, rows)]
+        last = np.zeros(len(self.store), dtype=np.int64)  # by first row; a target comes behind it
+        np.maximum.at(last, self.store.user_start(rows), rows)
+        first = np.flatnonzero(last)
+        return first, last[first]
+
+    def covered_rows(self) -> np.ndarray:
+        """Rows of the store from the first of each user to the last target, ``[n]``."""
+        first, last = self.user_bounds()
+        return expand_ranges(first, last - first + 1)[1]
 
     def interactions(self) -> tuple[np.ndarray, np.ndarray]:
         """Users and items of all interactions that the windows cover, ``[n]`` each."""
-        first, last = self.user_bounds()
-        _, rows = expand_ranges(first, last - first + 1)
+        rows = self.covered_rows()
         columns = self.store.columns
         users, items = columns[self.store.user_field], columns[self.store.item_field]
         return users.numpy()[rows], items.numpy()[rows]
@@ -332,6 +387,24 @@ class RandomSegments(ResampledWindows):
     def first_row_of(self, selection) -> np.ndarray:
         """First row of each of the selected segments."""
         return np.atleast_1d(self.begins[selection])
+
+
+def _continued(store: SequenceStore, rows: np.ndarray) -> np.ndarray:
+    """Whether the sequence up to each of `rows` begins another one of its user, or repeats it."""
+    first = store.user_start(rows)
+    users = store.columns[store.user_field].numpy()
+    items = store.columns[store.item_field].numpy().astype(np.int64)
+    length, n_items = rows - first + 1, items.max(initial=0) + 1
+    found = np.zeros(len(rows), dtype=bool)
+    alive, begun = np.arange(len(rows)), users[rows].astype(np.int64)
+    for step in range(length.max(initial=0)):  # sequences with one beginning get one number
+        begun = begun * n_items + items[first[alive] + step]
+        _, begun = np.unique(begun, return_inverse=True)
+        ends = length[alive] == step + 1
+        again = np.isin(begun[ends], begun[~ends]) | pd.Series(begun[ends]).duplicated().to_numpy()
+        found[alive[ends]] = again
+        alive, begun = alive[~ends], begun[~ends]
+    return found
 
 
 def expand_ranges(starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

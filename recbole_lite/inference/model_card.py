@@ -7,6 +7,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from recbole_lite.inference.model_folder import ModelBundle
+from recbole_lite.utils.dataset_names import part_file
 
 PAPER = "https://arxiv.org/abs/2402.09543"
 
@@ -35,7 +36,7 @@ def model_card(bundle: ModelBundle) -> ModelCard:
                 task_type="sequential-recommendation",
                 dataset_type=bundle.dataset,
                 dataset_name=bundle.dataset,
-                dataset_split="test (leave-one-out)",
+                dataset_split=f"test ({_split(bundle.dataset, bundle.settings)})",
                 metric_type=metric,
                 metric_value=round(float(value), 6),
             )
@@ -47,7 +48,7 @@ def model_card(bundle: ModelBundle) -> ModelCard:
     sections = {
         "Use": _use(name),
         "Data": _data(bundle),
-        "Protocol": _protocol(bundle.settings, bundle.about.get("results", {})),
+        "Protocol": _protocol(bundle.dataset, bundle.settings, bundle.about.get("results", {})),
         "Results": _results(bundle.about),
         "Limits": _limits(bundle),
     }
@@ -96,10 +97,17 @@ def _data(bundle: ModelBundle) -> str:
     return f"`{bundle.dataset}`: {listed}.{more} Weights are of epoch {epoch}."
 
 
-def _protocol(settings, results) -> str:
+def _split(dataset: str, settings) -> str:
+    if parts := settings.get("benchmark_filename"):
+        return "files " + ", ".join(part_file(dataset, part) for part in parts)
     split = (settings.get("eval_args") or {}).get("split")
+    return "leave-one-out" if split == {"LS": "valid_and_test"} else str(split)
+
+
+def _protocol(dataset: str, settings, results) -> str:
+    split = _split(dataset, settings)
     left_out = "excluding the items of the user's history"
-    if split == {"LS": "valid_and_test"}:
+    if split == "leave-one-out":
         how = "Leave-one-out: each user's last item is the test item, the one before validation."
     else:
         how = f"Split: `{split}`."

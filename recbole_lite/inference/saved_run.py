@@ -220,8 +220,9 @@ def catalogue_from_dataset(dataset, config) -> Catalogue:
         getLogger().warning(f"items are named by their ids alone: {error}")
         titles, texts = ids, [""] * len(ids)
     feat = dataset.inter_feat
-    columns = feat.store.columns if hasattr(feat, "store") else feat  # the store: before the split
-    items = np.asarray(columns[dataset.iid_field])
+    # The store: before the split.
+    items = feat.store.counted_items() if hasattr(feat, "store") else feat[dataset.iid_field]
+    items = np.asarray(items)
     counts = np.bincount(items, minlength=dataset.item_num)[1:].tolist()
     return Catalogue(ids[1:], titles[1:], texts[1:], counts)
 

@@ -158,7 +158,7 @@ def comparable_runs(record: RunRecord) -> tuple[list[RunRecord], list[str]]:
 
 def protocol_difference(a: RunRecord, b: RunRecord) -> str | None:
     """Why the figures of two runs cannot be compared, in one line; None: they can."""
-    for key in ("dataset", "data"):
+    for key in ("dataset", "data", "part_files"):
         if a.metrics.get(key) != b.metrics.get(key):
             return f"{key}: {_told(a.metrics.get(key))} and {_told(b.metrics.get(key))}"
     mine, its = (run.metrics.get("protocol") or {} for run in (a, b))

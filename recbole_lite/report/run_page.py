@@ -95,9 +95,8 @@ def _how(record: RunRecord) -> str:
         against = f"{protocol['topn_negatives']} negatives"
     seen = " except those in the user's history" if protocol.get("eval_exclude_history") else ""
     users = record.metrics.get("test_set")
-    split = (protocol.get("eval_args") or {}).get("split")
-    split = "leave-one-out" if split == {"LS": "valid_and_test"} else f"split {split}"
-    said = [f"{split.capitalize()}; ranked against {against}{seen}."]
+    split = _split(record)
+    said = [f"{split[0].upper()}{split[1:]}; ranked against {against}{seen}."]
     if not record.metrics["test"]:
         said = [f"Nothing was measured: the {split} leaves no test part."]
     if users:
@@ -106,6 +105,13 @@ def _how(record: RunRecord) -> str:
             "standard error; it does not include the variation over seeds."
         )
     return " ".join(said)
+
+
+def _split(record: RunRecord) -> str:
+    if files := record.metrics.get("part_files"):
+        return "split by the files " + ", ".join(f"{f} ({n:,} rows)" for f, n in files.items())
+    split = (record.metrics["protocol"].get("eval_args") or {}).get("split")
+    return "leave-one-out" if split == {"LS": "valid_and_test"} else f"split {split}"
 
 
 # -- other runs -------------------------------------------------------------------------------

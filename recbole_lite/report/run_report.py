@@ -200,6 +200,7 @@ def _metrics(config, result) -> dict[str, Any]:
         "resumed": bool(config["resume"]),
         "data": result["data"],
         "parts": result["parts"],
+        "part_files": result["part_files"],
         "valid_metric": config["valid_metric"].lower(),
         "valid": to_plain(result["best_valid_result"]),
         "test": to_plain(result["test_result"]),

@@ -74,7 +74,7 @@ def read_tested_users(dataset, valid_data, test_data) -> TestedUsers | None:
     if not len(users) or len(np.unique(users)) < len(users):
         return None
     targets = windows[dataset.iid_field].numpy()
-    items = windows.store.columns[dataset.iid_field].numpy()
+    items = windows.store.counted_items()
     held_out = [targets, valid_data._dataset.inter_feat[dataset.iid_field].numpy()]
     counts = np.bincount(items, minlength=dataset.item_num)
     for ids in held_out:

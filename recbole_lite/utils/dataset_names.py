@@ -3,10 +3,29 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from recbole_lite.utils.errors import DataError
 
 MAX_BYTES = 200  # file systems allow 255 for a file, and a log's name holds more than the data set
+
+USUAL_PARTS = ("train", "valid", "test")
+
+
+def part_file(name: str, part: str) -> str:
+    """Name of the file of a part."""
+    return f"{name}.{part}.inter"
+
+
+def find_parts(folder: str | Path, name: str) -> list[str]:
+    """Names of the parts in a data set's folder: train, valid, test, then others."""
+    start, end = f"{name}.", ".inter"
+    found = {
+        path.name[len(start) : -len(end)]
+        for path in Path(folder).glob(f"*{end}")
+        if path.name.startswith(start) and len(path.name) > len(start) + len(end)
+    }
+    return [part for part in USUAL_PARTS if part in found] + sorted(found.difference(USUAL_PARTS))
 
 
 def check_name(name: str) -> str:

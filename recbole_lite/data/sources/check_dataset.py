@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from recbole_lite.data.sources.dataset_meta import Expected, find_meta, known_na
 from recbole_lite.data.sources.dataset_stats import Stats, codes, differences, measure
 from recbole_lite.data.sources.prepare_dataset import RECEIPT
 from recbole_lite.data.sources.strict_model import nearest
-from recbole_lite.utils.dataset_names import check_name
+from recbole_lite.utils.dataset_names import check_name, find_parts
 from recbole_lite.utils.errors import DataError
 from recbole_lite.utils.files import file_sha256
 
@@ -34,7 +34,9 @@ class FileSettings:
     separator, seq_separator, encoding : str
         Of the files.
     parts : tuple of str
-        ``benchmark_filename``; empty: one file of interactions.
+        ``benchmark_filename``; empty: one file of interactions, or the parts that are there.
+    histories : str
+        Column of a part whose rows are histories with their targets.
     suffixes : tuple of str
         ``additional_feat_suffix``.
     text_fields : tuple of str
@@ -49,6 +51,7 @@ class FileSettings:
     seq_separator: str = " "
     encoding: str = "utf-8"
     parts: tuple[str, ...] = ()
+    histories: str = "item_id_list"
     suffixes: tuple[str, ...] = ()
     text_fields: tuple[str, ...] = ()
 
@@ -64,6 +67,7 @@ class FileSettings:
             seq_separator=config["seq_separator"],
             encoding=config["encoding"] or "utf-8",
             parts=_names(config["benchmark_filename"]),
+            histories=config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"],
             suffixes=_names(config["additional_feat_suffix"]),
             text_fields=_names(config["item_text_fields"]),
         )
@@ -86,6 +90,13 @@ class FileSettings:
 
 def _names(value: str | list[str] | None) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value or ())
+
+
+def _with_parts(settings: FileSettings, folder: Path, name: str) -> FileSettings:
+    """The parts in the folder, where neither the settings nor a whole file say otherwise."""
+    if settings.parts or (folder / f"{name}.inter").is_file():
+        return settings
+    return replace(settings, parts=tuple(find_parts(folder, name)))
 
 
 def check(name: str, data_path: str | Path, settings: FileSettings = FileSettings()) -> CheckReport:
@@ -112,6 +123,7 @@ def check(name: str, data_path: str | Path, settings: FileSettings = FileSetting
     """
     data_path = Path(data_path)
     folder = data_path / check_name(name)
+    settings = _with_parts(settings, folder, name)
     missing = [e for e in settings.interactions if not (folder / f"{name}.{e}").is_file()]
     if missing:
         raise DataError(
@@ -129,11 +141,15 @@ def check(name: str, data_path: str | Path, settings: FileSettings = FileSetting
     for suffix in settings.suffixes:
         if _read(report, suffix, settings) is None and not (folder / f"{name}.{suffix}").is_file():
             report.problems.append(f"no {name}.{suffix}; additional_feat_suffix names it")
-    frames = [table.frame for table in tables if table is not None]
-    if len(frames) == len(tables):
+    readable = [table for table in tables if table is not None]
+    if len(readable) == len(tables):
+        frames = [table.frame for table in readable]
         frame = frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
         _check_interactions(report, frame, settings)
-        _check_items(report, frame[settings.item], item, settings)
+        items = frame[settings.item]
+        if settings.parts:
+            items = _check_parts(report, readable, settings)
+        _check_items(report, items, item, settings)
     _check_receipt(report)
     _check_expected(report)
     return report
@@ -189,13 +205,44 @@ def _check_interactions(report: CheckReport, frame: pd.DataFrame, settings: File
     repeated = len(frame) - np.unique(users * (items.max() + 1) + items).size
     if repeated:
         report.notes.append(f"{repeated:,} interactions repeat an earlier user and item")
-    if settings.time not in frame:
+    if settings.time not in frame and settings.histories not in frame:
         report.warnings.append(f"no column {settings.time}: the order of events is unknown")
-    elif without := int((~_filled(frame[settings.time])).sum()):
+    elif settings.time in frame and (without := int((~_filled(frame[settings.time])).sum())):
         report.problems.append(
             f"{without:,} interactions have no {settings.time}: their place in the sequence is "
             "unknown; fill it in or remove the rows"
         )
+
+
+def _check_parts(
+    report: CheckReport, tables: list[AtomicTable], settings: FileSettings
+) -> pd.Series:
+    """Check a data set that is split already; returns its items, those of histories included."""
+    first, *others = tables
+    for table in others:
+        if table.types != first.types:
+            report.problems.append(
+                f"{table.path.name} has other columns than {first.path.name}; the parts of a data "
+                "set must have the same"
+            )
+    report.notes.append(f"{len(tables)} parts that are split already (benchmark_filename)")
+    known, later = (
+        pd.concat([_all_items(table, settings) for table in some] or [pd.Series(dtype=object)])
+        for some in ([first], others)
+    )
+    new = later[~later.isin(known)].nunique()
+    if new:
+        report.warnings.append(f"{new:,} items do not occur in {first.path.name}")
+    return pd.concat([known, later])
+
+
+def _all_items(table: AtomicTable, settings: FileSettings) -> pd.Series:
+    """Items of the rows of a part and of their histories."""
+    items = table.frame[settings.item].astype(object)
+    if table.types.get(settings.histories) != "token_seq":
+        return items
+    histories = table.frame[settings.histories].str.split(settings.seq_separator).explode()
+    return pd.concat([items, histories[histories.notna() & (histories != "")]])
 
 
 def _check_items(

@@ -252,3 +252,25 @@ def test_parts_and_additional_files(mine, data_path):
     assert gone == "no mine.gone; additional_feat_suffix names it"
     with pytest.raises(DataError, match=r"no mine\.valid\.inter here"):
         check("mine", data_path, FileSettings(parts=("train", "valid")))
+
+
+def test_parts_of_a_set_that_is_split_already(data_path):
+    folder = data_path / "parts"
+    folder.mkdir(parents=True)
+    head = "user_id:token\titem_id_list:token_seq\titem_id:token\n"
+    (folder / "parts.train.inter").write_text(head + "a\tx y\tz\nb\tx\ty\n")
+    (folder / "parts.test.inter").write_text(head + "c\tx w\tv\n")
+    (folder / "parts.item").write_text(ITEM)
+    report = check("parts", data_path)
+    assert report.ok
+    assert [line.name for line in report.files] == [
+        "parts.train.inter",
+        "parts.test.inter",
+        "parts.item",
+    ]
+    assert (report.stats.users, report.stats.items, report.stats.interactions) == (3, 3, 3)
+    assert "2 parts that are split already (benchmark_filename)" in report.notes
+    assert "2 items do not occur in parts.train.inter" in report.warnings  # v, w
+    (folder / "parts.test.inter").write_text("user_id:token\titem_id:token\nc\tx\n")
+    problem = "parts.test.inter has other columns than parts.train.inter"
+    assert check("parts", data_path).problems[0].startswith(problem)
