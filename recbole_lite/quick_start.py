@@ -173,8 +173,10 @@ def check_data(config: LiteConfig) -> CheckReport:
 
 def _check_files(baseline: LiteConfig, main: LiteConfig) -> None:
     """Read a baseline's files before the main model is trained, where they are others."""
-    names = {*dataset_arguments, "selected_features", "item_attribute"}
-    if all(baseline.settings.get(name) == main.settings.get(name) for name in names):
+    features = {"selected_features", "item_attribute"} & set(baseline.internal_config_dict)
+    names = {*dataset_arguments, *features}
+    same = all(baseline.settings.get(name) == main.settings.get(name) for name in names)
+    if same and features <= set(main.internal_config_dict):
         return
     with translate_errors(f"baseline {baseline['model']}: the data cannot be read", baseline):
         create_dataset(baseline)

@@ -106,7 +106,7 @@ def test_a_mistake_in_the_baselines_is_told_before_training(quick, workdir):
     [
         ("SASRec", {"title_field": "titel"}, "title_field: no field 'titel'"),
         ("SASRec", {"item_text_fields": ["titel"]}, r"no column 'titel' \(item_text_fields\)"),
-        ("SASRec", {"item_text_template": "{titel}"}, "{titel} is not a text field"),
+        ("SASRec", {"item_text_template": "A {titel}"}, "{titel} is not a text field"),
         ("SASRec", {"item_text_fields": ["brand"]}, "no item of tiny has text in brand"),
         ("Pop", {"title_field": "brand"}, "no item of tiny has a brand: the column is empty"),
         ("SASRec", {"baselines": ["FDSA"], "load_col": None, "selected_features": ["colour"]},

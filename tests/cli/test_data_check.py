@@ -50,7 +50,8 @@ def test_a_file_of_settings(shop, data_path, capsys, workdir):
     flags = {flag.replace(": ;", ": ';'") for flag in flags}
     (workdir / "shop.yaml").write_text("\n".join(["model: BPR", *sorted(flags)]))
     assert checked(data_path, capsys, "--config_files=shop.yaml")[0] == 0
-    status, printed = checked(data_path, capsys, "--config_files=shop.yaml", "--topk=[25]")
+    many = ["--topk=[25]", "--valid_metric=Recall@25"]
+    status, printed = checked(data_path, capsys, "--config_files=shop.yaml", *many)
     assert status == 2
     assert "problem: topk: 25 is more than the 24 items of shop" in printed.out
 
