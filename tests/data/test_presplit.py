@@ -440,10 +440,9 @@ def test_whole_run(model, name, split_by_hand, quick):
         assert "eave-one-out" not in card
 
 
-@pytest.mark.parametrize("model", ["BERT4Rec", "ItemKNN", "ItemLM", "LightLM", "P5", "Pop"])
-def test_other_models(model, split_by_hand, quick, llm_folders):
+@pytest.mark.parametrize("model", ["BERT4Rec", "ItemKNN", "ItemLM", "LightLM", "Pop"])
+def test_other_models(model, split_by_hand, quick):
     changes = {"benchmark_filename": TWO, "data_path": str(split_by_hand), "epochs": 1}
-    changes["tokenizer"] = str(llm_folders["writer"])
     result = run(model, "lists", config_dict=quick(**changes), saved=False)
     assert result["best_valid_result"] is None
     assert 0 <= result["test_result"]["recall@5"] <= 1
