@@ -443,7 +443,9 @@ def test_whole_run(model, name, split_by_hand, quick):
 @pytest.mark.parametrize("model", ["BERT4Rec", "ItemKNN", "ItemLM", "LightLM", "P5", "Pop"])
 def test_other_models(model, split_by_hand, quick, llm_folders):
     changes = {"benchmark_filename": TWO, "data_path": str(split_by_hand), "epochs": 1}
-    changes["tokenizer"] = str(llm_folders["writer"])
+    if model == "P5":
+        changes |= {"llm": str(llm_folders["writer"]), "llm_init": "pretrained", "llm_config": {}}
+        changes["tokenizer"] = changes["llm"]
     result = run(model, "lists", config_dict=quick(**changes), saved=False)
     assert result["best_valid_result"] is None
     assert 0 <= result["test_result"]["recall@5"] <= 1
