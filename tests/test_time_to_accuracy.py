@@ -186,7 +186,7 @@ def test_a_side_runs_once(script, tmp_path, monkeypatch, capsys):
     write_tiny(tmp_path)
     words = [
         "time_to_accuracy.py", "--side=sasrec", "--dataset=tiny", f"--data_path={tmp_path}",
-        "--minutes=0.0001", f"--out={tmp_path / 'out'}", f"--set={json.dumps(QUICK)}",
+        "--minutes=1e-9", f"--out={tmp_path / 'out'}", f"--set={json.dumps(QUICK)}",
     ]  # fmt: skip
     monkeypatch.setattr("sys.argv", words)
     script.main()

@@ -140,7 +140,8 @@ def _earlier_parts(sampler) -> list:
 def eval_loader(config, loader_class: type, part) -> type:
     """Loader class of a part of an evaluation, in place of that which RecBole has for it."""
     full = loader_class is FullSortEvalDataLoader
-    if full and isinstance(part.inter_feat, Windows):
+    # RecBole's loader of sampled negatives cannot be empty.
+    if isinstance(part.inter_feat, Windows) and (full or not len(part)):
         return HistoryMaskLoader
     if config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
         return loader_class

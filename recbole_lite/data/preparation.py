@@ -98,7 +98,6 @@ def data_preparation(config: LiteConfig, dataset: Dataset):
         attach_candidates(config, dataset, parts)
         if getattr(parts[0].inter_feat, "candidates", None) is not None:
             classes[0] = ResamplingLoader
-    classes[1:] = [eval_loader(config, *pair) for pair in zip(classes[1:], parts[1:], strict=True)]
     warn_of_repeats(config, parts)
     samplers = (None, None, None)
     negatives = config["train_neg_sample_args"]["distribution"] != "none"
@@ -139,13 +138,12 @@ def _make_loader(phase, config, dataset, sampler=None, shuffle=False):
 def _loader_class(config, phase: str, part) -> type:
     """Class of a part's loader; lays the windows of training."""
     loader = get_recbole_dataloader(config, phase)
+    if phase != "train":
+        return eval_loader(config, loader, part)
     if not isinstance(part.inter_feat, Windows):
         return loader
-    if phase == "train":
-        part.inter_feat = _training_windows(config, part.inter_feat)
-        return ResamplingLoader if isinstance(part.inter_feat, ResampledWindows) else loader
-    # RecBole's loader of sampled negatives cannot be empty.
-    return HistoryMaskLoader if loader is FullSortEvalDataLoader or not len(part) else loader
+    part.inter_feat = _training_windows(config, part.inter_feat)
+    return ResamplingLoader if isinstance(part.inter_feat, ResampledWindows) else loader
 
 
 def count_data(dataset) -> dict[str, int]:
