@@ -193,7 +193,7 @@ def test_prompts_without_a_default_are_named(own_folder, settings, items, caplog
     folder = own_folder("bert", prompts=PROMPTS)
     config = settings(item_llm=str(folder), item_llm_pooling="auto")
     load_item_vectors(config, items())
-    assert "pooling mean, no default among its prompts for query/passage" in caplog.text
+    assert "pooling mean, no default among its prompts for passage/query" in caplog.text
 
 
 def test_a_prompt_without_a_recipe(settings, items, llm_folders):
