@@ -86,14 +86,16 @@ def parse_block(
             )
     for field in fields:
         if layout.types[field] == "float":
-            cells[field] = _numbers(cells[field], layout, field, block.line)
+            cells[field] = _numbers(cells[field], layout, field, lambda row: block.line + row)
         elif layout.types[field] == "float_seq":
             cells[field] = _vectors(cells[field], layout, field, block.line)
     return table.num_rows, cells
 
 
-def _numbers(cells: pa.StringArray, layout: Layout, field: str, line: int | np.ndarray) -> pa.Array:
-    """Parse as int64 if all cells allow it, else as float64; `line`: the first, or of each."""
+def _numbers(
+    cells: pa.StringArray, layout: Layout, field: str, line_of: Callable[[int], int]
+) -> pa.Array:
+    """Parse as int64 if all cells allow it, else as float64; `line_of`: place -> line."""
     written = _bytes(cells)
     if not written.translate(None, _NUMBER_BYTES):  # Arrow takes nan, inf, 0x1F and spaces too
         if b"+" in written:
@@ -105,22 +107,14 @@ def _numbers(cells: pa.StringArray, layout: Layout, field: str, line: int | np.n
                 continue
             if kind == pa.int64() or pc.all(pc.is_finite(numbers)).as_py() is not False:
                 return numbers
-    return pa.array(
-        [
-            _number(text, layout, field, line + row if isinstance(line, int) else int(line[row]))
-            for row, text in enumerate(cells.to_pylist())
-        ],
-        pa.float64(),
-    )
-
-
-def _number(text: str | None, layout: Layout, field: str, line: int) -> float | None:
-    if text is None:
-        return None
-    number = finite_number(text)
-    if number is None or math.isinf(number):
-        raise number_error(text, layout, field, line)
-    return number
+    # Slow: what Arrow parses otherwise than Python, or the cell to report.
+    values: list[float | None] = []
+    for place, text in enumerate(cells.to_pylist()):
+        value = None if text is None else finite_number(text)
+        if text is not None and (value is None or math.isinf(value)):
+            raise number_error(text, layout, field, line_of(place))
+        values.append(value)
+    return pa.array(values, pa.float64())
 
 
 def _bytes(cells: pa.StringArray) -> bytes:
@@ -134,10 +128,11 @@ def _bytes(cells: pa.StringArray) -> bytes:
 
 def _vectors(cells: pa.StringArray, layout: Layout, field: str, first_line: int) -> pa.ListArray:
     lists = pc.split_pattern(cells, layout.seq_separator)
-    lines = first_line + pc.list_parent_indices(lists).to_numpy()
-    numbers = _numbers(lists.flatten(), layout, field, lines).cast(pa.float64(), safe=False)
+    row_of = pc.list_parent_indices(lists)
+    numbers = _numbers(lists.flatten(), layout, field, lambda i: first_line + row_of[i].as_py())
     ends = np.cumsum(pc.list_value_length(lists).fill_null(0).to_numpy(), dtype=np.int32)
-    return pa.ListArray.from_arrays(np.concatenate([[0], ends]).astype(np.int32), numbers)
+    offsets = np.concatenate([[0], ends]).astype(np.int32)
+    return pa.ListArray.from_arrays(offsets, numbers.cast(pa.float64(), safe=False))
 
 
 def categories(parts: list[pa.StringArray]) -> pd.Series:
