@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from recbole.data.dataset import Dataset
 from recbole.data.utils import create_samplers, get_dataloader
 from recbole.utils import ModelType
 
+from recbole_lite.data.atomic_reader import AtomicTable
 from recbole_lite.data.column_settings import check_counts
 from recbole_lite.data.dataset import LiteGeneralDataset, LiteSequentialDataset, SequencesMixin
 from recbole_lite.data.loaders import HistoryMaskLoader, ResamplingLoader
@@ -27,7 +29,11 @@ if TYPE_CHECKING:
     from recbole_lite.config.configurator import LiteConfig
 
 
-def create_dataset(config: LiteConfig, trained: Vocabulary | None = None) -> Dataset:
+def create_dataset(
+    config: LiteConfig,
+    trained: Vocabulary | None = None,
+    tables: Mapping[str, AtomicTable] | None = None,
+) -> Dataset:
     """Read and filter the dataset that `config` names.
 
     Parameters
@@ -35,6 +41,8 @@ def create_dataset(config: LiteConfig, trained: Vocabulary | None = None) -> Dat
     config : LiteConfig
     trained : Vocabulary, optional
         Of a checkpoint: the internal ids will be those that it was trained with.
+    tables : mapping of str to AtomicTable, optional
+        Data in place of files (:func:`recbole_lite.data.frames.read_frames`).
 
     Raises
     ------
@@ -47,10 +55,10 @@ def create_dataset(config: LiteConfig, trained: Vocabulary | None = None) -> Dat
     if own is not None and issubclass(own, recbole_datasets.KGSeqDataset):
         _check_graph(config)
     if own is not None:  # RecBole lays the samples of a few models, e.g. DIEN, in its own way
-        return type(f"Lite{own.__name__}", (SequencesMixin, own), {})(config, trained)
+        return type(f"Lite{own.__name__}", (SequencesMixin, own), {})(config, trained, tables)
     if config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
-        return LiteSequentialDataset(config, trained)
-    return LiteGeneralDataset(config, trained)
+        return LiteSequentialDataset(config, trained, tables)
+    return LiteGeneralDataset(config, trained, tables)
 
 
 def _check_graph(config):

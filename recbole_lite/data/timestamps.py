@@ -15,7 +15,7 @@ from recbole_lite.utils.errors import ConfigError, DataError
 # Makes the error about a row; None: about the whole column.
 Fail = Callable[[str, int | None], DataError]
 UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # ticks per second
-_UNIT_NAMES = dict(zip(UNITS, ("seconds", "milliseconds", "microseconds", "nanoseconds")))
+_UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 # Sizes of numbers from which a unit is assumed: seconds reach the year 5138 with the first.
 _UNIT_STARTS = np.array([1e11, 1e14, 1e17])
 _RELATIVE = 10**8  # unix seconds below it are before 1974: other numbers, such as positions

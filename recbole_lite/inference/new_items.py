@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from recbole_lite.data.frames import frame_rows, is_frame
 from recbole_lite.inference.history_inputs import check_text, is_missing, raw_id
 from recbole_lite.inference.loading import CatalogueDataset, Settings
 from recbole_lite.inference.model_folder import ModelBundle
@@ -210,9 +211,9 @@ def _described(items, taken: Mapping[str, int]) -> list[tuple[str, str, str]]:
 
 
 def _records(items) -> list:
-    """Items of a list, or rows of a table of pandas or polars."""
-    if hasattr(items, "columns") and hasattr(items, "to_dict"):
-        return items.to_dicts() if hasattr(items, "to_dicts") else items.to_dict("records")
+    """Items of a list, or rows of a table."""
+    if is_frame(items) and not isinstance(items, Sequence):
+        return frame_rows("items", items)
     if isinstance(items, (str, bytes, Mapping)) or not isinstance(items, Iterable):
         raise RequestError(f"items must be a list of texts or mappings, found {items!r}")
     listed = list(items)

@@ -118,6 +118,7 @@ def write_recommender_files(
     config,
     counts: Mapping[str, int],
     results: Mapping[str, Any],
+    item_id_type: str = "str",
 ) -> None:
     """Add the files that ``Recommender`` needs beside the checkpoint to a run's folder.
 
@@ -134,6 +135,8 @@ def write_recommender_files(
         Number of users, items and interactions.
     results : mapping
         ``valid`` and ``test``, metrics by name or None.
+    item_id_type : str
+        ``int``: recommended ids are given as numbers; else as text.
     """
     folder = Path(folder)
     content = checkpoint.load_config(folder)
@@ -152,6 +155,8 @@ def write_recommender_files(
         "data": dict(counts),
         "results": dict(results),
     }
+    if item_id_type == "int":
+        about["item_id_type"] = item_id_type
     model_folder.write_config(folder, content, about)
 
 
