@@ -13,7 +13,7 @@ from tiny_data import QUICK
 from recbole_lite import LiteConfig, Recommender, create_dataset, run
 from recbole_lite.data.frames import read_frames
 from recbole_lite.inference.history_inputs import OriginalIds, histories_of
-from recbole_lite.utils.errors import ConfigError, DataError, RequestError
+from recbole_lite.utils.errors import ConfigError, DataError, OtherIdsError, RequestError
 
 N_ITEMS = 24
 
@@ -79,7 +79,7 @@ def test_a_run_on_frames_and_its_recommender(frames, capsys):
     item = item.assign(movieId=item["movieId"].str[1:].astype(int))
     result = run(
         model="SASRec",
-        config_dict=settings(baselines=["Pop"], title_field="title"),
+        config_dict=settings(baselines=["Pop"], title_field="title", state="INFO"),
         interactions=inter,
         items=item,
     )
@@ -110,7 +110,7 @@ def test_a_run_on_frames_and_its_recommender(frames, capsys):
     again = run(model="SASRec", config_dict=more, interactions=inter, items=item)
     assert again["epochs"] == 3
     fewer = inter[inter["movieId"] != 3]
-    with pytest.raises(Exception, match="its weights belong to other ids than the data"):
+    with pytest.raises(OtherIdsError, match="its weights belong to other ids than the data"):
         run(model="SASRec", config_dict=more, interactions=fewer, items=item)
 
 
@@ -206,7 +206,7 @@ def test_items_that_repeat(frames):
 
 def test_frames_and_settings_that_contradict(frames, data_path):
     inter, item = frames
-    with pytest.raises(ConfigError, match="the data set tiny exists in .*give dataset another"):
+    with pytest.raises(ConfigError, match=r"the data set tiny exists in .*give dataset another"):
         run("SASRec", "tiny", config_dict=settings(data_path=str(data_path)), interactions=inter)
     with pytest.raises(ConfigError, match="give interactions, too"):
         run("SASRec", "tiny", items=item)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -13,13 +12,14 @@ import narwhals.stable.v1 as nw
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from recbole.utils import ModelType
 from tabulate import tabulate
 
 from recbole_lite.data.atomic_reader import AtomicTable
 from recbole_lite.data.column_roles import Source, guess_id, guess_interactions
+from recbole_lite.data.raw_values import id_text
 from recbole_lite.data.table_conversion import (
     Converted,
+    check_overlap,
     convert_descriptions,
     convert_interactions,
 )
@@ -98,6 +98,7 @@ def read_frames(config, interactions: Any, items: Any = None, users: Any = None)
             source, _ = frame_source(f"{role}s", table, FIELDS)
             column = guess_id(source, role, None, [names[role], roles[role]])
             made[ending] = convert_descriptions(source, column, role, names[role], {})
+            check_overlap(source, column, role, made["inter"], made[ending])
     return FrameTables(
         {
             ending: AtomicTable(Path(_ARGUMENTS[ending]), table.types, table.frame)
@@ -120,7 +121,7 @@ def _has(source: Source, config, role: str) -> bool:
 
 
 def _check_times(source: Source, config, roles: Mapping[str, str]) -> None:
-    sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
+    sequential = config["MODEL_TYPE"].name == "SEQUENTIAL"
     if "time" not in roles and (sequential or config["eval_args"]["order"] == "TO"):
         hint = "" if sequential else """, or set eval_args={"order": "RO"} to split at random"""
         raise source.error(
@@ -137,13 +138,6 @@ def _mapping(name: str, made: Converted) -> str:
 
 
 # -- from any library to Arrow ----------------------------------------------------------------
-
-
-def is_frame(value: Any) -> bool:
-    """Whether a value is a table: of a library, a list of dicts, or a dict of lists."""
-    if isinstance(value, Mapping) or hasattr(value, "columns"):
-        return True
-    return isinstance(value, Sequence) and bool(value) and isinstance(value[0], Mapping)
 
 
 def frame_source(name: str, table: Any, flags: Mapping[str, str]) -> tuple[Source, dict[str, str]]:
@@ -201,6 +195,10 @@ def _arrow(name: str, series: nw.Series) -> tuple[pa.ChunkedArray, str]:
     if series.dtype not in (nw.Object, nw.Unknown):
         found = series.to_arrow()
         found = found if isinstance(found, pa.ChunkedArray) else pa.chunked_array([found])
+        if pa.types.is_dictionary(found.type):
+            found = found.cast(found.type.value_type)
+        if pa.types.is_string_view(found.type):
+            found = found.cast(pa.large_string())
         if not isinstance(found.type, pa.ExtensionType):
             return found, _id_type(found.type)
     values = np.fromiter(series.to_list(), dtype=object, count=len(series))
@@ -228,7 +226,6 @@ _ARROW_FAMILIES: tuple[set[type], ...] = (
 
 
 def _id_type(kind: pa.DataType) -> str:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return "int" if pa.types.is_integer(kind) or pa.types.is_floating(kind) else "str"
 
 
@@ -245,11 +242,3 @@ def _texts(name: str, column: str, values: np.ndarray) -> tuple[pa.ChunkedArray,
         )
     rows = pa.array(codes, type=pa.int64(), mask=codes < 0)
     return pa.chunked_array([pa.array(texts, type=pa.string()).take(rows)]), "other"
-
-
-def id_text(value: Any) -> str:
-    """Text that stands for an id of any hashable type."""
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    whole = isinstance(value, numbers.Real) and not isinstance(value, bool) and value % 1 == 0
-    return str(int(value)) if whole else str(value)

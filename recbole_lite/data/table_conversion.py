@@ -46,6 +46,8 @@ class Converted:
         What was changed or left out, with counts.
     text_fields : list of str
         Fields that hold text.
+    ids : dict of str to Index
+        Different ids of users and items, by role.
     """
 
     types: dict[str, str] = field(default_factory=dict)
@@ -53,6 +55,7 @@ class Converted:
     roles: list[ColumnRole] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     text_fields: list[str] = field(default_factory=list)
+    ids: dict[str, pd.Index] = field(default_factory=dict)
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -63,6 +66,8 @@ class Converted:
         """Add a field."""
         self.types[name] = kind
         self.columns[name] = pd.Series(values)
+        if role in ("user", "item"):
+            self.ids[role] = self.columns[name].cat.categories
         shown = examples(source.table[column])
         self.roles.append(ColumnRole(column, role, f"{name}:{kind}", shown))
 
@@ -160,10 +165,28 @@ def convert_descriptions(
             _carry(made, source, column, taken, as_text, demanded=column in (text or ()))
     if made.text_fields:
         texts = [made.columns[field] for field in made.text_fields]
-        has_text = np.logical_or.reduce([(column.astype(str) != "").to_numpy() for column in texts])
+        filled = [(column.astype(object).fillna("") != "").to_numpy() for column in texts]
+        has_text = np.logical_or.reduce(filled)
         if not has_text.all():
             made.notes.append(f"{int((~has_text).sum()):,} {role}s have no text")
     return made
+
+
+def check_overlap(source: Source, column: str, role: str, made: Converted, table: Converted):
+    """Refuse descriptions of none of the items or users: their ids are of another kind.
+
+    Raises
+    ------
+    DataError
+        With the setting that names the column of ids.
+    """
+    used, described = made.ids[role], table.ids[role]
+    if not used.isin(described).any():
+        raise source.error(
+            f"none of the {len(used):,} {role}s of the interactions (the first: {used[0]!r}) "
+            f"stands in column {column!r} (the first: {described[0]!r}); name the right column "
+            f"with {source.flags[role]}=COLUMN"
+        )
 
 
 # -- ids --------------------------------------------------------------------------------------
@@ -179,7 +202,7 @@ def to_ids(source: Source, column: str) -> pd.Categorical:
     """
     values = _as_strings(source, column)
     fail = _fail_at(source, column)
-    encoded = pa.chunked_array(values.dictionary_encode().unify_dictionaries())
+    encoded = values.dictionary_encode().unify_dictionaries()
     codes = np.concatenate([chunk.indices.to_numpy(False) for chunk in encoded.chunks])
     if np.isnan(codes).any():
         raise fail("the id is missing; fill it in or remove the row", int(np.isnan(codes).argmax()))
@@ -295,7 +318,7 @@ def _carry(
         cells = np.empty(len(values), dtype=object)
         cells[:] = [np.array(cell or (), dtype=np.float64) for cell in values.to_pylist()]
         stored = cells
-    is_text_field = kind == "token_seq" or demanded
+    is_text_field = demanded or (as_text and kind == "token_seq")
     made.add(source, column, "text" if is_text_field else "column", name, kind, stored)
     if is_text_field:
         made.text_fields.append(name)

@@ -12,9 +12,7 @@ from uuid import UUID
 
 import numpy as np
 
-from recbole_lite.data.column_roles import guess_interactions
-from recbole_lite.data.frames import FIELDS, frame_source, id_text
-from recbole_lite.data.table_conversion import convert_interactions
+from recbole_lite.data.raw_values import id_text
 from recbole_lite.inference.catalogue import PADDING, Catalogue
 from recbole_lite.utils.errors import DataError, RequestError
 
@@ -67,8 +65,11 @@ class OriginalIds:
         """Replace known ids in lists, and in lists of lists, by their texts."""
         if not self._texts or values is None:
             return values
-        if isinstance(values, Hashable) and values in self._texts:
-            return self._texts[values]
+        try:
+            if values in self._texts:
+                return self._texts[values]
+        except TypeError:  # not hashable
+            pass
         single = isinstance(values, (str, bytes)) or not isinstance(values, Iterable)
         return values if single else [self.as_texts(value) for value in values]
 
@@ -89,6 +90,11 @@ def histories_of(table: Any, settings: Mapping[str, Any]) -> list[list[str]]:
     RequestError
         A column is missing, or an id or time cannot be used.
     """
+    # Here: a service that takes lists needs neither pandas nor Arrow.
+    from recbole_lite.data.column_roles import guess_interactions
+    from recbole_lite.data.frames import FIELDS, frame_source
+    from recbole_lite.data.table_conversion import convert_interactions
+
     try:
         source, _ = frame_source("histories", table, FIELDS)
         names = {role: settings.get(key) for role, key in FIELDS.items()}

@@ -12,7 +12,7 @@ import numpy as np
 from huggingface_hub import ModelHubMixin, snapshot_download
 
 from recbole_lite.config.saved_config import BEST_FILE, CONFIG_FILE
-from recbole_lite.data.frames import is_frame
+from recbole_lite.data.raw_values import is_frame
 from recbole_lite.inference import graph_file, history_inputs
 from recbole_lite.inference.catalogue import Catalogue
 from recbole_lite.inference.history_inputs import UnknownItemWarning as UnknownItemWarning

@@ -31,6 +31,7 @@ from recbole_lite.data.sources.prepare_dataset import (
 from recbole_lite.data.table_conversion import (
     CANONICAL,
     Converted,
+    check_overlap,
     convert_descriptions,
     convert_interactions,
 )
@@ -200,22 +201,8 @@ def _convert(paths: dict[str, Path], options: ImportOptions) -> dict[str, Conver
                 options.deduplicate_items == "first",
             )
             taken |= dict.fromkeys(tables[ending].types, ending)
-            _check_overlap(source, column, role, made, tables[ending])
+            check_overlap(source, column, role, made, tables[ending])
     return tables
-
-
-def _check_overlap(
-    source: Source, column: str, role: str, inter: Converted, table: Converted
-) -> None:
-    """Refuse descriptions of none of the items: then the ids are of another kind."""
-    field = CANONICAL[role]
-    used, described = (one.columns[field].cat.categories for one in (inter, table))
-    if not used.isin(described).any():
-        raise source.error(
-            f"none of the {len(used):,} {role}s of the interactions (the first: {used[0]!r}) "
-            f"stands in column {column!r} (the first: {described[0]!r}); name the right column "
-            f"with {source.flags[role]}=COLUMN"
-        )
 
 
 # -- sessions and filters ---------------------------------------------------------------------
@@ -284,30 +271,32 @@ def _notes(tables: dict[str, Converted]) -> list[str]:
 
 
 def _next_step(name: str, data_path: Path, tables: dict[str, Converted]) -> str:
-    """Command that trains on the data set."""
-    words = ["recbole-lite", "run", f"--dataset={name}"]
+    """Commands that train on the data set."""
+    run = ["recbole-lite", "run", f"--dataset={name}"]
     if data_path != Path(DEFAULT_DATA_PATH):
-        words.append(f"--data_path={data_path}")
-    fields = tables["item"].text_fields if "item" in tables else []
+        run.append(f"--data_path={data_path}")
+    text = _text_settings(tables["item"]) if "item" in tables else []
     if "timestamp" not in tables["inter"].types:
-        words += ["--model=BPR", "--eval_args={order: RO}"]
-    elif not fields:
-        words.append("--model=ItemLM")
+        choices = [["--model=BPR", "--eval_args={order: RO}"]]
+    elif not text:
+        choices = [["--model=ItemLM"], ["--model=SASRec"]]
     else:
-        words += ["--model=ItemLM", "--item_init=text", "--item_llm=minilm"]
-        words.append(f"--item_text_fields=[{', '.join(fields)}]")
-        title = next((one for one in fields if one.lower() in _TITLES), fields[0])
-        first = next(
-            one
-            for one, kind in tables["item"].types.items()
-            if kind != "float_seq" and one != CANONICAL["item"]
-        )
-        if title != first:
-            words.append(f"--title_field={title}")
-    lines = ["Next:", f"  {shlex.join(words)}"]
-    if fields and "timestamp" in tables["inter"].types:
-        lines.append("or, with --model=LiteLLM4Rec --rec_llm_init=scratch, without --item_init")
-    return "\n".join(lines)
+        choices = [
+            ["--model=ItemLM", "--item_init=text", *text],
+            ["--model=LiteLLM4Rec", "--rec_llm_init=scratch", *text],
+        ]
+    return "Next:\n  " + "\nor:\n  ".join(shlex.join(run + choice) for choice in choices)
+
+
+def _text_settings(items: Converted) -> list[str]:
+    """Flags that let a model read the items' texts."""
+    if not items.text_fields:
+        return []
+    flags = ["--item_llm=minilm", f"--item_text_fields=[{', '.join(items.text_fields)}]"]
+    titles = (field for field in items.text_fields if field.lower() in _TITLES)
+    title = next(titles, items.text_fields[0])
+    _, *others = (field for field, kind in items.types.items() if kind.startswith("token"))
+    return flags if title == others[0] else [*flags, f"--title_field={title}"]
 
 
 # -- writing ----------------------------------------------------------------------------------

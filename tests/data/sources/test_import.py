@@ -11,9 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from recbole_lite import LiteConfig
 from recbole_lite.cli.main import main
 from recbole_lite.data.atomic_reader import read_atomic
 from recbole_lite.data.sources.import_tables import ImportOptions, import_tables, write_rows
+from recbole_lite.utils.errors import DataError
 
 RATINGS = """userId,movieId,rating,timestamp
 1,10,4.0,978300760
@@ -80,6 +82,8 @@ def test_csv_to_a_data_set(files, capsys):
         "result: sound",
         "recbole-lite run --dataset=shop --data_path=data --model=ItemLM --item_init=text "
         "--item_llm=minilm '--item_text_fields=[title, genres]'",
+        "recbole-lite run --dataset=shop --data_path=data --model=LiteLLM4Rec "
+        "--rec_llm_init=scratch --item_llm=minilm '--item_text_fields=[title, genres]'",
     ):
         assert line in printed
     receipt = json.loads(Path("data/shop/prepared.json").read_text())
@@ -96,7 +100,7 @@ def test_all_formats_give_one_data_set(files):
     movies = pd.read_csv("movies.csv", dtype=str).where(lambda frame: frame.notna(), None)
     movies["genres"] = [cell.split("|") for cell in movies["genres"]]
     pq.write_table(pa.Table.from_pandas(movies), "movies.parquet")
-    rows = movies.to_dict("records")
+    rows = pq.read_table("movies.parquet").to_pylist()
     Path("movies.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for inter, item in (
         ("ratings.tsv", "movies.parquet"),
@@ -164,7 +168,7 @@ def test_columns_are_found(header, flags, expected, capsys):
          "there is no column 'usr_id' (--user); did you mean user_id?"),
         ("user_id,item_id,time\n1,2,3\n1,,4\n", [], "r.csv, line 3: item_id: the id is empty"),
         ("user_id,item_id,time\n1,2,1/2/2020\n", [], "r.csv, line 2: time: '1/2/2020' can be"),
-        ('user_id,item_id,time\n"a\nb",2,3\n1,2,\n', [], "r.csv, line 4: time: the time is empty"),
+        ('user_id,item_id,note,time\n1,2,"a\nb",3\n1,2,,\n', [], "r.csv, line 4: time: the time is empty"),
         ("user_id,item_id,time\n[PAD],2,3\n", [], "line 2: user_id: '[PAD]' cannot be an id"),
         ("user_id,item_id,time,rating\n1,2,3,4\n1,2,3,good\n", ["--rating=rating"],
          "line 3: rating: 'good' is no number; write it like 4.5"),
@@ -258,9 +262,7 @@ def test_users(capsys):
     Path("r.csv").write_text("user_id,item_id,time\n1,2,3\n2,2,3\n")
     Path("u.csv").write_text("id,age,job\n1,25,other writer\n2,,\n")
     assert run("--interactions=r.csv", "--users=u.csv") == 0
-    assert written("user") == (
-        "user_id:token\tage:token\tjob:token\n1\t25\tother writer\n2\t\t\n"
-    )
+    assert written("user") == ("user_id:token\tage:token\tjob:token\n1\t25\tother writer\n2\t\t\n")
 
 
 def test_without_times(capsys):
@@ -307,18 +309,17 @@ def test_times_keep_microseconds():
 
 
 def test_names_of_known_data_sets_are_refused(files):
-    with pytest.raises(Exception, match="ml-1m is the name of a known data set"):
+    with pytest.raises(DataError, match="ml-1m is the name of a known data set"):
         import_tables("ml-1m", "data", "ratings.csv", options=ImportOptions())
 
 
-def test_the_suggested_command_is_one_of_the_command_line(files, capsys):
+def test_the_suggested_commands_are_ones_of_the_command_line(files, capsys):
     run("--interactions=ratings.csv", "--items=movies.csv")
-    words = next(shlex.split(one) for one in capsys.readouterr().out.splitlines() if " run " in one)
-    from recbole_lite import LiteConfig
-
-    config = LiteConfig(overrides=words[2:])
-    assert config["item_text_fields"] == ["title", "genres"]
-    assert config["model"] == "ItemLM"
+    printed = capsys.readouterr().out.splitlines()
+    for words in (shlex.split(one) for one in printed if " run " in one):
+        config = LiteConfig(overrides=words[2:])
+        assert config["item_text_fields"] == ["title", "genres"]
+        assert config["model"] in ("ItemLM", "LiteLLM4Rec")
 
 
 def test_rows_are_written_as_they_are_read(tmp_path):
