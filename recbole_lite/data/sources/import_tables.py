@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,8 +106,9 @@ def import_tables(
     """
     options, data_path = options or ImportOptions(), Path(data_path)
     gap = _seconds(options.session_gap)
-    _check_target(name, data_path, options)
     files = {"inter": interactions, "item": items, "user": users}
+    _check_flags(files, options)
+    _check_target(name, data_path, options)
     paths = {ending: Path(path) for ending, path in files.items() if path is not None}
     tables = _convert(paths, options)
     for ending, path in paths.items():
@@ -129,6 +130,13 @@ def import_tables(
 
 
 # -- checks before anything is read -----------------------------------------------------------
+
+
+def _check_flags(files: Mapping[str, str | Path | None], options: ImportOptions) -> None:
+    """Refuse flags about a file that is not given."""
+    for flag, ending in (("text", "item"), ("item_id", "item"), ("user_id", "user")):
+        if getattr(options, flag) is not None and files[ending] is None:
+            raise ConfigError(f"--{flag} needs --{ending}s")
 
 
 def _check_target(name: str, data_path: Path, options: ImportOptions) -> None:

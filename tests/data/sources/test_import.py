@@ -168,7 +168,8 @@ def test_columns_are_found(header, flags, expected, capsys):
          "there is no column 'usr_id' (--user); did you mean user_id?"),
         ("user_id,item_id,time\n1,2,3\n1,,4\n", [], "r.csv, line 3: item_id: the id is empty"),
         ("user_id,item_id,time\n1,2,1/2/2020\n", [], "r.csv, line 2: time: '1/2/2020' can be"),
-        ('user_id,item_id,note,time\n1,2,"a\nb",3\n1,2,,\n', [], "r.csv, line 4: time: the time is empty"),
+        ('user_id,item_id,note,time\n1,2,"a\nb",3\n1,2,,\n', [],
+         "r.csv, line 4: time: the time is empty"),
         ("user_id,item_id,time\n[PAD],2,3\n", [], "line 2: user_id: '[PAD]' cannot be an id"),
         ("user_id,item_id,time,rating\n1,2,3,4\n1,2,3,good\n", ["--rating=rating"],
          "line 3: rating: 'good' is no number; write it like 4.5"),
@@ -176,6 +177,8 @@ def test_columns_are_found(header, flags, expected, capsys):
         ("user_id,item_id,time\n1,2,3\n", ["--session_gap=half"],
          "--session_gap must be a time such as 30m"),
         ("user_id,item_id,time\n1,2,3\n", ["--k_core=5"], "--k_core=5 and --min_rating=None leave"),
+        ("user_id,item_id,time\n1,2,3\n", ["--text=title"], "--text needs --items"),
+        ("user_id,item_id,time\n1,2,3\n", ["--user_id=u"], "--user_id needs --users"),
         ("user_id,item_id,time\n1,2,3\n", ["--keep=price"], "there is no column 'price' (--keep)"),
     ],
 )  # fmt: skip
