@@ -258,7 +258,7 @@ def _prepare_data(
     """Read and split the data; returns the data set, its loaders, ``data`` and ``parts``."""
     if frames is not None:
         getLogger().info(frames.mapping)
-    dataset = create_dataset(config, trained, frames and frames.tables)
+    dataset = create_dataset(config, trained, frames.tables if frames else None)
     counts = count_data(dataset)  # before the split
     size = ", ".join(f"{count:,} {name}" for name, count in counts.items())
     getLogger().info(dataset, extra=FILE_ONLY)

@@ -13,6 +13,7 @@ from tiny_data import QUICK
 from recbole_lite import LiteConfig, Recommender, create_dataset, run
 from recbole_lite.data.frames import read_frames
 from recbole_lite.inference.history_inputs import OriginalIds, histories_of
+from recbole_lite.inference.new_items import _records as item_rows
 from recbole_lite.utils.errors import ConfigError, DataError, OtherIdsError, RequestError
 
 N_ITEMS = 24
@@ -87,7 +88,8 @@ def test_a_run_on_frames_and_its_recommender(frames, capsys):
     assert result["data"]["interactions"] == len(inter)
     assert result["baselines"]["Pop"]["test_result"]
     assert Path(result["report"]).exists()
-    assert "movieId    item    item_id:token" in Path(result["log_file"]).read_text()
+    log = " ".join(Path(result["log_file"]).read_text().split())
+    assert "movieId item item_id:token" in log
     recommender = Recommender.load(result["run_dir"])
     (first,) = recommender.recommend([[1, 2, 3]], k=3)
     titles = dict(zip(item["movieId"], item["title"], strict=True))
@@ -231,6 +233,12 @@ def test_histories_in_a_table(library):
     assert histories_of(LIBRARIES[library](table), {}) == [["2", "3", "9"], ["1"]]
     without = LIBRARIES[library](table.drop(columns="timestamp"))
     assert histories_of(without, {}) == [["3", "2", "9"], ["1"]]
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars", "lazy", "pyarrow", "lists"])
+def test_items_to_add_in_a_table(library):
+    rows = [{"id": 7, "text": "golden eye"}, {"id": 8, "text": "heat"}]
+    assert item_rows(LIBRARIES[library](pd.DataFrame(rows))) == rows
 
 
 def test_a_table_of_something_else_is_no_history():
