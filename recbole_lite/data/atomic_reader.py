@@ -49,7 +49,7 @@ class AtomicTable:
     types: dict[str, str]
     frame: pd.DataFrame
 
-    def select(self, fields: Iterable[str]) -> AtomicTable:
+    def select(self, fields: Collection[str]) -> AtomicTable:
         """Only some of the fields; the values are shared."""
         types = {field: self.types[field] for field in fields}
         return AtomicTable(self.path, types, self.frame[list(types)].copy(deep=False))
