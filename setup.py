@@ -20,6 +20,7 @@ INSTALL_REQUIRES = [
     "pandas>=2.2",
     "pyarrow>=18",
     "scipy>=1.13",
+    "narwhals>=1.40",
     "pydantic>=2.5",
     "pyyaml>=6.0",
     "pydantic>=2.7",
@@ -58,6 +59,7 @@ EXTRAS = {
         "types-PyYAML",
         "matplotlib>=3.8",  # examples/quickstart.ipynb
         "build>=1.2",
+        "polars>=1.20",
         "fastapi>=0.110",
         "uvicorn>=0.29",
         *ONNX,

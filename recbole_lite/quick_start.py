@@ -17,7 +17,9 @@ from recbole.utils.argument_list import dataset_arguments
 
 from recbole_lite.config.configurator import LiteConfig, paths_of, translate_errors
 from recbole_lite.config.registry import can_train_prefixes, get_model, get_trainer
+from recbole_lite.config.yaml_files import read_yaml
 from recbole_lite.data import count_data, create_dataset, data_preparation
+from recbole_lite.data.frames import DATASET, FrameTables, read_frames
 from recbole_lite.data.item_titles import item_titles
 from recbole_lite.data.sources.check_dataset import FileSettings, check
 from recbole_lite.data.sources.check_report import CheckReport
@@ -66,6 +68,9 @@ def run(
     overrides: Iterable[str] | None = None,
     saved: bool = True,
     per_user: bool = False,
+    interactions: Any = None,
+    items: Any = None,
+    users: Any = None,
 ) -> dict[str, Any]:
     """Train a model and evaluate it; then the ``baselines``, on the same data.
 
@@ -77,6 +82,10 @@ def run(
         Whether to write checkpoints; without them the test figures are the last epoch's.
     per_user : bool
         Whether to return what each test user got, see below.
+    interactions, items, users
+        Data in place of files: data frames of pandas, polars or pyarrow, lists of dicts or dicts
+        of lists (:func:`recbole_lite.data.frames.read_frames`). `dataset` then only names the
+        run's folder; default: frames.
 
     Returns
     -------
@@ -115,8 +124,17 @@ def run(
         "config_dict": dict(config_dict or {}),
     }
     overrides = list(overrides or [])
+    if interactions is None and (items is not None or users is not None):
+        raise ConfigError("items and users are given as frames; give interactions, too")
+    if interactions is not None and dataset is None and not _names_dataset(sources, overrides):
+        sources["dataset"] = DATASET
     config = LiteConfig(model, overrides=overrides, **sources)
     if needs_launch(config):
+        if interactions is not None:
+            raise ConfigError(
+                "nproc: frames cannot be passed to other processes; write them to files and use "
+                "recbole-lite data import"
+            )
         given = {"saved": saved, "per_user": per_user, "overrides": overrides}
         return launch(run, config, {"model": model, **sources, **given})
     names = config["baselines"]
@@ -125,14 +143,15 @@ def run(
         _baseline(name, config, overrides, sources)
         for name in ([names] if isinstance(names, str) else names)
     ]
+    frames = None if interactions is None else read_frames(config, interactions, items, users)
     for baseline in baselines:
-        _check_files(baseline, config)
-    result = run_one(config, saved, per_user=per_user)
+        _check_files(baseline, config, frames)
+    result = run_one(config, saved, per_user=per_user, frames=frames)
     result["baselines"] = {}
     for baseline in baselines:
         with _baseline_may_fail(baseline):
             result["baselines"][baseline["model"]] = run_one(
-                baseline, saved, samples=False, per_user=per_user
+                baseline, saved, samples=False, per_user=per_user, frames=frames
             )
     if result["report"] and baselines:
         with best_effort(result["report"], completion_hint(result["run_dir"])):
@@ -171,7 +190,7 @@ def check_data(config: LiteConfig) -> CheckReport:
     return report
 
 
-def _check_files(baseline: LiteConfig, main: LiteConfig) -> None:
+def _check_files(baseline: LiteConfig, main: LiteConfig, frames: FrameTables | None) -> None:
     """Read a baseline's files before the main model is trained, where they are others."""
     features = {"selected_features", "item_attribute"} & set(baseline.internal_config_dict)
     names = {*dataset_arguments, *features}
@@ -179,7 +198,14 @@ def _check_files(baseline: LiteConfig, main: LiteConfig) -> None:
     if same and features <= set(main.internal_config_dict):
         return
     with translate_errors(f"baseline {baseline['model']}: the data cannot be read", baseline):
-        create_dataset(baseline)
+        create_dataset(baseline, tables=frames.tables if frames else None)
+
+
+def _names_dataset(sources: Mapping[str, Any], overrides: Iterable[str]) -> bool:
+    """Whether one of the settings' sources names the data set."""
+    files = (read_yaml(path) for path in sources["config_file_list"])
+    named = any("dataset" in settings for settings in (sources["config_dict"], *files))
+    return named or any(override.startswith("--dataset=") for override in overrides)
 
 
 @contextmanager
@@ -202,6 +228,7 @@ def run_one(
     test: bool = True,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
     log_folder: str | Path = "log",
+    frames: FrameTables | None = None,
 ) -> dict[str, Any]:
     """Train and evaluate one model, ready configured; its ``baselines`` are left alone.
 
@@ -219,6 +246,8 @@ def run_one(
         first with those that it has.
     log_folder : str or Path
         See :func:`~recbole_lite.utils.log.init_logger`.
+    frames : FrameTables, optional
+        Data in place of files.
 
     Returns
     -------
@@ -230,7 +259,7 @@ def run_one(
     _check_before_data(config, saved)
     resumed, initial, trained = _weights_to_start_from(config, resume)
     with timer("data"), translate_errors(f"{config['dataset']} cannot be read", config):
-        dataset, loaders, counts = _prepare_data(config, trained, saved, samples)
+        dataset, loaders, counts = _prepare_data(config, trained, saved, samples, frames)
     with timer("item vectors and model"), translate_errors(f"{name} cannot be built", config):
         model = _build_model(config, loaders[0]._dataset)
         if initial:
@@ -251,7 +280,8 @@ def run_one(
         elif test:
             with timer("test"), _tested(config, result["run_dir"]):
                 result |= _test_result(trainer, loaders[2], saved)
-            _end(result, trainer, dataset, loaders, saved, per_user, samples)
+            id_type = frames.item_id_type if frames else "str"
+            _end(result, trainer, dataset, loaders, saved, per_user, samples, id_type)
         return result
     finally:
         trainer.wandblogger.finish()
@@ -274,9 +304,17 @@ def _check_before_data(config, saved: bool) -> None:
         _check_writable(config["checkpoint_dir"])
 
 
-def _prepare_data(config, trained: Vocabulary | None, saved: bool, samples: bool) -> tuple:
+def _prepare_data(
+    config,
+    trained: Vocabulary | None,
+    saved: bool,
+    samples: bool,
+    frames: FrameTables | None = None,
+) -> tuple:
     """Read and split the data; returns the data set, its loaders, and what there is of them."""
-    dataset = create_dataset(config, trained)
+    if frames is not None:
+        getLogger().info(frames.mapping)
+    dataset = create_dataset(config, trained, frames.tables if frames else None)
     counts = count_data(dataset)  # before the split
     size = ", ".join(f"{count:,} {name}" for name, count in counts.items())
     getLogger().info(dataset, extra=FILE_ONLY)
@@ -369,7 +407,16 @@ def _tested(config, folder: str | None):
         raise ConfigError(f"{error}.{whole}") from error
 
 
-def _end(result, trainer, dataset, loaders, saved: bool, per_user: bool, samples: bool) -> None:
+def _end(
+    result,
+    trainer,
+    dataset,
+    loaders,
+    saved: bool,
+    per_user: bool,
+    samples: bool,
+    id_type: str,
+) -> None:
     """Write the metrics, then describe the run; a description that fails costs nothing else."""
     config = trainer.config
     _, valid_data, test_data = loaders
@@ -395,7 +442,7 @@ def _end(result, trainer, dataset, loaders, saved: bool, per_user: bool, samples
         with best_effort(
             f"{trainer.run_dir}: files for recommending", completion_hint(trainer.run_dir)
         ):
-            _complete(result, trainer.model, dataset, config)
+            _complete(result, trainer.model, dataset, config, id_type)
         result["report"] = write_run_files(trainer, result, dataset, valid_data, test_data, users)
 
 
@@ -410,12 +457,14 @@ def _describe(result, trainer):
     logger.info(f"random guessing: {_format(result['random_guess'])}")
 
 
-def _complete(result, model, dataset, config):
+def _complete(result, model, dataset, config, id_type: str):
     """Make the run's folder one that ``Recommender.load`` takes."""
     if supports_recommender(config["model"]):
         measured = {"valid": result["best_valid_result"], "test": result["test_result"]}
         measured = {name: to_plain(values) for name, values in measured.items()}
-        write_recommender_files(result["run_dir"], model, dataset, config, result["data"], measured)
+        write_recommender_files(
+            result["run_dir"], model, dataset, config, result["data"], measured, id_type
+        )
 
 
 def _count_parts(loaders, split: str) -> dict[str, int]:

@@ -1,14 +1,16 @@
-"""``recbole-lite data``: prepare, check and list data sets."""
+"""``recbole-lite data``: prepare, import, check and list data sets."""
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
 
 from recbole_lite.cli.common import add_command, config_files
 from recbole_lite.data.sources.acquire import DEFAULT_DATA_PATH
 from recbole_lite.data.sources.check_dataset import check
 from recbole_lite.data.sources.check_report import CheckReport
+from recbole_lite.data.sources.import_tables import ImportOptions, import_tables
 from recbole_lite.data.sources.list_datasets import list_datasets
 from recbole_lite.data.sources.prepare_dataset import prepare
 
@@ -16,8 +18,8 @@ MODEL = "LiteLLM4Rec"  # whose run `check` has in mind, where settings do not sa
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
-    """Add the subcommand with its own three."""
-    parser = add_command(commands, "data", "prepare, check and list data sets", run)
+    """Add the subcommand with its own."""
+    parser = add_command(commands, "data", "prepare, import, check and list data sets", run)
     inner = parser.add_subparsers(dest="data_command", required=True)
     one = inner.add_parser("prepare", help="fetch and convert a known data set")
     one.add_argument("name", help="name of a known data set; see `data list`")
@@ -41,6 +43,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     one.set_defaults(takes_overrides=True, overrides=[])
     inner.add_parser("list", help="list the known data sets")
+    _add_import(inner)
     for one in inner.choices.values():
         one.add_argument(
             "--data_path",
@@ -50,8 +53,49 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         )
 
 
+def _add_import(inner: argparse._SubParsersAction) -> None:
+    one = inner.add_parser(
+        "import", help="make a data set from CSV, TSV, JSON lines or Parquet", allow_abbrev=False
+    )
+    add = one.add_argument
+    add("--interactions", required=True, metavar="FILE", help="one row per interaction")
+    add("--items", metavar="FILE", help="one row per item, with its texts")
+    add("--users", metavar="FILE", help="one row per user")
+    add("--name", required=True, help="name of the new data set")
+    for role in ("user", "item"):
+        add(f"--{role}", metavar="COLUMN", help=f"column of the {role}s (default: guessed)")
+    for role in ("time", "rating"):
+        text = f"column of the {role}s (default: guessed); none: there is none"
+        add(f"--{role}", metavar="COLUMN", help=text)
+    for role in ("item", "user"):
+        text = f"column of the {role}s' ids in --{role}s (default: guessed)"
+        add(f"--{role}_id", metavar="COLUMN", help=text)
+    add("--text", type=_columns, metavar="A,B", help="text of the items (default: all strings)")
+    text = "other columns of --interactions to take over"
+    add("--keep", type=_columns, default=(), metavar="A,B", help=text)
+    text = "drop users and items with fewer interactions, until none is left to drop"
+    add("--k_core", type=int, default=0, metavar="K", help=text)
+    add("--min_rating", type=float, metavar="X", help="drop interactions with lower ratings")
+    text = "of several interactions of a user with an item keep one"
+    add("--deduplicate", choices=("first", "last"), help=text)
+    text = "of several rows of an item, or user, keep the first (default: an error)"
+    add("--deduplicate_items", choices=("first",), help=text)
+    text = "split users into sessions at longer pauses, such as 30m; a session becomes the user"
+    add("--session_gap", metavar="TIME", help=text)
+    text = "s, ms, us or ns, or a format of strptime, such as %%d/%%m/%%Y (default: guessed)"
+    add("--time_format", metavar="FORMAT", help=text)
+    add("--separator", metavar="C", help="between the fields of a text (default: guessed)")
+    add("--overwrite", action="store_true", help="replace the files of a data set of this name")
+    add("--dry_run", action="store_true", help="show what the columns become, write nothing")
+
+
+def _columns(text: str) -> tuple[str, ...]:
+    """Names between commas."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 def run(args: argparse.Namespace) -> int:
-    """Prepare, check or list; 2 if a check found problems."""
+    """Prepare, import, check or list; 2 if a check found problems."""
     data_path = Path(args.data_path)
     if args.data_command == "prepare":
         source = None if args.source is None else Path(args.source)
@@ -62,6 +106,11 @@ def run(args: argparse.Namespace) -> int:
             report = _check(args)
         print(report.render())
         return 0 if report.ok else 2
+    if args.data_command == "import":
+        names = (field.name for field in fields(ImportOptions))
+        options = ImportOptions(**{name: getattr(args, name) for name in names})
+        tables = args.interactions, args.items, args.users
+        return 0 if import_tables(args.name, data_path, *tables, options) else 2
     print(list_datasets(data_path))
     return 0
 

@@ -48,6 +48,11 @@ class AtomicTable:
     types: dict[str, str]
     frame: pd.DataFrame
 
+    def select(self, fields: Collection[str]) -> AtomicTable:
+        """Only some of the fields; the values are shared."""
+        types = {field: self.types[field] for field in fields}
+        return AtomicTable(self.path, types, self.frame[list(types)].copy(deep=False))
+
 
 def read_header(
     path: str | Path, *, separator: str = "\t", encoding: str = "utf-8"

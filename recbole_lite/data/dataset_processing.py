@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from recbole.data.interaction import Interaction
 from recbole.utils import FeatureType
 
+from recbole_lite.data.atomic_reader import AtomicTable
 from recbole_lite.data.column_settings import TYPE_OF, names_in
 from recbole_lite.data.interaction_filters import drop_repeated_pairs, filter_by_counts
 from recbole_lite.data.stable_order import by_appearance
@@ -26,6 +28,8 @@ class ProcessingMixin:
     config : LiteConfig
     trained : Vocabulary, optional
         Of the checkpoint that the data are read for: decides the internal ids.
+    tables : mapping of str to AtomicTable, optional
+        Data that stand in memory, by the ending of the file that each replaces.
 
     Attributes
     ----------
@@ -33,7 +37,13 @@ class ProcessingMixin:
         Raw ids by internal id.
     """
 
-    def __init__(self, config, trained: Vocabulary | None = None):
+    def __init__(
+        self,
+        config,
+        trained: Vocabulary | None = None,
+        tables: Mapping[str, AtomicTable] | None = None,
+    ):
+        self.tables = tables
         self.vocabulary = Vocabulary()
         self._numbering = None if trained is None else Numbering(trained)
         super().__init__(config)

@@ -29,12 +29,27 @@ class ReadingMixin(PartsMixin):
 
     def _load_data(self, token, dataset_path):
         check_load_columns(self.config)
+        if self.tables is not None:
+            self._load_tables(token, dataset_path)
+            return
         if self.benchmark_filename_list is None:
             _check_for_parts(Path(dataset_path), token)
             ensure_dataset(token, Path(dataset_path).parent, log=self.logger.info)
         elif not Path(dataset_path).is_dir():
             raise DataError("there is no such folder; check dataset and data_path", dataset_path)
         super()._load_data(token, dataset_path)
+
+    def _load_tables(self, token, dataset_path):
+        """Take the tables that stand in memory in place of files."""
+        for source, name in (
+            (FeatureSource.INTERACTION, "inter_feat"),
+            (FeatureSource.USER, "user_feat"),
+            (FeatureSource.ITEM, "item_feat"),
+        ):
+            table = self.tables.get(source.value)
+            feat = None if table is None else self._load_feat(table.path, source)
+            setattr(self, name, feat)
+        self._load_additional_feat(token, dataset_path)
 
     def _init_alias(self):
         check_columns(self)  # all files are read, and nothing has been made of them
@@ -53,7 +68,8 @@ class ReadingMixin(PartsMixin):
         load, unload = self._get_load_and_unload_col(source)
         if load == set():
             return None
-        header = read_header(filepath, **self._format)
+        memory = (self.tables or {}).get(source.value)
+        header = read_header(filepath, **self._format) if memory is None else memory.types
         if source == FeatureSource.INTERACTION:
             load = self._with_lists(load, header)
         columns = [
@@ -68,15 +84,18 @@ class ReadingMixin(PartsMixin):
         if not columns:
             self.logger.warning(f"{filepath}: none of its columns is in load_col")
             return None
-        unique = ids[0] if source in (FeatureSource.USER, FeatureSource.ITEM) else None
-        table = read_atomic(
-            filepath,
-            columns=columns,
-            required=ids,
-            unique=unique,
-            seq_separator=self.config["seq_separator"],
-            **self._format,
-        )
+        if memory is not None:
+            table = memory.select(columns)
+        else:
+            unique = ids[0] if source in (FeatureSource.USER, FeatureSource.ITEM) else None
+            table = read_atomic(
+                filepath,
+                columns=columns,
+                required=ids,
+                unique=unique,
+                seq_separator=self.config["seq_separator"],
+                **self._format,
+            )
         self._register_fields(table, source)
         return self._split_sequences(table)
 
@@ -151,6 +170,14 @@ class ReadingMixin(PartsMixin):
             self.field2seqlen[field] = max(map(len, cells), default=0)
         return frame
 
+    def item_header(self) -> tuple[Path, dict[str, str]]:
+        """Place of the items' table, and its fields with their types; {}: there is none."""
+        if self.tables is not None:
+            table = self.tables.get("item")
+            return (Path("items"), {}) if table is None else (table.path, table.types)
+        path = Path(self.dataset_path, f"{self.dataset_name}.item")
+        return path, read_header(path, **self._format) if path.is_file() else {}
+
     def item_text_columns(self, fields: list[str] | None = None) -> dict[str, list[str]]:
         """Raw text of items, by internal id.
 
@@ -170,10 +197,9 @@ class ReadingMixin(PartsMixin):
         DataError
             There is no ``.item`` file, it lacks one of the fields, or one is no text.
         """
-        path = Path(self.dataset_path, f"{self.dataset_name}.item")
-        if not path.is_file():
+        path, header = self.item_header()
+        if not header:
             raise DataError("the Item LLM needs the items' text, and this file is missing", path)
-        header = read_header(path, **self._format)
         vectors = [field for field in fields or [] if header.get(field) == "float_seq"]
         if vectors:
             raise DataError(
@@ -189,13 +215,16 @@ class ReadingMixin(PartsMixin):
             raise DataError(
                 f"no column {absent[0]!r} (item_text_fields); it has {', '.join(header)}", path, 1
             )
-        table = read_atomic(
-            path,
-            columns=[self.iid_field, *fields],
-            required=[self.iid_field],
-            unique=self.iid_field,
-            **self._format,
-        )
+        if self.tables is not None:
+            table = self.tables["item"]
+        else:
+            table = read_atomic(
+                path,
+                columns=[self.iid_field, *fields],
+                required=[self.iid_field],
+                unique=self.iid_field,
+                **self._format,
+            )
         by_token = table.frame.set_index(table.frame[self.iid_field].astype(object))[fields]
         rows = by_token.reindex(self.field2id_token[self.iid_field])
         texts = {field: [_as_text(value) for value in rows[field]] for field in fields}

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from recbole_lite.data.atomic_reader import read_header
 from recbole_lite.utils.errors import ConfigError
 from recbole_lite.utils.suggestions import suggest
 
@@ -43,8 +40,7 @@ def item_titles(dataset, field: str | None) -> list[str]:
 
 def _title_field(dataset, wanted: str | None) -> str | None:
     """Field of ``.item`` that names the items; None: nothing does."""
-    path = Path(dataset.dataset_path, f"{dataset.dataset_name}.item")
-    kinds = read_header(path, **dataset._format) if path.is_file() else {}
+    path, kinds = dataset.item_header()
     texts = [
         name for name, kind in kinds.items() if kind in TEXT_TYPES and name != dataset.iid_field
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from logging import getLogger
 from pathlib import Path
@@ -14,6 +14,7 @@ from recbole.data.utils import create_samplers
 from recbole.data.utils import get_dataloader as get_recbole_dataloader
 from recbole.utils import ModelType
 
+from recbole_lite.data.atomic_reader import AtomicTable
 from recbole_lite.data.column_settings import check_counts
 from recbole_lite.data.dataset import LiteGeneralDataset, LiteSequentialDataset, SequencesMixin
 from recbole_lite.data.loaders import HistoryMaskLoader, ResamplingLoader, eval_loader
@@ -30,7 +31,11 @@ if TYPE_CHECKING:
     from recbole_lite.config.configurator import LiteConfig
 
 
-def create_dataset(config: LiteConfig, trained: Vocabulary | None = None) -> Dataset:
+def create_dataset(
+    config: LiteConfig,
+    trained: Vocabulary | None = None,
+    tables: Mapping[str, AtomicTable] | None = None,
+) -> Dataset:
     """Read and filter the dataset that `config` names.
 
     Parameters
@@ -38,6 +43,8 @@ def create_dataset(config: LiteConfig, trained: Vocabulary | None = None) -> Dat
     config : LiteConfig
     trained : Vocabulary, optional
         Of a checkpoint: the internal ids will be those that it was trained with.
+    tables : mapping of str to AtomicTable, optional
+        Data in place of files (:func:`recbole_lite.data.frames.read_frames`).
 
     Raises
     ------
@@ -55,10 +62,10 @@ def create_dataset(config: LiteConfig, trained: Vocabulary | None = None) -> Dat
             "needs one file of interactions; leave benchmark_filename out"
         )
     if own is not None:  # RecBole lays the samples of a few models, e.g. DIEN, in its own way
-        return type(f"Lite{own.__name__}", (SequencesMixin, own), {})(config, trained)
+        return type(f"Lite{own.__name__}", (SequencesMixin, own), {})(config, trained, tables)
     if config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
-        return LiteSequentialDataset(config, trained)
-    return LiteGeneralDataset(config, trained)
+        return LiteSequentialDataset(config, trained, tables)
+    return LiteGeneralDataset(config, trained, tables)
 
 
 def _check_graph(config):

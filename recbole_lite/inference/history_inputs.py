@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 
+from recbole_lite.data.raw_values import id_text
 from recbole_lite.inference.catalogue import PADDING, Catalogue
-from recbole_lite.utils.errors import RequestError
+from recbole_lite.utils.errors import DataError, RequestError
 
 UNKNOWN = ("warn", "error")
 NO_HISTORY = ("empty", "popular", "error")
@@ -22,6 +25,93 @@ _SHOWN = 5  # ids in a message
 
 class UnknownItemWarning(UserWarning):
     """Items of a history are not in the catalogue and were left out."""
+
+
+class OriginalIds:
+    """Item ids as the user has them, where these are no texts.
+
+    Parameters
+    ----------
+    ids : iterable of hashable or None
+        Ids of any type.
+    kind : str or None
+        ``int``: texts of digits stand for whole numbers.
+
+    Raises
+    ------
+    RequestError
+        Two ids are written alike.
+    """
+
+    def __init__(self, ids: Iterable[Hashable] | None, kind: str | None):
+        self._whole = kind == "int"
+        self._of_text: dict[str, Hashable] = {}
+        rows = [] if ids is None else rows_of(ids, "item_ids")
+        for value in rows:
+            text = id_text(value)
+            if self._of_text.setdefault(text, value) != value:
+                raise RequestError(
+                    f"item_ids: {self._of_text[text]!r} and {value!r} are written alike"
+                )
+        self._texts = {value: text for text, value in self._of_text.items()}
+
+    def original(self, text: str) -> Any:
+        """Id that a text stands for."""
+        if text in self._of_text:
+            return self._of_text[text]
+        return int(text) if self._whole and re.fullmatch(r"-?\d+", text) else text
+
+    def as_texts(self, values: Any) -> Any:
+        """Replace known ids in lists, and in lists of lists, by their texts."""
+        if not self._texts or values is None:
+            return values
+        try:
+            if values in self._texts:
+                return self._texts[values]
+        except TypeError:  # not hashable
+            pass
+        single = isinstance(values, (str, bytes)) or not isinstance(values, Iterable)
+        return values if single else [self.as_texts(value) for value in values]
+
+
+def histories_of(table: Any, settings: Mapping[str, Any]) -> list[list[str]]:
+    """History of each user in a table of interactions, in the order of their first rows.
+
+    Parameters
+    ----------
+    table : data frame, list of dicts, or dict of lists
+        Columns are found as in training (:func:`recbole_lite.data.frames.read_frames`); without
+        times the rows are in order.
+    settings : mapping
+        Of the training.
+
+    Raises
+    ------
+    RequestError
+        A column is missing, or an id or time cannot be used.
+    """
+    # Here: a service that takes lists needs neither pandas nor Arrow.
+    from recbole_lite.data.column_roles import guess_interactions
+    from recbole_lite.data.frames import FIELDS, frame_source
+    from recbole_lite.data.table_conversion import convert_interactions
+
+    try:
+        source, _ = frame_source("histories", table, FIELDS)
+        names = {role: settings.get(key) for role, key in FIELDS.items()}
+        columns = source.table.column_names
+        roles = guess_interactions(
+            source, {role: name if name in columns else None for role, name in names.items()}
+        )
+        roles.pop("rating", None)
+        made = convert_interactions(source, roles).columns
+    except DataError as error:
+        raise RequestError(str(error)) from None
+    users, items = made["user_id"].cat.codes.to_numpy(), made["item_id"].astype(object).to_numpy()
+    order = np.argsort(users, kind="stable")
+    if "timestamp" in made:
+        order = np.lexsort((made["timestamp"].to_numpy(), users))
+    parts = np.split(items[order], np.cumsum(np.bincount(users))[:-1])
+    return [part.tolist() for part in parts]
 
 
 # -- internal ids -----------------------------------------------------------------------------
@@ -125,7 +215,7 @@ def raw_id(value: Any) -> str:
 
     Parameters
     ----------
-    value : str, bytes, int, float or a cell of NumPy, torch, pandas, polars, pyarrow
+    value : str, bytes, int, float, UUID or a cell of NumPy, torch, pandas, polars, pyarrow
         Floats without a fraction are written as integers: pandas stores a column of integers with
         a missing value as floats.
 
@@ -140,8 +230,8 @@ def raw_id(value: Any) -> str:
             value = value.decode("utf-8")
         except UnicodeDecodeError:
             raise RequestError(f"an id must be text in UTF-8, found {value!r}") from None
-    if isinstance(value, str):
-        return check_text(value, "an id")
+    if isinstance(value, (str, UUID)):
+        return check_text(str(value), "an id")
     if is_missing(value):
         raise RequestError(f"an id is missing (found {value!r}); leave such rows out")
     if isinstance(value, bool) or not isinstance(value, Real) or math.isinf(value):

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from recbole_lite.data.frames import frame_rows
+from recbole_lite.data.raw_values import is_frame
 from recbole_lite.inference.history_inputs import check_text, is_missing, raw_id
 from recbole_lite.inference.loading import CatalogueDataset, Settings
 from recbole_lite.inference.model_folder import ModelBundle
@@ -24,7 +26,7 @@ from recbole_lite.inference.ridge import Ridge, fit_ridge
 from recbole_lite.model.layers.item_tower import VectorNorm
 from recbole_lite.text.item_vectors import load_item_vectors
 from recbole_lite.trainer import checkpoint
-from recbole_lite.utils.errors import RequestError
+from recbole_lite.utils.errors import DataError, RequestError
 
 _TEXT_AS_IT_IS = {"item_text_fields": None, "item_text_template": "{text}"}
 
@@ -265,9 +267,12 @@ def _described(items, taken: Mapping[str, int], has_vectors: bool) -> list[tuple
 
 
 def _records(items) -> list:
-    """Items of a list, or rows of a table of pandas or polars."""
-    if hasattr(items, "columns") and hasattr(items, "to_dict"):
-        return items.to_dicts() if hasattr(items, "to_dicts") else items.to_dict("records")
+    """Items of a list, or rows of a table."""
+    if is_frame(items) and not isinstance(items, Sequence):
+        try:
+            return frame_rows("items", items)
+        except DataError as error:
+            raise RequestError(str(error)) from None
     if isinstance(items, (str, bytes, Mapping)) or not isinstance(items, Iterable):
         raise RequestError(f"items must be a list of texts or mappings, found {items!r}")
     listed = list(items)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from logging import getLogger
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from huggingface_hub import ModelHubMixin, snapshot_download
 
 from recbole_lite.config.saved_config import BEST_FILE, CONFIG_FILE
+from recbole_lite.data.raw_values import is_frame
 from recbole_lite.inference import graph_file, history_inputs
 from recbole_lite.inference.catalogue import Catalogue
 from recbole_lite.inference.history_inputs import UnknownItemWarning as UnknownItemWarning
@@ -43,9 +44,9 @@ _HUB_FILES = [CONFIG_FILE, ITEMS_FILE, WEIGHTS_FILE, "model-*.onnx", "README.md"
 
 
 class Recommendation(NamedTuple):
-    """A recommended item."""
+    """A recommended item; its id is a text, or what a data frame of the training held."""
 
-    id: str
+    id: Any
     title: str
     score: float
 
@@ -61,7 +62,7 @@ class Recommender(ModelHubMixin):
     ----------
     bundle : ModelBundle
         Content of a model's folder.
-    device, runtime
+    device, runtime, item_ids
         See :meth:`load`.
 
     Attributes
@@ -75,11 +76,18 @@ class Recommender(ModelHubMixin):
     # Not None: otherwise huggingface_hub copies the arguments, including all weights.
     _hub_mixin_config: ClassVar[dict] = {}  # type: ignore[misc]
 
-    def __init__(self, bundle: ModelBundle, device="cpu", runtime: str = "auto"):
+    def __init__(
+        self,
+        bundle: ModelBundle,
+        device="cpu",
+        runtime: str = "auto",
+        item_ids: Iterable[Hashable] | None = None,
+    ):
         if runtime not in RUNTIMES:
             raise RequestError(f"runtime must be one of {', '.join(RUNTIMES)}, found {runtime!r}")
         self._bundle, self._device = bundle, device
         self._requested, self._graph = runtime, Path()
+        self._ids = history_inputs.OriginalIds(item_ids, bundle.about.get("item_id_type"))
         self._torch_reason = self._reason_for_torch(runtime)
         self._model: torch.nn.Module | None = None
         self._runtime: OnnxRuntime | TorchRuntime | None = None
@@ -116,7 +124,13 @@ class Recommender(ModelHubMixin):
     # -- loading and saving -----------------------------------------------------------------
 
     @classmethod
-    def load(cls, folder: str | Path, device="cpu", runtime: str = "auto") -> Recommender:
+    def load(
+        cls,
+        folder: str | Path,
+        device="cpu",
+        runtime: str = "auto",
+        item_ids: Iterable[Hashable] | None = None,
+    ) -> Recommender:
         """Load the folder of a finished run, or a packed folder.
 
         Parameters
@@ -126,6 +140,9 @@ class Recommender(ModelHubMixin):
         device : str or torch.device
         runtime : {"auto", "onnx", "torch"}
             onnx: onnxruntime, on the CPU; torch: the model itself; auto: onnx if available.
+        item_ids : iterable of hashable, optional
+            Items' ids of any type, such as the column of a data frame: histories may hold them,
+            and recommendations do. Not needed for texts and whole numbers.
 
         Raises
         ------
@@ -135,7 +152,7 @@ class Recommender(ModelHubMixin):
         RequestError, MissingDependencyError
             Unknown runtime, or one that cannot run this model on this device.
         """
-        return cls(read_bundle(folder), device, runtime)
+        return cls(read_bundle(folder), device, runtime, item_ids)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs) -> Recommender:
@@ -277,7 +294,7 @@ class Recommender(ModelHubMixin):
 
     def recommend(
         self,
-        histories: Iterable[Sequence],
+        histories: Any,
         k: int = 10,
         exclude_seen: bool | None = None,
         candidates: Sequence | None = None,
@@ -289,10 +306,13 @@ class Recommender(ModelHubMixin):
 
         Parameters
         ----------
-        histories : iterable of sequence of str
+        histories : iterable of sequence of str, or table
             Raw item ids of each user, oldest first, of any length; the model reads the last
             ``MAX_ITEM_LIST_LENGTH`` of them. Ids may be strings, bytes or numbers, in lists,
             arrays, tensors or columns (:func:`~recbole_lite.inference.history_inputs.raw_id`).
+            Or a table of interactions (of pandas, polars, pyarrow; a list of dicts, a dict of
+            lists) with columns of users, items and, optionally, times: one history per user, in
+            the order of their first rows.
         k : int
             Items per user; fewer if fewer items are available.
         exclude_seen : bool, optional
@@ -323,6 +343,9 @@ class Recommender(ModelHubMixin):
         """
         k = self.check_k(k)
         batch_size = history_inputs.whole_number(batch_size, "batch_size", 1)
+        if is_frame(histories):
+            histories = history_inputs.histories_of(histories, self._bundle.settings)
+        histories, candidates = map(self._ids.as_texts, (histories, candidates))
         known = history_inputs.resolve_histories(self.catalogue, histories, unknown, no_history)
         chosen = history_inputs.resolve_candidate_lists(self.catalogue, candidates, len(known))
         own = chosen if isinstance(chosen, list) else [chosen] * len(known)  # of each user
@@ -335,7 +358,7 @@ class Recommender(ModelHubMixin):
         if no_history == "popular":
             for row in (row for row, items in enumerate(known) if not items):
                 result[row] = self._popular(k, own[row])
-        return result
+        return [[one._replace(id=self._ids.original(one.id)) for one in row] for row in result]
 
     def _popular(self, k: int, candidates: np.ndarray | None) -> list[Recommendation]:
         if self.catalogue.counts is None:
@@ -386,9 +409,7 @@ class Recommender(ModelHubMixin):
         for row, history, own in zip(self.score(histories), histories, candidates, strict=True):
             yield from filled(*top_k(row[None], k, [history] if exclude_seen else None, own))
 
-    def add_items(
-        self, items: Sequence[str | Mapping[str, str]], vectors: np.ndarray | None = None
-    ) -> list[str]:
+    def add_items(self, items: Any, vectors: np.ndarray | None = None) -> list[Any]:
         """Add items that the model was not trained on, given their texts or vectors.
 
         Their vectors are predicted from the Item LLM's vectors (accuracy: docs/recommend.md), or
@@ -398,16 +419,17 @@ class Recommender(ModelHubMixin):
 
         Parameters
         ----------
-        items : sequence of str or mapping
+        items : sequence of str or mapping, or table
             Texts written like those of the catalogue (``recommender.catalogue.texts``), or
-            mappings with ``text`` and, optionally, ``id`` and ``title``.
+            mappings with ``text`` and, optionally, ``id`` and ``title``, or a table with these
+            columns (of pandas, polars, pyarrow; a dict of lists).
         vectors : array-like [n, d], optional
             One row per item, from the source of ``item_vectors``, for a model that was trained
             with it; its items need no ``text``.
 
         Returns
         -------
-        list of str
+        list
             Their raw ids.
 
         Raises
@@ -424,7 +446,7 @@ class Recommender(ModelHubMixin):
             self._new_items = NewItemPredictor(self._bundle, self.model)
         ids = add_items(self._bundle, self.model, self._new_items, items, vectors)
         self._torch_reason, self._runtime = "items were added", None  # its graph lacks them
-        return ids
+        return [self._ids.original(one) for one in ids]
 
     def score(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
         """Scores of all items for non-empty histories of internal ids.
@@ -453,7 +475,9 @@ class Recommender(ModelHubMixin):
 
 def _load_arguments(arguments: Mapping) -> dict:
     """Arguments of ``from_pretrained`` that are meant for :meth:`Recommender.load`."""
-    return {name: arguments[name] for name in ("device", "runtime") if name in arguments}
+    return {
+        name: arguments[name] for name in ("device", "runtime", "item_ids") if name in arguments
+    }
 
 
 def _chunks(rows: list, size: int) -> Iterator[list]:

@@ -119,6 +119,7 @@ def write_recommender_files(
     config,
     counts: Mapping[str, int],
     results: Mapping[str, Any],
+    item_id_type: str = "str",
 ) -> None:
     """Add the files that ``Recommender`` needs beside the checkpoint to a run's folder.
 
@@ -135,6 +136,8 @@ def write_recommender_files(
         Number of users, items and interactions.
     results : mapping
         ``valid`` and ``test``, metrics by name or None.
+    item_id_type : str
+        ``int``: recommended ids are given as numbers; else as text.
     """
     folder = Path(folder)
     content = checkpoint.load_config(folder)
@@ -153,6 +156,8 @@ def write_recommender_files(
         "data": dict(counts),
         "results": dict(results),
     }
+    if item_id_type == "int":
+        about["item_id_type"] = item_id_type
     model_folder.write_config(folder, content, about)
 
 

@@ -151,6 +151,17 @@ def write_films(folder: Path, name: str, genre: str) -> None:
     (target / f"{name}.item").write_text("\n".join(lines) + "\n")
 
 
+def write_csv(folder: Path) -> None:
+    """The films as ratings.csv and movies.csv, in the layout of MovieLens."""
+    for table, ending, header in (
+        ("ratings", "inter", "userId,movieId,rating,timestamp"),
+        ("movies", "item", "movieId,title,year,genres"),
+    ):
+        rows = (folder / "dataset" / "ml-1m" / f"ml-1m.{ending}").read_text().splitlines()[1:]
+        cells = (row.replace(", ", " ").replace("\t", ",") for row in rows)
+        (folder / f"{table}.csv").write_text("\n".join([header, *cells]) + "\n")
+
+
 @pytest.fixture(scope="module")
 def sandbox(tmp_path_factory, llm_folders):
     """A checkout's folders beside small data and runs of a moment, as the pages presume them."""
@@ -163,6 +174,7 @@ def sandbox(tmp_path_factory, llm_folders):
     shutil.copytree(llm_folders["writer"], folder / "tokenizer")
     shutil.copytree(llm_folders["bert"], folder / "my-item-llm")
     (folder / "histories.csv").write_text("user_id,history\nann,1;6\nbob,260\n")
+    write_csv(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         page = (ROOT / "docs" / "model.md").read_text(encoding="utf-8")
@@ -223,7 +235,7 @@ def here(word: str) -> str:
     flag, equals, value = word.rpartition("=")
     if value in STANDS_FOR:
         return f"{flag}{equals}{STANDS_FOR[value]}"
-    dated = r"(saved/\w+-ml-\w+)-(?:\.\.\.|[A-Z][a-z]{2}-\d\d-\d{4}_\d\d-\d\d-\d\d)"
+    dated = r"(saved/\w+-(?:ml-\w+|shop))-(?:\.\.\.|[A-Z][a-z]{2}-\d\d-\d{4}_\d\d-\d\d-\d\d)"
     return re.sub(dated, lambda found: str(first_run(found[1])), word)
 
 

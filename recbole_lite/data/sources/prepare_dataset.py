@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +102,7 @@ def prepare(
     """
     data_path = Path(data_path)
     meta = _load_meta(name, data_path)
-    with _locked(name, data_path):
+    with locked(name, data_path):
         return _prepare(meta, data_path, source, log)
 
 
@@ -133,7 +134,7 @@ def ensure_dataset(name: str, data_path: str | Path, log: Callable[[str], None] 
     folder = data_path / check_name(name)
     if not (folder / f"{name}.inter").is_file():
         meta = _load_meta(name, data_path)
-        with _locked(name, data_path):
+        with locked(name, data_path):
             if not (folder / f"{name}.inter").is_file():
                 log(_prepare(meta, data_path, None, log).render())
     return folder
@@ -147,15 +148,21 @@ def _load_meta(name: str, data_path: Path) -> DatasetMeta:
         raise DataError(
             f"no data set {name!r}: there is no file {inter}, and no dataset_meta/{name}.yaml "
             f"that says where to get it ({nearest(name, known_names(data_path))}). To use your "
-            f"own files, write {inter} with the columns user_id:token, item_id:token and "
-            f"timestamp:float, and {name}.item beside it with item_id:token and columns of text, "
-            "separated by tabs (docs/datasets.md)."
+            f"own files: recbole-lite data import --name={shlex.quote(name)} "
+            "--interactions=FILE --items=FILE (docs/own_data.md)."
         )
     return load_meta(path)
 
 
 @contextmanager
-def _locked(name: str, data_path: Path) -> Iterator[None]:
+def locked(name: str, data_path: Path) -> Iterator[None]:
+    """Let one process at a time write a data set.
+
+    Raises
+    ------
+    DataError
+        Nothing can be written there.
+    """
     lock = FileLock(data_path / f".{name}.lock")
     try:
         data_path.mkdir(parents=True, exist_ok=True)
@@ -227,22 +234,40 @@ def _convert(meta: DatasetMeta, files: SourceFiles) -> dict[str, Table]:
 
 def _write(folder: Path, meta: DatasetMeta, files: SourceFiles, tables: dict[str, Table]) -> None:
     """Write into a folder beside the right one, and rename it when it is complete."""
-    temporary = folder.with_name(f".{folder.name}.new.tmp")  # ours alone: we hold the lock
-    shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
-    try:
-        temporary.mkdir()
+    with temporary_folder(folder) as temporary:
         for ending, table in tables.items():
             write_atomic(temporary / f"{meta.name}.{ending}", table.types, table.frame)
-        receipt = {
-            "name": meta.name,
-            "sources": {path.name: file_sha256(path) for path in files.paths if path.is_file()},
-            "sha256": {path.name: file_sha256(path) for path in sorted(temporary.iterdir())},
-        }
-        (temporary / RECEIPT).write_text(json.dumps(receipt, indent=2) + "\n", encoding="utf-8")
+        write_receipt(temporary, meta.name, files.paths)
         if folder.exists():
             folder.rmdir()  # empty, or it would have been refused
         os.rename(temporary, folder)
+
+
+@contextmanager
+def temporary_folder(folder: Path) -> Iterator[Path]:
+    """Folder beside that of a data set, whose lock the caller holds; it is deleted in the end.
+
+    Raises
+    ------
+    DataError
+        Nothing can be written there.
+    """
+    temporary = folder.with_name(f".{folder.name}.new.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
+    try:
+        temporary.mkdir()
+        yield temporary
     except OSError as error:
         raise DataError(f"cannot write there: {error}", folder) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_receipt(folder: Path, name: str, sources: Iterable[Path]) -> None:
+    """Write down the checksums of a data set's files and of the files that it was made from."""
+    receipt = {
+        "name": name,
+        "sources": {path.name: file_sha256(path) for path in sources if path.is_file()},
+        "sha256": {path.name: file_sha256(path) for path in sorted(folder.iterdir())},
+    }
+    (folder / RECEIPT).write_text(json.dumps(receipt, indent=2) + "\n", encoding="utf-8")
