@@ -190,6 +190,7 @@ GOOD = {"user": ["a", "a"], "item": [1, 2], "ts": [1, 2]}
         ({**GOOD, "ts": [1, np.nan]}, "row 1: ts: the time is"),
         (pd.DataFrame({"user": [], "item": [], "ts": []}), "interactions: the table has no rows"),
         ({"user": ["a"], "item": [1, 2]}, "interactions: neither a data frame of pandas"),
+        (pd.DataFrame({0: ["a"], 1: [2]}), r"names of columns must be text, found \[0, 1\]"),
         ("ratings.csv", "interactions: neither a data frame of pandas"),
         ({**GOOD, "item": [[1], [2]]}, "no column looks like the item"),
     ],

@@ -182,7 +182,10 @@ def _narwhals(name: str, table: Any) -> nw.DataFrame:
         if isinstance(table, (Mapping, Sequence)) and not isinstance(table, (str, bytes)):
             table = pd.DataFrame(table if isinstance(table, Mapping) else list(table))
         frame = nw.from_native(table)
-        return frame.collect() if isinstance(frame, nw.LazyFrame) else frame
+        frame = frame.collect() if isinstance(frame, nw.LazyFrame) else frame
+        if not all(isinstance(column, str) for column in frame.columns):
+            raise TypeError(f"names of columns must be text, found {frame.columns}")
+        return frame
     except (TypeError, ValueError, AttributeError) as error:
         raise DataError(
             f"{name}: neither a data frame of pandas, polars or pyarrow, nor a list of dicts or "

@@ -148,7 +148,7 @@ def _check_target(name: str, data_path: Path, options: ImportOptions) -> None:
         )
     there = [f"{name}.{ending}" for ending in ("inter", "item", "user")]
     there = [file for file in there if (folder / file).exists()]
-    if there and not options.overwrite:
+    if there and not options.overwrite and not options.dry_run:
         raise DataError(
             f"{there[0]} already exists; nothing was changed. Replace the data set with "
             "--overwrite, or choose another --name",

@@ -118,6 +118,9 @@ def test_existing_data_are_kept_unless_told(files, capsys):
     assert "shop.inter already exists; nothing was changed" in refused(
         capsys, "--interactions=ratings.csv"
     )
+    before = written("inter")
+    assert run("--interactions=movies.csv", "--user=title", "--time=none", "--dry_run") == 0
+    assert written("inter") == before
     assert run("--interactions=ratings.csv", "--overwrite") == 0
     kept = sorted(path.name for path in Path("data/shop").iterdir())
     assert kept == ["mine.txt", "prepared.json", "shop.inter"]
