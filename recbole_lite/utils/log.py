@@ -78,15 +78,22 @@ def init_logger(config, folder: str | Path = "log") -> Path:
     return path
 
 
+class _Collecting(logging.Handler):
+    def __init__(self, level: int):
+        super().__init__(level)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(COLOURS.sub("", record.getMessage()))
+
+
 @contextmanager
 def collected_warnings() -> Iterator[list[str]]:
     """Collect the warnings of the root logger, which is RecBole's, in place of printing them."""
-    root, found = logging.getLogger(), []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: found.append(COLOURS.sub("", record.getMessage()))
+    root, handler = logging.getLogger(), _Collecting(logging.WARNING)
     before, root.handlers = root.handlers, [handler]
     try:
-        yield found
+        yield handler.messages
     finally:
         root.handlers = before
 
