@@ -28,6 +28,7 @@ from recbole_lite.config.evaluation_settings import check_protocol
 from recbole_lite.config.keys import affecting
 from recbole_lite.config.known_keys import check_known, default_files, known_keys, own_keys
 from recbole_lite.config.registry import can_train_prefixes, check_kind, get_model, reads_candidates
+from recbole_lite.config.saved_config import defaults_of_resumed
 from recbole_lite.config.stages import read_stages
 from recbole_lite.config.validation import validate
 from recbole_lite.config.yaml_files import Loader, Setting, read_yaml, set_at
@@ -160,6 +161,8 @@ class LiteConfig(Config):
             *map(read_yaml, paths),
         ):
             self.internal_config_dict.update({key: s.value for key, s in settings.items()})
+        if resumed := self.external_config_dict.get("resume"):
+            self.internal_config_dict.update(defaults_of_resumed(Path(str(resumed))))
 
     # -- merging ---------------------------------------------------------------------------
 

@@ -13,7 +13,8 @@ from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
 from recbole.utils import ModelType
 from torch.utils.data import RandomSampler, SequentialSampler
 
-from recbole_lite.config.registry import knows_candidates
+from recbole_lite.config.registry import knows_candidates, loss_is_mean_over_rows
+from recbole_lite.data.length_buckets import LengthBuckets, batches_by_length
 from recbole_lite.data.windows import CANDIDATES, ResampledWindows
 
 
@@ -25,6 +26,12 @@ class HistoryMaskLoader(FullSortEvalDataLoader):
     history before the target (``eval_exclude_history: True``), which is the ranking over
     I \ I_u of the paper, or none (``False``, RecBole's protocol). Where windows have candidates
     (``task: topn``), it names everything else.
+
+    Attributes
+    ----------
+    batches : list of numpy.ndarray
+        Rows of each batch. Where windows are cut to the longest history of a batch, they are read
+        from the longest to the shortest; ``uid_list`` and all results keep the order of the data.
     """
 
     def __init__(self, config, dataset, sampler, shuffle=False):
@@ -35,7 +42,13 @@ class HistoryMaskLoader(FullSortEvalDataLoader):
         self.is_sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
         self.uid_field, self.iid_field = dataset.uid_field, dataset.iid_field
         self.sample_size = len(dataset)
+        self.batches: list[np.ndarray] = []
         AbstractDataLoader.__init__(self, config, dataset, sampler, shuffle=False)
+
+    @property
+    def _index_sampler(self):
+        """What torch's loaders take the rows of each batch from."""
+        return self.batches
 
     @property
     def uid_list(self) -> torch.Tensor:
@@ -65,6 +78,9 @@ class HistoryMaskLoader(FullSortEvalDataLoader):
     def _init_batch_size_and_step(self):
         self.step = self.config["eval_batch_size"]
         self.set_batch_size(self.step)
+        windows = self._dataset.inter_feat
+        lengths = windows.lengths() * windows.cuts_padding  # else: all equal, in their order
+        self.batches = batches_by_length(lengths, self.step)
 
     def collate_fn(self, index):
         """Batch of windows, what to mask in it, and where the targets are."""
@@ -84,8 +100,26 @@ class HistoryMaskLoader(FullSortEvalDataLoader):
 class ResamplingLoader(TrainDataLoader):
     """Training on what each epoch resamples: windows (``ResampledWindows``), candidates.
 
-    They come from the loader's own generator, whose state a checkpoint holds.
+    They come from the loader's own generator, whose state a checkpoint holds. Windows that are cut
+    to the longest history of a batch come in batches of similar length.
+
+    Attributes
+    ----------
+    buckets : LengthBuckets or None
+        None: the batches are torch's.
     """
+
+    def __init__(self, config, dataset, sampler, shuffle=False):
+        self.buckets: LengthBuckets | None = None
+        super().__init__(config, dataset, sampler, shuffle)
+        if shuffle and dataset.inter_feat.cuts_padding and loss_is_mean_over_rows(config.model_class):
+            tokens = config["max_tokens_per_batch"]
+            self.buckets = LengthBuckets(dataset.inter_feat, self.step, tokens, self.generator)
+
+    @property
+    def _index_sampler(self):
+        """What torch's loaders take the rows of each batch from."""
+        return self.buckets or super()._index_sampler
 
     def __iter__(self):
         windows = self._dataset.inter_feat

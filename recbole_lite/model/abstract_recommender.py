@@ -32,6 +32,7 @@ class NextItemModel(SequentialRecommender):
 
     trains_prefixes = True  # train_strategy: prefix
     can_exclude_history = True  # loss_exclude_history
+    reads_any_length = True  # bucket_by_length
 
     def read_loss(self, config) -> None:
         """Set the loss of ``loss_type``, ``sce_negatives`` and ``loss_exclude_history``.

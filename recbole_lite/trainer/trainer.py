@@ -16,7 +16,7 @@ from recbole_lite.config.stages import read_stages
 from recbole_lite.data.device_transfer import batch_to_device
 from recbole_lite.data.loaders import FirstBatches
 from recbole_lite.data.vocabulary import Vocabulary
-from recbole_lite.evaluator.collector import LiteCollector, restore_order
+from recbole_lite.evaluator.collector import LiteCollector
 from recbole_lite.evaluator.evaluator import LiteEvaluator
 from recbole_lite.trainer import checkpoint, data_parallel
 from recbole_lite.trainer.initial_weights import next_train_stage
@@ -396,15 +396,14 @@ class LiteMixin(ResumeMixin):
             path = Path(model_file or self.saved_model_file)
             self._load_best(path)
         self._evaluated, self.evaluator.ranked = eval_data, None
+        self.eval_collector.loader = eval_data
         counts = getattr(self.model, "beam_counts", None)
         if counts is not None:
             counts.clear()
         with self._products():
             result = super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
-        if eval_data and not self.config["single_spec"]:
-            self.evaluator.ranked = restore_order(self.evaluator.ranked, eval_data)
-            if counts is not None:
-                process_group.all_reduce_counts(counts, self.device)
+        if eval_data and counts is not None and not self.config["single_spec"]:
+            process_group.all_reduce_counts(counts, self.device)
         if counts is not None and counts.beams:
             self.logger.info(str(counts))
         return result
