@@ -17,6 +17,10 @@ from recbole_lite.config.registry import knows_candidates, loss_is_mean_over_row
 from recbole_lite.data.length_buckets import LengthBuckets, batches_by_length
 from recbole_lite.data.windows import CANDIDATES, ResampledWindows
 
+# Users at once in an evaluation whose histories are sorted by length: fewer of them have less
+# padding, and on a CPU their scores stay in its caches. eval_batch_size can lower it.
+_MOST_ROWS = {"cpu": 256}
+
 
 class HistoryMaskLoader(FullSortEvalDataLoader):
     r"""Full ranking over windows, for sequential and general models alike.
@@ -79,8 +83,11 @@ class HistoryMaskLoader(FullSortEvalDataLoader):
         self.step = self.config["eval_batch_size"]
         self.set_batch_size(self.step)
         windows = self._dataset.inter_feat
-        lengths = windows.lengths() * windows.cuts_padding  # else: all equal, in their order
-        self.batches = batches_by_length(lengths, self.step)
+        rows, lengths = self.step, np.zeros(len(windows))  # in their order
+        if windows.cuts_padding:
+            rows = min(rows, _MOST_ROWS.get(self.config["device"].type, 1024))
+            lengths = windows.lengths()
+        self.batches = batches_by_length(lengths, rows)
 
     def collate_fn(self, index):
         """Batch of windows, what to mask in it, and where the targets are."""
@@ -107,19 +114,27 @@ class ResamplingLoader(TrainDataLoader):
     ----------
     buckets : LengthBuckets or None
         None: the batches are torch's.
+    targets_per_batch : float or None
+        Mean of a pass, where it differs between the batches (``max_tokens_per_batch``).
     """
 
     def __init__(self, config, dataset, sampler, shuffle=False):
         self.buckets: LengthBuckets | None = None
         super().__init__(config, dataset, sampler, shuffle)
-        if shuffle and dataset.inter_feat.cuts_padding and loss_is_mean_over_rows(config.model_class):
-            tokens = config["max_tokens_per_batch"]
-            self.buckets = LengthBuckets(dataset.inter_feat, self.step, tokens, self.generator)
+        windows, tokens = dataset.inter_feat, config["max_tokens_per_batch"]
+        if shuffle and windows.cuts_padding and loss_is_mean_over_rows(config.model_class):
+            self.buckets = LengthBuckets(windows, self.step, tokens, self.generator)
 
     @property
     def _index_sampler(self):
         """What torch's loaders take the rows of each batch from."""
         return self.buckets or super()._index_sampler
+
+    @property
+    def targets_per_batch(self) -> float | None:  # noqa: D102
+        if self.buckets is None or self.buckets.max_tokens is None:
+            return None
+        return float(self._dataset.inter_feat.target_counts().sum() / len(self.buckets))
 
     def __iter__(self):
         windows = self._dataset.inter_feat

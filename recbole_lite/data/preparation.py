@@ -21,7 +21,7 @@ from recbole_lite.data.sharding import shard_loaders, skip_empty_batches
 from recbole_lite.data.topn_candidates import attach_candidates
 from recbole_lite.data.vocabulary import Vocabulary
 from recbole_lite.data.windows import RandomSegments, ResampledWindows, Windows
-from recbole_lite.utils.errors import ConfigError, DataError
+from recbole_lite.utils.errors import DataError
 from recbole_lite.utils.process_group import as_single_process
 
 if TYPE_CHECKING:
@@ -83,15 +83,13 @@ def data_preparation(config: LiteConfig, dataset: Dataset):
     phases = ("train", "valid", "test")
     parts = dataset.build()
     _check_parts(config, dataset, parts)
-    cuts_padding = _cuts_padding(config)
+    _cut_padding(config, parts)
     classes = [get_dataloader(config, phase) for phase in phases]
     if isinstance(parts[0].inter_feat, Windows):
         parts[0].inter_feat = _training_windows(config, parts[0].inter_feat)
-        if cuts_padding or isinstance(parts[0].inter_feat, ResampledWindows):
+        windows = parts[0].inter_feat
+        if windows.cuts_padding or isinstance(windows, ResampledWindows):
             classes[0] = ResamplingLoader
-    for part in parts:
-        if isinstance(part.inter_feat, Windows):
-            part.inter_feat.cuts_padding = cuts_padding
     if config["task"] == "topn":
         attach_candidates(config, dataset, parts)
         if getattr(parts[0].inter_feat, "candidates", None) is not None:
@@ -135,24 +133,13 @@ def _check_parts(config, dataset, parts):
     )
 
 
-def _cuts_padding(config) -> bool:
-    """Whether batches are cut to their longest history."""
+def _cut_padding(config, parts) -> None:
+    """Cut batches to their longest history where the model's results do not depend on that."""
     # S3Rec's pre-training pads by MAX_ITEM_LIST_LENGTH itself.
-    known = reads_any_length(config.model_class) and config["train_stage"] != "pretrain"
-    cuts = bool(config["bucket_by_length"] and known)
-    tokens, longest = config["max_tokens_per_batch"], config["MAX_ITEM_LIST_LENGTH"]
-    if tokens is not None and not (cuts and config["shuffle"]):
-        raise ConfigError(
-            "max_tokens_per_batch needs bucket_by_length: True, shuffle: True, and a model that "
-            f"reads batches of any length; {config['model']} "
-            + ("does" if known else "does not; set train_batch_size")
-        )
-    if tokens is not None and tokens < longest:
-        raise ConfigError(
-            f"max_tokens_per_batch: {tokens} is less than one history of MAX_ITEM_LIST_LENGTH: "
-            f"{longest}"
-        )
-    return cuts
+    fixed = not reads_any_length(config.model_class) or config["train_stage"] == "pretrain"
+    for part in parts:
+        if isinstance(part.inter_feat, Windows):
+            part.inter_feat.cuts_padding = config["bucket_by_length"] and not fixed
 
 
 def _training_windows(config, windows):

@@ -182,8 +182,9 @@ class Windows(Interaction):
         Interaction
             The targets' fields ``[B]``, ``<field>_list`` of every field but the user's
             ``[B, max_length]`` (earliest first, padded with zeros; with ``cuts_padding``
-            ``[B, longest history]``) and the length ``[B]``. With ``lists_seen`` also ``seen_list``: the user's items before the window,
-            ``[B, longest]``. With ``candidates`` also ``topn_candidates``, ``[B, C]``.
+            ``[B, longest history]``) and the length ``[B]``. With ``lists_seen`` also
+            ``seen_list``: the user's items before the window, ``[B, longest]``. With
+            ``candidates`` also ``topn_candidates``, ``[B, C]``.
         """
         index = _as_index(index)
         rows = np.atleast_1d(self.rows[index])
@@ -298,6 +299,7 @@ class ResampledWindows(Windows):
             windows.list_suffix,
             windows.length_field,
         )
+        self.cuts_padding = windows.cuts_padding
         self.first_rows, self.last_rows = windows.user_bounds()
 
     def user_bounds(self) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from recbole.model.abstract_recommender import SequentialRecommender
@@ -33,6 +36,7 @@ class NextItemModel(SequentialRecommender):
     trains_prefixes = True  # train_strategy: prefix
     can_exclude_history = True  # loss_exclude_history
     reads_any_length = True  # bucket_by_length
+    _head: torch.Tensor | None = None  # within `fixed_head`
 
     def read_loss(self, config) -> None:
         """Set the loss of ``loss_type``, ``sce_negatives`` and ``loss_exclude_history``.
@@ -129,4 +133,20 @@ class NextItemModel(SequentialRecommender):
     def full_sort_predict(self, interaction):
         """Scores of all items, ``[B, n_items]``; -inf for padding (id 0)."""
         h_u = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
-        return F.pad(h_u @ self.head_weight().T, (1, 0), value=-torch.inf)
+        # Padding gets a row in the head: a column in the scores would be a copy of them.
+        scores = h_u @ (self._padded_head() if self._head is None else self._head).T
+        scores[:, 0] = -torch.inf
+        return scores
+
+    @contextmanager
+    def fixed_head(self) -> Iterator[None]:
+        """Compute the rows of the head once for all batches of an evaluation."""
+        with torch.no_grad():
+            self._head = self._padded_head()
+        try:
+            yield
+        finally:
+            self._head = None
+
+    def _padded_head(self) -> torch.Tensor:
+        return F.pad(self.head_weight(), (0, 0, 1, 0))  # [n_items, d]

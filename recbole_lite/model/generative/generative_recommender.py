@@ -126,7 +126,9 @@ class GenerativeRecommender(SequentialRecommender):
             template = torch.zeros_like(users)
         if self.candidate_prompts is not None:
             candidates = to_host(interaction[CANDIDATES])
-            parts = self.candidate_prompts(self.prompts, users, item_seq, candidates, template)
+            parts = self.candidate_prompts(
+                self.prompts, users, item_seq, candidates, template, self.max_seq_length
+            )
         else:
             parts = self.prompts(users, item_seq, template)
         return tuple(tensor_to_device(part, device) for part in parts)
