@@ -4,8 +4,8 @@
         --out=results/padding
 
 Models of two layers, d = 64 (LiteLLM4Rec with train_strategy all, SASRec, LightLM) and 256 (ItemLM,
-its defaults). The sides take turns, --repeats times --steps training steps and one evaluation of
---users users each, on one thread, in CPU time; medians. "Floor" is the time of the matrix products
+its defaults). The sides take turns, --repeats times --steps training steps and one evaluation each
+(padded: of --users users), on one thread, in CPU time; medians. "Floor" is the time of the matrix products
 that an evaluation without padding needs, at the rates of such products measured in between.
 """
 
@@ -63,9 +63,11 @@ class Side:
         self.model = self.training.model
         self.trainer = get_trainer(config["MODEL_TYPE"], name)(config, self.model)
         self.trainer.disable_tensorboard()
-        rows = np.random.default_rng(0).permutation(len(test._dataset))[: args.users]
-        part = dataset.copy(test._dataset.inter_feat[np.sort(rows)])
-        self.test = HistoryMaskLoader(config, part, None)
+        self.test = test
+        if not cut:  # in batches of the same size as all users
+            rows = np.random.default_rng(0).permutation(len(test._dataset))[: args.users]
+            part = dataset.copy(test._dataset.inter_feat[np.sort(rows)])
+            self.test = HistoryMaskLoader(config, part, None)
 
     def train(self, steps: int) -> dict[str, float]:
         """Targets a second of some steps, and the share of padding in them."""
@@ -200,7 +202,7 @@ def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--window", type=int, default=50)
     parser.add_argument("--models", nargs="+", default=["ItemLM", "LiteLLM4Rec", "SASRec"])
-    parser.add_argument("--users", type=int, default=2048)
+    parser.add_argument("--users", type=int, default=4096)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--cache", default=".cache/item_embeddings")

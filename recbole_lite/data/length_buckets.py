@@ -104,7 +104,25 @@ def _token_bounds(lengths: np.ndarray, max_tokens: int) -> list[int]:
     return bounds[:-1]
 
 
-def batches_by_length(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """Row numbers of an evaluation's batches, longest histories first; ties keep their order."""
+def batches_by_length(
+    lengths: np.ndarray, batch_size: int, max_tokens: int | None = None
+) -> list[np.ndarray]:
+    """Row numbers of an evaluation's batches, longest histories first; ties keep their order.
+
+    Parameters
+    ----------
+    lengths : numpy.ndarray
+        ``[n]``.
+    batch_size : int
+        Most rows of a batch.
+    max_tokens : int, optional
+        Most positions of a batch (rows times longest history), as long as it has several rows.
+    """
     order = np.argsort(-lengths, kind="stable")
-    return np.split(order, np.arange(batch_size, len(order), batch_size))
+    batches, start = [], 0
+    while start < len(order):
+        fitting = (max_tokens or np.inf) // max(lengths[order[start]], 1)
+        rows = int(np.clip(fitting, 1, batch_size))
+        batches.append(order[start : start + rows])
+        start += rows
+    return batches

@@ -17,9 +17,9 @@ from recbole_lite.config.registry import knows_candidates, loss_is_mean_over_row
 from recbole_lite.data.length_buckets import LengthBuckets, batches_by_length
 from recbole_lite.data.windows import CANDIDATES, ResampledWindows
 
-# Users at once in an evaluation whose histories are sorted by length: fewer of them have less
-# padding, and on a CPU their scores stay in its caches. eval_batch_size can lower it.
-_MOST_ROWS = {"cpu": 256}
+# Most users, and positions of their histories, at once in an evaluation by length. Small batches have
+# less padding, and on a CPU memory that is used again and again; eval_batch_size can be lower.
+_MOST = {"cpu": (256, 4096)}
 
 
 class HistoryMaskLoader(FullSortEvalDataLoader):
@@ -83,11 +83,11 @@ class HistoryMaskLoader(FullSortEvalDataLoader):
         self.step = self.config["eval_batch_size"]
         self.set_batch_size(self.step)
         windows = self._dataset.inter_feat
-        rows, lengths = self.step, np.zeros(len(windows))  # in their order
         if windows.cuts_padding:
-            rows = min(rows, _MOST_ROWS.get(self.config["device"].type, 1024))
-            lengths = windows.lengths()
-        self.batches = batches_by_length(lengths, rows)
+            rows, tokens = _MOST.get(self.config["device"].type, (1024, 65536))
+            self.batches = batches_by_length(windows.lengths(), min(self.step, rows), tokens)
+        else:
+            self.batches = batches_by_length(np.zeros(len(windows)), self.step)  # in their order
 
     def collate_fn(self, index):
         """Batch of windows, what to mask in it, and where the targets are."""

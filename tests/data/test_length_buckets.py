@@ -83,6 +83,9 @@ def test_as_many_rows_as_fit_into_the_positions():
 def test_an_evaluation_begins_with_the_longest_histories():
     batches = batches_by_length(np.array([2, 5, 2, 1, 5]), 2)
     assert [batch.tolist() for batch in batches] == [[1, 4], [0, 2], [3]]
+    batches = batches_by_length(np.array([2, 5, 2, 1, 5, 2]), 3, max_tokens=4)
+    assert [batch.tolist() for batch in batches] == [[1], [4], [0, 2], [5, 3]]
+    assert batches_by_length(np.zeros(0), 3) == []
 
 
 @pytest.mark.parametrize("strategy", ["all", "sampling", "prefix"])

@@ -16,16 +16,16 @@ STRATEGIES = ["all", "prefix"]
 
 def epoch(config_for, **changes):
     """Change of ItemLM's weights by a pass of plain gradient descent, its loss and batches."""
-    config = config_for("ItemLM", **{**PLAIN, "learner": "sgd", "learning_rate": 1e-3, **changes})
+    config = config_for("ItemLM", **{**PLAIN, "learner": "sgd", "learning_rate": 1e-5, **changes})
     train, *_ = data_preparation(config, create_dataset(config))
     torch.manual_seed(1)
-    model = config.model_class(config, train._dataset)
-    before = torch.nn.utils.parameters_to_vector(model.parameters()).clone()
+    model = config.model_class(config, train._dataset).double()
+    before = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
     trainer = get_trainer(config["MODEL_TYPE"], "ItemLM")(config, model)
     train.generator.manual_seed(3)  # samples the same windows
     loss = trainer._train_epoch(train, 0)
     change = torch.nn.utils.parameters_to_vector(model.parameters()) - before
-    return change, loss, len(train)
+    return change.detach(), loss, len(train)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
