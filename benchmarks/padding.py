@@ -5,8 +5,8 @@
 
 Models of two layers, d = 64 (LiteLLM4Rec with train_strategy all, SASRec, LightLM) and 256 (ItemLM,
 its defaults). The sides take turns, --repeats times --steps training steps and one evaluation each
-(padded: of --users users), on one thread, in CPU time; medians. "Floor" is the time of the matrix products
-that an evaluation without padding needs, at the rates of such products measured in between.
+(padded: of --users users), on one thread, in CPU time; medians. "Floor" is the time of the matrix
+products of an evaluation without padding, at the rates of such products, measured in between.
 """
 
 from __future__ import annotations

@@ -121,8 +121,9 @@ def batches_by_length(
     order = np.argsort(-lengths, kind="stable")
     batches, start = [], 0
     while start < len(order):
-        fitting = (max_tokens or np.inf) // max(lengths[order[start]], 1)
-        rows = int(np.clip(fitting, 1, batch_size))
+        rows = batch_size
+        if max_tokens is not None:
+            rows = max(min(rows, max_tokens // max(int(lengths[order[start]]), 1)), 1)
         batches.append(order[start : start + rows])
         start += rows
     return batches

@@ -17,8 +17,8 @@ from recbole_lite.config.registry import knows_candidates, loss_is_mean_over_row
 from recbole_lite.data.length_buckets import LengthBuckets, batches_by_length
 from recbole_lite.data.windows import CANDIDATES, ResampledWindows
 
-# Most users, and positions of their histories, at once in an evaluation by length. Small batches have
-# less padding, and on a CPU memory that is used again and again; eval_batch_size can be lower.
+# Most users, and positions of their histories, at once in an evaluation by length. Small batches
+# have less padding, and on a CPU their memory is used again; eval_batch_size can be lower.
 _MOST = {"cpu": (256, 4096)}
 
 

@@ -36,8 +36,7 @@ def test_every_target_has_the_same_weight(strategy, batches, config_for):
     whole, loss, _ = epoch(config_for, train_strategy=strategy, train_batch_size=10_000)
     change, losses, n = epoch(config_for, train_strategy=strategy, **batches)
     assert n > 3
-    # A row of a batch of few: its windows cannot be divided evenly.
-    few = strategy == "prefix" and "train_batch_size" in batches
+    few = "train_batch_size" in batches  # they cannot be divided evenly
     assert (change / n - whole).norm() < (0.15 if few else 0.02) * whole.norm()
     assert losses / n == pytest.approx(loss, rel=0.02 if few else 0.005)
 
