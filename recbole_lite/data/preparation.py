@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recbole.data import dataset as recbole_datasets
-from recbole.data.dataloader import FullSortEvalDataLoader
+from recbole.data.dataloader import FullSortEvalDataLoader, NegSampleEvalDataLoader
 from recbole.data.dataset import Dataset
 from recbole.data.utils import create_samplers, get_dataloader
 from recbole.utils import ModelType
@@ -83,8 +83,8 @@ def data_preparation(config: LiteConfig, dataset: Dataset):
     phases = ("train", "valid", "test")
     parts = dataset.build()
     _check_parts(config, dataset, parts)
-    _cut_padding(config, parts)
     classes = [get_dataloader(config, phase) for phase in phases]
+    _cut_padding(config, parts, classes)
     if isinstance(parts[0].inter_feat, Windows):
         parts[0].inter_feat = _training_windows(config, parts[0].inter_feat)
         windows = parts[0].inter_feat
@@ -133,13 +133,15 @@ def _check_parts(config, dataset, parts):
     )
 
 
-def _cut_padding(config, parts) -> None:
+def _cut_padding(config, parts, loaders) -> None:
     """Cut batches to their longest history where the model's results do not depend on that."""
     # S3Rec's pre-training pads by MAX_ITEM_LIST_LENGTH itself.
     fixed = not reads_any_length(config.model_class) or config["train_stage"] == "pretrain"
-    for part in parts:
+    for part, loader in zip(parts, loaders, strict=True):
+        # RecBole's loader of sampled items concatenates users, who must have the same width.
+        joined = issubclass(loader, NegSampleEvalDataLoader)
         if isinstance(part.inter_feat, Windows):
-            part.inter_feat.cuts_padding = config["bucket_by_length"] and not fixed
+            part.inter_feat.cuts_padding = config["bucket_by_length"] and not (fixed or joined)
 
 
 def _training_windows(config, windows):

@@ -112,7 +112,7 @@ def test_users_ranked_by_length_are_in_the_order_of_the_data(model, config_for):
         figures = trainer.evaluate(test, load_best_model=False)
         with torch.no_grad():  # nothing of the evaluation is kept
             for parameter in net.parameters():
-                parameter.mul_(2)
+                parameter.normal_()
         again = trainer.evaluate(test, load_best_model=False)
         lengths = [batch[0]["item_length"].tolist() for batch in test]
         ordered = [n for batch in lengths for n in batch]

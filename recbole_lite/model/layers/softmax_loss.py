@@ -65,7 +65,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 if seen is not None:
                     seen.mask_scores(scores, part)
                 # One pass of exp serves the sum and the gradient.
-                largest = scores.amax(1, keepdim=True)
+                largest = torch.amax(scores, 1, keepdim=True)
                 of_targets = scores.gather(1, right) - largest
                 sums = scores.sub_(largest).exp_().sum(1, keepdim=True)
                 total += (sums.log() - of_targets).sum()
