@@ -38,7 +38,6 @@ MODELS = {
     "LiteLLM4Rec": {
         "item_llm": "minilm",
         "item_llm_max_length": 16,
-        "item_text_fields": ["title"],
         "rec_llm_init": "scratch",
         "rec_llm_config": T5,
     },
