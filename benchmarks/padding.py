@@ -28,11 +28,7 @@ from recbole_lite.experiments.reproduce.time_budget import TrainingSteps, clock
 from recbole_lite.trainer.matmul_backend import matrix_products
 
 T5 = {"num_layers": 2, "d_model": 64, "d_ff": 256, "num_heads": 4, "d_kv": 16}
-COMMON = {
-    "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
-    "show_progress": False,
-    "state": "WARNING",
-}
+COMMON = {"show_progress": False, "state": "WARNING"}
 MODELS = {
     "ItemLM": {},
     "LiteLLM4Rec": {
