@@ -9,18 +9,18 @@ import torch
 
 from recbole_lite.data.windows import Windows
 
-# Batches whose rows are sorted by length together. More of them: less padding; fewer: the rows
-# that meet in a batch change more from pass to pass.
-_BATCHES_PER_CHUNK = 64
+# Batches whose rows are sorted by length together. More of them: less padding; fewer: successive
+# steps see histories of all lengths, as the moments of Adam expect.
+_BATCHES_PER_CHUNK = 8
 
 
 class LengthBuckets:
-    """Batch sampler of a training: shuffled rows, sorted by length within large chunks.
+    """Batch sampler of a training: shuffled rows, sorted by length within chunks.
 
-    Every pass has each row once. The rows are shuffled and divided into chunks of about 64
-    batches; each chunk is sorted by length and divided into batches; the batches of all chunks are
-    shuffled. All batches have the same number of targets, up to one row's, and so each target has
-    the same weight in a pass, although a batch's loss is a mean.
+    Every pass has each row once. The rows are shuffled and divided into chunks of about 8 batches;
+    each chunk is sorted by length and divided into batches, whose order is shuffled. All batches
+    have the same number of targets, up to one row's, and so each target has the same weight in a
+    pass, although a batch's loss is a mean.
 
     Parameters
     ----------
@@ -58,18 +58,20 @@ class LengthBuckets:
 
     def __iter__(self) -> Iterator[list[int]]:
         batches = self._batches()
-        order = self._permutation(len(batches))
-        self.sizes = [len(batches[number]) for number in order]
-        return (batches[number].tolist() for number in order)
+        self.sizes = [len(batch) for batch in batches]
+        return (batch.tolist() for batch in batches)
 
     def _permutation(self, n: int) -> np.ndarray:
         return torch.randperm(n, generator=self.generator).numpy()
+
+    def _shuffled(self, batches: list[np.ndarray]) -> list[np.ndarray]:
+        return [batches[number] for number in self._permutation(len(batches))]
 
     def _batches(self) -> list[np.ndarray]:
         order, lengths = self._permutation(len(self.windows)), self.windows.lengths()
         if self.max_tokens is not None:
             order = order[np.argsort(lengths[order], kind="stable")]
-            return np.split(order, _token_bounds(lengths[order], self.max_tokens))
+            return self._shuffled(np.split(order, _token_bounds(lengths[order], self.max_tokens)))
         n_batches, targets = len(self), self.windows.target_counts()
         n_chunks = -(-n_batches // _BATCHES_PER_CHUNK)
         ends = np.arange(1, n_chunks + 1) * n_batches // n_chunks  # in batches
@@ -80,7 +82,7 @@ class LengthBuckets:
             strict=True,
         ):
             chunk = chunk[np.argsort(lengths[chunk], kind="stable")]
-            batches += np.split(chunk, _even_bounds(targets[chunk], count))
+            batches += self._shuffled(np.split(chunk, _even_bounds(targets[chunk], count)))
         return batches
 
 
