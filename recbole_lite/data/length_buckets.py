@@ -82,11 +82,11 @@ class LengthBuckets:
             strict=True,
         ):
             chunk = chunk[np.argsort(lengths[chunk], kind="stable")]
-            batches += self._shuffled(np.split(chunk, _even_bounds(targets[chunk], count)))
+            batches += self._shuffled(np.split(chunk, even_bounds(targets[chunk], count)))
         return batches
 
 
-def _even_bounds(costs: np.ndarray, n_parts: int) -> np.ndarray:
+def even_bounds(costs: np.ndarray, n_parts: int) -> np.ndarray:
     """Where to split rows into `n_parts` of nearly the same cost, each of a row or more."""
     steps = np.arange(1, n_parts)
     # A row belongs to the part that its middle is in.

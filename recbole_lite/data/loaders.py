@@ -13,7 +13,7 @@ from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
 from recbole.utils import ModelType
 from torch.utils.data import RandomSampler, SequentialSampler
 
-from recbole_lite.config.registry import knows_candidates, loss_is_mean_over_rows
+from recbole_lite.config.registry import encodes_by_length, knows_candidates, loss_is_mean_over_rows
 from recbole_lite.data.length_buckets import LengthBuckets, batches_by_length
 from recbole_lite.data.windows import CANDIDATES, ResampledWindows
 
@@ -108,7 +108,8 @@ class ResamplingLoader(TrainDataLoader):
     """Training on what each epoch resamples: windows (``ResampledWindows``), candidates.
 
     They come from the loader's own generator, whose state a checkpoint holds. Windows that are cut
-    to the longest history of a batch come in batches of similar length.
+    to the longest history of a batch come in batches of similar length, unless the model itself
+    reads mixed batches without padding.
 
     Attributes
     ----------
@@ -122,7 +123,9 @@ class ResamplingLoader(TrainDataLoader):
         self.buckets: LengthBuckets | None = None
         super().__init__(config, dataset, sampler, shuffle)
         windows, tokens = dataset.inter_feat, config["max_tokens_per_batch"]
-        if shuffle and windows.cuts_padding and loss_is_mean_over_rows(config.model_class):
+        mixed = encodes_by_length(config.model_class) and tokens is None
+        mixed = mixed or not loss_is_mean_over_rows(config.model_class)
+        if shuffle and windows.cuts_padding and not mixed:
             self.buckets = LengthBuckets(windows, self.step, tokens, self.generator)
 
     @property

@@ -93,6 +93,30 @@ def test_ours(name, built, llm_folders):
     compare(net, train, rows)
 
 
+@pytest.mark.parametrize("name", ["mean", "prefix", "gpt2", "t5"])
+def test_a_training_batch_is_read_in_parts(name, built, monkeypatch):
+    model, changes = OURS[name]
+    inside = {"LiteLLM4Rec": "rec_llm_dropout", "ItemLM": "lm_dropout"}[model]
+    rates = {"user_dropout": 0.0, inside: 0.0}
+    net, train, _ = built(model, **changes, **rates)
+    batch = train.collate_fn(list(range(len(train._dataset)))[:60])
+    found = []
+    for cut in (True, False):
+        net.train().cuts_padding = cut
+        widths: list = []
+        handle = net.reader.register_forward_pre_hook(
+            lambda _, x, widths=widths: widths.append(x[0].shape[:2])
+        )
+        loss = seeded(net.calculate_loss, batch)
+        handle.remove()
+        assert len(widths) == (min(6, len(batch) // 8) if cut else 1)
+        assert sum(rows for rows, _ in widths) == len(batch)
+        parameters = [p for p in net.parameters() if p.requires_grad]
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        found.append([loss, *(g for g in gradients if g is not None)])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["bert", "roberta", "gpt2"])
 def test_encoders_with_positions(kind, built, llm_folders):
     encoder = {"rec_llm": str(llm_folders[kind]), "rec_llm_init": "pretrained"}
