@@ -27,7 +27,15 @@ from recbole_lite.config.command_line import parse_overrides, parse_scalar
 from recbole_lite.config.evaluation_settings import check_protocol
 from recbole_lite.config.keys import affecting
 from recbole_lite.config.known_keys import check_known, default_files, known_keys, own_keys
-from recbole_lite.config.registry import can_train_prefixes, check_kind, get_model, reads_candidates
+from recbole_lite.config.registry import (
+    can_train_prefixes,
+    check_kind,
+    get_model,
+    loss_is_mean_over_rows,
+    reads_any_length,
+    reads_candidates,
+)
+from recbole_lite.config.saved_config import defaults_of_resumed
 from recbole_lite.config.stages import read_stages
 from recbole_lite.config.validation import validate
 from recbole_lite.config.yaml_files import Loader, Setting, read_yaml, set_at
@@ -161,6 +169,8 @@ class LiteConfig(Config):
             *map(read_yaml, paths),
         ):
             self.internal_config_dict.update({key: s.value for key, s in settings.items()})
+        if resumed := self.external_config_dict.get("resume"):
+            self.internal_config_dict.update(defaults_of_resumed(Path(str(resumed))))
 
     # -- merging ---------------------------------------------------------------------------
 
@@ -227,6 +237,7 @@ class LiteConfig(Config):
         self._check_mask()
         self._check_clip()
         self._check_strategy()
+        self._check_batches()
         self._check_task()
 
     def _set_repeatable(self):
@@ -249,6 +260,26 @@ class LiteConfig(Config):
             raise ConfigError(
                 "item_llm_training: full trains the Item LLM, which item_vectors replaces; set "
                 "frozen or embeddings"
+            )
+
+    def _check_batches(self):
+        final = self.final_config_dict
+        if final["accumulate_steps"] > 1 and self.model == "NCL":
+            raise ConfigError("accumulate_steps: RecBole's trainer of NCL takes a step per batch")
+        tokens, longest = final["max_tokens_per_batch"], final["MAX_ITEM_LIST_LENGTH"]
+        if tokens is None:
+            return
+        known = reads_any_length(self.model_class) and loss_is_mean_over_rows(self.model_class)
+        if not (known and final["bucket_by_length"] and final["shuffle"]):
+            raise ConfigError(
+                "max_tokens_per_batch needs bucket_by_length: True, shuffle: True and a model that "
+                f"is trained on batches of any length; {self.model} "
+                + ("is" if known else "is not: set train_batch_size")
+            )
+        if tokens < longest:
+            raise ConfigError(
+                f"max_tokens_per_batch: {tokens} is less than one history of "
+                f"MAX_ITEM_LIST_LENGTH: {longest}"
             )
 
     def _check_task(self):

@@ -2,12 +2,13 @@
 
 One line makes a setting known, checked, documented and classified::
 
-    name: default  # (type; affects WHAT; was FORMER NAME; trained: VALUE) Meaning.
+    name: default  # (type; affects WHAT; was FORMER NAME; trained: VALUE; before: VALUE) Meaning.
 
 The type is made of the words of :mod:`recbole_lite.config.validation`. ``affects`` takes words of
 `AFFECTS`; without it, a change of the setting is taken to change the trained weights and all that
 follows from them. ``was OLD`` keeps a former name, ``was OLD=NEW`` the former name of a value.
-``trained`` gives the value that suits a model whose weights are trained already. A setting of
+``trained`` gives the value that suits a model whose weights are trained already, ``before`` what
+runs were trained with before there was the setting, where that is not its default. A setting of
 several models is described in one of their files; the others only give their defaults.
 
 Needs neither torch nor RecBole.
@@ -62,7 +63,7 @@ class Key:
     former_names : tuple of str
     former_values : dict of str to str
         Former name of a value -> its name.
-    trained : str or None
+    trained, before : str or None
         As YAML.
     """
 
@@ -73,6 +74,7 @@ class Key:
     former_names: tuple[str, ...] = ()
     former_values: Mapping[str, str] = field(default_factory=dict)
     trained: str | None = None
+    before: str | None = None
 
 
 def read_keys(text: str) -> dict[str, Key]:
@@ -94,25 +96,25 @@ def _read_key(name: str, comment: str) -> Key:
     kind, *clauses = (clause.strip() for clause in described[1].split(";"))
     affects: set[str] = set()
     former: list[str] = []
-    trained = None
+    values: dict[str, str] = {}
     for clause in clauses:
         word, _, rest = clause.partition(" ")
         if word == "was":
             former += rest.split(", ")
             continue
-        if word == "trained:":
-            trained = rest
+        if word in ("trained:", "before:"):
+            values[word[:-1]] = rest
             continue
         words = set(rest.split(", ")) if word == "affects" else {clause}
         if not words <= AFFECTS.keys():
             raise ConfigError(
                 f"{name}: {clause!r} means nothing in a comment of properties; write affects "
-                f"{', '.join(AFFECTS)}, was FORMER NAME, or trained: VALUE"
+                f"{', '.join(AFFECTS)}, was FORMER NAME, trained: VALUE, or before: VALUE"
             )
         affects |= words
-    values = dict(one.split("=") for one in former if "=" in one)
+    renamed = dict(one.split("=") for one in former if "=" in one)
     names = tuple(one for one in former if "=" not in one)
-    return Key(name, kind, described[2], frozenset(affects), names, values, trained)
+    return Key(name, kind, described[2], frozenset(affects), names, renamed, **values)
 
 
 @lru_cache
@@ -149,6 +151,12 @@ def trained_values() -> dict[str, Any]:
     """Values of settings that say how a training begins, for a model that is trained already."""
     keys = table().values()
     return {key.name: yaml.safe_load(key.trained) for key in keys if key.trained is not None}
+
+
+def values_before() -> dict[str, Any]:
+    """Values of settings of a run that was saved before there were these settings."""
+    keys = table().values()
+    return {key.name: yaml.safe_load(key.before) for key in keys if key.before is not None}
 
 
 @lru_cache(maxsize=1)

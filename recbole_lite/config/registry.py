@@ -28,6 +28,11 @@ OVERRIDDEN = dict.fromkeys(
      "LINE", "RaCT", "Random"),
     "recbole_lite.model.recbole_overrides",
 )  # fmt: skip
+# RecBole's models whose scores and losses do not depend on how far a batch is padded.
+_ANY_LENGTH = frozenset(
+    ("BERT4Rec", "CORE", "FDSA", "GCSAN", "GRU4Rec", "GRU4RecF", "NARM", "S3Rec", "SASRec",
+     "SASRecF", "SRGNN")
+)  # fmt: skip
 _CONTEXT = "scores labelled interactions by their context; recbole-lite ranks items for users"
 _KNOWLEDGE = "is trained on a knowledge graph (.kg, .link), which recbole-lite does not read"
 _TREES = "is a gradient-boosted tree over labelled interactions; recbole-lite trains torch models"
@@ -156,6 +161,29 @@ def reads_candidates(model_class: type) -> bool:
 def knows_candidates(model_class: type) -> bool:
     """Whether a model is told the candidates in evaluation; else they are picked for it after."""
     return getattr(model_class, "knows_candidates", reads_candidates(model_class))
+
+
+def reads_any_length(model_class: type) -> bool:
+    """Whether a model's results do not depend on how far a batch of histories is padded."""
+    listed = _is_recboles(model_class) and model_class.__name__ in _ANY_LENGTH
+    return getattr(model_class, "reads_any_length", listed)
+
+
+def loss_is_mean_over_rows(model_class: type) -> bool:
+    """Whether batches of similar rows would train a model as mixed ones do.
+
+    BERT4Rec's loss is a mean over masked items, of which long histories have more.
+    """
+    return not (_is_recboles(model_class) and model_class.__name__ == "BERT4Rec")
+
+
+def encodes_by_length(model_class: type) -> bool:
+    """Whether a model reads a batch of mixed lengths without its padding."""
+    return getattr(model_class, "encodes_by_length", False)
+
+
+def _is_recboles(model_class: type) -> bool:
+    return model_class.__module__.startswith("recbole.")
 
 
 def can_train_prefixes(model_class: type) -> bool:

@@ -17,9 +17,14 @@ from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
 from recbole.utils import EvaluatorType, ModelType
 from torch.utils.data import RandomSampler, SequentialSampler
 
-from recbole_lite.config.registry import knows_candidates
+from recbole_lite.config.registry import encodes_by_length, knows_candidates, loss_is_mean_over_rows
+from recbole_lite.data.length_buckets import LengthBuckets, batches_by_length
 from recbole_lite.data.repeated_targets import repeated_rows
 from recbole_lite.data.windows import CANDIDATES, ResampledWindows, Windows
+
+# Most users, and positions of their histories, at once in an evaluation by length. Small batches
+# have less padding, and on a CPU their memory is used again; eval_batch_size can be lower.
+_MOST = {"cpu": (256, 4096)}
 
 
 class HistoryMaskLoader(FullSortEvalDataLoader):
@@ -31,6 +36,12 @@ class HistoryMaskLoader(FullSortEvalDataLoader):
     I \ I_u of the paper, or none (``False``, RecBole's protocol). A target that the user has had
     before is a seen item like the others. Where windows have candidates (``task: topn``), the
     loader names everything else as well.
+
+    Attributes
+    ----------
+    batches : list of numpy.ndarray
+        Rows of each batch. Where windows are cut to the longest history of a batch, they are read
+        from the longest to the shortest; ``uid_list`` and all results keep the order of the data.
     """
 
     def __init__(self, config, dataset, sampler, shuffle=False):
@@ -41,7 +52,13 @@ class HistoryMaskLoader(FullSortEvalDataLoader):
         self.is_sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
         self.uid_field, self.iid_field = dataset.uid_field, dataset.iid_field
         self.sample_size = len(dataset)
+        self.batches: list[np.ndarray] = []
         AbstractDataLoader.__init__(self, config, dataset, sampler, shuffle=False)
+
+    @property
+    def _index_sampler(self):
+        """What torch's loaders take the rows of each batch from."""
+        return self.batches
 
     @property
     def uid_list(self) -> torch.Tensor:
@@ -71,6 +88,12 @@ class HistoryMaskLoader(FullSortEvalDataLoader):
     def _init_batch_size_and_step(self):
         self.step = self.config["eval_batch_size"]
         self.set_batch_size(self.step)
+        windows = self._dataset.inter_feat
+        if windows.cuts_padding:
+            rows, tokens = _MOST.get(self.config["device"].type, (1024, 65536))
+            self.batches = batches_by_length(windows.lengths(), min(self.step, rows), tokens)
+        else:
+            self.batches = batches_by_length(np.zeros(len(windows)), self.step)  # in their order
 
     def collate_fn(self, index):
         """Batch of windows, what to mask in it, and where the targets are."""
@@ -154,8 +177,37 @@ def eval_loader(config, loader_class: type, part) -> type:
 class ResamplingLoader(TrainDataLoader):
     """Training on what each epoch resamples: windows (``ResampledWindows``), candidates.
 
-    They come from the loader's own generator, whose state a checkpoint holds.
+    They come from the loader's own generator, whose state a checkpoint holds. Windows that are cut
+    to the longest history of a batch come in batches of similar length, unless the model itself
+    reads mixed batches without padding.
+
+    Attributes
+    ----------
+    buckets : LengthBuckets or None
+        None: the batches are torch's.
+    targets_per_batch : float or None
+        Mean of a pass, where it differs between the batches (``max_tokens_per_batch``).
     """
+
+    def __init__(self, config, dataset, sampler, shuffle=False):
+        self.buckets: LengthBuckets | None = None
+        super().__init__(config, dataset, sampler, shuffle)
+        windows, tokens = dataset.inter_feat, config["max_tokens_per_batch"]
+        mixed = encodes_by_length(config.model_class) and tokens is None
+        mixed = mixed or not loss_is_mean_over_rows(config.model_class)
+        if shuffle and windows.cuts_padding and not mixed:
+            self.buckets = LengthBuckets(windows, self.step, tokens, self.generator)
+
+    @property
+    def _index_sampler(self):
+        """What torch's loaders take the rows of each batch from."""
+        return self.buckets or super()._index_sampler
+
+    @property
+    def targets_per_batch(self) -> float | None:  # noqa: D102
+        if self.buckets is None or self.buckets.max_tokens is None:
+            return None
+        return float(self._dataset.inter_feat.target_counts().sum() / len(self.buckets))
 
     def __iter__(self):
         windows = self._dataset.inter_feat

@@ -69,12 +69,16 @@ class PrefixWindows(ResampledWindows):
         counts.append(left[left > 0])
         self.rows, self.counts = np.concatenate(rows), np.concatenate(counts)
 
+    def target_counts(self) -> np.ndarray:
+        """Number of targets that a training asks each window for, ``[n]``."""
+        return self.counts
+
     def collate(self, index) -> Interaction:
         """Batch of windows: as :meth:`Windows.collate`, and ``prefix_targets`` ``[B, L]``."""
         batch = super().collate(index)
         rows, counts = np.atleast_1d(self.rows[index]), np.atleast_1d(self.counts[index])
         lengths = batch[self.length_field].numpy()
-        steps = np.arange(self.max_length)
+        steps = np.arange(batch[self.store.item_field + self.list_suffix].shape[1])
         # The input at a step is followed by the row behind it; the last one by the row itself.
         positions = (rows - lengths + 1)[:, None] + np.minimum(steps, lengths[:, None] - 1)
         targets = self.store.columns[self.store.item_field][torch.from_numpy(positions)]

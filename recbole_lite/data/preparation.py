@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recbole.data import dataset as recbole_datasets
+from recbole.data.dataloader import NegSampleEvalDataLoader
 from recbole.data.dataset import Dataset
 from recbole.data.utils import create_samplers
 from recbole.data.utils import get_dataloader as get_recbole_dataloader
 from recbole.utils import ModelType
 
+from recbole_lite.config.registry import reads_any_length
 from recbole_lite.data.atomic_reader import AtomicTable
 from recbole_lite.data.column_settings import check_counts
 from recbole_lite.data.dataset import LiteGeneralDataset, LiteSequentialDataset, SequencesMixin
@@ -146,11 +148,15 @@ def _loader_class(config, phase: str, part) -> type:
     """Class of a part's loader; lays the windows of training."""
     loader = get_recbole_dataloader(config, phase)
     if phase != "train":
-        return eval_loader(config, loader, part)
+        loader = eval_loader(config, loader, part)
     if not isinstance(part.inter_feat, Windows):
         return loader
-    part.inter_feat = _training_windows(config, part.inter_feat)
-    return ResamplingLoader if isinstance(part.inter_feat, ResampledWindows) else loader
+    part.inter_feat.cuts_padding = _cuts_padding(config, loader)
+    if phase != "train":
+        return loader
+    windows = part.inter_feat = _training_windows(config, part.inter_feat)
+    resampled = windows.cuts_padding or isinstance(windows, ResampledWindows)
+    return ResamplingLoader if resampled else loader
 
 
 def count_data(dataset) -> dict[str, int]:
@@ -181,6 +187,14 @@ def _check_parts(config, dataset, parts):
         "the filters",
         Path(dataset.dataset_path, f"{dataset.dataset_name}.inter"),
     )
+
+
+def _cuts_padding(config, loader: type) -> bool:
+    """Whether batches end at their longest history: the model's results must not depend on it."""
+    # RecBole's loader of sampled items concatenates users, who must have the same width, and
+    # S3Rec's pre-training pads by MAX_ITEM_LIST_LENGTH itself.
+    fixed = issubclass(loader, NegSampleEvalDataLoader) or config["train_stage"] == "pretrain"
+    return bool(config["bucket_by_length"] and not fixed and reads_any_length(config.model_class))
 
 
 def _training_windows(config, windows):

@@ -117,6 +117,8 @@ class Windows(Interaction):
         self.list_suffix = list_suffix
         self.length_field = length_field
         self.lists_seen = False
+        # Whether a batch is as wide as its longest history, or always as `max_length`.
+        self.cuts_padding = False
         # Of data/topn_candidates.py: what is ranked, where not every item is.
         self.candidates = None
 
@@ -140,7 +142,7 @@ class Windows(Interaction):
         """The targets' own fields, read from the store at each call."""
         rows = torch.from_numpy(self.rows)
         fields = {field: column[rows] for field, column in self.store.columns.items()}
-        fields[self.length_field] = torch.from_numpy(self._lengths())
+        fields[self.length_field] = torch.from_numpy(self.lengths())
         return fields
 
     def __getattr__(self, name):
@@ -163,10 +165,10 @@ class Windows(Interaction):
     def __getitem__(self, index):
         if isinstance(index, str):
             if index == self.length_field:
-                return torch.from_numpy(self._lengths())
+                return torch.from_numpy(self.lengths())
             if index in self.store.columns:
                 return self.store.columns[index][torch.from_numpy(self.rows)]
-            return self._lists(self.rows, self._lengths(), [index])[index]
+            return self._lists(self.rows, self.lengths(), [index], self.max_length)[index]
         return self.select(self.rows[_as_index(index)])
 
     def select(self, rows: np.ndarray) -> Windows:
@@ -227,9 +229,10 @@ class Windows(Interaction):
         -------
         Interaction
             The targets' fields ``[B]``, ``<field>_list`` of every field but the user's
-            ``[B, max_length]`` (earliest first, padded with zeros) and the length ``[B]``. With
-            ``lists_seen`` also ``seen_list``: the user's items before the window,
-            ``[B, longest]``. With ``candidates`` also ``topn_candidates``, ``[B, C]``.
+            ``[B, max_length]`` (earliest first, padded with zeros; with ``cuts_padding``
+            ``[B, longest history]``) and the length ``[B]``. With ``lists_seen`` also
+            ``seen_list``: the user's items before the window, ``[B, longest]``. With
+            ``candidates`` also ``topn_candidates``, ``[B, C]``.
         """
         index = _as_index(index)
         rows = np.atleast_1d(self.rows[index])
@@ -242,7 +245,8 @@ class Windows(Interaction):
             for field in self.store.columns
             if field not in self.store.without_list
         ]
-        batch.update(self._lists(rows, lengths, names))
+        width = lengths.max(initial=1) if self.cuts_padding else self.max_length
+        batch.update(self._lists(rows, lengths, names, width))
         if self.lists_seen:
             batch[SEEN] = self._seen(rows - lengths)
         if self.candidates is not None:
@@ -302,13 +306,18 @@ class Windows(Interaction):
         users, items = columns[self.store.user_field], columns[self.store.item_field]
         return users.numpy()[rows], items.numpy()[rows]
 
-    def _lengths(self) -> np.ndarray:
+    def lengths(self) -> np.ndarray:
+        """Number of inputs of each window, ``[n]``."""
         return np.minimum(self.rows - self.first_row_of(slice(None)), self.max_length)
 
+    def target_counts(self) -> np.ndarray:
+        """Number of targets that a training asks each window for, ``[n]``: one."""
+        return np.ones(len(self.rows), dtype=np.int64)
+
     def _lists(
-        self, rows: np.ndarray, lengths: np.ndarray, names: list[str]
+        self, rows: np.ndarray, lengths: np.ndarray, names: list[str], width: int
     ) -> dict[str, torch.Tensor]:
-        steps = np.arange(self.max_length)
+        steps = np.arange(width)
         # [B, L] positions in the store; those behind the history's end point at the target.
         positions = torch.from_numpy(
             (rows - lengths)[:, None] + np.minimum(steps, lengths[:, None])
@@ -345,6 +354,7 @@ class ResampledWindows(Windows):
             windows.list_suffix,
             windows.length_field,
         )
+        self.cuts_padding = windows.cuts_padding
         self.first_rows, self.last_rows = windows.user_bounds()
 
     def user_bounds(self) -> tuple[np.ndarray, np.ndarray]:

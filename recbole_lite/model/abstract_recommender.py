@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from recbole.model.abstract_recommender import SequentialRecommender
 
 from recbole_lite.data.device_transfer import tensor_to_device, to_host
+from recbole_lite.data.length_buckets import even_bounds
 from recbole_lite.data.prefix_windows import TARGETS
 from recbole_lite.data.windows import SEEN
 from recbole_lite.model.layers.deduplicate import distinct_rows
@@ -14,6 +18,9 @@ from recbole_lite.model.layers.history_mask import HistoryMask
 from recbole_lite.model.layers.rec_llm import EmbeddingEncoder
 from recbole_lite.model.layers.softmax_loss import cross_entropy, sampled_cross_entropy
 from recbole_lite.utils.errors import ConfigError
+
+# Parts of a training batch that are read one after another, and the fewest rows of one.
+_PARTS, _FEWEST_ROWS = 6, 8
 
 
 class NextItemModel(SequentialRecommender):
@@ -36,6 +43,8 @@ class NextItemModel(SequentialRecommender):
 
     trains_prefixes = True  # train_strategy: prefix
     can_exclude_history = True  # loss_exclude_history
+    reads_any_length = encodes_by_length = True  # bucket_by_length
+    _head: torch.Tensor | None = None  # within `fixed_head`
 
     def read_loss(self, config) -> None:
         """Set the loss of ``loss_type``, ``sce_negatives`` and ``loss_exclude_history``.
@@ -47,6 +56,7 @@ class NextItemModel(SequentialRecommender):
         """
         self.loss_type, self.n_negatives = config["loss_type"], config["sce_negatives"]
         self.excludes_history = config["loss_exclude_history"]
+        self.cuts_padding = config["bucket_by_length"]
         if self.loss_type not in ("CE", "SCE"):
             raise ConfigError(
                 f"loss_type must be CE or SCE for {config['model']}, found {self.loss_type!r}"
@@ -89,7 +99,27 @@ class NextItemModel(SequentialRecommender):
         torch.Tensor
             ``[B, d]``.
         """
-        return self.user_dropout(self.pooling(self.encode(item_seq), item_seq != 0))
+        return self.user_dropout(self.pooling(self.encode_by_length(item_seq), item_seq != 0))
+
+    def encode_by_length(self, item_seq: torch.Tensor) -> torch.Tensor:
+        """Outputs as of :meth:`encode`, read in parts of similar length, each cut to its longest.
+
+        Values at padding are 0. Rows of all lengths stay together in a batch: batches of similar
+        length train worse in the same number of steps (results/README.md).
+        """
+        lengths = (to_host(item_seq) != 0).sum(1)
+        n_parts = min(_PARTS, len(lengths) // _FEWEST_ROWS)
+        if not (self.cuts_padding and self.training and n_parts > 1):
+            return self.encode(item_seq)
+        order = lengths.argsort()
+        bounds = torch.from_numpy(even_bounds(lengths[order].numpy(), n_parts))
+        outputs = []
+        for rows in order.tensor_split(bounds):
+            width = int(lengths[rows].max())
+            part = self.encode(item_seq[tensor_to_device(rows, item_seq.device), :width])
+            outputs.append(F.pad(part, (0, 0, 0, item_seq.shape[1] - width)))
+        back = tensor_to_device(order.argsort(), item_seq.device)
+        return torch.cat(outputs)[back]
 
     def calculate_loss(self, interaction):
         """Cross entropy over all items (equation 6), mean over the targets of the batch."""
@@ -103,7 +133,7 @@ class NextItemModel(SequentialRecommender):
                 for x in (places // length, places % length, places)
             )
             targets = targets.flatten()[places]
-            pooled = self.pooling.prefixes(self.encode(item_seq))  # [B, L, d]
+            pooled = self.pooling.prefixes(self.encode_by_length(item_seq))  # [B, L, d]
             users = self.user_dropout(pooled.flatten(0, 1)[places])  # [N, d]
         else:
             targets = interaction[self.POS_ITEM_ID]
@@ -132,4 +162,20 @@ class NextItemModel(SequentialRecommender):
     def full_sort_predict(self, interaction):
         """Scores of all items, ``[B, n_items]``; -inf for padding (id 0)."""
         h_u = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
-        return F.pad(h_u @ self.head_weight().T, (1, 0), value=-torch.inf)
+        # Padding gets a row in the head: a column in the scores would be a copy of them.
+        scores = h_u @ (self._padded_head() if self._head is None else self._head).T
+        scores[:, 0] = -torch.inf
+        return scores
+
+    @contextmanager
+    def fixed_head(self) -> Iterator[None]:
+        """Compute the rows of the head once for all batches of an evaluation."""
+        with torch.no_grad():
+            self._head = self._padded_head()
+        try:
+            yield
+        finally:
+            self._head = None
+
+    def _padded_head(self) -> torch.Tensor:
+        return F.pad(self.head_weight(), (0, 0, 1, 0))  # [n_items, d]

@@ -31,6 +31,11 @@ class WeightedLoss:
         Interaction -> number of terms that the loss is a mean over, as a number or tensor.
     model : torch.nn.Module
         Model of the loss.
+
+    Attributes
+    ----------
+    total : torch.Tensor
+        Number of terms of the last batch, in all processes together.
     """
 
     def __init__(
@@ -42,6 +47,7 @@ class WeightedLoss:
     ):
         self._loss, self._loader, self._count, self._model = loss, loader, count, model
         self._batch = 0
+        self.total = torch.zeros(())
 
     def __call__(self, interaction):
         """Weighted loss; the gradient of the mean over processes is the joint one.
@@ -51,8 +57,7 @@ class WeightedLoss:
         ConfigError
             The first batch changed the model's state differently in each process.
         """
-        size = self._loader.batch_size
-        rows = min(size, len(self._loader.sampler) - self._batch * size)
+        rows = rows_in_batch(self._loader, self._batch)
         self._batch += 1
         has_rows = dist.get_rank() < rows
         before = _module_state(self._model) if self._batch == 1 else None
@@ -63,10 +68,18 @@ class WeightedLoss:
         own = torch.zeros((), device=first.device)
         if has_rows:
             own += self._count(interaction)
-        total = own.clone()
-        dist.all_reduce(total)
-        weight = own * dist.get_world_size() / total
+        self.total = own.clone()
+        dist.all_reduce(self.total)
+        weight = own * dist.get_world_size() / self.total
         return tuple(part * weight for part in loss) if isinstance(loss, tuple) else loss * weight
+
+
+def rows_in_batch(loader, number: int) -> int:
+    """Rows of a batch of the present pass, in all processes together."""
+    if getattr(loader, "buckets", None) is not None:
+        return loader.buckets.sizes[number]
+    size = loader.batch_size
+    return min(size, len(loader.sampler) - number * size)
 
 
 def _module_state(model: torch.nn.Module) -> dict[str, Any]:

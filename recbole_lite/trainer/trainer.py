@@ -6,6 +6,7 @@ import math
 import shutil
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from time import time
 
@@ -16,7 +17,7 @@ from recbole_lite.config.stages import read_stages
 from recbole_lite.data.device_transfer import batch_to_device
 from recbole_lite.data.loaders import FirstBatches
 from recbole_lite.data.vocabulary import Vocabulary
-from recbole_lite.evaluator.collector import LiteCollector, restore_order
+from recbole_lite.evaluator.collector import LiteCollector
 from recbole_lite.evaluator.evaluator import LiteEvaluator
 from recbole_lite.trainer import checkpoint, data_parallel
 from recbole_lite.trainer.initial_weights import next_train_stage
@@ -51,7 +52,7 @@ class LiteMixin(ResumeMixin):
         uses_onednn(config["matmul_backend"])  # a wrong value is to be known now
         self._stage = self._stage_first_epoch = 0  # number of the present stage; its first epoch
         self._steps = 0  # of the optimiser, in the present stage
-        self.distributed_model = None
+        self.distributed_model = self._weighted = None
         with process_group.as_single_process(config), tensorboard_folder(config) as folder:
             super().__init__(config, model)
         self.tensorboard = SafeTracker(self.tensorboard, "TensorBoard")
@@ -206,8 +207,8 @@ class LiteMixin(ResumeMixin):
         for group in optimizer.param_groups:
             if self.config["adam_eps"] is not None and "eps" in group:
                 group["eps"] = float(self.config["adam_eps"])
-            if isinstance(optimizer, torch.optim.Adam) and self.device.type != "cpu":
-                group["fused"] = True  # one kernel for all parameters
+            if isinstance(optimizer, torch.optim.Adam):
+                group["fused"] = True  # one kernel for all parameters, one pass over them
         return optimizer
 
     def _start_schedule(self):
@@ -256,7 +257,7 @@ class LiteMixin(ResumeMixin):
         self._generator = getattr(train_data, "generator", None)
         self._validates = bool(valid_data) and self.eval_step > 0
         # Once, before the first draw of windows: a resumed run must plan for as many steps.
-        self._steps_per_epoch = len(train_data)
+        self._steps_per_epoch = self._count_steps(train_data)
 
         def after_epoch(epoch, valid_score):
             self.history.append(
@@ -334,21 +335,31 @@ class LiteMixin(ResumeMixin):
         most = self.stages[self._stage].max_steps
         if most is not None:
             # At least one: where windows are drawn, earlier epochs may have had more than planned.
-            train_data = FirstBatches(train_data, max(most - self._steps, 1))
+            left = max(most - self._steps, 1) * self.config["accumulate_steps"]
+            train_data = FirstBatches(train_data, left)
         own = others.pop("loss_func", None) or (arguments[0] if arguments else None)
         own = own or self.model.calculate_loss
         shared = not self.config["single_spec"]
         if shared:
             terms = getattr(self.model, "loss_terms", len)  # what the loss is a mean over
-            own = data_parallel.WeightedLoss(own, train_data, terms, self.model)
+            own = self._weighted = data_parallel.WeightedLoss(own, train_data, terms, self.model)
         # RecBole's loop hands the batch to the loss alone; a message about the loss wants its ids.
-        self._guard = NonFiniteGuard(own, train_data, epoch_idx, LOSSES_PER_CHECK)
+        remembered = LOSSES_PER_CHECK * self.config["accumulate_steps"]
+        self._guard = NonFiniteGuard(own, train_data, epoch_idx, remembered)
         loss = super()._train_epoch(train_data, epoch_idx, self._guard, *arguments[1:], **others)
         if shared:
             data_parallel.average_batch_norms(self.model)
             loss = data_parallel.all_reduce_mean(loss, self.device)
-        self._steps += len(train_data)
+        self._steps += self._count_steps(train_data)
         return loss
+
+    def _count_steps(self, train_data) -> int:
+        """Steps of the optimiser in a pass."""
+        return -(-len(train_data) // self.config["accumulate_steps"])
+
+    def count_targets(self, batch):
+        """Number of targets of a batch, in all processes together."""
+        return super().count_targets(batch) if self._weighted is None else self._weighted.total
 
     def _add_train_loss_to_tensorboard(self, epoch_idx, losses, tag="Loss/Train"):
         """Save also after an epoch without a validation: RecBole calls nothing else then."""
@@ -372,8 +383,9 @@ class LiteMixin(ResumeMixin):
             self._refuse_loss(loss.item(), 0)
 
     def _refuse_loss(self, value, steps_ago):
+        batches_ago = steps_ago * self.config["accumulate_steps"]
         raise TrainingError(
-            f"the training loss is {value} in {self._guard.where(steps_ago)}. Try a smaller "
+            f"the training loss is {value} in {self._guard.where(batches_ago)}. Try a smaller "
             "learning_rate or set clip_grad_norm={'max_norm': 1.0}. " + self._last_good()
         )
 
@@ -396,15 +408,14 @@ class LiteMixin(ResumeMixin):
             path = Path(model_file or self.saved_model_file)
             self._load_best(path)
         self._evaluated, self.evaluator.ranked = eval_data, None
+        self.eval_collector.loader = eval_data
         counts = getattr(self.model, "beam_counts", None)
         if counts is not None:
             counts.clear()
-        with self._products():
+        with self._products(), getattr(self.model, "fixed_head", nullcontext)():
             result = super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
-        if eval_data and not self.config["single_spec"]:
-            self.evaluator.ranked = restore_order(self.evaluator.ranked, eval_data)
-            if counts is not None:
-                process_group.all_reduce_counts(counts, self.device)
+        if eval_data and counts is not None and not self.config["single_spec"]:
+            process_group.all_reduce_counts(counts, self.device)
         if counts is not None and counts.beams:
             self.logger.info(str(counts))
         return result

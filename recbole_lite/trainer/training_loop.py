@@ -42,31 +42,48 @@ class TrainingLoop(Trainer):
         loss_func = loss_func or self.model.calculate_loss
         losses = _EpochLoss(self.device, self._refuse_loss)
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.enable_scaler)
+        targets_per_batch = getattr(train_data, "targets_per_batch", None)
+        accumulated = _Accumulated(self.config["accumulate_steps"], targets_per_batch)
         batches = train_data
         if show_progress:
             title = set_color(f"Train {epoch_idx:>5}", "pink")
             batches = tqdm(train_data, total=len(train_data), ncols=100, desc=title)
         for batch in batches:
             batch = batch_to_device(batch, self.device)
-            self.optimizer.zero_grad()
+            if not accumulated.losses:
+                self.optimizer.zero_grad()
             of_all_parameters = 0
             if not self.config["single_spec"]:
                 self.set_reduce_hook()
                 of_all_parameters = self.sync_grad_loss()
             with mixed_precision(self.device, self.enable_amp):
                 loss = loss_func(batch)
-            losses.add(loss)
+            if accumulated.weighs:
+                loss = accumulated.weight(loss, self.count_targets(batch))
+            accumulated.losses.append(loss)
             total = sum(loss) if isinstance(loss, tuple) else loss
             scaler.scale(total + of_all_parameters).backward()
-            if self.clip_grad_norm:
-                scaler.unscale_(self.optimizer)
-                clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
-            scaler.step(self.optimizer)
-            scaler.update()
+            if len(accumulated.losses) == accumulated.steps:
+                self._step(accumulated, losses, scaler)
             if self.gpu_available and show_progress:
                 memory = "GPU RAM: " + get_gpu_usage(self.device)
                 batches.set_postfix_str(set_color(memory, "yellow"))
+        if accumulated.losses:  # fewer batches than a step has
+            self._step(accumulated, losses, scaler)
         return losses.total()
+
+    def count_targets(self, batch) -> int | torch.Tensor:
+        """Number of targets that the loss of a batch is the mean over."""
+        return getattr(self.model, "loss_terms", len)(batch)
+
+    def _step(self, accumulated: _Accumulated, losses: _EpochLoss, scaler) -> None:
+        """Take a step of the optimiser with the gradients of the last batches."""
+        losses.add(accumulated.take(self.model.parameters()))
+        if self.clip_grad_norm:
+            scaler.unscale_(self.optimizer)
+            clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
+        scaler.step(self.optimizer)
+        scaler.update()
 
     def set_reduce_hook(self):
         """RecBole's, with a tensor that is made where it is needed."""
@@ -80,13 +97,58 @@ class TrainingLoop(Trainer):
         raise NotImplementedError
 
 
+class _Accumulated:
+    """Losses of the batches whose gradients make one step of the optimiser.
+
+    Parameters
+    ----------
+    steps : int
+        Batches of a step (``accumulate_steps``).
+    targets_per_batch : float, optional
+        Mean of a pass, where the batches' numbers of targets differ: each target is to have the
+        same weight in a pass. None: the mean over the targets of the step.
+
+    Attributes
+    ----------
+    losses : list
+        Of the batches so far; with `weighs` relative to the number of targets of the first.
+    """
+
+    def __init__(self, steps: int, targets_per_batch: float | None):
+        self.steps, self.targets_per_batch = steps, targets_per_batch
+        self.weighs = steps > 1 or targets_per_batch is not None
+        self.losses: list = []
+        self._targets: list = []
+
+    def weight(self, loss, targets):
+        """Weight a mean by its number of targets; :meth:`take` divides by that of the step."""
+        self._targets.append(targets)
+        factor = targets / self._targets[0]
+        return tuple(part * factor for part in loss) if isinstance(loss, tuple) else loss * factor
+
+    def take(self, parameters):
+        """Loss of the step, whose gradients it scales; the next step begins."""
+        losses, self.losses = self.losses, []
+        if not self.weighs:
+            return losses[0]
+        targets, self._targets = self._targets, []
+        mean = self.targets_per_batch
+        factor = targets[0] / (sum(targets) if mean is None else mean * len(targets))
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad.mul_(factor)
+        if isinstance(losses[0], tuple):
+            return tuple(sum(parts) * factor for parts in zip(*losses, strict=True))
+        return sum(losses) * factor
+
+
 class _EpochLoss:
     """Sum of the losses of an epoch; checks that they are finite.
 
     Parameters
     ----------
     device : torch.device
-        On a CPU each loss is checked before its gradients are computed.
+        On a CPU each loss is checked before its step.
     refuse : callable
         ``(value, steps_ago)``; raises.
     """

@@ -6,8 +6,10 @@ import random
 import numpy as np
 import pytest
 import torch
+from recbole.evaluator import Collector
 
 from recbole_lite import create_dataset, data_preparation, get_trainer
+from recbole_lite.evaluator.collector import LiteCollector
 
 
 def reference(scores, targets, histories, ks):
@@ -81,3 +83,43 @@ def test_several_targets_per_user_equal_the_definitions():
             precision = sum(hits[user, :r].sum() / r for r in ranks)
             assert ap[user, k - 1] == pytest.approx(precision / min(k, relevant[user]))
             assert mrr[user, k - 1] == pytest.approx(1 / ranks[0] if ranks else 0)
+
+
+def test_lists_are_those_of_recboles_collector(config_for):
+    config = config_for(
+        "BPR", metrics=["Recall", "ItemCoverage"], topk=[4], valid_metric="Recall@4"
+    )
+    generator = torch.Generator().manual_seed(5)
+    ours, theirs = LiteCollector(config), Collector(config)
+    for n in (7, 3):
+        scores = torch.randint(6, (n, 20), generator=generator).float()  # with ties
+        users = torch.tensor([*range(n), 0, 0])  # the first has several right items, one twice
+        items = torch.cat([torch.randint(20, (n,), generator=generator), torch.tensor([3, 3])])
+        for collector in (ours, theirs):
+            collector.eval_batch_collect(scores, None, users, items)
+    for name in ("rec.topk", "rec.items"):
+        assert torch.equal(ours.data_struct.get(name), theirs.data_struct.get(name))
+
+
+@pytest.mark.parametrize("model", ["ItemLM", "SASRec"])
+def test_users_ranked_by_length_are_in_the_order_of_the_data(model, config_for):
+    found = []
+    for by_length in (True, False):
+        config = config_for(
+            model, bucket_by_length=by_length, eval_batch_size=4, metric_decimal_place=12
+        )
+        train, _, test = data_preparation(config, create_dataset(config))
+        torch.manual_seed(1)
+        net = config.model_class(config, train._dataset)
+        trainer = get_trainer(config["MODEL_TYPE"], model)(config, net)
+        figures = trainer.evaluate(test, load_best_model=False)
+        with torch.no_grad():  # nothing of the evaluation is kept
+            for parameter in net.parameters():
+                parameter.normal_()
+        again = trainer.evaluate(test, load_best_model=False)
+        lengths = [batch[0]["item_length"].tolist() for batch in test]
+        ordered = [n for batch in lengths for n in batch]
+        assert (ordered == sorted(ordered, reverse=True)) == by_length
+        found.append((figures, again, trainer.evaluator.ranked.tolist(), test.uid_list.tolist()))
+    assert found[0] == found[1]
+    assert found[0][0] != found[0][1]

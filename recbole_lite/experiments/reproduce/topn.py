@@ -204,6 +204,7 @@ def rank_candidates(folder: str | Path, config: LiteConfig) -> dict[str, Any]:
     dataset = create_dataset(config, trained.vocabulary)  # the internal ids of the model
     test = data_preparation(config, dataset)[2]
     collector, evaluator = LiteCollector(config), LiteEvaluator(config)
+    collector.loader = test
     for batch, hidden, users, targets in test:
         batch.interaction.pop(CANDIDATES, None)  # or the model would read them
         scores = model.full_sort_predict(batch.to(config["device"])).cpu()

@@ -52,6 +52,7 @@ class GenerativeRecommender(SequentialRecommender):
         Counts of the beams of all evaluations since the last reset.
     """
 
+    reads_any_length = True  # bucket_by_length
     knows_candidates = True  # task: topn; beams can be limited to candidates that are not read
     only_for_task = ("candidate_prompts.", "candidate_words.")  # weights that init_from may lack
 
@@ -125,7 +126,9 @@ class GenerativeRecommender(SequentialRecommender):
             template = torch.zeros_like(users)
         if self.candidate_prompts is not None:
             candidates = to_host(interaction[CANDIDATES])
-            parts = self.candidate_prompts(self.prompts, users, item_seq, candidates, template)
+            parts = self.candidate_prompts(
+                self.prompts, users, item_seq, candidates, template, self.max_seq_length
+            )
         else:
             parts = self.prompts(users, item_seq, template)
         return tuple(tensor_to_device(part, device) for part in parts)

@@ -145,6 +145,7 @@ class CandidatePrompts(HostBuffers):
         item_seq: torch.Tensor,
         candidates: torch.Tensor,
         template: torch.Tensor,
+        max_length: int,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Prompts of a batch, as :class:`Prompts` makes them.
 
@@ -154,12 +155,14 @@ class CandidatePrompts(HostBuffers):
             Has the tokens of users and items.
         users, item_seq, candidates, template : torch.Tensor
             ``[B]``, ``[B, L]``, ``[B, C]``, ``[B]``.
+        max_length : int
+            Longest history; L may be less.
 
         Returns
         -------
         (torch.Tensor, torch.Tensor, torch.Tensor)
-            Token ids ``[B, T]``, whole words (2 ... L + 1 for the history, L + 2 ... for the
-            candidates), mask.
+            Token ids ``[B, T]``, whole words (2 ... for the history, `max_length` + 2 ... for
+            the candidates), mask.
         """
         shown = self.on_host("shows_history")
         history = item_seq * shown[template][:, None]
@@ -172,7 +175,7 @@ class CandidatePrompts(HostBuffers):
                 (*self.parts[1](template), 0),
                 prompts.item_block(history, 2),
                 (*self.parts[2](template), 0),
-                prompts.item_block(candidates, 2 + item_seq.shape[1]),
+                prompts.item_block(candidates, 2 + max_length),
                 (*self.parts[3](template), 0),
             ]
         )

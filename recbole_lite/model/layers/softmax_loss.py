@@ -52,7 +52,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def forward(ctx, users, weight, targets, seen):
         wants_users, wants_weight = ctx.needs_input_grad[:2]
         grad_users = torch.empty_like(users, dtype=torch.float32) if wants_users else None
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
+        grad_weight = None
         total = torch.zeros((), device=users.device)
         n = len(users)
         step = rows_per_chunk(len(weight), users.device)
@@ -64,28 +64,32 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 scores = rows @ table.T  # [chunk, n_items]
                 if seen is not None:
                     seen.mask_scores(scores, part)
-                lse = torch.logsumexp(scores, 1, keepdim=True)
-                total += (lse - scores.gather(1, right)).sum()
+                # One pass of exp serves the sum and the gradient.
+                largest = torch.amax(scores, 1, keepdim=True)
+                of_targets = scores.gather(1, right) - largest
+                sums = scores.sub_(largest).exp_().sum(1, keepdim=True)
+                total += (sums.log() - of_targets).sum()
                 if not (wants_users or wants_weight):
                     continue
                 # d loss / d scores = softmax - 1 at the target
-                grad = scores.sub_(lse).exp_()
-                grad.scatter_add_(1, right, torch.full_like(lse, -1.0))
+                grad = scores.div_(sums)
+                grad.scatter_add_(1, right, torch.full_like(sums, -1.0))
                 if wants_users:
                     grad_users[part] = grad @ table
                 if wants_weight:
-                    grad_weight += grad.T @ rows
-        ctx.gradients = [
-            None if grad is None else grad.div_(max(n, 1)) for grad in (grad_users, grad_weight)
-        ]
+                    added = grad.T @ rows
+                    grad_weight = added if grad_weight is None else grad_weight.add_(added)
+        if wants_weight and grad_weight is None:
+            grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+        ctx.gradients, ctx.n_rows = (grad_users, grad_weight), max(n, 1)
         ctx.dtypes = users.dtype, weight.dtype
-        return total / max(n, 1)
+        return total / ctx.n_rows
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_output):
         gradients = (
-            None if grad is None else grad.mul(grad_output).to(dtype)
+            None if grad is None else (grad * (grad_output / ctx.n_rows)).to(dtype)
             for grad, dtype in zip(ctx.gradients, ctx.dtypes, strict=True)
         )
         return *gradients, None, None

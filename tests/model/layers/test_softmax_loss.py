@@ -86,13 +86,13 @@ def test_left_out_items_get_no_gradient(chunk):
 
 def test_scores_are_made_a_chunk_at_a_time(chunk, monkeypatch):
     sizes = []
-    logsumexp = torch.logsumexp
+    amax = torch.amax
 
     def count(scores, *args, **kwargs):
         sizes.append(tuple(scores.shape))
-        return logsumexp(scores, *args, **kwargs)
+        return amax(scores, *args, **kwargs)
 
-    monkeypatch.setattr(torch, "logsumexp", count)
+    monkeypatch.setattr(torch, "amax", count)
     cross_entropy(*problem())
     assert sum(rows for rows, _ in sizes) == N
     assert all(rows <= chunk and items == N_ITEMS for rows, items in sizes)
