@@ -88,7 +88,8 @@ def read_sequences(data_path: str | Path, dataset: str) -> Sequences:
 def target_ranks(score: Score, sequences: Sequences, part: str, batch: int = 512) -> np.ndarray:
     """Rank of each user's target, from 1, among the items that the user has not had.
 
-    Items with the target's score are counted as ranked above it.
+    Items with the target's score are counted as ranked above it. A target that the user has had
+    comes behind all items.
 
     Parameters
     ----------
@@ -115,8 +116,10 @@ def target_ranks(score: Score, sequences: Sequences, part: str, batch: int = 512
         own = scores[rows, targets]
         for row, history in zip(scores, histories, strict=True):
             row[history] = -np.inf
+        repeated = np.isneginf(scores[rows, targets])  # a seen item, which is no recommendation
         scores[rows, targets] = -np.inf
-        found.append(1 + (scores >= own[:, None]).sum(1))
+        ranks = 1 + (scores >= own[:, None]).sum(1)
+        found.append(np.where(repeated, scores.shape[1] + 1, ranks))
     return np.concatenate(found)
 
 

@@ -68,7 +68,7 @@ class ReadingMixin(PartsMixin):
         load, unload = self._get_load_and_unload_col(source)
         if load == set():
             return None
-        memory = (self.tables or {}).get(source.value)
+        memory = (self.tables or {}).get(getattr(source, "value", source))
         header = read_header(filepath, **self._format) if memory is None else memory.types
         if source == FeatureSource.INTERACTION:
             load = self._with_lists(load, header)
@@ -228,12 +228,6 @@ class ReadingMixin(PartsMixin):
         by_token = table.frame.set_index(table.frame[self.iid_field].astype(object))[fields]
         rows = by_token.reindex(self.field2id_token[self.iid_field])
         texts = {field: [_as_text(value) for value in rows[field]] for field in fields}
-        if not any(map(any, texts.values())):
-            raise DataError(
-                f"no item has text in {', '.join(fields)}; name other columns (item_text_fields, "
-                "title_field), or fill them in",
-                path,
-            )
         return texts
 
 

@@ -103,7 +103,10 @@ ALSO = {
     "python benchmarks/new_items.py": ["--max_steps=2", "--new_share=0.3", "--user_share=0.5"],
 }
 # Exit status, where it is not 0.
-ENDS = {"recbole-lite data check ml-1m --data_path data": 2}  # the stand-in has other counts
+ENDS = {  # the stand-ins have other counts
+    "recbole-lite data check ml-1m --data_path data": 2,
+    "recbole-lite data check ml-100k --model=SASRec --title_field=movie_title": 2,
+}
 # What a page says -> what is in the sandbox.
 STANDS_FOR = {"FOLDER": "tokenizer", "DIR": "dataset"}
 
@@ -151,6 +154,15 @@ def write_films(folder: Path, name: str, genre: str) -> None:
     (target / f"{name}.item").write_text("\n".join(lines) + "\n")
 
 
+def write_parts(folder: Path) -> None:
+    """The interactions of ml-1m as parts that are split already."""
+    head, *rows = (folder / "dataset" / "ml-1m" / "ml-1m.inter").read_text().splitlines()
+    target = folder / "dataset" / "visits"
+    target.mkdir()
+    for part, chosen in (("train", rows[::2]), ("valid", rows[1::4]), ("test", rows[3::4])):
+        (target / f"visits.{part}.inter").write_text("\n".join([head, *chosen]) + "\n")
+
+
 def write_csv(folder: Path) -> None:
     """The films as ratings.csv and movies.csv, in the layout of MovieLens."""
     for table, ending, header in (
@@ -175,6 +187,7 @@ def sandbox(tmp_path_factory, llm_folders):
     shutil.copytree(llm_folders["bert"], folder / "my-item-llm")
     (folder / "histories.csv").write_text("user_id,history\nann,1;6\nbob,260\n")
     write_csv(folder)
+    write_parts(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         page = (ROOT / "docs" / "model.md").read_text(encoding="utf-8")

@@ -173,7 +173,9 @@ ONLY = {
 @pytest.mark.parametrize("split", ONLY)
 def test_any_part_but_the_training_may_be_empty(split, model, quick, caplog):
     eval_args, validates, tests = ONLY[split]
-    result = run(model, "tiny", config_dict=quick(eval_args=eval_args, sample_users=1))
+    result = run(
+        model, "tiny", config_dict=quick(eval_args=eval_args, sample_users=int(model == "SASRec"))
+    )
     folder = Path(result["run_dir"])
     counts = result["parts"]
     assert [bool(counts[part]) for part in ("train", "valid", "test")] == [True, validates, tests]
