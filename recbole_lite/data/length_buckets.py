@@ -19,8 +19,8 @@ class LengthBuckets:
 
     Every pass has each row once. The rows are shuffled and divided into chunks of about 8 batches;
     each chunk is sorted by length and divided into batches, whose order is shuffled. All batches
-    have the same number of targets, up to one row's, and so each target has the same weight in a
-    pass, although a batch's loss is a mean.
+    of a chunk have the same number of targets, up to one row's, so that each target has the same
+    weight in a pass, although a batch's loss is a mean.
 
     Parameters
     ----------
