@@ -1,4 +1,4 @@
-"""What padding costs: training and evaluation with ``bucket_by_length`` off and on, and the floor.
+"""What padding costs: training and evaluation with ``cut_padding`` off and on, and the floor.
 
     python benchmarks/padding.py --dataset=amazon-beauty-2014 --data_path=DIR --window=50 \
         --out=results/padding
@@ -47,7 +47,7 @@ class Side:
     """A model, its training batches and the users that it is evaluated on."""
 
     def __init__(self, name: str, cut: bool, args):
-        own = {"data_path": args.data_path, "bucket_by_length": cut}
+        own = {"data_path": args.data_path, "cut_padding": cut}
         own["MAX_ITEM_LIST_LENGTH"] = args.window
         own["item_embedding_cache_dir"] = args.cache
         config = LiteConfig(name, args.dataset, config_dict={**COMMON, **MODELS[name], **own})

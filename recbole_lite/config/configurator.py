@@ -267,16 +267,17 @@ class LiteConfig(Config):
         if final["accumulate_steps"] > 1 and self.model == "NCL":
             raise ConfigError("accumulate_steps: RecBole's trainer of NCL takes a step per batch")
         tokens, longest = final["max_tokens_per_batch"], final["MAX_ITEM_LIST_LENGTH"]
-        if tokens is None:
+        if tokens is None and not final["bucket_by_length"]:
             return
         known = reads_any_length(self.model_class) and loss_is_mean_over_rows(self.model_class)
-        if not (known and final["bucket_by_length"] and final["shuffle"]):
+        if not (known and final["cut_padding"] and final["shuffle"]):
+            key = "bucket_by_length" if tokens is None else "max_tokens_per_batch"
             raise ConfigError(
-                "max_tokens_per_batch needs bucket_by_length: True, shuffle: True and a model that "
+                f"{key} needs cut_padding: True, shuffle: True and a model that "
                 f"is trained on batches of any length; {self.model} "
                 + ("is" if known else "is not: set train_batch_size")
             )
-        if tokens < longest:
+        if tokens is not None and tokens < longest:
             raise ConfigError(
                 f"max_tokens_per_batch: {tokens} is less than one history of "
                 f"MAX_ITEM_LIST_LENGTH: {longest}"

@@ -17,7 +17,7 @@ from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
 from recbole.utils import EvaluatorType, ModelType
 from torch.utils.data import RandomSampler, SequentialSampler
 
-from recbole_lite.config.registry import encodes_by_length, knows_candidates, loss_is_mean_over_rows
+from recbole_lite.config.registry import knows_candidates
 from recbole_lite.data.length_buckets import LengthBuckets, batches_by_length
 from recbole_lite.data.repeated_targets import repeated_rows
 from recbole_lite.data.windows import CANDIDATES, ResampledWindows, Windows
@@ -178,8 +178,7 @@ class ResamplingLoader(TrainDataLoader):
     """Training on what each epoch resamples: windows (``ResampledWindows``), candidates.
 
     They come from the loader's own generator, whose state a checkpoint holds. Windows that are cut
-    to the longest history of a batch come in batches of similar length, unless the model itself
-    reads mixed batches without padding.
+    to the longest history of a batch can come in batches of similar length (``bucket_by_length``).
 
     Attributes
     ----------
@@ -193,9 +192,7 @@ class ResamplingLoader(TrainDataLoader):
         self.buckets: LengthBuckets | None = None
         super().__init__(config, dataset, sampler, shuffle)
         windows, tokens = dataset.inter_feat, config["max_tokens_per_batch"]
-        mixed = encodes_by_length(config.model_class) and tokens is None
-        mixed = mixed or not loss_is_mean_over_rows(config.model_class)
-        if shuffle and windows.cuts_padding and not mixed:
+        if shuffle and windows.cuts_padding and (tokens or config["bucket_by_length"]):
             self.buckets = LengthBuckets(windows, self.step, tokens, self.generator)
 
     @property

@@ -194,7 +194,7 @@ def _cuts_padding(config, loader: type) -> bool:
     # RecBole's loader of sampled items concatenates users, who must have the same width, and
     # S3Rec's pre-training pads by MAX_ITEM_LIST_LENGTH itself.
     fixed = issubclass(loader, NegSampleEvalDataLoader) or config["train_stage"] == "pretrain"
-    return bool(config["bucket_by_length"] and not fixed and reads_any_length(config.model_class))
+    return bool(config["cut_padding"] and not fixed and reads_any_length(config.model_class))
 
 
 def _training_windows(config, windows):

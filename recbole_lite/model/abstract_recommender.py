@@ -43,7 +43,7 @@ class NextItemModel(SequentialRecommender):
 
     trains_prefixes = True  # train_strategy: prefix
     can_exclude_history = True  # loss_exclude_history
-    reads_any_length = encodes_by_length = True  # bucket_by_length
+    reads_any_length = encodes_by_length = True  # cut_padding
     _head: torch.Tensor | None = None  # within `fixed_head`
 
     def read_loss(self, config) -> None:
@@ -56,7 +56,7 @@ class NextItemModel(SequentialRecommender):
         """
         self.loss_type, self.n_negatives = config["loss_type"], config["sce_negatives"]
         self.excludes_history = config["loss_exclude_history"]
-        self.cuts_padding = config["bucket_by_length"]
+        self.cuts_padding = config["cut_padding"]
         if self.loss_type not in ("CE", "SCE"):
             raise ConfigError(
                 f"loss_type must be CE or SCE for {config['model']}, found {self.loss_type!r}"

@@ -94,7 +94,7 @@ def test_batches_are_as_wide_as_their_longest_history(strategy, config_for):
     seen = []
     for cut in (True, False):
         config = config_for(
-            "ItemLM", n_heads=2, train_strategy=strategy, bucket_by_length=cut, train_batch_size=8
+            "ItemLM", n_heads=2, train_strategy=strategy, cut_padding=cut, train_batch_size=8
         )
         train, _, test = data_preparation(config, create_dataset(config))
         targets = 0

@@ -32,7 +32,7 @@ def settings(data_path):
             "train_batch_size": 32,
             "eval_batch_size": 8,
             "eval_exclude_history": False,
-            "bucket_by_length": False,
+            "cut_padding": False,
             "load_col": {
                 "inter": ["user_id", "item_id", "rating", "timestamp"],
                 "item": ["item_id", "year", "genre"],

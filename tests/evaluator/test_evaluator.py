@@ -106,7 +106,7 @@ def test_users_ranked_by_length_are_in_the_order_of_the_data(model, config_for):
     found = []
     for by_length in (True, False):
         config = config_for(
-            model, bucket_by_length=by_length, eval_batch_size=4, metric_decimal_place=12
+            model, cut_padding=by_length, eval_batch_size=4, metric_decimal_place=12
         )
         train, _, test = data_preparation(config, create_dataset(config))
         torch.manual_seed(1)

@@ -145,7 +145,7 @@ def test_recboles(name, built, workdir):
 
 @pytest.mark.parametrize(
     ("name", "changes"),
-    [("Caser", {}), ("NextItNet", {}), ("LightSANs", {}), ("SASRec", {"bucket_by_length": False}),
+    [("Caser", {}), ("NextItNet", {}), ("LightSANs", {}), ("SASRec", {"cut_padding": False}),
      ("S3Rec", {"train_stage": "pretrain"})],
 )  # fmt: skip
 def test_others_are_padded(name, changes, config_for):

@@ -70,16 +70,16 @@ def test_a_resumed_run_has_the_batches_of_one_that_went_on(quick):
 
 
 def test_a_run_from_before_the_setting_resumes_as_it_was_trained(quick):
-    settings = quick(epochs=1, bucket_by_length=False)
+    settings = quick(epochs=1, cut_padding=False)
     done = run("SASRec", "tiny", config_dict=settings)
     path = Path(done["run_dir"], "config.json")
     content = json.loads(path.read_text())
-    for key in ("bucket_by_length", "accumulate_steps", "max_tokens_per_batch"):
+    for key in ("cut_padding", "accumulate_steps", "max_tokens_per_batch"):
         content["settings"].pop(key)
     path.write_text(json.dumps(content))
-    del settings["bucket_by_length"]
+    del settings["cut_padding"]
     settings |= {"resume": done["run_dir"], "epochs": 2}
-    assert LiteConfig("SASRec", "tiny", config_dict=settings)["bucket_by_length"] is False
+    assert LiteConfig("SASRec", "tiny", config_dict=settings)["cut_padding"] is False
     assert len(run("SASRec", "tiny", config_dict=settings)["history"]) == 2
     with pytest.raises(CheckpointError, match="accumulate_steps was 1, is 2"):
         run("SASRec", "tiny", config_dict={**settings, "accumulate_steps": 2})
@@ -90,7 +90,7 @@ def test_a_run_from_before_the_setting_resumes_as_it_was_trained(quick):
     [
         ("Caser", {"max_tokens_per_batch": 100}, "Caser is not: set train_batch_size"),
         ("BERT4Rec", {"max_tokens_per_batch": 100}, "BERT4Rec is not: set train_batch_size"),
-        ("SASRec", {"max_tokens_per_batch": 100, "bucket_by_length": False}, "SASRec is$"),
+        ("SASRec", {"max_tokens_per_batch": 100, "cut_padding": False}, "SASRec is$"),
         ("SASRec", {"max_tokens_per_batch": 5}, "5 is less than one history of MAX.*: 6"),
         ("SASRec", {"accumulate_steps": 0}, "accumulate_steps must be a whole number of at least"),
         ("NCL", {"accumulate_steps": 2}, "NCL takes a step per batch"),

@@ -52,7 +52,7 @@ class GenerativeRecommender(SequentialRecommender):
         Counts of the beams of all evaluations since the last reset.
     """
 
-    reads_any_length = True  # bucket_by_length
+    reads_any_length = True  # cut_padding
     knows_candidates = True  # task: topn; beams can be limited to candidates that are not read
     only_for_task = ("candidate_prompts.", "candidate_words.")  # weights that init_from may lack
 
