@@ -89,6 +89,17 @@ def test_an_evaluation_begins_with_the_longest_histories():
     assert batches_by_length(np.zeros(0), 3) == []
 
 
+@pytest.mark.parametrize(
+    ("settings", "made"),
+    [({}, False), ({"bucket_by_length": True}, True), ({"max_tokens_per_batch": 20}, True)],
+)
+def test_buckets_are_made_where_they_are_asked_for(settings, made, config_for):
+    config = config_for("ItemLM", n_heads=2, train_batch_size=8, **settings)
+    train, *_ = data_preparation(config, create_dataset(config))
+    assert (train.buckets is not None) == made
+    assert len(list(train)) == len(train)
+
+
 @pytest.mark.parametrize("strategy", ["all", "sampling", "prefix"])
 def test_batches_are_as_wide_as_their_longest_history(strategy, config_for):
     seen = []

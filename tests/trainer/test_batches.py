@@ -91,6 +91,7 @@ def test_a_run_from_before_the_setting_resumes_as_it_was_trained(quick):
         ("Caser", {"max_tokens_per_batch": 100}, "Caser is not: set train_batch_size"),
         ("BERT4Rec", {"max_tokens_per_batch": 100}, "BERT4Rec is not: set train_batch_size"),
         ("SASRec", {"max_tokens_per_batch": 100, "cut_padding": False}, "SASRec is$"),
+        ("BERT4Rec", {"bucket_by_length": True}, "bucket_by_length needs .* BERT4Rec is not: set"),
         ("SASRec", {"max_tokens_per_batch": 5}, "5 is less than one history of MAX.*: 6"),
         ("SASRec", {"accumulate_steps": 0}, "accumulate_steps must be a whole number of at least"),
         ("NCL", {"accumulate_steps": 2}, "NCL takes a step per batch"),
