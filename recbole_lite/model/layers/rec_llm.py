@@ -13,6 +13,7 @@ from recbole_lite.model.layers.llm_architecture import read_architecture
 from recbole_lite.model.layers.shared_position import SharedPosition, check_permutation_equivariance
 from recbole_lite.text.attention import CAUSAL, NAME, set_attention, use_explicit_mask
 from recbole_lite.text.llm_loading import load_encoder, position_limit, random_encoder
+from recbole_lite.text.lora import add_lora
 from recbole_lite.utils.errors import ConfigError, one_line
 
 
@@ -157,6 +158,8 @@ class RecommendationLLM(EmbeddingEncoder):
         Each position attends only to itself and earlier ones.
     reads_candidates : bool
         Whether the last vectors can be candidates without an order, see :meth:`forward`.
+    lora : mapping, optional
+        ``rec_llm_lora``: adapters are trained, see :func:`~recbole_lite.text.lora.add_lora`.
 
     Raises
     ------
@@ -164,6 +167,13 @@ class RecommendationLLM(EmbeddingEncoder):
         A value of these keys is wrong.
     ModelFilesError
         The weights or the configuration cannot be had.
+    MissingDependencyError
+        `lora` without peft.
+
+    Attributes
+    ----------
+    folder : Path or None
+        Of the trained weights.
     """
 
     def __init__(
@@ -176,6 +186,7 @@ class RecommendationLLM(EmbeddingEncoder):
         local_files_only: bool = False,
         causal: bool = False,
         reads_candidates: bool = False,
+        lora: Mapping[str, Any] | None = None,
     ):
         folder, config = read_architecture(
             name, init, changes, dropout, "rec_llm", local_files_only
@@ -192,10 +203,13 @@ class RecommendationLLM(EmbeddingEncoder):
                 + (", and the candidates need one more" if reads_candidates else "")
             )
         super().__init__(encoder, causal, reads_candidates, f"rec_llm {name!r}")
+        self.folder = folder
         if reads_candidates:
             self.eval()
             check_permutation_equivariance(self, self.input_size, name)
             self.train()
+        if lora is not None:
+            add_lora(self.encoder, lora, "rec_llm_lora")
 
 
 def _causal_mask(vectors: torch.Tensor) -> torch.Tensor:
