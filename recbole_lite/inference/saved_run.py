@@ -248,7 +248,7 @@ def _inference_tensors(model, tensors) -> dict[str, torch.Tensor] | None:
     None where they are those of training.
     """
     replaced: tuple[str, ...] = ()
-    fixed = {}
+    fixed: dict[str, torch.Tensor] = {}
     if any(name.startswith("item_tower.item_llm.") for name in tensors):
         replaced += ("item_tower.item_llm.", "item_tower.norm.")
         fixed["item_tower.vectors"] = model.item_tower.fixed_vectors().cpu()
