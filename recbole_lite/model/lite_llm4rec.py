@@ -86,6 +86,8 @@ class LiteLLM4Rec(NextItemModel):
         if self.head is None:
             _check_tied(stages)
         self.read_loss(config)
+        # An Item LLM in training encodes each item of a batch once, not once per part.
+        self.cuts_padding = self.cuts_padding and self.item_tower.item_llm is None
         self.start_stage(stages[0])
 
     def start_stage(self, stage: Stage) -> None:

@@ -140,7 +140,6 @@ def test_recboles(name, built, workdir):
     ]
     is_mean = torch.allclose(sum(losses) / len(rows), loss, rtol=1e-5, atol=1e-6)
     assert registry.loss_is_mean_over_rows(type(net)) == is_mean
-    assert (train.buckets is not None) == is_mean
 
 
 @pytest.mark.parametrize(
