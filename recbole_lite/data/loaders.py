@@ -213,7 +213,8 @@ class ResamplingLoader(TrainDataLoader):
         if isinstance(windows, ResampledWindows):
             windows.resample(self.generator)
         # The number of windows may change; this is the list that torch's loader indexes.
-        if isinstance(self.sampler, (RandomSampler, SequentialSampler)):
+        resizable = isinstance(self.sampler, (RandomSampler, SequentialSampler))
+        if resizable and len(self.sampler.data_source) != len(windows):
             self.sampler.data_source[:] = range(len(windows))
         return super().__iter__()
 
