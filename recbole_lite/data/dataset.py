@@ -69,7 +69,7 @@ class SequencesMixin(ReadingMixin, ProcessingMixin):
         unsorted = self._dataframe_to_interaction(self.inter_feat).interaction
         self.inter_feat = None  # the callers put the sorted columns in its place
         rows = torch.from_numpy(order)
-        columns = {field: unsorted.pop(field)[rows] for field in list(unsorted)}
+        columns = {field: unsorted.pop(field).index_select(0, rows) for field in list(unsorted)}
         self._compare_with_training(
             columns[self.uid_field].numpy(), columns[self.iid_field].numpy()
         )
@@ -247,9 +247,11 @@ def split_last(windows: Windows, n: int) -> list[Windows]:
     list of Windows
         Training, then the parts left out, the latest last.
     """
-    store, rows = windows.store, np.sort(windows.rows)
-    counts = np.bincount(store.columns[store.user_field].numpy()[rows])
-    starts = np.cumsum(counts) - counts  # of each user in rows
+    store, rows = windows.store, windows.rows
+    if (rows[1:] < rows[:-1]).any():
+        rows = np.sort(rows)
+    bounds = np.searchsorted(rows, store.starts)  # of each user in rows
+    starts, counts = bounds[:-1], np.diff(bounds)
     users = np.flatnonzero(counts)
     if store.time is not None:
         users = users[stable_order(store.time[rows[starts[users]]])]
