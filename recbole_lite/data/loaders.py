@@ -181,7 +181,9 @@ class _RandomRows(RandomSampler):
         order = torch.randperm(len(self), generator=self.generator)
         for rows in order.split(65536):
             yield from rows.tolist()
-        torch.randperm(len(self), generator=self.generator)  # the next pass begins where torch's does
+        torch.randperm(
+            len(self), generator=self.generator
+        )  # the next pass begins where torch's does
 
 
 class ResamplingLoader(TrainDataLoader):
