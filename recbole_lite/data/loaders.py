@@ -181,9 +181,8 @@ class _RandomRows(RandomSampler):
         order = torch.randperm(len(self), generator=self.generator)
         for rows in order.split(65536):
             yield from rows.tolist()
-        torch.randperm(
-            len(self), generator=self.generator
-        )  # the next pass begins where torch's does
+        # Torch draws a second one, unused; the next pass must begin at the same state.
+        torch.randperm(len(self), generator=self.generator)
 
 
 class ResamplingLoader(TrainDataLoader):
