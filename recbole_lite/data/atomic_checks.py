@@ -12,6 +12,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from recbole_lite.utils.errors import ConfigError, DataError
 
 _SEPARATOR_NAMES = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "vertical bar", " ": "space"}
@@ -129,7 +131,11 @@ def check_text(block: Block, path: Path, encoding: str) -> None:
 def check_blank_lines(block: Block, layout: Layout) -> None:
     """Refuse lines without a value, though their columns may be right in number."""
     blank = b"[ \t%b]*\n" % re.escape(layout.separator.encode())
-    found = re.match(blank, block.data) or re.search(b"\n" + blank, block.data)
+    found = re.match(blank, block.data)
+    data = np.frombuffer(block.data, np.uint8)
+    starts = data[1:][data[:-1] == ord("\n")]
+    if not found and ((starts <= ord(" ")) | (starts == ord(layout.separator))).any():
+        found = re.search(b"\n" + blank, block.data)
     if found:
         line = found.group().removeprefix(b"\n")[:-1]
         what = f"the line has no value, only {quote(line)}" if line else "the line is empty"

@@ -15,7 +15,7 @@ from recbole.data.dataloader import (
 )
 from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
 from recbole.utils import EvaluatorType, ModelType
-from torch.utils.data import RandomSampler, SequentialSampler
+from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler
 
 from recbole_lite.config.registry import knows_candidates
 from recbole_lite.data.length_buckets import LengthBuckets, batches_by_length
@@ -174,6 +174,17 @@ def eval_loader(config, loader_class: type, part) -> type:
     return SampledMaskLoader if ranks else loader_class
 
 
+class _RandomRows(RandomSampler):
+    """Torch's sampler, row for row, without a Python list of all rows."""
+
+    def __iter__(self):
+        order = torch.randperm(len(self), generator=self.generator)
+        for rows in order.split(65536):
+            yield from rows.tolist()
+        # Torch draws a second one, unused; the next pass must begin at the same state.
+        torch.randperm(len(self), generator=self.generator)
+
+
 class ResamplingLoader(TrainDataLoader):
     """Training on what each epoch resamples: windows (``ResampledWindows``), candidates.
 
@@ -198,6 +209,9 @@ class ResamplingLoader(TrainDataLoader):
     @property
     def _index_sampler(self):
         """What torch's loaders take the rows of each batch from."""
+        if self.buckets is None and isinstance(self.sampler, RandomSampler):
+            rows = _RandomRows(self.sampler.data_source, generator=self.sampler.generator)
+            return BatchSampler(rows, self.batch_size, drop_last=False)
         return self.buckets or super()._index_sampler
 
     @property
@@ -213,7 +227,8 @@ class ResamplingLoader(TrainDataLoader):
         if isinstance(windows, ResampledWindows):
             windows.resample(self.generator)
         # The number of windows may change; this is the list that torch's loader indexes.
-        if isinstance(self.sampler, (RandomSampler, SequentialSampler)):
+        resizable = isinstance(self.sampler, (RandomSampler, SequentialSampler))
+        if resizable and len(self.sampler.data_source) != len(windows):
             self.sampler.data_source[:] = range(len(windows))
         return super().__iter__()
 
