@@ -189,11 +189,6 @@ def loss_is_mean_over_rows(model_class: type) -> bool:
     return not (_is_recboles(model_class) and model_class.__name__ == "BERT4Rec")
 
 
-def encodes_by_length(model_class: type) -> bool:
-    """Whether a model reads a batch of mixed lengths without its padding."""
-    return getattr(model_class, "encodes_by_length", False)
-
-
 def _is_recboles(model_class: type) -> bool:
     return model_class.__module__.startswith("recbole.")
 
