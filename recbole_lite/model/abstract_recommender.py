@@ -62,9 +62,9 @@ class NextItemModel(SequentialRecommender):
             raise ConfigError("loss_exclude_history works with loss_type: CE only")
 
     @property
-    def reader(self) -> EmbeddingEncoder:
-        """The language model over item vectors."""
-        raise NotImplementedError
+    def reader(self) -> EmbeddingEncoder | None:
+        """The language model over item vectors; None: another reader, whose rows are not packed."""
+        return None
 
     def item_table(self) -> torch.Tensor:
         """Input vectors of all items, ``[n_items, d]``; row 0 is padding.
@@ -107,7 +107,8 @@ class NextItemModel(SequentialRecommender):
         Batches of similar length would have as little padding, but they train worse in the same
         number of steps (results/README.md).
         """
-        if not (self.cuts_padding and self.training and self.reader.packs):
+        packs = self.reader is not None and self.reader.packs
+        if not (self.cuts_padding and self.training and packs):
             return None
         return pack_rows(to_host(item_seq) != 0, item_seq.device)
 
