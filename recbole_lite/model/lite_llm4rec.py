@@ -137,14 +137,9 @@ class LiteLLM4Rec(NextItemModel):
         candidates, history = interaction[CANDIDATES], interaction[self.ITEM_SEQ]
         inputs = append_candidates(history if self.shows_history else history[:, :0], candidates)
         n_candidates = candidates.shape[1]
-<<<<<<< HEAD
         h_u = self.pooling(
             self.encode(inputs, n_candidates=n_candidates), inputs != 0, n_candidates
         )
-=======
-        hidden = self.encode(inputs, n_candidates=n_candidates)
-        h_u = self.pooling(hidden, inputs != 0, n_candidates)
->>>>>>> h-packing
         return score_candidates(self.user_dropout(h_u), self.head_weight(), candidates)
 
     def calculate_loss(self, interaction):
