@@ -136,8 +136,8 @@ class RowsMaskLoader(FullSortEvalDataLoader):
 class SampledMaskLoader(NegSampleEvalDataLoader):
     """Ranking of a general model against sampled items, none of which the user has had.
 
-    Among these a target that the user has had before would be told from the others by that alone.
-    It gets no score, which makes it a miss.
+    A target that the user has had before would be the only such item among them, and therefore
+    recognisable. It gets no score, which makes it a miss.
     """
 
     def __init__(self, config, dataset, sampler, shuffle=False):
