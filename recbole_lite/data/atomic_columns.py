@@ -158,14 +158,13 @@ def _words(cells: pa.StringArray) -> pa.UInt64Array | None:
     """Cells as integers, which are hashed several times as fast; None: one has over 8 bytes."""
     if not len(cells):
         return pa.array([], pa.uint64())
-    _, offsets, data = cells.buffers()
+    _, offsets, _ = cells.buffers()
     ends = np.frombuffer(offsets, np.int32)[cells.offset : cells.offset + len(cells) + 1]
-    lengths = np.diff(ends)
-    text = b"" if data is None else data.to_pybytes()
+    lengths, text = np.diff(ends), _bytes(cells)
     if lengths.max() > 8 or b"\0" in text:  # NUL fills short cells up
         return None
     at_each_byte = np.ndarray(len(text) + 1, "<u8", text + bytes(8), strides=(1,))
-    words = at_each_byte[ends[:-1]] & _FIRST_BYTES[lengths]
+    words = at_each_byte[ends[:-1] - ends[0]] & _FIRST_BYTES[lengths]
     return pa.array(words, mask=cells.is_null().to_numpy(zero_copy_only=False))
 
 

@@ -96,7 +96,7 @@ def histories_of(table: Any, settings: Mapping[str, Any]) -> list[list[str]]:
     from recbole_lite.data.table_conversion import convert_interactions
 
     try:
-        source, _ = frame_source("histories", table, FIELDS)
+        source, _ = frame_source("histories", table)
         names = {role: settings.get(key) for role, key in FIELDS.items()}
         columns = source.table.column_names
         roles = guess_interactions(
