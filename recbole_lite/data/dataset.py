@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from recbole.data.dataset import Dataset, SequentialDataset
@@ -14,7 +12,6 @@ from recbole_lite.data.dataset_reading import ReadingMixin
 from recbole_lite.data.stable_order import stable_order
 from recbole_lite.data.vocabulary import interactions_sha256
 from recbole_lite.data.windows import SequenceStore, Windows, expand_ranges
-from recbole_lite.utils.dataset_names import part_file
 from recbole_lite.utils.errors import DataError, OtherIdsError
 
 WITHOUT_TIMES = '--eval_args="{order: RO}"'
@@ -22,13 +19,6 @@ WITHOUT_TIMES = '--eval_args="{order: RO}"'
 
 class SequencesMixin(ReadingMixin, ProcessingMixin):
     """Sequences in exact order, kept once; windows over them."""
-
-    @property
-    def inter_path(self) -> Path:
-        """File of the interactions, or of their first part; for messages."""
-        name = self.dataset_name
-        names = self.part_names
-        return Path(self.dataset_path, part_file(name, names[0]) if names else f"{name}.inter")
 
     def _compare_with_training(
         self,
@@ -82,14 +72,11 @@ class SequencesMixin(ReadingMixin, ProcessingMixin):
                 setattr(self, name, self._dataframe_to_interaction(getattr(self, name)))
 
     def _all_windows(self, store: SequenceStore) -> Windows:
+        keys = ("MAX_ITEM_LIST_LENGTH", "LIST_SUFFIX", "ITEM_LIST_LENGTH_FIELD")
+        settings = tuple(self.config[key] for key in keys)
         if store.part is not None:
-            return self._part_windows(store)
-        return Windows.over_all_targets(
-            store,
-            self.config["MAX_ITEM_LIST_LENGTH"],
-            self.config["LIST_SUFFIX"],
-            self.config["ITEM_LIST_LENGTH_FIELD"],
-        )
+            return self._part_windows(store, settings)
+        return Windows.over_all_targets(store, *settings)
 
     def __getitem__(self, index, join=True):
         feat = self.inter_feat

@@ -30,7 +30,7 @@ class ProcessingMixin:
     trained : Vocabulary, optional
         Of the checkpoint that the data are read for: decides the internal ids.
     tables : mapping of str to AtomicTable, optional
-        Data that stand in memory, by the ending of the file that each replaces.
+        Data in memory, by the ending of the file that each table replaces.
 
     Attributes
     ----------
@@ -102,7 +102,7 @@ class ProcessingMixin:
                     f"{int(pd.isna(self._time).sum())} interactions have no {self.time_field} "
                     f"(the first: {self.uid_field} {self.inter_feat[self.uid_field].iloc[row]}); "
                     "their place in the sequence is unknown",
-                    Path(self.dataset_path, f"{self.dataset_name}.inter"),
+                    self.inter_path,
                 )
 
     def _remove_duplication(self):

@@ -347,14 +347,7 @@ class ResampledWindows(Windows):
     """
 
     def __init__(self, windows: Windows):
-        super().__init__(
-            windows.store,
-            windows.rows,
-            windows.max_length,
-            windows.list_suffix,
-            windows.length_field,
-        )
-        self.cuts_padding = windows.cuts_padding
+        vars(self).update(vars(windows))  # store and settings
         self.first_rows, self.last_rows = windows.user_bounds()
 
     def user_bounds(self) -> tuple[np.ndarray, np.ndarray]:
