@@ -234,11 +234,18 @@ def _filter(frame: pd.DataFrame, options: ImportOptions) -> pd.DataFrame:
         frame = drop_repeated_pairs(frame, "user_id", "item_id", "timestamp", options.deduplicate)
     kept = filter_interactions(frame, options.k_core, options.k_core, options.min_rating)
     if kept.empty:
-        raise ConfigError(
-            f"--k_core={options.k_core} and --min_rating={options.min_rating} leave no "
-            "interactions; lower them"
-        )
+        raise ConfigError(f"{_used_filters(options)}: no interaction is left; set lower values")
     return kept
+
+
+def _used_filters(options: ImportOptions) -> str:
+    """Flags of the filters that are set."""
+    flags = {
+        "deduplicate": options.deduplicate,
+        "min_rating": options.min_rating,
+        "k_core": options.k_core or None,
+    }
+    return ", ".join(f"--{key}={value}" for key, value in flags.items() if value is not None)
 
 
 def _described(
@@ -249,12 +256,7 @@ def _described(
         sessions = len(frame["user_id"].cat.categories)
         yield f"sessions: {sessions:,}, a pause of more than {options.session_gap} begins a new one"
     if len(kept) < read:
-        flags = {
-            "deduplicate": options.deduplicate,
-            "min_rating": options.min_rating,
-            "k_core": options.k_core or None,
-        }
-        used = ", ".join(f"--{key}={value}" for key, value in flags.items() if value is not None)
+        used = _used_filters(options)
         yield f"filters: {len(kept):,} of {read:,} interactions are left ({used})"
 
 
