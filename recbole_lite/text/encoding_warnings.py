@@ -40,20 +40,20 @@ def warn_of_equal_vectors(texts: Sequence[str], vectors: torch.Tensor) -> None:
     vectors : Tensor [n, d], float32
         Row i belongs to text i.
     """
-    row = {text: i for i, text in enumerate(texts) if text}
-    distinct, vectors = list(row), vectors[list(row.values())]  # [n_distinct, d]
-    tolerance = _SAME * float(vectors.abs().max())
+    rows = torch.tensor(list({text: i for i, text in enumerate(texts) if text}.values()))
+    tolerance = _SAME * float(torch.linalg.vector_norm(vectors, torch.inf))
     # Equal vectors are neighbours in the order of any projection; only such pairs are compared.
     axis = torch.rand(vectors.size(1), generator=torch.Generator().manual_seed(0)) - 0.5
-    values, order = (vectors @ axis).sort()
+    values, order = (vectors @ axis)[rows].sort()
+    order = rows[order]  # [n_distinct]
     near = (values.diff() <= tolerance * vectors.size(1) ** 0.5).nonzero().flatten()
     gaps = (vectors[order[near]] - vectors[order[near + 1]]).abs()  # [n_near, d]
     near = near[(gaps <= tolerance).all(dim=1)]
     if len(near):
         equal = torch.cat([near, near + 1]).unique()
-        first, second = (distinct[order[near[0] + i]] for i in (0, 1))
+        first, second = (texts[order[near[0] + i]] for i in (0, 1))
         logging.getLogger().warning(
-            f"{len(equal):,} of {len(distinct):,} distinct item texts have the same vector as "
+            f"{len(equal):,} of {len(rows):,} distinct item texts have the same vector as "
             f"another, e.g. {_short(first)!r} and {_short(second)!r}; the model cannot tell these "
             "items apart by their texts"
         )
