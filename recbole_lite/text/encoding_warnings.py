@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
+from recbole_lite.utils.errors import shorten
+
 _SAME = 1e-5  # of the largest number: what rounding in batches of other lengths can change
 
 
@@ -51,13 +53,9 @@ def warn_of_equal_vectors(texts: Sequence[str], vectors: torch.Tensor) -> None:
     near = near[(gaps <= tolerance).all(dim=1)]
     if len(near):
         equal = torch.cat([near, near + 1]).unique()
-        first, second = (texts[order[near[0] + i]] for i in (0, 1))
+        first, second = (shorten(texts[order[near[0] + i]], 80) for i in (0, 1))
         logging.getLogger().warning(
             f"{len(equal):,} of {len(rows):,} distinct item texts have the same vector as "
-            f"another, e.g. {_short(first)!r} and {_short(second)!r}; the model cannot tell these "
-            "items apart by their texts"
+            f"another, e.g. {first!r} and {second!r}; the model cannot tell these items apart by "
+            "their texts"
         )
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -79,6 +79,11 @@ def one_line(error: Exception, limit: int = 200) -> str:
     return f"{type(error).__name__}: {sentence[:limit]}{'...' if len(sentence) > limit else ''}"
 
 
+def shorten(text: str, limit: int) -> str:
+    """Text of at most `limit` characters; ``...`` stands for the rest."""
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
 @contextmanager
 def best_effort(what: str, remedy: str = "") -> Iterator[None]:
     """Let a step that only describes a run fail with a warning: the training is worth more.
