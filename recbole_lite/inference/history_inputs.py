@@ -28,7 +28,7 @@ class UnknownItemWarning(UserWarning):
 
 
 class OriginalIds:
-    """Item ids as the user has them, where these are no texts.
+    """Conversion between texts and item ids of other types, as the user has them.
 
     Parameters
     ----------

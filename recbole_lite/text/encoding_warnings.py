@@ -9,7 +9,8 @@ import torch
 
 from recbole_lite.utils.errors import shorten
 
-_SAME = 1e-5  # of the largest number: what rounding in batches of other lengths can change
+# Relative to the largest number; a text's vector is rounded otherwise in a batch of other length.
+_TOLERANCE = 1e-5
 
 
 def warn_of_cut_texts(lengths: Sequence[int], n_texts: int, max_length: int) -> None:
@@ -43,7 +44,7 @@ def warn_of_equal_vectors(texts: Sequence[str], vectors: torch.Tensor) -> None:
         Row i belongs to text i.
     """
     rows = torch.tensor(list({text: i for i, text in enumerate(texts) if text}.values()))
-    tolerance = _SAME * float(torch.linalg.vector_norm(vectors, torch.inf))
+    tolerance = _TOLERANCE * float(torch.linalg.vector_norm(vectors, torch.inf))
     # Equal vectors are neighbours in the order of any projection; only such pairs are compared.
     axis = torch.rand(vectors.size(1), generator=torch.Generator().manual_seed(0)) - 0.5
     values, order = (vectors @ axis)[rows].sort()

@@ -58,7 +58,7 @@ def load_precomputed(config, dataset) -> tuple[torch.Tensor, torch.Tensor, str]:
 
 
 def _open_source(config, dataset) -> tuple[Path, Iterator[Block]]:
-    """What holds the vectors: a file, the folder of a run, or a column of the data set."""
+    """Source of the vectors: a file, the folder of a run, or a column of the data set."""
     name = config["item_vectors"]
     path = Path(name).expanduser()
     ids = config["item_vector_ids"]

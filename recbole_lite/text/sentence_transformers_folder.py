@@ -1,4 +1,4 @@
-"""How a sentence-transformers folder says that its model is used: its recipe.
+"""Recipe of a sentence-transformers folder: how its model encodes texts.
 
 ``modules.json`` lists the modules of the model: a Transformer, a Pooling, and layers on the pooled
 vector. Each has a folder with a ``config.json`` and, for some, weights. Only modules whose
@@ -50,16 +50,16 @@ class Layer:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a language model is used to encode texts.
+    """Settings by which a language model encodes texts.
 
     Attributes
     ----------
     pooling : tuple of str
         Words of `POOLINGS`, or ``pooler``; several are concatenated.
     layers : tuple of Layer
-        What follows the pooling.
+        Layers after the pooling.
     prompt : str
-        Put in front of each text.
+        Text put in front of each text.
     other_prompts : tuple of str
         Names of prompts of which none is the default: none is used.
     include_prompt : bool
