@@ -64,7 +64,7 @@ class TextSettings(TextFields):
         return cls(
             **vars(TextFields.from_config(config)),
             llm=llm,
-            pooling=config["item_llm_pooling"] or "mean",
+            pooling=config["item_llm_pooling"],
             prompt=config["item_llm_prompt"],
             max_length=config["item_llm_max_length"],
             batch_size=config["item_llm_batch_size"],
