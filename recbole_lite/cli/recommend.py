@@ -34,11 +34,14 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     one.add_argument("--k", type=int, default=10, help="items for each user (default: 10)")
     one.add_argument("--candidates", metavar="A;B", help="ids or titles to choose from")
     seen = one.add_mutually_exclusive_group()
-    text = "also rank the items of the history"
-    seen.add_argument("--include_seen", dest="exclude_seen", action="store_false", help=text)
-    text = "exclude the items of the history (default: as the run was measured)"
-    seen.add_argument("--exclude_seen", action="store_true", help=text)
-    one.set_defaults(exclude_seen=None)
+    seen.add_argument(
+        "--include_seen", action="store_true", help="also rank the items of the history"
+    )
+    seen.add_argument(
+        "--exclude_seen",
+        action="store_true",
+        help="exclude the items of the history (default: as the run was measured)",
+    )
     one.add_argument(
         "--unknown",
         choices=("warn", "error"),
@@ -65,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     (found,) = recommender.recommend(
         [history],
         args.k,
-        exclude_seen=args.exclude_seen,
+        exclude_seen=_exclude_seen(args),
         candidates=candidates,
         no_history="error",
     )
@@ -85,7 +88,7 @@ def _recommend_file(args: argparse.Namespace, recommender, candidates) -> int:
 
     options = BatchOptions(
         k=args.k,
-        exclude_seen=args.exclude_seen,
+        exclude_seen=_exclude_seen(args),
         candidates=candidates,
         unknown=args.unknown,
         separator=args.separator,
@@ -97,6 +100,10 @@ def _recommend_file(args: argparse.Namespace, recommender, candidates) -> int:
     name = "standard output" if args.output == STANDARD else args.output
     print(f"{name}: {summary}", file=sys.stderr if streams else sys.stdout)
     return 0
+
+
+def _exclude_seen(args: argparse.Namespace) -> bool | None:
+    return args.exclude_seen or (False if args.include_seen else None)
 
 
 def _split(names: str | None, separator: str) -> list[str] | None:
