@@ -22,6 +22,12 @@ def is_number(kind: pa.DataType) -> bool:
     return whole or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
 
 
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a type is one of lists."""
+    types = pa.types
+    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+
+
 def is_id(kind: pa.DataType) -> bool:
     """Whether values of a type can be ids."""
     return is_text(kind) or is_number(kind) or pa.types.is_binary(kind)

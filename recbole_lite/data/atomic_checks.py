@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recbole_lite.utils.errors import ConfigError, DataError
+from recbole_lite.utils.errors import ConfigError, DataError, shorten
 
 _SEPARATOR_NAMES = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "vertical bar", " ": "space"}
 _NUMBER_CHARACTERS = re.compile(r"[0-9eE.+-]*")
@@ -52,7 +52,7 @@ class Block:
 def quote(value: str | bytes, encoding: str = "utf-8") -> str:
     """Value as an error message quotes it: ``repr``, cut to about 60 characters."""
     text = value if isinstance(value, str) else value[:400].decode(encoding, "backslashreplace")
-    return repr(text if len(text) <= 60 else text[:57] + "...")
+    return repr(shorten(text, 60))
 
 
 def check_dialect(separator: str, encoding: str, seq_separator: str | None = None) -> None:

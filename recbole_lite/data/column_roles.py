@@ -21,7 +21,7 @@ from recbole_lite.data.arrow_columns import (
     is_time,
     sample_matches,
 )
-from recbole_lite.utils.errors import DataError
+from recbole_lite.utils.errors import DataError, shorten
 from recbole_lite.utils.suggestions import suggest
 
 NONE = "none"  # given for a role that no column shall have
@@ -144,7 +144,7 @@ def examples(column: pa.ChunkedArray) -> str:
     found: list[str] = []
     for value in column.slice(0, SAMPLE):
         text = " ".join(str(value.as_py()).split())
-        text = text if len(text) <= 30 else text[:27] + "..."
+        text = shorten(text, 30)
         if value.is_valid and text and text not in found:
             found.append(text)
         if len(found) == 2:

@@ -16,6 +16,7 @@ from recbole_lite.data.arrow_columns import (
     WHOLE,
     decoded,
     is_id,
+    is_list,
     is_number,
     is_text,
     is_time,
@@ -319,7 +320,7 @@ def _typed(values: pa.ChunkedArray, as_text: bool) -> tuple[str | None, pa.Chunk
     kind = values.type
     if pa.types.is_null(kind) or values.null_count == len(values):
         return None, values, "empty"
-    if _is_list(kind):
+    if is_list(kind):
         return _typed_list(values)
     if is_text(kind):
         return _typed_text(values.cast(pa.string()), as_text)
@@ -335,16 +336,11 @@ def _typed(values: pa.ChunkedArray, as_text: bool) -> tuple[str | None, pa.Chunk
     return None, values, f"{kind} has no place in an atomic file"
 
 
-def _is_list(kind: pa.DataType) -> bool:
-    types = pa.types
-    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-
-
 def _typed_list(values: pa.ChunkedArray):
     kind = values.type.value_type
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         return "float_seq", values, ""
-    if not is_text(kind) and not _is_list(kind) and not pa.types.is_null(kind):
+    if not is_text(kind) and not is_list(kind) and not pa.types.is_null(kind):
         return None, values, f"lists of {kind} have no place in an atomic file"
     joined = [_join(chunk) for chunk in values.chunks]
     found = pa.chunked_array(joined, type=pa.string())
@@ -357,7 +353,7 @@ def _join(lists: pa.Array) -> pa.Array:
     """One string for each list of strings, or of such lists; a comma between longer phrases."""
     lists = lists.cast(pa.list_(lists.type.value_type))
     inner = lists.flatten()
-    if _is_list(inner.type):
+    if is_list(inner.type):
         inner = _join(inner)
     inner = pc.fill_null(inner.cast(pa.string()), "")
     phrases = pc.any(pc.match_substring_regex(inner, r"\S\s+\S")).as_py()

@@ -15,6 +15,7 @@ from pyarrow import csv, parquet
 from safetensors import SafetensorError, safe_open
 
 from recbole_lite.config.saved_config import BEST_FILE, load_config
+from recbole_lite.data.arrow_columns import is_list, is_number
 from recbole_lite.data.vocabulary import VOCABULARY_FILE, Vocabulary
 from recbole_lite.utils.errors import CheckpointError, DataError, one_line, shorten
 
@@ -276,12 +277,12 @@ def _choose_columns(
             f"there is {found} among {', '.join(map(repr, names))[:300]}; name one {id_names[0]}",
             path,
         )
-    lists = [name for name in others if _is_list(schema.field(name).type)]
+    lists = [name for name in others if is_list(schema.field(name).type)]
     named = [name for name in others if name.lower() in VECTOR_NAMES]
     if len(lists) == 1:
         return id_name, lists
     chosen = named or others
-    texts = [name for name in chosen if not _is_number(schema.field(name).type)]
+    texts = [name for name in chosen if not is_number(schema.field(name).type)]
     if not chosen or (texts and len(named) != 1):
         raise DataError(
             f"{', '.join(map(repr, texts or names))[:300]}: not numbers; name the column of lists "
@@ -291,24 +292,15 @@ def _choose_columns(
     return id_name, chosen
 
 
-def _is_list(kind: pa.DataType) -> bool:
-    kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    return any(is_kind(kind) for is_kind in kinds)
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind)
-
-
 def _from_batch(
     batch: pa.RecordBatch, id_name: str, names: list[str], path: Path
 ) -> Iterator[Block]:
     ids, column = _column_of_ids(batch.column(id_name), path), batch.column(names[0])
-    if _is_number(column.type):
+    if is_number(column.type):
         columns = [batch.column(name).to_numpy(zero_copy_only=False) for name in names]
         yield ids, np.column_stack(columns).astype(np.float64)
         return
-    if not _is_list(column.type):
+    if not is_list(column.type):
         column = _parse_lists(column, ids, path)
     has_vector = column.is_valid().to_numpy(zero_copy_only=False)
     ids, column = ids[has_vector], column.filter(pa.array(has_vector))
@@ -316,7 +308,7 @@ def _from_batch(
         lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
         check_lengths(ids, lengths, path)
         values = column.flatten()
-        if not _is_number(values.type) or not lengths[0]:
+        if not is_number(values.type) or not lengths[0]:
             raise DataError(f"{names[0]!r} holds no lists of numbers, but {column.type}", path)
         yield ids, values.to_numpy(zero_copy_only=False).reshape(len(ids), -1)
 
