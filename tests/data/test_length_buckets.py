@@ -127,4 +127,4 @@ def test_batches_are_as_wide_as_their_longest_history(strategy, config_for):
         seen.append(targets)
         order = torch.cat([batch[0]["user_id"] for batch in test])
         assert torch.equal(test.uid_list.sort().values, order.sort().values)
-    assert seen[0] == seen[1] or strategy == "prefix"
+    assert seen[0] == seen[1]
