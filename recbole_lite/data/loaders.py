@@ -22,9 +22,10 @@ from recbole_lite.data.length_buckets import LengthBuckets, batches_by_length
 from recbole_lite.data.repeated_targets import repeated_rows
 from recbole_lite.data.windows import CANDIDATES, ResampledWindows, Windows
 
-# Most users, and positions of their histories, at once in an evaluation by length. Small batches
+# Largest batch of an evaluation by length: users, and positions of their histories. Small batches
 # have less padding, and on a CPU their memory is used again; eval_batch_size can be lower.
-_MOST = {"cpu": (256, 4096)}
+_LARGEST_BATCH = {"cpu": (256, 4096)}
+_LARGEST_BATCH_ELSEWHERE = (1024, 65536)
 
 
 class HistoryMaskLoader(FullSortEvalDataLoader):
@@ -90,7 +91,8 @@ class HistoryMaskLoader(FullSortEvalDataLoader):
         self.set_batch_size(self.step)
         windows = self._dataset.inter_feat
         if windows.cuts_padding:
-            rows, tokens = _MOST.get(self.config["device"].type, (1024, 65536))
+            device = self.config["device"].type
+            rows, tokens = _LARGEST_BATCH.get(device, _LARGEST_BATCH_ELSEWHERE)
             self.batches = batches_by_length(windows.lengths(), min(self.step, rows), tokens)
         else:
             self.batches = batches_by_length(np.zeros(len(windows)), self.step)  # in their order
@@ -195,8 +197,6 @@ class ResamplingLoader(TrainDataLoader):
     ----------
     buckets : LengthBuckets or None
         None: the batches are torch's.
-    targets_per_batch : float or None
-        Mean of a pass, where it differs between the batches (``max_tokens_per_batch``).
     """
 
     def __init__(self, config, dataset, sampler, shuffle=False):
@@ -215,7 +215,8 @@ class ResamplingLoader(TrainDataLoader):
         return self.buckets or super()._index_sampler
 
     @property
-    def targets_per_batch(self) -> float | None:  # noqa: D102
+    def targets_per_batch(self) -> float | None:
+        """Mean of a pass, where it differs between the batches (``max_tokens_per_batch``)."""
         if self.buckets is None or self.buckets.max_tokens is None:
             return None
         return float(self._dataset.inter_feat.target_counts().sum() / len(self.buckets))

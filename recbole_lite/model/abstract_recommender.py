@@ -32,6 +32,8 @@ class NextItemModel(SequentialRecommender):
         Outputs ``[B, L, d]`` -> h_u ``[B, d]``.
     user_dropout : torch.nn.Module
         Applied to h_u.
+    packs_rows : bool
+        Whether training batches may be packed (``cut_padding``); set by :meth:`read_loss`.
     item_vectors_sha256 : str or None
         Of the precomputed vectors (``item_vectors``) that the model began with.
     """
@@ -53,7 +55,7 @@ class NextItemModel(SequentialRecommender):
         """
         self.loss_type, self.n_negatives = config["loss_type"], config["sce_negatives"]
         self.excludes_history = config["loss_exclude_history"]
-        self.cuts_padding = config["cut_padding"]
+        self.packs_rows = config["cut_padding"]
         if self.loss_type not in ("CE", "SCE"):
             raise ConfigError(
                 f"loss_type must be CE or SCE for {config['model']}, found {self.loss_type!r}"
@@ -108,7 +110,7 @@ class NextItemModel(SequentialRecommender):
         number of steps (results/README.md).
         """
         packs = self.reader is not None and self.reader.packs
-        if not (self.cuts_padding and self.training and packs):
+        if not (self.packs_rows and self.training and packs):
             return None
         return pack_rows(to_host(item_seq) != 0, item_seq.device)
 

@@ -87,8 +87,8 @@ class LiteLLM4Rec(NextItemModel):
         if self.head is None:
             _check_tied(stages)
         self.read_loss(config)
-        # An Item LLM in training encodes each item of a batch once, not once per part.
-        self.cuts_padding = self.cuts_padding and self.item_tower.item_llm is None
+        # An Item LLM in training reads the ids on the host; packed rows are made on the device.
+        self.packs_rows = self.packs_rows and self.item_tower.item_llm is None
         self.start_stage(stages[0])
 
     def start_stage(self, stage: Stage) -> None:

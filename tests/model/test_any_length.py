@@ -102,7 +102,7 @@ def test_a_training_batch_is_packed(name, built):
     found, n_rows = [], []
     net.reader.register_forward_pre_hook(lambda _, x: n_rows.append(len(x[0])))
     for packed in (True, False):
-        net.train().cuts_padding = packed
+        net.train().packs_rows = packed
         loss = seeded(net.calculate_loss, batch)
         parameters = [p for p in net.parameters() if p.requires_grad]
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)

@@ -33,10 +33,10 @@ class HistoryMask:
         # All items of the batch, user by user: a history is the first `counts` of its user's.
         starts = (sizes.cumsum(0) - sizes)[rows]
         counts = (earlier != 0).sum(1)[rows] + to_host(steps) + 1
-        self._counts = torch.minimum(counts, sizes[rows])
+        self._host_counts = torch.minimum(counts, sizes[rows])
         self.items, self.starts, self.counts = (
             tensor_to_device(values, inputs.device)
-            for values in (known[present], starts, self._counts)
+            for values in (known[present], starts, self._host_counts)
         )
         self.targets = targets
 
@@ -45,7 +45,7 @@ class HistoryMask:
 
         Column i - 1 belongs to item i.
         """
-        counts, total = self.counts[part], int(self._counts[part].sum())
+        counts, total = self.counts[part], int(self._host_counts[part].sum())
         numbers = torch.arange(max(total, len(counts)), device=scores.device)
         owner = numbers[: len(counts)].repeat_interleave(counts, output_size=total)
         begins = self.starts[part] - counts.cumsum(0) + counts

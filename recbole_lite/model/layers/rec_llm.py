@@ -154,18 +154,20 @@ class EmbeddingEncoder(nn.Module):
         torch.Tensor
             ``[B, L, hidden_size]``; values at masked positions are meaningless.
         """
-        visible = mask.long() if self.masking == "model" else None
-        if self.masking == "mask":
+        visible = None
+        if packing is not None:
+            visible = packing.attention_mask(self.causal, vectors.dtype)
+        elif self.masking == "model":
+            visible = mask.long()
+        elif self.masking == "mask":
             visible = _causal_mask(vectors)
             if n_candidates:
                 visible = _show_candidates(visible, mask, n_candidates)
         others = {}
         if self.shared_position:
             others = self.shared_position.encoder_arguments(mask, n_candidates)
-        if packing is not None:
-            visible = packing.attention_mask(self.causal, vectors.dtype)
-            if self._takes_positions:
-                others["position_ids"] = self._first_position + packing.positions
+        if packing is not None and self._takes_positions:
+            others["position_ids"] = self._first_position + packing.positions
         output = self.encoder(inputs_embeds=vectors, attention_mask=visible, **others)
         return output.last_hidden_state
 

@@ -1,4 +1,8 @@
-"""Histories of a batch packed side by side into rows, so that little of them is padding."""
+"""Histories of a batch packed side by side into rows, so that little of them is padding.
+
+Attention is the encoder's own, with a mask. The export (inference/packed_encoder.py) packs all
+histories into one row instead, for which it replaces the attention.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +57,11 @@ class RowPacking(NamedTuple):
         return to_host(self.slots)[torch.searchsorted(to_host(self.places), places)]
 
     def attention_mask(self, causal: bool, dtype: torch.dtype) -> torch.Tensor:
-        """``[R, 1, L, L]``, added to the attention scores: each history sees itself alone."""
+        """``[R, 1, L, L]``, added to the attention scores: each history sees itself alone.
+
+        Not of booleans: T5 adds it to its bias by distance, and torch's flash kernels read no mask
+        of either kind.
+        """
         visible = self.histories[:, :, None] == self.histories[:, None, :]
         if causal:
             visible = visible.tril()
