@@ -19,6 +19,7 @@ from recbole_lite.model.layers.candidate_scores import (
 from recbole_lite.model.layers.dropout import Dropout
 from recbole_lite.model.layers.item_tower import ItemTower
 from recbole_lite.model.layers.rec_llm import RecommendationLLM
+from recbole_lite.model.layers.row_packing import RowPacking
 from recbole_lite.model.layers.user_pooling import UserPooling
 from recbole_lite.text.llm_files import weights_fingerprint
 from recbole_lite.text.lora import is_adapter, set_trainable
@@ -92,6 +93,8 @@ class LiteLLM4Rec(NextItemModel):
         # Row i - 1 scores item i.
         self.head = None if config["tie_head"] else nn.Linear(d, self.n_items - 1, bias=False)
         self.read_loss(config)
+        # An Item LLM in training reads the ids on the host; packed rows are made on the device.
+        self.packs_rows = self.packs_rows and self.item_tower.item_llm is None
         self.frozen_names = frozenset(self._frozen_names(config))
         self.saves_adapters_only = config["checkpoint_adapters_only"]
         if self.saves_adapters_only:
@@ -158,13 +161,18 @@ class LiteLLM4Rec(NextItemModel):
         """Rows of the head of some items, ``[n]`` ids -> ``[n, d]``; no others are computed."""
         return self.item_tower(items) if self.head is None else self.head.weight[items - 1]
 
-    def encode(self, item_seq: torch.Tensor, n_candidates: int = 0) -> torch.Tensor:
+    def encode(
+        self,
+        item_seq: torch.Tensor,
+        packing: RowPacking | None = None,
+        n_candidates: int = 0,
+    ) -> torch.Tensor:
         """Outputs of the Recommendation LLM, ``[B, L]`` ids -> ``[B, L, d]``.
 
         The last `n_candidates` of the items have no order.
         """
         vectors = self.item_dropout(self.item_tower(item_seq))
-        return self.rec_llm(vectors, item_seq != 0, n_candidates)
+        return self.rec_llm(vectors, item_seq != 0, n_candidates, packing)
 
     def candidate_scores(self, interaction) -> torch.Tensor:
         """Scores of the candidates that the Recommendation LLM reads, ``[B, C]`` (Section 5.4).
@@ -174,7 +182,9 @@ class LiteLLM4Rec(NextItemModel):
         candidates, history = interaction[CANDIDATES], interaction[self.ITEM_SEQ]
         inputs = append_candidates(history if self.shows_history else history[:, :0], candidates)
         n_candidates = candidates.shape[1]
-        h_u = self.pooling(self.encode(inputs, n_candidates), inputs != 0, n_candidates)
+        h_u = self.pooling(
+            self.encode(inputs, n_candidates=n_candidates), inputs != 0, n_candidates
+        )
         return score_candidates(self.user_dropout(h_u), self.head_weight(), candidates)
 
     def calculate_loss(self, interaction):
