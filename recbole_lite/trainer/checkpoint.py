@@ -49,6 +49,7 @@ YAML_FILE = "config.yaml"
 HISTORY_FILE = "history.csv"
 OTHER = "other_parameter/"  # RecBole's name for tensors outside the state_dict
 KEPT_PAIRS = 2
+FOR_TRAINING = ("distillation.",)  # prefixes of tensors of `last` that `best` is without
 
 
 # -- a model's tensors ------------------------------------------------------------------------
@@ -320,9 +321,12 @@ def warn_unknown_vocabulary(source) -> None:
     )
 
 
-def save_weights(path: Path, model: torch.nn.Module, **facts: Any) -> None:
-    """Write a model's tensors; `facts` (plain data) go into the header."""
+def save_weights(
+    path: Path, model: torch.nn.Module, without: tuple[str, ...] = (), **facts: Any
+) -> None:
+    """Write a model's tensors, but for prefixes of names; `facts` (plain data): the header."""
     tensors = model_tensors(model)
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(without)}
     metadata = {"facts": to_json(facts), "sha256": _sha256(tensors)}
     _write(path, lambda name: save_file(tensors, name, metadata=metadata))
 
