@@ -89,7 +89,9 @@ class Distillation(nn.Module):
         else:
             seen = student.history_mask(interaction, own.targets, own.places)
             loss = student.loss_of(own.users, own.targets, seen)
-        more = self._of_blocks(own, its) if self.compares_blocks else self._of_scores(own, its, seen)
+        more = (
+            self._of_blocks(own, its) if self.compares_blocks else self._of_scores(own, its, seen)
+        )
         return (*loss, more) if isinstance(loss, tuple) else loss + more
 
     def _of_blocks(self, own: _Reading, its: _Reading) -> torch.Tensor:
@@ -126,12 +128,16 @@ class Distillation(nn.Module):
         """KL divergence, summed over the rows of `part`; items that either bars have no share."""
         with torch.autocast(users.device.type, enabled=False):
             scores, goals = _scores(users, head, part), _scores(its_users, its_head, part)
+            barred = scores.isneginf() | goals.isneginf()
             if seen is not None:
-                seen.mask_scores(scores, part)
-            barred = scores.isneginf()
-            expected = (goals / self.temperature).masked_fill(barred, -torch.inf).softmax(1)
-            found = (scores / self.temperature).log_softmax(1).masked_fill(barred, 0)
-            return F.kl_div(found, expected, reduction="sum")
+                histories = torch.zeros_like(goals, memory_format=torch.contiguous_format)
+                seen.mask_scores(histories, part)
+                barred |= histories.isneginf()
+            found, expected = (
+                (x / self.temperature).masked_fill(barred, -torch.inf) for x in (scores, goals)
+            )
+            found = found.log_softmax(1).masked_fill(barred, 0)
+            return F.kl_div(found, expected.softmax(1), reduction="sum")
 
 
 class _Reading(NamedTuple):
