@@ -165,7 +165,10 @@ class NextItemModel(SequentialRecommender):
         return HistoryMask(interaction[SEEN], item_seq, rows, steps, targets)
 
     def calculate_loss(self, interaction):
-        """Cross entropy over all items (equation 6), mean over the targets of the batch."""
+        """Cross entropy over all items (equation 6), mean over the targets of the batch.
+
+        A distillation (``distill_from``) computes it in the same three steps.
+        """
         users, targets, places = self.represent(interaction)
         return self.loss_of(users, targets, self.history_mask(interaction, targets, places))
 
