@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import torch
@@ -118,11 +118,18 @@ class Distillation(nn.Module):
             divergence = partial(
                 checkpoint, divergence, use_reentrant=False, preserve_rng_state=False
             )
+        head = None if own.targets is None else self.student.head_weight()
+        its_head = None if its.targets is None else self._its_head
         total = torch.zeros((), device=own.users.device)
         for begin in range(0, n, step):
             part = slice(begin, min(begin + step, n))
-            total = total + divergence(own.users, own.head, its.users, its.head, seen, part)
+            total = total + divergence(own.users, head, its.users, its_head, seen, part)
         return self.weight * self.temperature**2 * total / max(n, 1)
+
+    @cached_property
+    def _its_head(self) -> torch.Tensor:
+        with torch.no_grad():
+            return self.teacher.head_weight()
 
     def _divergence(self, users, head, its_users, its_head, seen, part: slice) -> torch.Tensor:
         """KL divergence, summed over the rows of `part`; items that either bars have no share."""
@@ -145,11 +152,10 @@ class _Reading(NamedTuple):
 
     Attributes
     ----------
-    users, head : torch.Tensor
-        h_u ``[N, d]`` and the rows of the head ``[n_items - 1, d]``; where a model has its own
-        way to score, its scores ``[N, n_items - 1]`` and None.
+    users : torch.Tensor
+        h_u ``[N, d]``; of a model with its own way to score, its scores ``[N, n_items - 1]``.
     targets : torch.Tensor or None
-        Ids ``[N]``; None where a model has its own loss.
+        Ids ``[N]``; None where `users` are scores.
     places : torch.Tensor
         On the CPU, the place in ``[B * L]`` of each target's last input ``[N]``.
     blocks : list of torch.Tensor
@@ -157,7 +163,6 @@ class _Reading(NamedTuple):
     """
 
     users: torch.Tensor
-    head: torch.Tensor | None
     targets: torch.Tensor | None
     places: torch.Tensor
     blocks: list[torch.Tensor]
@@ -169,17 +174,16 @@ def _read(model, interaction, with_blocks: bool) -> _Reading:
     with _observed(model, with_blocks) as blocks:
         if isinstance(model, NextItemModel) and CANDIDATES not in interaction:
             users, targets, places = model.represent(interaction)
-            head, packing = model.head_weight(), model.row_packing(item_seq) if blocks else None
+            packing = model.row_packing(item_seq) if blocks else None
         else:
             users = model.full_sort_predict(interaction).view(len(item_seq), -1)[:, 1:]
-            head = targets = None
-            lengths = to_host(interaction[model.ITEM_SEQ_LEN])
+            targets, lengths = None, to_host(interaction[model.ITEM_SEQ_LEN])
             places = torch.arange(len(lengths)) * item_seq.shape[1] + lengths - 1
     if blocks:
         slots = places if packing is None else packing.slots_of(places)
         slots = tensor_to_device(slots, item_seq.device)
         blocks = [states.flatten(0, 1).index_select(0, slots) for states in blocks]
-    return _Reading(users, head, targets, places, blocks)
+    return _Reading(users, targets, places, blocks)
 
 
 def _scores(users, head, part: slice) -> torch.Tensor:
