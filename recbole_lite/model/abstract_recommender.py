@@ -147,10 +147,10 @@ class NextItemModel(SequentialRecommender):
         """
         item_seq = interaction[self.ITEM_SEQ]
         if TARGETS in interaction:  # one target for each prefix
-            targets = interaction[TARGETS]  # [B, L]
-            places = to_host(targets).flatten().nonzero().squeeze(1)
+            targets = to_host(interaction[TARGETS]).flatten()  # [B * L]
+            places = targets.nonzero().squeeze(1)
             users = self.user_dropout(self._of_prefixes(item_seq, places))
-            return users, targets.flatten()[tensor_to_device(places, targets.device)], places
+            return users, tensor_to_device(targets[places], item_seq.device), places
         lengths = to_host(interaction[self.ITEM_SEQ_LEN])
         places = torch.arange(len(lengths)) * item_seq.shape[1] + lengths - 1
         users = self.forward(item_seq, interaction[self.ITEM_SEQ_LEN])
