@@ -34,6 +34,7 @@ from recbole_lite.inference.saved_run import (
     write_recommender_files,
 )
 from recbole_lite.inference.saved_run import load_data_and_model as load_data_and_model
+from recbole_lite.inference.teacher import add_teacher, read_teacher, teacher_vocabulary
 from recbole_lite.report.rank_metrics import random_guess
 from recbole_lite.report.run_report import (
     completion_hint,
@@ -259,6 +260,9 @@ def run_one(
     log_file = _start_log(config, log_folder)
     _check_before_data(config, saved)
     resumed, initial, trained = _weights_to_start_from(config, resume)
+    teacher = read_teacher(config)
+    if teacher is not None and trained is None:
+        trained = teacher_vocabulary(teacher, config)
     with timer("data"), translate_errors(f"{config['dataset']} cannot be read", config):
         dataset, loaders, counts = _prepare_data(config, trained, saved, samples, frames)
     with timer("item vectors and model"), translate_errors(f"{name} cannot be built", config):
@@ -266,6 +270,8 @@ def run_one(
         if initial:
             check_rows(load_initial_weights(config, model), Path(initial), trained, dataset)
         parameters = _count_parameters(model, config)
+        if teacher is not None:
+            add_teacher(config, model, teacher, dataset)
     with translate_errors(f"{name} cannot be trained", config):
         trainer = get_trainer(config["MODEL_TYPE"], name)(config, model)
     try:
@@ -510,7 +516,7 @@ def _baseline(name, config, overrides, sources) -> LiteConfig:
         overrides = [given for given in overrides if not given.startswith("--train_strategy=")]
         overrides.append("--train_strategy=all")
     # Checkpoints named by these keys are the main model's. Its config.yaml must run it alone.
-    own = ("--baselines=[]", "--resume=~", "--init_from=~")
+    own = ("--baselines=[]", "--resume=~", "--init_from=~", "--distill_from=~")
     keys = tuple(override.partition("=")[0] + "=" for override in own)
     overrides = [given for given in overrides if not given.startswith(keys)] + list(own)
     return LiteConfig(name, overrides=overrides, **sources)

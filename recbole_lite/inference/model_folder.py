@@ -161,8 +161,9 @@ def write_bundle(folder: str | Path, bundle: ModelBundle) -> None:
     folder = Path(folder)
     local = affecting("machine", "output", "start", "session")
     settings = {key: value for key, value in bundle.settings.items() if key not in local}
-    if settings.get("item_vectors"):  # new items need to know that there are some
-        settings["item_vectors"] = Path(settings["item_vectors"]).name
+    for key in ("item_vectors", "distill_from"):  # new items need to know that there are vectors
+        if settings.get(key):
+            settings[key] = Path(settings[key]).name
     about = {**bundle.about, "weights": WEIGHTS_FILE}
     bundle.catalogue.save(folder / ITEMS_FILE)
     write_tensors(folder / WEIGHTS_FILE, bundle.tensors, {"epoch": about.get("epoch")})

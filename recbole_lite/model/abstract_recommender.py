@@ -46,6 +46,7 @@ class NextItemModel(SequentialRecommender):
     trains_prefixes = True  # train_strategy: prefix
     can_exclude_history = True  # loss_exclude_history
     reads_any_length = True  # cut_padding
+    packs_in_evaluation = False  # a teacher, in evaluation mode, reads training batches
     _head: torch.Tensor | None = None  # within `fixed_head`
 
     def read_loss(self, config) -> None:
@@ -124,20 +125,20 @@ class NextItemModel(SequentialRecommender):
         """
         return self.user_dropout(self.pooling(self._outputs(item_seq), item_seq != 0))
 
-    def _packing(self, item_seq: torch.Tensor) -> RowPacking | None:
+    def row_packing(self, item_seq: torch.Tensor) -> RowPacking | None:
         """Packing of a training batch with ``cut_padding``, where it pays.
 
         Batches of similar length would have as little padding, but they train worse in the same
         number of steps (results/README.md).
         """
         packs = self.reader is not None and self.reader.packs
-        if not (self.packs_rows and self.training and packs):
+        if not (self.packs_rows and (self.training or self.packs_in_evaluation) and packs):
             return None
         return pack_rows(to_host(item_seq) != 0, item_seq.device)
 
     def _outputs(self, item_seq: torch.Tensor) -> torch.Tensor:
         """Outputs of :meth:`encode`, ``[B, L, d]``; values at padding are meaningless."""
-        packing = self._packing(item_seq)
+        packing = self.row_packing(item_seq)
         if packing is None:
             return self.encode(item_seq)
         return packing.unpack(self.encode(packing.pack(item_seq), packing))
@@ -147,7 +148,7 @@ class NextItemModel(SequentialRecommender):
 
         `places` are ascending and on the CPU, as their number decides shapes.
         """
-        packing = self._packing(item_seq)
+        packing = self.row_packing(item_seq)
         if packing is None:
             pooled = self.pooling.prefixes(self.encode(item_seq))  # [B, L, d]
         else:
@@ -156,30 +157,48 @@ class NextItemModel(SequentialRecommender):
             places = packing.slots_of(places)
         return pooled.flatten(0, 1).index_select(0, tensor_to_device(places, item_seq.device))
 
-    def calculate_loss(self, interaction):
-        """The loss of ``loss_type`` (equation 6: CE), mean over the targets of the batch."""
+    def represent(self, interaction) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """h_u at every target of a training batch.
+
+        Returns
+        -------
+        tuple of torch.Tensor
+            h_u ``[N, d]``; ids of the targets ``[N]``; on the CPU, the place in ``[B * L]`` of each
+            target's last input ``[N]``, ascending.
+        """
         item_seq = interaction[self.ITEM_SEQ]
         if TARGETS in interaction:  # one target for each prefix
-            targets, length = interaction[TARGETS], item_seq.shape[1]  # [B, L]
-            places = to_host(targets).flatten().nonzero().squeeze(1)  # [N] in [B * L]
-            users = self.user_dropout(self._of_prefixes(item_seq, places))  # [N, d]
-            rows, steps, places = (
-                tensor_to_device(x, targets.device)
-                for x in (places // length, places % length, places)
-            )
-            targets = targets.flatten()[places]
-        else:
-            targets = interaction[self.POS_ITEM_ID]
-            rows = tensor_to_device(torch.arange(len(targets)), targets.device)
-            steps = to_host(interaction[self.ITEM_SEQ_LEN]) - 1
-            users = self.forward(item_seq, interaction[self.ITEM_SEQ_LEN])
+            targets = to_host(interaction[TARGETS]).flatten()  # [B * L]
+            places = targets.nonzero().squeeze(1)
+            users = self.user_dropout(self._of_prefixes(item_seq, places))
+            return users, tensor_to_device(targets[places], item_seq.device), places
+        lengths = to_host(interaction[self.ITEM_SEQ_LEN])
+        places = torch.arange(len(lengths)) * item_seq.shape[1] + lengths - 1
+        users = self.forward(item_seq, interaction[self.ITEM_SEQ_LEN])
+        return users, interaction[self.POS_ITEM_ID], places
+
+    def history_mask(self, interaction, targets, places) -> HistoryMask | None:
+        """Items that ``loss_exclude_history`` takes out of the loss of :meth:`represent`'s rows."""
+        if not self.excludes_history:
+            return None
+        item_seq = interaction[self.ITEM_SEQ]
+        rows, steps = places // item_seq.shape[1], places % item_seq.shape[1]
+        return HistoryMask(interaction[SEEN], item_seq, rows, steps, targets)
+
+    def calculate_loss(self, interaction):
+        """The loss of ``loss_type`` (equation 6: CE), mean over the targets of the batch.
+
+        A distillation (``distill_from``) computes it in the same three steps.
+        """
+        users, targets, places = self.represent(interaction)
+        return self.loss_of(users, targets, self.history_mask(interaction, targets, places))
+
+    def loss_of(self, users, targets, seen: HistoryMask | None) -> torch.Tensor:
+        """Loss of ``loss_type`` for what :meth:`represent` gives."""
         if self.loss_type == "InfoNCE":
             return self._contrastive_loss(users, targets)
         if self.loss_type == "SCE":
             return sampled_cross_entropy(users, self.head_weight(), targets - 1, self.n_negatives)
-        seen = None
-        if self.excludes_history:
-            seen = HistoryMask(interaction[SEEN], item_seq, rows, steps, targets)
         return cross_entropy(users, self.head_weight(), targets - 1, seen)
 
     def _contrastive_loss(self, users, targets):

@@ -49,6 +49,7 @@ YAML_FILE = "config.yaml"
 HISTORY_FILE = "history.csv"
 OTHER = "other_parameter/"  # RecBole's name for tensors outside the state_dict
 KEPT_PAIRS = 2
+FOR_TRAINING = ("distillation.",)  # prefixes of tensors of `last` that `best` is without
 
 
 # -- a model's tensors ------------------------------------------------------------------------
@@ -339,10 +340,16 @@ def warn_unknown_vocabulary(source) -> None:
     )
 
 
-def save_weights(path: Path, model: torch.nn.Module, **facts: Any) -> None:
-    """Write a model's tensors; `facts` (plain data) go into the header."""
-    without = left_out(model)
-    tensors = {name: t for name, t in model_tensors(model).items() if name not in without}
+def save_weights(
+    path: Path, model: torch.nn.Module, without: tuple[str, ...] = (), **facts: Any
+) -> None:
+    """Write a model's tensors, but for prefixes of names; `facts` (plain data): the header."""
+    frozen = left_out(model)
+    tensors = {
+        name: tensor
+        for name, tensor in model_tensors(model).items()
+        if name not in frozen and not name.startswith(without)
+    }
     metadata = {"facts": to_json(facts), "sha256": _sha256(tensors)}
     _write(path, lambda name: save_file(tensors, name, metadata=metadata))
 

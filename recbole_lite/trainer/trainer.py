@@ -136,7 +136,8 @@ class LiteMixin(ResumeMixin):
         self._save_vocabulary()
         facts = {"epoch": epoch, "valid_score": float(self.best_valid_score)}
         facts["vocabulary"] = self._vocabulary and self._vocabulary.sha256
-        checkpoint.save_weights(best, self.model, **facts, **checkpoint.initial_vectors(self.model))
+        facts |= checkpoint.initial_vectors(self.model)
+        checkpoint.save_weights(best, self.model, checkpoint.FOR_TRAINING, **facts)
         if not self._validates:
             self._save_last(epoch)
         if verbose:
@@ -338,7 +339,7 @@ class LiteMixin(ResumeMixin):
             left = max(most - self._steps, 1) * self.config["accumulate_steps"]
             train_data = FirstBatches(train_data, left)
         own = others.pop("loss_func", None) or (arguments[0] if arguments else None)
-        own = own or self.model.calculate_loss
+        own = own or getattr(self.model, "distillation", self.model.calculate_loss)
         shared = not self.config["single_spec"]
         if shared:
             terms = getattr(self.model, "loss_terms", len)  # what the loss is a mean over
@@ -446,7 +447,7 @@ class LiteMixin(ResumeMixin):
                 f"{before}: the run went beyond its last resumable epoch. Start a new run"
             )
         checkpoint.check_vocabulary(facts.get("vocabulary"), self._vocabulary, path)
-        checkpoint.restore_model(self.model, tensors, path)
+        checkpoint.restore_model(self.model, tensors, path, checkpoint.FOR_TRAINING)
         self.logger.info(f"Loaded the best weights: {path}")
 
 

@@ -28,10 +28,12 @@ WAITS = {
 
 
 @pytest.fixture
-def settings_of(quick, llm_folders):
+def settings_of(quick, llm_folders, trained):
     def make(name, **more):
         model, changes = RUNS[name]
         own = {"llm": str(llm_folders["writer"])} if model in ("P5", "POD") else {}
+        if "distill_loss" in changes:
+            own["distill_from"] = str(trained("ItemLM", n_heads=2, n_layers=2, train_batch_size=24))
         return model, quick(**{**STILL, **own, **changes, **more})
 
     return make

@@ -74,7 +74,7 @@ def figures(result):
     return [entry["train_loss"] for entry in result["history"]]
 
 
-def test_two_processes_are_one_with_the_joint_batch(quick, workdir, llm_folders):
+def test_two_processes_are_one_with_the_joint_batch(quick, workdir, llm_folders, trained):
     torch.set_num_threads(1)
     writer = {  # its loss is a mean over tokens, of which items have more or fewer
         "llm": str(llm_folders["writer"]),
@@ -87,6 +87,8 @@ def test_two_processes_are_one_with_the_joint_batch(quick, workdir, llm_folders)
     # 29 of 30 users: the second process has none of the last batch.
     runs = {**PLAIN, "P5": writer, "GRU4Rec": {**PLAIN["GRU4Rec"], "eval_batch_size": 29}}
     runs["Pop"] = {"train_batch_size": 50}
+    runs["ItemLM"] = {"n_heads": 2, "hidden_size": 8, "lm_dropout": 0.0, "user_dropout": 0.0}
+    runs["ItemLM"]["distill_from"] = str(trained("ItemLM", n_heads=2))
     values = quick(epochs=3, metrics=["Recall", "NDCG", "ItemCoverage"])
     alone, counted = several(values, runs)
     assert counted == 1
@@ -107,7 +109,7 @@ def test_two_processes_are_one_with_the_joint_batch(quick, workdir, llm_folders)
         assert two["per_user"]["users"] == one["per_user"]["users"]
         assert np.array_equal(two["per_user"]["ranks"], one["per_user"]["ranks"])
         # One folder for both processes; it reloads in one process, to the same weights.
-        assert len(list((workdir / "saved").iterdir())) == 10  # five alone, five together
+        assert len(list((workdir / "saved").iterdir())) == 12  # six alone, six together
         settings = json.loads((workdir / two["run_dir"] / "config.json").read_text())["settings"]
         assert "local_rank" not in settings
         weights = [load_data_and_model(result["run_dir"])[1].state_dict() for result in (one, two)]
