@@ -35,15 +35,22 @@ class CatalogueDataset:
         Item texts by internal id, for the Item LLM.
     item_vectors : ItemVectors, optional
         Known vectors; no Item LLM is loaded.
+    semantic_ids : torch.Tensor, optional
+        Of TIGER.
     """
+
+    uid_field = "user_id"
 
     def __init__(
         self,
         n_items: int,
         texts: list[str] | None = None,
         item_vectors: ItemVectors | None = None,
+        semantic_ids: torch.Tensor | None = None,
     ):
         self._n_items, self._texts, self.item_vectors = n_items, texts, item_vectors
+        self.semantic_ids = semantic_ids
+        self.field2id_token = {self.uid_field: ["[PAD]"]}  # no users
 
     def num(self, field: str) -> int:
         """Number of items, padding included."""
@@ -79,9 +86,14 @@ def build_model(bundle: ModelBundle, device: torch.device) -> torch.nn.Module:
     settings = Settings({**_defaults(bundle.model), **saved})
     settings["device"] = device
     tensors = bundle.tensors
-    dataset = CatalogueDataset(len(bundle.catalogue) + 1, item_vectors=_vectors(tensors))
+    dataset = CatalogueDataset(
+        len(bundle.catalogue) + 1,
+        item_vectors=_vectors(tensors),
+        semantic_ids=tensors.get("semantic_ids"),
+    )
     if bundle.about.get("architecture"):
-        settings.update(trained_values(), rec_llm=bundle.about["architecture"])
+        key = "llm" if "llm" in settings else "rec_llm"
+        settings.update(trained_values(), **{key: bundle.about["architecture"]})
     if "item_tower.norm.mean" in tensors:  # kept for the precomputed vectors of new items
         settings["item_vector_norm"] = "standardize"
     if settings["item_init"] == "text":  # the initial values of ItemLM's table are irrelevant

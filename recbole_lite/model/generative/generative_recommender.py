@@ -115,9 +115,13 @@ class GenerativeRecommender(SequentialRecommender):
         template : torch.Tensor, optional
             ``[B]`` numbers of templates, on the CPU; None: the first template.
         """
-        device = interaction[self.USER_ID].device
+        device = interaction[self.ITEM_SEQ].device
         # On the host: the longest prompt decides the shape.
-        users, item_seq = to_host(interaction[self.USER_ID]), to_host(interaction[self.ITEM_SEQ])
+        item_seq = to_host(interaction[self.ITEM_SEQ])
+        if self.USER_ID in interaction:
+            users = to_host(interaction[self.USER_ID])
+        else:  # a Recommender knows histories alone; user 0 has no tokens
+            users = torch.zeros(len(item_seq), dtype=torch.int64)
         if item_seq.numel() and int(item_seq.max()) >= self.n_items:
             raise DataError(
                 f"the history holds item {int(item_seq.max())}; there are {self.n_items - 1} items"
@@ -193,7 +197,7 @@ class GenerativeRecommender(SequentialRecommender):
             self.paths,
             self.num_beams,
             self.constrained_beams,
-            interaction.interaction.get(CANDIDATES),
+            _candidates(interaction),
         )
 
     def full_sort_predict(self, interaction):
@@ -202,7 +206,7 @@ class GenerativeRecommender(SequentialRecommender):
         In a beam search the score of an item is minus the rank of its best beam, and -inf where no
         beam wrote it: then it is never a hit. With ``task: topn`` only candidates have a score.
         """
-        candidates = interaction.interaction.get(CANDIDATES)
+        candidates = _candidates(interaction)
         if not self.has_decoder:
             h_u = self.forward(interaction)
             if candidates is not None:
@@ -219,6 +223,10 @@ class GenerativeRecommender(SequentialRecommender):
         """Scores of the given items, ``[B]``."""
         rows, inverse = distinct_rows(interaction, self.USER_ID, self.ITEM_SEQ)
         return self.full_sort_predict(rows)[inverse, interaction[self.ITEM_ID]]
+
+
+def _candidates(interaction) -> torch.Tensor | None:
+    return interaction[CANDIDATES] if CANDIDATES in interaction else None  # noqa: SIM401
 
 
 def beam_scores(items: torch.Tensor, n_items: int) -> torch.Tensor:
