@@ -29,6 +29,8 @@ OURS = {
     "P5 topn": ("P5", {**WRITER, **TOPN}),
     "LightLM": ("LightLM", {"num_beams": 5, "llm_config": {
         "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_decoder_layers": 1}}),
+    "TIGER": ("TIGER", {"num_beams": 5, "codebook_size": 4, "rqvae_epochs": 1, "llm_config": {
+        "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_decoder_layers": 1}}),
 }  # fmt: skip
 THEIRS = sorted(registry._ANY_LENGTH)
 LONGEST = 3  # of 6
