@@ -91,9 +91,10 @@ def build_model(bundle: ModelBundle, device: torch.device) -> torch.nn.Module:
         item_vectors=_vectors(tensors),
         semantic_ids=tensors.get("semantic_ids"),
     )
-    if bundle.about.get("architecture"):
-        key = "llm" if "llm" in settings else "rec_llm"
-        settings.update(trained_values(), **{key: bundle.about["architecture"]})
+    if architecture := bundle.about.get("architecture"):
+        settings.update(trained_values(), rec_llm=architecture)
+        # Of TIGER, which has no rec_llm.
+        settings.update(llm=architecture, llm_init="scratch", llm_config={}, llm_dropout=None)
     if "item_tower.norm.mean" in tensors:  # kept for the precomputed vectors of new items
         settings["item_vector_norm"] = "standardize"
     if settings["item_init"] == "text":  # the initial values of ItemLM's table are irrelevant

@@ -231,7 +231,7 @@ def _candidates(interaction) -> torch.Tensor | None:
 
 def beam_scores(items: torch.Tensor, n_items: int) -> torch.Tensor:
     """Minus the rank of each item's best beam, -inf elsewhere: ``[B, W]`` -> ``[B, n_items]``."""
-    ranks = -torch.arange(items.shape[1], dtype=torch.float32, device=items.device)
+    ranks = torch.arange(0, -items.shape[1], -1, dtype=torch.float32, device=items.device)
     scores = torch.full((len(items), n_items), -torch.inf, device=items.device)
     scores.scatter_reduce_(1, items, ranks.expand_as(items), "amax")
     scores[:, 0] = -torch.inf

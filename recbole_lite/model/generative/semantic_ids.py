@@ -42,8 +42,8 @@ def load_semantic_ids(config, dataset) -> torch.Tensor:
     Raises
     ------
     ConfigError, DataError, ModelFilesError
-        A key is wrong; there are fewer different vectors than codes, or all are equal; the items'
-        text or vectors are not available.
+        A key is wrong; there are fewer different vectors than codes, or all are equal; the RQ-VAE
+        diverged; the items' text or vectors are not available.
     """
     saved = getattr(dataset, "semantic_ids", None)
     if saved is not None:
@@ -117,19 +117,26 @@ def make_codes(config, vectors: torch.Tensor) -> torch.Tensor:
     n_codebooks, n_codes, seed = (config[k] for k in ("n_codebooks", "codebook_size", "seed"))
     if config["semantic_ids"] == "rkmeans":
         return quantize(vectors, residual_kmeans(vectors, n_codebooks, n_codes, seed))[0]
-    with torch.random.fork_rng(devices=[]):  # training must not depend on the cache
+    device = config["device"]
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):  # training must not depend on the cache
         torch.manual_seed(seed)
         layers, beta = config["rqvae_layers"], config["rqvae_beta"]
-        model = RQVAE(vectors.shape[1], layers, n_codebooks, n_codes, beta).to(config["device"])
-        return train_rqvae(
+        model = RQVAE(vectors.shape[1], layers, n_codebooks, n_codes, beta).to(device)
+        codes = train_rqvae(
             model,
-            vectors.to(config["device"]),
+            vectors.to(device),
             config["rqvae_epochs"],
             config["rqvae_batch_size"],
             config["rqvae_learning_rate"],
             seed,
             config["show_progress"],
         ).cpu()
+    if not all(parameter.isfinite().all() for parameter in model.parameters()):
+        raise ConfigError(
+            f"rqvae_learning_rate: the RQ-VAE diverged at {config['rqvae_learning_rate']}; set less"
+        )
+    return codes
 
 
 def add_digit(codes: torch.Tensor) -> torch.Tensor:

@@ -217,6 +217,11 @@ def test_no_text(config_for, data_path):
     assert problem(config_for).startswith("item_text_fields: no item of tiny has text in")
 
 
+def test_a_training_that_diverges(config_for):
+    expected = "rqvae_learning_rate: the RQ-VAE diverged at 1e+30; set less"
+    assert problem(config_for, rqvae_learning_rate=1e30) == expected
+
+
 @pytest.mark.parametrize("layers", [[], [8, 0], 64, ["8"], [8.5]])
 def test_bad_layers(layers, config_for):
     expected = f"rqvae_layers must be a list of sizes of layers, found {layers!r}"
