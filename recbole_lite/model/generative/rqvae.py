@@ -12,6 +12,8 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import nn
 from tqdm import tqdm
 
+from recbole_lite.utils.errors import ConfigError
+
 
 class RQVAE(nn.Module):
     """Residual quantisation of learned latent vectors (TIGER, arXiv 2305.05065, Section 3.1).
@@ -153,6 +155,11 @@ def train_rqvae(
     -------
     torch.Tensor
         Codes ``[n, l]``.
+
+    Raises
+    ------
+    ConfigError
+        The loss is not finite.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -165,6 +172,7 @@ def train_rqvae(
         order = torch.randperm(len(vectors), generator=generator).to(vectors.device)
         for rows in order.split(batch_size):
             loss, codes, residuals = model(vectors[rows])
+            _check(loss, learning_rate)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -172,4 +180,13 @@ def train_rqvae(
         if epoch < epochs - 1:
             model.revive(torch.cat(used), residuals, generator)
     with torch.no_grad():
-        return quantize(model.encoder(vectors), model.codebooks)[0]
+        loss, codes, _ = model(vectors)
+    _check(loss, learning_rate)
+    return codes
+
+
+def _check(loss: torch.Tensor, learning_rate: float) -> None:
+    if not loss.isfinite():
+        raise ConfigError(
+            f"rqvae_learning_rate: the RQ-VAE diverged at {learning_rate}; set a lower one"
+        )

@@ -123,7 +123,7 @@ def make_codes(config, vectors: torch.Tensor) -> torch.Tensor:
         torch.manual_seed(seed)
         layers, beta = config["rqvae_layers"], config["rqvae_beta"]
         model = RQVAE(vectors.shape[1], layers, n_codebooks, n_codes, beta).to(device)
-        codes = train_rqvae(
+        return train_rqvae(
             model,
             vectors.to(device),
             config["rqvae_epochs"],
@@ -132,11 +132,6 @@ def make_codes(config, vectors: torch.Tensor) -> torch.Tensor:
             seed,
             config["show_progress"],
         ).cpu()
-    if not all(parameter.isfinite().all() for parameter in model.parameters()):
-        raise ConfigError(
-            f"rqvae_learning_rate: the RQ-VAE diverged at {config['rqvae_learning_rate']}; set less"
-        )
-    return codes
 
 
 def add_digit(codes: torch.Tensor) -> torch.Tensor:

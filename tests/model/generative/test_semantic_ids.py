@@ -218,7 +218,7 @@ def test_no_text(config_for, data_path):
 
 
 def test_a_training_that_diverges(config_for):
-    expected = "rqvae_learning_rate: the RQ-VAE diverged at 1e+30; set less"
+    expected = "rqvae_learning_rate: the RQ-VAE diverged at 1e+30; set a lower one"
     assert problem(config_for, rqvae_learning_rate=1e30) == expected
 
 
