@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import math
 import os
-import statistics
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
-from shared import in_child, parser_of, peak_mib, write
+from shared import in_child, medians, parser_of, peak_mib, write
 from tabulate import tabulate
 
 SIZES = {  # interactions: users, items
@@ -77,10 +76,6 @@ def child(side: str, dataset: str, data_path: str, batches: int) -> dict[str, fl
     with tempfile.TemporaryDirectory() as folder:  # RecBole writes its log where it stands
         there = {"initializer": os.chdir, "initargs": (folder,)}
         return in_child(measure, side, dataset, data_path, batches, **there)
-
-
-def medians(runs: list[dict[str, float]]) -> dict[str, float]:
-    return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
 
 
 def compare(args) -> dict:

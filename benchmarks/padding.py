@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from shared import parser_of, write
+from shared import medians, parser_of, write
 from tabulate import tabulate
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
@@ -138,10 +138,6 @@ def shares(function, *args) -> dict[str, float]:
     own = {event.key: event.self_cpu_time_total for event in recorded.key_averages()}
     total = sum(own.values())
     return {key: own[key] / total for key in sorted(own, key=own.get, reverse=True)[:SHOWN]}
-
-
-def medians(runs: list[dict[str, float]]) -> dict[str, float]:
-    return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
 
 
 def measure(name: str, args) -> dict:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import resource
+import statistics
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -33,6 +34,11 @@ def in_child(function: Callable, *args, method: str = "spawn", **options: Any) -
 def peak_mib() -> float:
     """Peak of this process's resident memory."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def medians(runs: list[dict[str, float]]) -> dict[str, float]:
+    """Median of each figure of several runs."""
+    return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
 
 
 def write(path: str | Path | None, figures: dict, text: str | None = None) -> None:

@@ -97,6 +97,7 @@ def run(
         - ``model``, ``dataset``; ``data``: counts of users, items, interactions; ``parts``: rows
           of ``train``, ``valid`` and ``test``. Without a validation part the weights of the last
           epoch are kept and ``best_valid_score`` is None; without a test part ``test_result`` is
+          None
         - ``run_dir`` (None unless saved), ``report`` (likewise), ``log_file``: what was written
         - ``parameters``: number of trainable ones (where there are stages: in the first)
         - ``epochs``: number trained; ``history``: one dict per epoch

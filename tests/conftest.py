@@ -38,6 +38,11 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.name not in SLOWEST)
 
 
+def pytest_collection_finish():
+    """RecBole's SINE turns autograd's anomaly mode on when a test file imports RecBole's models."""
+    torch.autograd.set_detect_anomaly(False)
+
+
 @pytest.fixture(scope="session")
 def llm_folders(tmp_path_factory):
     """Kind -> folder with config, tokenizer and weights (never changed by a test)."""

@@ -41,7 +41,7 @@ from recbole_lite.config.validation import validate
 from recbole_lite.config.yaml_files import Loader, Setting, read_yaml, set_at
 from recbole_lite.utils import process_group
 from recbole_lite.utils.dataset_names import check_name
-from recbole_lite.utils.errors import ConfigError, RecboleLiteError
+from recbole_lite.utils.errors import ConfigError, RecboleLiteError, shorten
 from recbole_lite.utils.files import check_folder
 from recbole_lite.utils.paths import PROPERTIES
 from recbole_lite.utils.suggestions import suggest
@@ -430,7 +430,7 @@ def translate_errors(what: str, config: LiteConfig):
         raise
     except OVER_VALUES as error:
         text = " ".join(str(error).split())
-        text = text if len(text) <= 200 else text[:197] + "..."
+        text = shorten(text, 200)
         given = config.overrides_summary()
         raise ConfigError(
             f"{what} ({type(error).__name__}: {text}). "

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from recbole_lite.utils.errors import ConfigError, MissingDependencyError
 from recbole_lite.utils.suggestions import suggest
@@ -84,16 +86,14 @@ def get_model(name: str) -> type:
     """
     if name in REFUSED:
         raise ConfigError(_refusal(name, REFUSED[name]))
-    import torch
-
     own = {**MODELS, **OVERRIDDEN}
-    anomaly = torch.is_anomaly_enabled()
     try:
-        if name in own:
-            return getattr(importlib.import_module(own[name]), name)
-        from recbole.utils import get_model as get_recbole_model
+        with _same_anomaly_mode():
+            if name in own:
+                return getattr(importlib.import_module(own[name]), name)
+            from recbole.utils import get_model as get_recbole_model
 
-        return get_recbole_model(name)
+            return get_recbole_model(name)
     except (ValueError, AttributeError, ImportError):
         if name in own:
             raise
@@ -101,9 +101,20 @@ def get_model(name: str) -> type:
         # ImportError: RecBole's last place to look needs lightgbm and xgboost.
         hint = suggest(name, [*MODELS, *recbole_models()]) or f"; ours: {', '.join(MODELS)}"
         raise ConfigError(f"unknown model {name!r}{hint}") from None
+
+
+@contextmanager
+def _same_anomaly_mode() -> Iterator[None]:
+    """Undo what RecBole's SINE does when it is imported, which is with any sequential model.
+
+    It turns autograd's anomaly mode on: every operation of every training would be traced.
+    """
+    import torch
+
+    anomaly = torch.is_anomaly_enabled()
+    try:
+        yield
     finally:
-        # RecBole's SINE turns autograd's anomaly mode on when it is imported, and it is imported
-        # with any sequential model: every operation of every training would be traced.
         torch.autograd.set_detect_anomaly(anomaly)
 
 
@@ -128,7 +139,8 @@ def recbole_models() -> list[str]:
     """Names of RecBole's general and sequential models."""
     names = []
     for package in ("general_recommender", "sequential_recommender"):
-        module = importlib.import_module(f"recbole.model.{package}")
+        with _same_anomaly_mode():
+            module = importlib.import_module(f"recbole.model.{package}")
         files = {info.name for info in pkgutil.iter_modules(module.__path__)}
         names += [name for name in vars(module) if name.lower() in files and name[0].isupper()]
     return names
@@ -176,11 +188,6 @@ def loss_is_mean_over_rows(model_class: type) -> bool:
     BERT4Rec's loss is a mean over masked items, of which long histories have more.
     """
     return not (_is_recboles(model_class) and model_class.__name__ == "BERT4Rec")
-
-
-def encodes_by_length(model_class: type) -> bool:
-    """Whether a model reads a batch of mixed lengths without its padding."""
-    return getattr(model_class, "encodes_by_length", False)
 
 
 def _is_recboles(model_class: type) -> bool:

@@ -12,7 +12,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from recbole_lite.utils.errors import ConfigError, DataError
+import numpy as np
+
+from recbole_lite.utils.errors import ConfigError, DataError, shorten
 
 _SEPARATOR_NAMES = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "vertical bar", " ": "space"}
 _NUMBER_CHARACTERS = re.compile(r"[0-9eE.+-]*")
@@ -50,7 +52,7 @@ class Block:
 def quote(value: str | bytes, encoding: str = "utf-8") -> str:
     """Value as an error message quotes it: ``repr``, cut to about 60 characters."""
     text = value if isinstance(value, str) else value[:400].decode(encoding, "backslashreplace")
-    return repr(text if len(text) <= 60 else text[:57] + "...")
+    return repr(shorten(text, 60))
 
 
 def check_dialect(separator: str, encoding: str, seq_separator: str | None = None) -> None:
@@ -129,7 +131,11 @@ def check_text(block: Block, path: Path, encoding: str) -> None:
 def check_blank_lines(block: Block, layout: Layout) -> None:
     """Refuse lines without a value, though their columns may be right in number."""
     blank = b"[ \t%b]*\n" % re.escape(layout.separator.encode())
-    found = re.match(blank, block.data) or re.search(b"\n" + blank, block.data)
+    found = re.match(blank, block.data)
+    data = np.frombuffer(block.data, np.uint8)
+    starts = data[1:][data[:-1] == ord("\n")]
+    if not found and ((starts <= ord(" ")) | (starts == ord(layout.separator))).any():
+        found = re.search(b"\n" + blank, block.data)
     if found:
         line = found.group().removeprefix(b"\n")[:-1]
         what = f"the line has no value, only {quote(line)}" if line else "the line is empty"

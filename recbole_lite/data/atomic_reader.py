@@ -215,7 +215,7 @@ def _blocks(file: BinaryIO, offset: int, path: Path) -> Iterator[Block]:
                 raise DataError(message, path, line + data.count(b"\n"))
             data += b"\n"
         yield Block(data, line, offset)
-        line += data.count(b"\n")
+        line += np.count_nonzero(np.frombuffer(data, np.uint8) == ord("\n"))
         offset += length
 
 

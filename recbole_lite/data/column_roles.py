@@ -10,15 +10,23 @@ from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from tabulate import tabulate
 
-from recbole_lite.utils.errors import DataError
+from recbole_lite.data.arrow_columns import (
+    DECIMAL,
+    SAMPLE,
+    is_id,
+    is_number,
+    is_text,
+    is_time,
+    sample_matches,
+)
+from recbole_lite.utils.errors import DataError, shorten
 from recbole_lite.utils.suggestions import suggest
 
 NONE = "none"  # given for a role that no column shall have
 ROLES = ("user", "item", "rating", "time")
-_SAMPLE = 1000  # values that a guess looks at
-_NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?\s*$"
-_DATE = r"^\s*(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4})\b"
+_DATE = r"^(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4})\b"
 
 
 def _names(text: str) -> frozenset[str]:
@@ -55,7 +63,7 @@ _KNOWN: dict[str, tuple[frozenset[str], ...]] = {
 
 @dataclass(frozen=True)
 class Source:
-    """A foreign table, and where its rows stand.
+    """A foreign table, and the lines of its rows in the file.
 
     Attributes
     ----------
@@ -88,10 +96,9 @@ class Source:
 
     def error(self, message: str, row: int | None = None) -> DataError:
         """Error about a row, counted from 0; None: about the whole table."""
-        if row is None or self.first_line is None:
-            place = "" if row is None else f"row {row + self.first_row}: "
-            return DataError(place + message, self.path)
-        return DataError(message, self.path, self.line(row))
+        if row is not None and self.first_line is not None:
+            return DataError(message, self.path, self.line(row))
+        return DataError(message if row is None else f"{self.place(row)}: {message}", self.path)
 
     def line(self, row: int) -> int:
         """Line on which a row begins: line ends inside of cells count."""
@@ -103,8 +110,9 @@ class Source:
 
     def place(self, row: int) -> str:
         """Line or row for a message."""
-        number = row + self.first_row if self.first_line is None else self.line(row)
-        return f"{'row' if self.first_line is None else 'line'} {number}"
+        if self.first_line is None:
+            return f"row {row + self.first_row}"
+        return f"line {self.line(row)}"
 
     def check_column(self, name: str, flag: str) -> str:
         """Refuse the name of a column that the table does not have."""
@@ -125,12 +133,18 @@ class ColumnRole(NamedTuple):
     values: str  # two examples
 
 
+def roles_table(roles: Sequence[ColumnRole], title: str = "column") -> str:
+    """Text of what becomes of each column; `title` heads the columns' names."""
+    headers = [title, "role", "field:type", "examples"]
+    return tabulate(roles, headers, tablefmt="plain", disable_numparse=True)
+
+
 def examples(column: pa.ChunkedArray) -> str:
     """Two different values of a column, as they are written."""
     found: list[str] = []
-    for value in column.slice(0, _SAMPLE):
+    for value in column.slice(0, SAMPLE):
         text = " ".join(str(value.as_py()).split())
-        text = text if len(text) <= 30 else text[:27] + "..."
+        text = shorten(text, 30)
         if value.is_valid and text and text not in found:
             found.append(text)
         if len(found) == 2:
@@ -238,46 +252,25 @@ def _guess(
 # -- content ----------------------------------------------------------------------------------
 
 
-def is_text(kind: pa.DataType) -> bool:
-    """Whether a type is one of strings."""
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def is_number(kind: pa.DataType) -> bool:
-    """Whether a type is one of numbers."""
-    whole = pa.types.is_integer(kind)
-    return whole or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
-
-
-def sample_matches(column: pa.ChunkedArray, pattern: str) -> bool:
-    """Whether the first values of a column of strings match, those that are not empty."""
-    part = column.slice(0, _SAMPLE)
-    part = part.filter(pc.fill_null(pc.not_equal(pc.utf8_trim_whitespace(part), ""), False))
-    return len(part) > 0 and bool(pc.all(pc.match_substring_regex(part, pattern)).as_py())
-
-
 def _fits_id(column: pa.ChunkedArray) -> bool:
-    kind = column.type
-    simple = is_text(kind) or is_number(kind)
-    return simple or pa.types.is_binary(kind) or pa.types.is_dictionary(kind)
+    return is_id(column.type) or pa.types.is_dictionary(column.type)
 
 
 def _fits_rating(column: pa.ChunkedArray) -> bool:
     kind = column.type
-    return sample_matches(column, _NUMBER) if is_text(kind) else is_number(kind)
+    return sample_matches(column, DECIMAL) if is_text(kind) else is_number(kind)
 
 
 def _fits_time(column: pa.ChunkedArray) -> bool:
     kind = column.type
     if is_text(kind):
         return sample_matches(column, r"\d")
-    return is_number(kind) or pa.types.is_timestamp(kind) or pa.types.is_date(kind)
+    return is_number(kind) or is_time(kind)
 
 
 def _looks_like_dates(column: pa.ChunkedArray) -> bool:
     kind = column.type
-    typed = pa.types.is_timestamp(kind) or pa.types.is_date(kind)
-    return typed or (is_text(kind) and sample_matches(column, _DATE))
+    return is_time(kind) or (is_text(kind) and sample_matches(column, _DATE))
 
 
 _FITS = {"user": _fits_id, "item": _fits_id, "rating": _fits_rating, "time": _fits_time}

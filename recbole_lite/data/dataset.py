@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from recbole.data.dataset import Dataset, SequentialDataset
@@ -13,8 +11,7 @@ from recbole_lite.data.dataset_processing import ProcessingMixin
 from recbole_lite.data.dataset_reading import ReadingMixin
 from recbole_lite.data.stable_order import stable_order
 from recbole_lite.data.vocabulary import interactions_sha256
-from recbole_lite.data.windows import SequenceStore, Windows
-from recbole_lite.utils.dataset_names import part_file
+from recbole_lite.data.windows import SequenceStore, Windows, expand_ranges
 from recbole_lite.utils.errors import DataError, OtherIdsError
 
 WITHOUT_TIMES = '--eval_args="{order: RO}"'
@@ -22,13 +19,6 @@ WITHOUT_TIMES = '--eval_args="{order: RO}"'
 
 class SequencesMixin(ReadingMixin, ProcessingMixin):
     """Sequences in exact order, kept once; windows over them."""
-
-    @property
-    def inter_path(self) -> Path:
-        """File of the interactions, or of their first part; for messages."""
-        name = self.dataset_name
-        names = self.part_names
-        return Path(self.dataset_path, part_file(name, names[0]) if names else f"{name}.inter")
 
     def _compare_with_training(
         self,
@@ -69,7 +59,7 @@ class SequencesMixin(ReadingMixin, ProcessingMixin):
         unsorted = self._dataframe_to_interaction(self.inter_feat).interaction
         self.inter_feat = None  # the callers put the sorted columns in its place
         rows = torch.from_numpy(order)
-        columns = {field: unsorted.pop(field)[rows] for field in list(unsorted)}
+        columns = {field: unsorted.pop(field).index_select(0, rows) for field in list(unsorted)}
         self._compare_with_training(
             columns[self.uid_field].numpy(), columns[self.iid_field].numpy()
         )
@@ -82,14 +72,11 @@ class SequencesMixin(ReadingMixin, ProcessingMixin):
                 setattr(self, name, self._dataframe_to_interaction(getattr(self, name)))
 
     def _all_windows(self, store: SequenceStore) -> Windows:
+        keys = ("MAX_ITEM_LIST_LENGTH", "LIST_SUFFIX", "ITEM_LIST_LENGTH_FIELD")
+        settings = tuple(self.config[key] for key in keys)
         if store.part is not None:
-            return self._part_windows(store)
-        return Windows.over_all_targets(
-            store,
-            self.config["MAX_ITEM_LIST_LENGTH"],
-            self.config["LIST_SUFFIX"],
-            self.config["ITEM_LIST_LENGTH_FIELD"],
-        )
+            return self._part_windows(store, settings)
+        return Windows.over_all_targets(store, *settings)
 
     def __getitem__(self, index, join=True):
         feat = self.inter_feat
@@ -131,9 +118,11 @@ class LiteSequentialDataset(SequencesMixin, SequentialDataset):
 
     def build(self):
         """Split; parts that the files give are windows like those of any other split."""
-        if self._part is None:
+        if self._part is None and "LS" not in (self.config["eval_args"]["split"] or {}):
             return super().build()
         self._change_feat_format()
+        if self._part is None:  # RecBole would sort by time first: all windows, not the users
+            return self.leave_one_out(self.uid_field, self.config["eval_args"]["split"]["LS"])
         self._drop_unused_col()
         return [self.copy(part) for part in self._split_parts(self.inter_feat)]
 
@@ -216,7 +205,6 @@ class LiteGeneralDataset(SequencesMixin, Dataset):
             train, *held_out = self._split_parts(windows)
             in_training = store.part == 0
         else:
-            windows.sort_by_time()
             train, *held_out = split_last(windows, 2)
             in_training = np.ones(len(store), dtype=bool)
             for part in held_out:
@@ -238,21 +226,23 @@ class LiteGeneralDataset(SequencesMixin, Dataset):
 def split_last(windows: Windows, n: int) -> list[Windows]:
     """Hold out the last `n` windows of each user, one part each; at least one stays.
 
-    Users keep the order of their first window, which is RecBole's.
+    Users have the order of the time of their first window, at equal times that of their ids. It is
+    RecBole's order, which sorts all windows by time.
 
     Returns
     -------
     list of Windows
         Training, then the parts left out, the latest last.
     """
-    windows = windows.select(windows.rows)
-    counts = np.bincount(windows.group_by_user())
-    rows = windows.rows
-    ends = np.cumsum(counts)
-    training = np.ones(len(rows), dtype=bool)
-    parts = []
-    for k in range(n, 0, -1):
-        places = ends[counts > k] - k
-        training[places] = False
-        parts.append(windows.select(rows[places]))
-    return [windows.select(rows[training]), *parts]
+    store, rows = windows.store, windows.rows
+    if (rows[1:] < rows[:-1]).any():
+        rows = np.sort(rows)
+    bounds = np.searchsorted(rows, store.starts)  # of each user in rows
+    starts, counts = bounds[:-1], np.diff(bounds)
+    users = np.flatnonzero(counts)
+    if store.time is not None:
+        users = users[stable_order(store.time[rows[starts[users]]])]
+    starts, counts = starts[users], counts[users]
+    parts = [rows[(starts + counts - k)[counts > k]] for k in range(n, 0, -1)]
+    training = expand_ranges(starts, counts - np.minimum(counts - 1, n))[1]
+    return [windows.select(part) for part in (rows[training], *parts)]

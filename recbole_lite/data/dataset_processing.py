@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import UserDict
 from collections.abc import Mapping
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ class ProcessingMixin:
     trained : Vocabulary, optional
         Of the checkpoint that the data are read for: decides the internal ids.
     tables : mapping of str to AtomicTable, optional
-        Data that stand in memory, by the ending of the file that each replaces.
+        Data in memory, by the ending of the file that each table replaces.
 
     Attributes
     ----------
@@ -101,7 +102,7 @@ class ProcessingMixin:
                     f"{int(pd.isna(self._time).sum())} interactions have no {self.time_field} "
                     f"(the first: {self.uid_field} {self.inter_feat[self.uid_field].iloc[row]}); "
                     "their place in the sequence is unknown",
-                    Path(self.dataset_path, f"{self.dataset_name}.inter"),
+                    self.inter_path,
                 )
 
     def _remove_duplication(self):
@@ -185,7 +186,7 @@ class ProcessingMixin:
         ids = id_of[flat]
         id_token = np.concatenate([np.array(["[PAD]"], dtype=object), raw.to_numpy(dtype=object)])
         self.vocabulary.add(fields, id_token[1:])
-        token_id = dict(zip(id_token.tolist(), range(len(id_token)), strict=True))
+        token_id = TokenIds(id_token)
 
         splits = np.cumsum([len(piece) for piece in codes])[:-1]
         for (feat, field, ftype), new_ids in zip(remap_list, np.split(ids, splits), strict=True):
@@ -245,6 +246,23 @@ class ProcessingMixin:
         rest = super()._dataframe_to_interaction(data[[k for k in data if k not in tensors]])
         tensors.update(rest.interaction)
         return Interaction({k: tensors[k] for k in data})
+
+
+class TokenIds(UserDict):
+    """Internal ids by token, a dict that is made when it is used.
+
+    Parameters
+    ----------
+    tokens : numpy.ndarray
+        ``[n]`` tokens by internal id.
+    """
+
+    def __init__(self, tokens: np.ndarray):
+        self._tokens = tokens
+
+    @cached_property
+    def data(self) -> dict[str, int]:  # noqa: D102
+        return dict(zip(self._tokens.tolist(), range(len(self._tokens)), strict=True))
 
 
 def _categories(column: pd.Series, ftype: FeatureType) -> pd.Categorical:

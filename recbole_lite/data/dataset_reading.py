@@ -40,7 +40,7 @@ class ReadingMixin(PartsMixin):
         super()._load_data(token, dataset_path)
 
     def _load_tables(self, token, dataset_path):
-        """Take the tables that stand in memory in place of files."""
+        """Use the tables in memory in place of files."""
         for source, name in (
             (FeatureSource.INTERACTION, "inter_feat"),
             (FeatureSource.USER, "user_feat"),
@@ -88,14 +88,7 @@ class ReadingMixin(PartsMixin):
             table = memory.select(columns)
         else:
             unique = ids[0] if source in (FeatureSource.USER, FeatureSource.ITEM) else None
-            table = read_atomic(
-                filepath,
-                columns=columns,
-                required=ids,
-                unique=unique,
-                seq_separator=self.config["seq_separator"],
-                **self._format,
-            )
+            table = self._read_file(filepath, columns, ids, unique)
         self._register_fields(table, source)
         return self._split_sequences(table)
 
@@ -105,6 +98,16 @@ class ReadingMixin(PartsMixin):
             "separator": self.config["field_separator"],
             "encoding": self.config["encoding"] or "utf-8",
         }
+
+    def _read_file(self, path, columns, required, unique) -> AtomicTable:
+        return read_atomic(
+            path,
+            columns=columns,
+            required=required,
+            unique=unique,
+            seq_separator=self.config["seq_separator"],
+            **self._format,
+        )
 
     def _id_fields(self, source) -> list[str]:
         if source == FeatureSource.INTERACTION:
@@ -218,17 +221,11 @@ class ReadingMixin(PartsMixin):
         if self.tables is not None:
             table = self.tables["item"]
         else:
-            table = read_atomic(
-                path,
-                columns=[self.iid_field, *fields],
-                required=[self.iid_field],
-                unique=self.iid_field,
-                **self._format,
-            )
+            ids = [self.iid_field]
+            table = self._read_file(path, [*ids, *fields], ids, self.iid_field)
         by_token = table.frame.set_index(table.frame[self.iid_field].astype(object))[fields]
         rows = by_token.reindex(self.field2id_token[self.iid_field])
-        texts = {field: [_as_text(value) for value in rows[field]] for field in fields}
-        return texts
+        return {field: [_as_text(value) for value in rows[field]] for field in fields}
 
 
 def _check_for_parts(folder: Path, name: str) -> None:

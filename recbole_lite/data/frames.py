@@ -12,10 +12,10 @@ import narwhals.stable.v1 as nw
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from tabulate import tabulate
 
+from recbole_lite.data.arrow_columns import decoded
 from recbole_lite.data.atomic_reader import AtomicTable
-from recbole_lite.data.column_roles import Source, guess_id, guess_interactions
+from recbole_lite.data.column_roles import Source, guess_id, guess_interactions, roles_table
 from recbole_lite.data.raw_values import id_text
 from recbole_lite.data.table_conversion import (
     Converted,
@@ -36,7 +36,7 @@ FIELDS = {
 
 @dataclass(frozen=True)
 class FrameTables:
-    """A data set that stands in memory.
+    """A data set in memory.
 
     Attributes
     ----------
@@ -82,7 +82,7 @@ def read_frames(config, interactions: Any, items: Any = None, users: Any = None)
             "too: leave one out, or give dataset another name"
         )
     names = {role: config[key] for role, key in FIELDS.items()}
-    source, id_types = frame_source("interactions", interactions, FIELDS)
+    source, id_types = frame_source("interactions", interactions)
     named = {role: names[role] if _has(source, config, role) else None for role in FIELDS}
     roles = guess_interactions(source, named)
     _check_times(source, config, roles)
@@ -93,12 +93,12 @@ def read_frames(config, interactions: Any, items: Any = None, users: Any = None)
         if column not in roles.values() and (wanted == "*" or column in wanted)
     ]
     made = {"inter": convert_interactions(source, roles, names, keep=keep)}
-    for ending, role, table in (("item", "item", items), ("user", "user", users)):
+    for role, table in (("item", items), ("user", users)):  # the role is the file's ending, too
         if table is not None:
-            source, _ = frame_source(f"{role}s", table, FIELDS)
+            source, _ = frame_source(f"{role}s", table)
             column = guess_id(source, role, None, [names[role], roles[role]])
-            made[ending] = convert_descriptions(source, column, role, names[role], {})
-            check_overlap(source, column, role, made["inter"], made[ending])
+            made[role] = convert_descriptions(source, column, role, names[role], {})
+            check_overlap(source, column, role, made["inter"], made[role])
     return FrameTables(
         {
             ending: AtomicTable(Path(_ARGUMENTS[ending]), table.types, table.frame)
@@ -131,16 +131,13 @@ def _check_times(source: Source, config, roles: Mapping[str, str]) -> None:
 
 
 def _mapping(name: str, made: Converted) -> str:
-    rows = [[role.column, role.role, role.field, role.values] for role in made.roles]
-    headers = [name, "role", "field:type", "examples"]
-    table = tabulate(rows, headers, tablefmt="plain", disable_numparse=True)
-    return "\n".join([table, *(f"{name}: {note}" for note in made.notes)])
+    return "\n".join([roles_table(made.roles, name), *(f"{name}: {note}" for note in made.notes)])
 
 
 # -- from any library to Arrow ----------------------------------------------------------------
 
 
-def frame_source(name: str, table: Any, flags: Mapping[str, str]) -> tuple[Source, dict[str, str]]:
+def frame_source(name: str, table: Any) -> tuple[Source, dict[str, str]]:
     """Table in Arrow's form, and the type of each column's values: int, str or other.
 
     Parameters
@@ -148,8 +145,6 @@ def frame_source(name: str, table: Any, flags: Mapping[str, str]) -> tuple[Sourc
     name : str
         Of the argument, for messages.
     table : data frame, list of dicts, or dict of lists
-    flags : mapping
-        Role -> setting that names its column.
 
     Raises
     ------
@@ -162,7 +157,7 @@ def frame_source(name: str, table: Any, flags: Mapping[str, str]) -> tuple[Sourc
     columns, types = {}, {}
     for column in frame.columns:
         columns[column], types[column] = _arrow(name, frame[column])
-    source = Source(pa.table(columns), name, flags, first_row=0, time_flag="", keeps_names=True)
+    source = Source(pa.table(columns), name, FIELDS, first_row=0, time_flag="", keeps_names=True)
     return source, types
 
 
@@ -197,9 +192,7 @@ def _arrow(name: str, series: nw.Series) -> tuple[pa.ChunkedArray, str]:
     """Values in Arrow's form; of objects that it does not have, their text."""
     if series.dtype not in (nw.Object, nw.Unknown):
         found = series.to_arrow()
-        found = found if isinstance(found, pa.ChunkedArray) else pa.chunked_array([found])
-        if pa.types.is_dictionary(found.type):
-            found = found.cast(found.type.value_type)
+        found = decoded(found if isinstance(found, pa.ChunkedArray) else pa.chunked_array([found]))
         if pa.types.is_string_view(found.type):
             found = found.cast(pa.large_string())
         if not isinstance(found.type, pa.ExtensionType):
@@ -215,7 +208,7 @@ def _arrow(name: str, series: nw.Series) -> tuple[pa.ChunkedArray, str]:
         raise DataError(f"{name}: column {series.name!r}: {one_line(error)}") from None
 
 
-# Types of Python objects that Arrow has, those that can stand in one column.
+# Types of Python objects that Arrow converts; one set: those that one column can mix.
 _ARROW_FAMILIES: tuple[set[type], ...] = (
     {str, np.str_},
     {bytes},

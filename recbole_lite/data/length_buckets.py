@@ -82,18 +82,18 @@ class LengthBuckets:
             strict=True,
         ):
             chunk = chunk[np.argsort(lengths[chunk], kind="stable")]
-            batches += self._shuffled(np.split(chunk, even_bounds(targets[chunk], count)))
+            batches += self._shuffled(np.split(chunk, _even_bounds(targets[chunk], count)))
         return batches
 
 
-def even_bounds(costs: np.ndarray, n_parts: int) -> np.ndarray:
-    """Where to split rows into `n_parts` of nearly the same cost, each of a row or more."""
-    steps = np.arange(1, n_parts)
-    # A row belongs to the part that its middle is in.
-    middles = 2 * np.cumsum(costs) - costs
-    bounds = np.searchsorted(middles * n_parts, 2 * costs.sum() * steps)
+def _even_bounds(targets: np.ndarray, n_batches: int) -> np.ndarray:
+    """Where to split rows into `n_batches` of nearly as many targets, each of a row or more."""
+    steps = np.arange(1, n_batches)
+    # A row belongs to the batch that its middle is in.
+    middles = 2 * np.cumsum(targets) - targets
+    bounds = np.searchsorted(middles * n_batches, 2 * targets.sum() * steps)
     bounds = steps + np.maximum.accumulate(bounds - steps)
-    return np.minimum(np.maximum(bounds, steps), len(costs) - n_parts + steps)
+    return np.minimum(np.maximum(bounds, steps), len(targets) - n_batches + steps)
 
 
 def _token_bounds(lengths: np.ndarray, max_tokens: int) -> list[int]:

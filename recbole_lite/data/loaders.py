@@ -15,16 +15,17 @@ from recbole.data.dataloader import (
 )
 from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
 from recbole.utils import EvaluatorType, ModelType
-from torch.utils.data import RandomSampler, SequentialSampler
+from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler
 
 from recbole_lite.config.registry import knows_candidates
 from recbole_lite.data.length_buckets import LengthBuckets, batches_by_length
 from recbole_lite.data.repeated_targets import repeated_rows
 from recbole_lite.data.windows import CANDIDATES, ResampledWindows, Windows
 
-# Most users, and positions of their histories, at once in an evaluation by length. Small batches
+# Largest batch of an evaluation by length: users, and positions of their histories. Small batches
 # have less padding, and on a CPU their memory is used again; eval_batch_size can be lower.
-_MOST = {"cpu": (256, 4096)}
+_LARGEST_BATCH = {"cpu": (256, 4096)}
+_LARGEST_BATCH_ELSEWHERE = (1024, 65536)
 
 
 class HistoryMaskLoader(FullSortEvalDataLoader):
@@ -90,7 +91,8 @@ class HistoryMaskLoader(FullSortEvalDataLoader):
         self.set_batch_size(self.step)
         windows = self._dataset.inter_feat
         if windows.cuts_padding:
-            rows, tokens = _MOST.get(self.config["device"].type, (1024, 65536))
+            device = self.config["device"].type
+            rows, tokens = _LARGEST_BATCH.get(device, _LARGEST_BATCH_ELSEWHERE)
             self.batches = batches_by_length(windows.lengths(), min(self.step, rows), tokens)
         else:
             self.batches = batches_by_length(np.zeros(len(windows)), self.step)  # in their order
@@ -136,8 +138,8 @@ class RowsMaskLoader(FullSortEvalDataLoader):
 class SampledMaskLoader(NegSampleEvalDataLoader):
     """Ranking of a general model against sampled items, none of which the user has had.
 
-    Among these a target that the user has had before would be told from the others by that alone.
-    It gets no score, which makes it a miss.
+    A target that the user has had before would be the only such item among them, and therefore
+    recognisable. It gets no score, which makes it a miss.
     """
 
     def __init__(self, config, dataset, sampler, shuffle=False):
@@ -174,6 +176,17 @@ def eval_loader(config, loader_class: type, part) -> type:
     return SampledMaskLoader if ranks else loader_class
 
 
+class _RandomRows(RandomSampler):
+    """Torch's sampler, row for row, without a Python list of all rows."""
+
+    def __iter__(self):
+        order = torch.randperm(len(self), generator=self.generator)
+        for rows in order.split(65536):
+            yield from rows.tolist()
+        # Torch draws a second one, unused; the next pass must begin at the same state.
+        torch.randperm(len(self), generator=self.generator)
+
+
 class ResamplingLoader(TrainDataLoader):
     """Training on what each epoch resamples: windows (``ResampledWindows``), candidates.
 
@@ -184,8 +197,6 @@ class ResamplingLoader(TrainDataLoader):
     ----------
     buckets : LengthBuckets or None
         None: the batches are torch's.
-    targets_per_batch : float or None
-        Mean of a pass, where it differs between the batches (``max_tokens_per_batch``).
     """
 
     def __init__(self, config, dataset, sampler, shuffle=False):
@@ -198,10 +209,14 @@ class ResamplingLoader(TrainDataLoader):
     @property
     def _index_sampler(self):
         """What torch's loaders take the rows of each batch from."""
+        if self.buckets is None and isinstance(self.sampler, RandomSampler):
+            rows = _RandomRows(self.sampler.data_source, generator=self.sampler.generator)
+            return BatchSampler(rows, self.batch_size, drop_last=False)
         return self.buckets or super()._index_sampler
 
     @property
-    def targets_per_batch(self) -> float | None:  # noqa: D102
+    def targets_per_batch(self) -> float | None:
+        """Mean of a pass, where it differs between the batches (``max_tokens_per_batch``)."""
         if self.buckets is None or self.buckets.max_tokens is None:
             return None
         return float(self._dataset.inter_feat.target_counts().sum() / len(self.buckets))
@@ -213,7 +228,8 @@ class ResamplingLoader(TrainDataLoader):
         if isinstance(windows, ResampledWindows):
             windows.resample(self.generator)
         # The number of windows may change; this is the list that torch's loader indexes.
-        if isinstance(self.sampler, (RandomSampler, SequentialSampler)):
+        resizable = isinstance(self.sampler, (RandomSampler, SequentialSampler))
+        if resizable and len(self.sampler.data_source) != len(windows):
             self.sampler.data_source[:] = range(len(windows))
         return super().__iter__()
 

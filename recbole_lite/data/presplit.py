@@ -39,6 +39,12 @@ class PartsMixin:
     _part: np.ndarray | None = None  # number of the part, of each row of inter_feat
 
     @property
+    def inter_path(self) -> Path:
+        """File of the interactions, or of their first part; for messages."""
+        name, parts = self.dataset_name, self.part_names
+        return Path(self.dataset_path, part_file(name, parts[0]) if parts else f"{name}.inter")
+
+    @property
     def part_files(self) -> dict[str, int] | None:
         """Rows of each part's file that the filters left; None where the data are one file."""
         if self.part_names is None:
@@ -61,10 +67,9 @@ class PartsMixin:
                 f"{token}.inter is not read: benchmark_filename names the files of the parts"
             )
         frames = self._read_parts(paths)
-        self.inter_feat = pd.concat(frames, ignore_index=True)
-        for field in self.inter_feat:
-            if isinstance(frames[0][field].dtype, pd.CategoricalDtype):
-                self.inter_feat[field] = union_categoricals([frame[field] for frame in frames])
+        self.inter_feat = pd.DataFrame(
+            {field: _concatenated([frame[field] for frame in frames]) for field in frames[0]}
+        )
         self._part = np.repeat(np.arange(len(frames)), [len(frame) for frame in frames])
         # Otherwise RecBole would neither filter them nor let them be split as everything else.
         self.benchmark_filename_list = None
@@ -147,8 +152,8 @@ class PartsMixin:
 
     def _set_alias(self, alias_name, default_value):
         # The items of the histories have the ids of items, whether alias_of_item_id says so or not.
-        if self.part_names is not None and default_value == [self.iid_field]:
-            default_value = [*default_value, *filter(None, [self._lists().get(self.iid_field)])]
+        if self._has_histories and default_value == [self.iid_field]:
+            default_value = [*default_value, self.iid_field + self._suffix]
         super()._set_alias(alias_name, default_value)
 
     # -- filters ------------------------------------------------------------------------------
@@ -216,10 +221,7 @@ class PartsMixin:
         self._warn_of_rows(lengths == 0, self._part, "have an empty history and are left out")
         rows = np.flatnonzero(lengths)
         if not len(rows):
-            raise DataError(
-                f"no row has a history ({lists[self.iid_field]})",
-                Path(self.dataset_path, part_file(self.dataset_name, self.part_names[0])),
-            )
+            raise DataError(f"no row has a history ({lists[self.iid_field]})", self.inter_path)
         frame, lengths = frame.iloc[rows], lengths[rows]
         source = np.repeat(np.arange(len(rows)), lengths + 1)
         is_target = np.zeros(len(source), dtype=bool)
@@ -240,13 +242,8 @@ class PartsMixin:
             columns[field] = values
         return pd.DataFrame(columns), rows[source]
 
-    def _part_windows(self, store: SequenceStore) -> Windows:
+    def _part_windows(self, store: SequenceStore, settings: tuple) -> Windows:
         """Windows of all parts, in RecBole's order."""
-        settings = (
-            self.config["MAX_ITEM_LIST_LENGTH"],
-            self.config["LIST_SUFFIX"],
-            self.config["ITEM_LIST_LENGTH_FIELD"],
-        )
         if store.sequence is not None:
             ends = np.append(np.flatnonzero(np.diff(store.sequence)), len(store) - 1)
             return Windows(store, ends[np.argsort(store.sequence[ends])], *settings)
@@ -306,6 +303,12 @@ class PartsMixin:
                 f"{late:,} rows are later than a row of the same user in a later part; a history "
                 "has the order of the parts, then that of time"
             )
+
+
+def _concatenated(columns: list[pd.Series]) -> pd.Series | pd.Categorical:
+    if isinstance(columns[0].dtype, pd.CategoricalDtype):
+        return union_categoricals(columns)
+    return pd.concat(columns, ignore_index=True)
 
 
 def _check_files(paths: list[Path], name: str, present: list[str]) -> None:

@@ -29,6 +29,7 @@ from recbole_lite.utils.errors import ConfigError, DataError, one_line
 from recbole_lite.utils.suggestions import suggest
 
 MAX_LINE = 16 << 20  # bytes; also the longest row, of several lines in quotes
+PARQUET, JSON_LINES = (".parquet", ".pq"), (".jsonl", ".ndjson", ".json")
 SEPARATORS = (",", "\t", ";", "|")
 _INDEX = re.compile(r"__index_level_\d+__")  # what pandas adds to a Parquet file
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
@@ -50,7 +51,7 @@ def read_source_table(
     path : str or Path
         The file. Its ending tells its format: ``.parquet``; ``.jsonl``, ``.ndjson`` or ``.json``
         (one object per line); anything else is text with a header and quotes as in RFC 4180.
-        After each of them ``.gz`` may stand.
+        Each may be followed by ``.gz``.
     separator : str, optional
         One character between the fields of a text; default: a tab for ``.tsv``, otherwise the
         one of ``, tab ; |`` that divides the header into most fields.
@@ -71,12 +72,12 @@ def read_source_table(
         was found and what to do.
     """
     path = Path(path)
-    ending = Path(path.name.lower().removesuffix(".gz")).suffix
+    ending = file_ending(path)
     wanted = None if columns is None else set(columns)
     try:
-        if ending in (".parquet", ".pq"):
+        if ending in PARQUET:
             table = _read_parquet(path, wanted)
-        elif ending in (".jsonl", ".ndjson", ".json"):
+        elif ending in JSON_LINES:
             table = _read_json(path, wanted)
         else:
             table = _read_text(path, separator or ("\t" if ending == ".tsv" else None), wanted)
@@ -89,6 +90,11 @@ def read_source_table(
     if wanted is not None:
         check_single_values(table, path)
     return table
+
+
+def file_ending(path: Path) -> str:
+    """Ending of a file's name, in lower case, before a ``.gz``."""
+    return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
 def check_single_values(table: pa.Table, path: Path) -> None:
@@ -363,7 +369,7 @@ _KINDS = {
 
 
 def _object(line: str, path: Path, number: int) -> dict[str, Any]:
-    """Names and values of a line."""
+    """Names and values of the JSON object on a line."""
     try:
         found = json.loads(line, object_pairs_hook=_without_repeats)
         if not isinstance(found, dict):

@@ -39,8 +39,8 @@ def _packed(keys: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
     spans = [int(key.max()) - low + 1 for key, low in zip(keys, lows, strict=True)]
     if math.prod(spans) > 2**63:
         return keys
-    packed = np.zeros(len(keys[0]), dtype=np.int64)
-    for key, low, span in zip(keys, lows, spans, strict=True):
+    packed = np.subtract(keys[0], lows[0], dtype=np.int64)
+    for key, low, span in zip(keys[1:], lows[1:], spans[1:], strict=True):
         packed *= span
         packed += key
         packed -= low
@@ -58,6 +58,10 @@ def by_appearance(codes: np.ndarray, n_codes: int) -> np.ndarray:
         Shape ``[n]``, in -1 .. n_codes - 1.
     n_codes : int
     """
+    if len(codes) and codes[0] <= 0:
+        most = np.maximum.accumulate(codes)
+        if (most[1:] - 1 <= most[:-1]).all():  # numbered by first appearance already
+            return np.arange(most[-1] + 1)
     first = np.full(n_codes + 1, len(codes))
     first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)  # the last assignment stays
     first[-1] = len(codes)

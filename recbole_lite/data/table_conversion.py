@@ -11,22 +11,26 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recbole_lite.data.column_roles import (
-    ColumnRole,
-    Source,
-    examples,
+from recbole_lite.data.arrow_columns import (
+    DECIMAL,
+    WHOLE,
+    decoded,
+    is_id,
+    is_list,
     is_number,
     is_text,
+    is_time,
     sample_matches,
+    whole_numbers,
 )
+from recbole_lite.data.atomic_columns import categories
+from recbole_lite.data.column_roles import ColumnRole, Source, examples
 from recbole_lite.data.timestamps import parse_times
 from recbole_lite.utils.errors import DataError
 
 CANONICAL = {"user": "user_id", "item": "item_id", "rating": "rating", "time": "timestamp"}
 PADDING = "[PAD]"  # RecBole's token for internal id 0
 _UNWRITABLE = r"[\t\n\r\x00]"  # in atomic files
-_WHOLE = r"^[+-]?\d{1,18}$"
-_DECIMAL = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?$"
 _URL = r"^https?://\S+$"
 
 
@@ -140,13 +144,13 @@ def convert_descriptions(
     ----------
     source : Source
     id_column, role, name : str
-        Its column of ids, ``item`` or ``user``, and the name of the field.
+        Column of the ids, ``item`` or ``user``, and name of the field of the ids.
     taken : mapping
-        Names of fields of other files, which need a prefix here -> those files' ending.
+        Field of another file -> ending of that file; such a name gets a prefix here.
     text : collection of str, optional
         Columns that are text; default: those of strings (of items).
     first_of_repeated : bool
-        Whether of rows with one id the first is taken; they are an error otherwise.
+        Whether to keep the first of several rows with one id, which are an error otherwise.
 
     Raises
     ------
@@ -198,16 +202,14 @@ def to_ids(source: Source, column: str) -> pd.Categorical:
     Raises
     ------
     DataError
-        One is missing, or none that an atomic file can hold; with its line.
+        An id is missing, or an atomic file cannot hold it; with its line.
     """
-    values = _as_strings(source, column)
+    ids = categories(_as_strings(source, column).chunks).array
     fail = _fail_at(source, column)
-    encoded = values.dictionary_encode().unify_dictionaries()
-    codes = np.concatenate([chunk.indices.to_numpy(False) for chunk in encoded.chunks])
-    if np.isnan(codes).any():
-        raise fail("the id is missing; fill it in or remove the row", int(np.isnan(codes).argmax()))
-    codes = codes.astype(np.int32)
-    distinct = encoded.chunk(0).dictionary
+    missing = ids.codes < 0
+    if missing.any():
+        raise fail("the id is missing; fill it in or remove the row", int(missing.argmax()))
+    distinct = pa.array(ids.categories, pa.string())
     blank = pc.or_(
         pc.equal(pc.utf8_trim_whitespace(distinct), ""), pc.equal(distinct, PADDING)
     ).to_numpy(False)
@@ -216,16 +218,13 @@ def to_ids(source: Source, column: str) -> pd.Categorical:
         code = int(bad.argmax())
         found = distinct[code].as_py()
         what = f"{found[:60]!r} cannot be an id" if found.strip() else "the id is empty"
-        raise fail(f"{what}; change it or remove the row", int((codes == code).argmax()))
-    return pd.Categorical.from_codes(codes, categories=pd.Index(distinct.to_pylist(), dtype=str))
+        raise fail(f"{what}; change it or remove the row", int((ids.codes == code).argmax()))
+    return ids
 
 
 def _as_strings(source: Source, column: str) -> pa.ChunkedArray:
-    values = source.table[column]
+    values = decoded(source.table[column])
     kind = values.type
-    if pa.types.is_dictionary(kind):
-        values = values.cast(kind.value_type)
-        kind = values.type
     if pa.types.is_floating(kind):  # pandas' form of whole numbers, some of which are missing
         missing = pc.fill_null(pc.is_nan(values), True)
         values = pc.if_else(missing, None, values)
@@ -235,16 +234,12 @@ def _as_strings(source: Source, column: str) -> pa.ChunkedArray:
             raise source.error(
                 f"column {column!r} holds numbers with a fraction, which are no ids"
             ) from None
-    if not _fits(kind):
+    if not is_id(kind):
         raise source.error(f"column {column!r} holds {kind}, which are no ids; name another one")
     try:
         return values.cast(pa.string())
     except pa.ArrowInvalid as error:
         raise source.error(f"column {column!r}: the ids cannot be read: {error}") from None
-
-
-def _fits(kind: pa.DataType) -> bool:
-    return is_text(kind) or is_number(kind) or pa.types.is_binary(kind)
 
 
 def _fail_at(source: Source, column: str):
@@ -257,7 +252,7 @@ def _fail_at(source: Source, column: str):
 def _without_repeats(
     source: Source, column: str, ids: pd.Categorical, first: bool, made: Converted
 ) -> tuple[Source, pd.Categorical]:
-    """Refuse or drop rows whose id stands above already."""
+    """Refuse or drop rows that repeat an id."""
     repeated = pd.Series(ids.codes).duplicated().to_numpy()
     if not repeated.any():
         return source, ids
@@ -298,12 +293,7 @@ def _carry(
         return
     name = column if source.keeps_names else _field_name(column, taken, made)
     if kind == "token":
-        encoded = values.dictionary_encode().unify_dictionaries()
-        codes = np.concatenate(
-            [pc.fill_null(chunk.indices, -1).to_numpy(False) for chunk in encoded.chunks]
-        )
-        categories = pd.Index(encoded.chunk(0).dictionary.to_pylist(), dtype=str)
-        stored = pd.Categorical.from_codes(codes, categories=categories)
+        stored = categories(values.chunks)
     elif kind == "token_seq":
         cleaned = _cleaned(values)
         changed = pc.sum(pc.match_substring_regex(values, _UNWRITABLE)).as_py() or 0
@@ -326,17 +316,15 @@ def _carry(
 
 def _typed(values: pa.ChunkedArray, as_text: bool) -> tuple[str | None, pa.ChunkedArray, str]:
     """RecBole's type of a column, its values in the form for it, and why it is left out."""
+    values = decoded(values)
     kind = values.type
-    if pa.types.is_dictionary(kind):
-        values = values.cast(kind.value_type)
-        kind = values.type
     if pa.types.is_null(kind) or values.null_count == len(values):
         return None, values, "empty"
-    if _is_list(kind):
+    if is_list(kind):
         return _typed_list(values)
     if is_text(kind):
         return _typed_text(values.cast(pa.string()), as_text)
-    if pa.types.is_boolean(kind) or pa.types.is_integer(kind):
+    if pa.types.is_boolean(kind) or pa.types.is_integer(kind) or is_time(kind):
         return "token", values.cast(pa.string()), ""
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         numbers = values.cast(pa.float64())
@@ -345,21 +333,14 @@ def _typed(values: pa.ChunkedArray, as_text: bool) -> tuple[str | None, pa.Chunk
             return "token", numbers.cast(pa.int64()).cast(pa.string()), ""
         except pa.ArrowInvalid:
             return "float", numbers, ""
-    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        return "token", values.cast(pa.string()), ""
     return None, values, f"{kind} has no place in an atomic file"
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    types = pa.types
-    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
 
 
 def _typed_list(values: pa.ChunkedArray):
     kind = values.type.value_type
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         return "float_seq", values, ""
-    if not is_text(kind) and not _is_list(kind) and not pa.types.is_null(kind):
+    if not is_text(kind) and not is_list(kind) and not pa.types.is_null(kind):
         return None, values, f"lists of {kind} have no place in an atomic file"
     joined = [_join(chunk) for chunk in values.chunks]
     found = pa.chunked_array(joined, type=pa.string())
@@ -372,7 +353,7 @@ def _join(lists: pa.Array) -> pa.Array:
     """One string for each list of strings, or of such lists; a comma between longer phrases."""
     lists = lists.cast(pa.list_(lists.type.value_type))
     inner = lists.flatten()
-    if _is_list(inner.type):
+    if is_list(inner.type):
         inner = _join(inner)
     inner = pc.fill_null(inner.cast(pa.string()), "")
     phrases = pc.any(pc.match_substring_regex(inner, r"\S\s+\S")).as_py()
@@ -390,9 +371,9 @@ def _typed_text(values: pa.ChunkedArray, as_text: bool):
         phrases = pc.any(pc.match_substring_regex(filled, r"[^|\s]\s+[^|\s]")).as_py()
         return "token_seq", pc.replace_substring(trimmed, "|", ", " if phrases else " "), ""
     empty_is_null = pc.if_else(pc.equal(trimmed, ""), None, trimmed)
-    if pc.all(pc.match_substring_regex(filled, _WHOLE)).as_py():
+    if pc.all(pc.match_substring_regex(filled, WHOLE)).as_py():
         return "token", empty_is_null, ""
-    if pc.all(pc.match_substring_regex(filled, _DECIMAL)).as_py():
+    if pc.all(pc.match_substring_regex(filled, DECIMAL)).as_py():
         return "float", empty_is_null.cast(pa.float64()), ""
     if as_text and not sample_matches(filled, _URL):
         return "token_seq", pc.fill_null(values, ""), ""
@@ -419,7 +400,7 @@ def _numbers(source: Source, column: str) -> np.ndarray:
     if is_text(values.type):
         trimmed = pc.fill_null(pc.utf8_trim_whitespace(values), "")
         empty = pc.equal(trimmed, "")
-        wrong = pc.invert(pc.or_(empty, pc.match_substring_regex(trimmed, _DECIMAL)))
+        wrong = pc.invert(pc.or_(empty, pc.match_substring_regex(trimmed, DECIMAL)))
         if pc.any(wrong).as_py():
             row = int(np.argmax(np.asarray(wrong)))
             raise fail(f"{trimmed[row].as_py()[:60]!r} is no number; write it like 4.5", row)
@@ -430,8 +411,7 @@ def _numbers(source: Source, column: str) -> np.ndarray:
     if np.isinf(numbers).any():
         row = int(np.isinf(numbers).argmax())
         raise fail(f"the number is {numbers[row]}; write finite ones", row)
-    whole = np.isfinite(numbers).all() and (numbers % 1 == 0).all() and len(numbers)
-    return numbers.astype(np.int64) if whole and np.abs(numbers).max() < 2**53 else numbers
+    return whole_numbers(numbers)
 
 
 def _field_name(column: str, taken: Mapping[str, str], made: Converted) -> str:

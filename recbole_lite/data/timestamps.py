@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recbole_lite.data.arrow_columns import DECIMAL, WHOLE, distinct, is_text, whole_numbers
 from recbole_lite.utils.errors import ConfigError, DataError
 
 # Makes the error about a row; None: about the whole column.
@@ -19,8 +20,6 @@ _UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns":
 # Sizes of numbers from which a unit is assumed: seconds reach the year 5138 with the first.
 _UNIT_STARTS = np.array([1e11, 1e14, 1e17])
 _RELATIVE = 10**8  # unix seconds below it are before 1974: other numbers, such as positions
-_WHOLE = r"^[+-]?\d{1,18}$"
-_DECIMAL = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?$"
 _CLOCK = (
     r"(?:[T ]+(?P<hour>\d{1,2}):(?P<minute>\d{2})"
     r"(?::(?P<second>\d{2})(?:[.,](?P<fraction>\d{1,9}))?)?)?"
@@ -79,7 +78,7 @@ def parse_times(
         return _from_numbers(column.cast(pa.int64()).to_numpy(), fail, time_format, flag)
     if pa.types.is_floating(kind):
         return _from_numbers(column.cast(pa.float64()).to_numpy(), fail, time_format, flag)
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    if is_text(kind):
         return _from_text(pc.utf8_trim_whitespace(column), fail, time_format, flag)
     raise fail(f"a time cannot be of the type {kind}", None)
 
@@ -108,7 +107,7 @@ def _from_numbers(values: np.ndarray, fail: Fail, unit: str | None, flag: str) -
         name = "numbers, taken as they are"
     if values.dtype == np.int64:
         return _joined(*_split(values, UNITS[unit]), name)
-    return Times(_whole(values / UNITS[unit]), name)
+    return Times(whole_numbers(values / UNITS[unit]), name)
 
 
 def _unit(values: np.ndarray, fail: Fail) -> str:
@@ -152,12 +151,6 @@ def _joined(seconds: np.ndarray, nanoseconds: np.ndarray, form: str) -> Times:
     return Times(seconds + nanoseconds / UNITS["ns"], form)
 
 
-def _whole(values: np.ndarray) -> np.ndarray:
-    """Values as integers if all of them are."""
-    whole = (values % 1 == 0).all() and np.abs(values).max() < 2**53
-    return values.astype(np.int64) if whole else values
-
-
 # -- text -------------------------------------------------------------------------------------
 
 
@@ -165,10 +158,10 @@ def _from_text(column: pa.ChunkedArray, fail: Fail, unit: str | None, flag: str)
     empty = pc.equal(column, "")
     if pc.any(empty).as_py():
         raise fail("the time is empty; every row needs one", _first(empty))
-    whole = pc.match_substring_regex(column, _WHOLE)
+    whole = pc.match_substring_regex(column, WHOLE)
     if pc.all(whole).as_py():
         return _from_numbers(column.cast(pa.int64()).to_numpy(), fail, unit, flag)
-    number = pc.or_(whole, pc.match_substring_regex(column, _DECIMAL))
+    number = pc.or_(whole, pc.match_substring_regex(column, DECIMAL))
     if pc.all(number).as_py():
         return _from_numbers(column.cast(pa.float64()).to_numpy(), fail, unit, flag)
     if pc.any(number).as_py():
@@ -181,7 +174,7 @@ def _from_text(column: pa.ChunkedArray, fail: Fail, unit: str | None, flag: str)
         )
     if unit is not None:
         raise fail(f"{_at(column, 0)!r} is no number; {flag}={unit} reads numbers", 0)
-    values, codes = _distinct(column)
+    values, codes = distinct(column)
 
     def fail_at(message: str, place: int | None) -> DataError:
         return fail(message, None if place is None else _first(codes == place))
@@ -192,14 +185,6 @@ def _from_text(column: pa.ChunkedArray, fail: Fail, unit: str | None, flag: str)
 
 def _at(column, row: int) -> str:
     return column[row].as_py()[:60]
-
-
-def _distinct(column: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
-    """Different values by first appearance, and the place of each row's value among them."""
-    encoded = column.dictionary_encode().unify_dictionaries().combine_chunks()
-    if isinstance(encoded, pa.ChunkedArray):
-        encoded = encoded.chunk(0)
-    return encoded.dictionary, encoded.indices.to_numpy()
 
 
 def _dates(values: pa.Array, fail: Fail, flag: str) -> tuple[np.ndarray, np.ndarray, str]:
@@ -290,7 +275,7 @@ def _zone(zones: pa.Array) -> tuple[np.ndarray, str]:
 
 def _with_format(column: pa.ChunkedArray, fail: Fail, time_format: str) -> Times:
     """Times in a format that the user gives; pandas knows all directives."""
-    values, codes = _distinct(pc.utf8_trim_whitespace(column))
+    values, codes = distinct(pc.utf8_trim_whitespace(column))
     texts = values.to_pandas()
     try:
         parsed = pd.to_datetime(texts, format=time_format, errors="coerce", utc=True)

@@ -56,9 +56,9 @@ class SequenceStore:
         self.time = time
         self.user_field = user_field
         self.item_field = item_field
-        users = columns[user_field].numpy()
+        counts = np.bincount(columns[user_field].numpy(), minlength=n_users)
         # starts[u]..starts[u + 1] are the rows of user u.
-        self.starts = np.searchsorted(users, np.arange(n_users + 1))
+        self.starts = np.concatenate([[0], np.cumsum(counts)])
         self.sequence: np.ndarray | None = None
         self.part: np.ndarray | None = None
         self.counted_rows: np.ndarray | None = None
@@ -347,14 +347,7 @@ class ResampledWindows(Windows):
     """
 
     def __init__(self, windows: Windows):
-        super().__init__(
-            windows.store,
-            windows.rows,
-            windows.max_length,
-            windows.list_suffix,
-            windows.length_field,
-        )
-        self.cuts_padding = windows.cuts_padding
+        vars(self).update(vars(windows))  # store and settings
         self.first_rows, self.last_rows = windows.user_bounds()
 
     def user_bounds(self) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from recbole_lite.utils.errors import CheckpointError, RequestError
+from recbole_lite.utils.errors import CheckpointError, RequestError, shorten
 from recbole_lite.utils.files import write_atomically
 
 PADDING = "[PAD]"  # RecBole's token for internal id 0
@@ -120,7 +120,7 @@ class Catalogue:
             hint = f"did you mean {' or '.join(near)}?" if near else "no title is similar"
             raise RequestError(f"no item has the id or title {name!r}; {hint}")
         if len(places) > 1:
-            named = ", ".join(f"{self.ids[i]} ({_short(self.texts[i])})" for i in places[:5])
+            named = ", ".join(f"{self.ids[i]} ({shorten(self.texts[i], 60)})" for i in places[:5])
             more = f" and {len(places) - 5} more" if len(places) > 5 else ""
             raise RequestError(
                 f"{len(places)} items are called {name!r}; give the id: {named}{more}"
@@ -215,10 +215,6 @@ def normalize_title(title: str) -> str:
 def _has_words(title: str, words: list[str]) -> bool:
     own = title.split()
     return set(words[:-1]) <= set(own) and any(word.startswith(words[-1]) for word in own)
-
-
-def _short(text: str, limit: int = 60) -> str:
-    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def _item_of(line: str, place: str) -> dict[str, str]:

@@ -28,7 +28,7 @@ class UnknownItemWarning(UserWarning):
 
 
 class OriginalIds:
-    """Item ids as the user has them, where these are no texts.
+    """Conversion between texts and item ids of other types, as the user has them.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def histories_of(table: Any, settings: Mapping[str, Any]) -> list[list[str]]:
     from recbole_lite.data.table_conversion import convert_interactions
 
     try:
-        source, _ = frame_source("histories", table, FIELDS)
+        source, _ = frame_source("histories", table)
         names = {role: settings.get(key) for role, key in FIELDS.items()}
         columns = source.table.column_names
         roles = guess_interactions(
@@ -107,9 +107,8 @@ def histories_of(table: Any, settings: Mapping[str, Any]) -> list[list[str]]:
     except DataError as error:
         raise RequestError(str(error)) from None
     users, items = made["user_id"].cat.codes.to_numpy(), made["item_id"].astype(object).to_numpy()
-    order = np.argsort(users, kind="stable")
-    if "timestamp" in made:
-        order = np.lexsort((made["timestamp"].to_numpy(), users))
+    times = [made["timestamp"].to_numpy()] if "timestamp" in made else []
+    order = np.lexsort([*times, users])
     parts = np.split(items[order], np.cumsum(np.bincount(users))[:-1])
     return [part.tolist() for part in parts]
 

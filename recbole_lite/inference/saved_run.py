@@ -199,7 +199,7 @@ def restore_recommender_files(folder: str | Path) -> bool:
 
 
 def check_catalogue(dataset, config) -> None:
-    """Find before a training what would keep titles or texts out of its recommender's files.
+    """Check, before a training, the titles and texts that its recommender's files will hold.
 
     A data set may have neither, unless the settings name them.
 

@@ -10,17 +10,14 @@ import torch.nn.functional as F
 from recbole.model.abstract_recommender import SequentialRecommender
 
 from recbole_lite.data.device_transfer import tensor_to_device, to_host
-from recbole_lite.data.length_buckets import even_bounds
 from recbole_lite.data.prefix_windows import TARGETS
 from recbole_lite.data.windows import SEEN
 from recbole_lite.model.layers.deduplicate import distinct_rows
 from recbole_lite.model.layers.history_mask import HistoryMask
 from recbole_lite.model.layers.rec_llm import EmbeddingEncoder
+from recbole_lite.model.layers.row_packing import RowPacking, pack_rows
 from recbole_lite.model.layers.softmax_loss import cross_entropy, sampled_cross_entropy
 from recbole_lite.utils.errors import ConfigError
-
-# Parts of a training batch that are read one after another, and the fewest rows of one.
-_PARTS, _FEWEST_ROWS = 6, 8
 
 
 class NextItemModel(SequentialRecommender):
@@ -35,6 +32,8 @@ class NextItemModel(SequentialRecommender):
         Outputs ``[B, L, d]`` -> h_u ``[B, d]``.
     user_dropout : torch.nn.Module
         Applied to h_u.
+    packs_rows : bool
+        Whether training batches may be packed (``cut_padding``); set by :meth:`read_loss`.
     item_vectors_sha256 : str or None
         Of the precomputed vectors (``item_vectors``) that the model began with.
     """
@@ -43,7 +42,7 @@ class NextItemModel(SequentialRecommender):
 
     trains_prefixes = True  # train_strategy: prefix
     can_exclude_history = True  # loss_exclude_history
-    reads_any_length = encodes_by_length = True  # cut_padding
+    reads_any_length = True  # cut_padding
     _head: torch.Tensor | None = None  # within `fixed_head`
 
     def read_loss(self, config) -> None:
@@ -56,7 +55,7 @@ class NextItemModel(SequentialRecommender):
         """
         self.loss_type, self.n_negatives = config["loss_type"], config["sce_negatives"]
         self.excludes_history = config["loss_exclude_history"]
-        self.cuts_padding = config["cut_padding"]
+        self.packs_rows = config["cut_padding"]
         if self.loss_type not in ("CE", "SCE"):
             raise ConfigError(
                 f"loss_type must be CE or SCE for {config['model']}, found {self.loss_type!r}"
@@ -65,9 +64,9 @@ class NextItemModel(SequentialRecommender):
             raise ConfigError("loss_exclude_history works with loss_type: CE only")
 
     @property
-    def reader(self) -> EmbeddingEncoder:
-        """The language model over item vectors."""
-        raise NotImplementedError
+    def reader(self) -> EmbeddingEncoder | None:
+        """The language model over item vectors; None: another reader, whose rows are not packed."""
+        return None
 
     def item_table(self) -> torch.Tensor:
         """Input vectors of all items, ``[n_items, d]``; row 0 is padding.
@@ -76,8 +75,11 @@ class NextItemModel(SequentialRecommender):
         """
         raise NotImplementedError
 
-    def encode(self, item_seq: torch.Tensor) -> torch.Tensor:
-        """Outputs of the language model, ``[B, L]`` ids -> ``[B, L, d]``."""
+    def encode(self, item_seq: torch.Tensor, packing: RowPacking | None = None) -> torch.Tensor:
+        """Outputs of the language model, ``[B, L]`` ids -> ``[B, L, d]``.
+
+        With a `packing` a row holds several histories.
+        """
         raise NotImplementedError
 
     def head_weight(self) -> torch.Tensor:
@@ -99,46 +101,56 @@ class NextItemModel(SequentialRecommender):
         torch.Tensor
             ``[B, d]``.
         """
-        return self.user_dropout(self.pooling(self.encode_by_length(item_seq), item_seq != 0))
+        return self.user_dropout(self.pooling(self._outputs(item_seq), item_seq != 0))
 
-    def encode_by_length(self, item_seq: torch.Tensor) -> torch.Tensor:
-        """Outputs as of :meth:`encode`, read in parts of similar length, each cut to its longest.
+    def _packing(self, item_seq: torch.Tensor) -> RowPacking | None:
+        """Packing of a training batch with ``cut_padding``, where it pays.
 
-        Values at padding are 0. Rows of all lengths stay together in a batch: batches of similar
-        length train worse in the same number of steps (results/README.md).
+        Batches of similar length would have as little padding, but they train worse in the same
+        number of steps (results/README.md).
         """
-        lengths = (to_host(item_seq) != 0).sum(1)
-        n_parts = min(_PARTS, len(lengths) // _FEWEST_ROWS)
-        if not (self.cuts_padding and self.training and n_parts > 1):
+        packs = self.reader is not None and self.reader.packs
+        if not (self.packs_rows and self.training and packs):
+            return None
+        return pack_rows(to_host(item_seq) != 0, item_seq.device)
+
+    def _outputs(self, item_seq: torch.Tensor) -> torch.Tensor:
+        """Outputs of :meth:`encode`, ``[B, L, d]``; values at padding are meaningless."""
+        packing = self._packing(item_seq)
+        if packing is None:
             return self.encode(item_seq)
-        order = lengths.argsort()
-        bounds = torch.from_numpy(even_bounds(lengths[order].numpy(), n_parts))
-        outputs = []
-        for rows in order.tensor_split(bounds):
-            width = int(lengths[rows].max())
-            part = self.encode(item_seq[tensor_to_device(rows, item_seq.device), :width])
-            outputs.append(F.pad(part, (0, 0, 0, item_seq.shape[1] - width)))
-        back = tensor_to_device(order.argsort(), item_seq.device)
-        return torch.cat(outputs)[back]
+        return packing.unpack(self.encode(packing.pack(item_seq), packing))
+
+    def _of_prefixes(self, item_seq: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """Representations after the inputs at `places` in ``[B * L]``, ``[N, d]``.
+
+        `places` are ascending and on the CPU, as their number decides shapes.
+        """
+        packing = self._packing(item_seq)
+        if packing is None:
+            pooled = self.pooling.prefixes(self.encode(item_seq))  # [B, L, d]
+        else:
+            hidden = self.encode(packing.pack(item_seq), packing)  # [R, L, d]
+            pooled = self.pooling.prefixes(hidden, packing.histories)
+            places = packing.slots_of(places)
+        return pooled.flatten(0, 1).index_select(0, tensor_to_device(places, item_seq.device))
 
     def calculate_loss(self, interaction):
         """Cross entropy over all items (equation 6), mean over the targets of the batch."""
         item_seq = interaction[self.ITEM_SEQ]
         if TARGETS in interaction:  # one target for each prefix
             targets, length = interaction[TARGETS], item_seq.shape[1]  # [B, L]
-            # On the host, as their number decides shapes.
             places = to_host(targets).flatten().nonzero().squeeze(1)  # [N] in [B * L]
+            users = self.user_dropout(self._of_prefixes(item_seq, places))  # [N, d]
             rows, steps, places = (
                 tensor_to_device(x, targets.device)
                 for x in (places // length, places % length, places)
             )
             targets = targets.flatten()[places]
-            pooled = self.pooling.prefixes(self.encode_by_length(item_seq))  # [B, L, d]
-            users = self.user_dropout(pooled.flatten(0, 1)[places])  # [N, d]
         else:
             targets = interaction[self.POS_ITEM_ID]
             rows = tensor_to_device(torch.arange(len(targets)), targets.device)
-            steps = interaction[self.ITEM_SEQ_LEN] - 1
+            steps = to_host(interaction[self.ITEM_SEQ_LEN]) - 1
             users = self.forward(item_seq, interaction[self.ITEM_SEQ_LEN])
         if self.loss_type == "SCE":
             return sampled_cross_entropy(users, self.head_weight(), targets - 1, self.n_negatives)

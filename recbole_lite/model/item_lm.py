@@ -14,6 +14,7 @@ from recbole_lite.model.layers.item_tower import ItemTower
 from recbole_lite.model.layers.llm_architecture import change_architecture
 from recbole_lite.model.layers.pca import principal_axes
 from recbole_lite.model.layers.rec_llm import EmbeddingEncoder
+from recbole_lite.model.layers.row_packing import RowPacking
 from recbole_lite.model.layers.user_pooling import UserPooling
 from recbole_lite.text.item_vectors import load_item_vectors
 from recbole_lite.text.llm_loading import random_encoder
@@ -100,12 +101,12 @@ class ItemLM(NextItemModel):
         own = self.items.weight
         return own if self.item_tower is None else own + self.item_tower.table()
 
-    def encode(self, item_seq: torch.Tensor) -> torch.Tensor:
+    def encode(self, item_seq: torch.Tensor, packing: RowPacking | None = None) -> torch.Tensor:
         """Outputs of the language model, ``[B, L]`` ids -> ``[B, L, d]``."""
         vectors = self.items(item_seq)
         if self.item_tower is not None:
             vectors = vectors + self.item_tower(item_seq)
-        return self.lm(self.item_dropout(vectors), item_seq != 0)
+        return self.lm(self.item_dropout(vectors), item_seq != 0, packing=packing)
 
     def head_weight(self) -> torch.Tensor:
         """``[n_items - 1, d]``: row i - 1 scores item i; the input table with ``tie_head``."""

@@ -17,6 +17,7 @@ from recbole_lite.model.layers.candidate_scores import (
 from recbole_lite.model.layers.dropout import Dropout
 from recbole_lite.model.layers.item_tower import ItemTower
 from recbole_lite.model.layers.rec_llm import RecommendationLLM
+from recbole_lite.model.layers.row_packing import RowPacking
 from recbole_lite.model.layers.user_pooling import UserPooling
 from recbole_lite.utils.errors import ConfigError
 
@@ -86,6 +87,8 @@ class LiteLLM4Rec(NextItemModel):
         if self.head is None:
             _check_tied(stages)
         self.read_loss(config)
+        # An Item LLM in training reads the ids on the host; packed rows are made on the device.
+        self.packs_rows = self.packs_rows and self.item_tower.item_llm is None
         self.start_stage(stages[0])
 
     def start_stage(self, stage: Stage) -> None:
@@ -113,13 +116,18 @@ class LiteLLM4Rec(NextItemModel):
         """``W_proj`` (equation 5), ``[n_items - 1, d]``; with ``tie_head`` the item vectors."""
         return self.item_tower.table()[1:] if self.head is None else self.head.weight
 
-    def encode(self, item_seq: torch.Tensor, n_candidates: int = 0) -> torch.Tensor:
+    def encode(
+        self,
+        item_seq: torch.Tensor,
+        packing: RowPacking | None = None,
+        n_candidates: int = 0,
+    ) -> torch.Tensor:
         """Outputs of the Recommendation LLM, ``[B, L]`` ids -> ``[B, L, d]``.
 
         The last `n_candidates` of the items have no order.
         """
         vectors = self.item_dropout(self.item_tower(item_seq))
-        return self.rec_llm(vectors, item_seq != 0, n_candidates)
+        return self.rec_llm(vectors, item_seq != 0, n_candidates, packing)
 
     def candidate_scores(self, interaction) -> torch.Tensor:
         """Scores of the candidates that the Recommendation LLM reads, ``[B, C]`` (Section 5.4).
@@ -129,7 +137,9 @@ class LiteLLM4Rec(NextItemModel):
         candidates, history = interaction[CANDIDATES], interaction[self.ITEM_SEQ]
         inputs = append_candidates(history if self.shows_history else history[:, :0], candidates)
         n_candidates = candidates.shape[1]
-        h_u = self.pooling(self.encode(inputs, n_candidates), inputs != 0, n_candidates)
+        h_u = self.pooling(
+            self.encode(inputs, n_candidates=n_candidates), inputs != 0, n_candidates
+        )
         return score_candidates(self.user_dropout(h_u), self.head_weight(), candidates)
 
     def calculate_loss(self, interaction):

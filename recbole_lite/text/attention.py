@@ -31,10 +31,11 @@ def causal_attention(module, query, key, value, attention_mask, *args, **kwargs)
     """SDPA in which no position looks ahead; the kernel is told so and reads no mask.
 
     With a mask of all pairs torch cannot choose its flash kernels. T5's bias by distance stays a
-    mask to be added, which those kernels do not read.
+    mask to be added, which those kernels do not read. A mask that is given (of packed rows) is
+    causal itself.
     """
     kwargs["is_causal"] = True
-    return sdpa_attention_forward(module, query, key, value, None, *args, **kwargs)
+    return sdpa_attention_forward(module, query, key, value, attention_mask, *args, **kwargs)
 
 
 # Public extension points of transformers; nothing changes for models that do not ask for a name.

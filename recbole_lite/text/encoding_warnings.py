@@ -7,7 +7,10 @@ from collections.abc import Sequence
 
 import torch
 
-_SAME = 1e-5  # of the largest number: what rounding in batches of other lengths can change
+from recbole_lite.utils.errors import shorten
+
+# Relative to the largest number; a text's vector is rounded otherwise in a batch of other length.
+_TOLERANCE = 1e-5
 
 
 def warn_of_cut_texts(lengths: Sequence[int], n_texts: int, max_length: int) -> None:
@@ -40,24 +43,20 @@ def warn_of_equal_vectors(texts: Sequence[str], vectors: torch.Tensor) -> None:
     vectors : Tensor [n, d], float32
         Row i belongs to text i.
     """
-    row = {text: i for i, text in enumerate(texts) if text}
-    distinct, vectors = list(row), vectors[list(row.values())]  # [n_distinct, d]
-    tolerance = _SAME * float(vectors.abs().max())
+    rows = torch.tensor(list({text: i for i, text in enumerate(texts) if text}.values()))
+    tolerance = _TOLERANCE * float(torch.linalg.vector_norm(vectors, torch.inf))
     # Equal vectors are neighbours in the order of any projection; only such pairs are compared.
     axis = torch.rand(vectors.size(1), generator=torch.Generator().manual_seed(0)) - 0.5
-    values, order = (vectors @ axis).sort()
+    values, order = (vectors @ axis)[rows].sort()
+    order = rows[order]  # [n_distinct]
     near = (values.diff() <= tolerance * vectors.size(1) ** 0.5).nonzero().flatten()
     gaps = (vectors[order[near]] - vectors[order[near + 1]]).abs()  # [n_near, d]
     near = near[(gaps <= tolerance).all(dim=1)]
     if len(near):
         equal = torch.cat([near, near + 1]).unique()
-        first, second = (distinct[order[near[0] + i]] for i in (0, 1))
+        first, second = (shorten(texts[order[near[0] + i]], 80) for i in (0, 1))
         logging.getLogger().warning(
-            f"{len(equal):,} of {len(distinct):,} distinct item texts have the same vector as "
-            f"another, e.g. {_short(first)!r} and {_short(second)!r}; the model cannot tell these "
-            "items apart by their texts"
+            f"{len(equal):,} of {len(rows):,} distinct item texts have the same vector as "
+            f"another, e.g. {first!r} and {second!r}; the model cannot tell these items apart by "
+            "their texts"
         )
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -64,7 +64,7 @@ class TextSettings(TextFields):
         return cls(
             **vars(TextFields.from_config(config)),
             llm=llm,
-            pooling=config["item_llm_pooling"] or "mean",
+            pooling=config["item_llm_pooling"],
             prompt=config["item_llm_prompt"],
             max_length=config["item_llm_max_length"],
             batch_size=config["item_llm_batch_size"],
@@ -76,7 +76,7 @@ class TextSettings(TextFields):
         )
 
     def recipe(self, folder: Path) -> Recipe:
-        """How the Item LLM in `folder` is used; a log line says where it is not as by its folder.
+        """Recipe of the Item LLM in `folder`; a log line says where it differs from the folder's.
 
         Raises
         ------
@@ -99,7 +99,7 @@ class TextSettings(TextFields):
         return recipe if self.prompt is None else replace(recipe, prompt=self.prompt)
 
     def cache_labels(self, recipe: Recipe | None = None) -> list[str]:
-        """Words for the recipe in the key of the vectors; all that may be if it is not known."""
+        """Names of the recipe in the cache key; all possible names where it is not known."""
         if recipe is not None:
             names = ["recipe" if recipe.files else recipe.pooling[0]]
         elif self.pooling == "auto":

@@ -15,7 +15,7 @@ from recbole_lite.text.item_llm_settings import TextFields, TextSettings
 from recbole_lite.text.item_text import render_item_texts
 from recbole_lite.text.llm_files import resolve_llm, weights_fingerprint
 from recbole_lite.text.sentence_transformers_folder import Recipe
-from recbole_lite.utils.errors import ConfigError, MissingDependencyError, ModelFilesError
+from recbole_lite.utils.errors import ConfigError, MissingDependencyError, ModelFilesError, listed
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,16 +145,14 @@ def item_texts(settings: TextFields, dataset) -> list[str]:
 
 
 def _warn_of_items_without_text(has_text: torch.Tensor, dataset) -> None:
-    without = (~has_text[1:]).nonzero().flatten() + 1  # internal ids
-    if len(without) == 0:
+    without = ((~has_text[1:]).nonzero().flatten() + 1).tolist()  # internal ids
+    if not without:
         return
-    examples = without[:3].tolist()
     if hasattr(dataset, "id2token"):  # RecBole's: the ids of the data files
-        examples = list(dataset.id2token(dataset.iid_field, examples))
+        without = dataset.id2token(dataset.iid_field, without)
     logging.getLogger().warning(
         f"{len(without):,} of {len(has_text) - 1:,} items have no text (item ids: "
-        f"{', '.join(str(example) for example in examples)}"
-        f"{', ...' if len(without) > len(examples) else ''}); each gets a learned vector instead"
+        f"{listed(without)}); each gets a learned vector instead"
     )
 
 

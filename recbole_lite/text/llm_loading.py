@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
-from recbole_lite.utils.errors import ConfigError, ModelFilesError, one_line
+from recbole_lite.utils.errors import ConfigError, ModelFilesError, listed, one_line
 
 _SAFE = {"trust_remote_code": False, "local_files_only": True}
 
@@ -110,7 +110,7 @@ def _refuse_missing(names: Iterable[str], folder: Path, key: str) -> None:
     if names:
         raise ModelFilesError(
             f"{key} {str(folder)!r}: the weights lack {len(names)} tensors of the model "
-            f"({', '.join(names[:3])}{', ...' if len(names) > 3 else ''}); download the files again"
+            f"({listed(names)}); download the files again"
         )
 
 

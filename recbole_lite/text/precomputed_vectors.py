@@ -20,10 +20,8 @@ from recbole_lite.text.vector_files import (
     read_run,
     read_vector_file,
 )
-from recbole_lite.utils.errors import ConfigError, DataError
+from recbole_lite.utils.errors import ConfigError, DataError, listed
 from recbole_lite.utils.suggestions import suggest
-
-_SHOWN = 3  # ids in a message
 
 
 def load_precomputed(config, dataset) -> tuple[torch.Tensor, torch.Tensor, str]:
@@ -60,7 +58,7 @@ def load_precomputed(config, dataset) -> tuple[torch.Tensor, torch.Tensor, str]:
 
 
 def _open_source(config, dataset) -> tuple[Path, Iterator[Block]]:
-    """What holds the vectors: a file, the folder of a run, or a column of the data set."""
+    """Source of the vectors: a file, the folder of a run, or a column of the data set."""
     name = config["item_vectors"]
     path = Path(name).expanduser()
     ids = config["item_vector_ids"]
@@ -120,22 +118,21 @@ def _place(
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Vectors ``[n_items, d]`` by internal id, which have one, and the number of other ids."""
     index = pd.Index(tokens[1:])  # without padding
-    vectors, placed = None, []
+    vectors, placed = None, [np.zeros(0, dtype=int)]
     examples: Sequence[str] = ()
     for ids, block in blocks:
-        rows = index.get_indexer(ids) + 1  # 0: not an item of the data
-        examples = ids[:_SHOWN] if vectors is None else examples
         if vectors is None:
             vectors = np.zeros((len(tokens), block.shape[1]), dtype=np.float32)
+            examples = ids[:3]
         check_lengths([examples[0], ids[0]], np.array([vectors.shape[1], block.shape[1]]), source)
-        placed.append(rows)
-        _put(vectors, rows, block, tokens, source)
-    rows = np.concatenate([np.zeros(0, dtype=int), *placed])
+        placed.append(index.get_indexer(ids) + 1)  # 0: not an item of the data
+        _put(vectors, placed[-1], block, tokens, source)
+    rows = np.concatenate(placed)
     known = rows[rows > 0]
     if not len(known):
         raise ConfigError(
             f"item_vectors: none of the {len(rows):,} ids in {source} is an item of the data "
-            f"(in it: {', '.join(examples) or 'nothing'}; items: {_examples(tokens[1:])}); it must "
+            f"(in it: {', '.join(examples) or 'nothing'}; items: {listed(tokens[1:])}); it must "
             "have the raw ids of the data set"
         )
     counts = np.bincount(known, minlength=len(tokens))
@@ -175,16 +172,12 @@ def _report(source: Path, vectors, has_vector, tokens, n_others: int) -> None:
     if len(missing):
         logger.warning(
             f"{source}: {len(missing):,} of {n_items:,} items ({len(missing) / n_items:.1%}) have "
-            f"no vector (item ids: {_examples(tokens[missing])}); each gets a learned vector "
+            f"no vector (item ids: {listed(tokens[missing])}); each gets a learned vector "
             "instead"
         )
     zeros = np.flatnonzero(has_vector & ~vectors.any(axis=1))
     if len(zeros):
         logger.warning(
             f"{source}: the vectors of {len(zeros):,} items are zeros (item ids: "
-            f"{_examples(tokens[zeros])}); leave out items whose vectors are unknown"
+            f"{listed(tokens[zeros])}); leave out items whose vectors are unknown"
         )
-
-
-def _examples(ids: np.ndarray) -> str:
-    return ", ".join(ids[:_SHOWN]) + (", ..." if len(ids) > _SHOWN else "")

@@ -1,4 +1,4 @@
-"""How a sentence-transformers folder says that its model is used: its recipe.
+"""Recipe of a sentence-transformers folder: how its model encodes texts.
 
 ``modules.json`` lists the modules of the model: a Transformer, a Pooling, and layers on the pooled
 vector. Each has a folder with a ``config.json`` and, for some, weights. Only modules whose
@@ -50,16 +50,16 @@ class Layer:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a language model is used to encode texts.
+    """Settings by which a language model encodes texts.
 
     Attributes
     ----------
     pooling : tuple of str
         Words of `POOLINGS`, or ``pooler``; several are concatenated.
     layers : tuple of Layer
-        What follows the pooling.
+        Layers after the pooling.
     prompt : str
-        Put in front of each text.
+        Text put in front of each text.
     other_prompts : tuple of str
         Names of prompts of which none is the default: none is used.
     include_prompt : bool
@@ -127,14 +127,11 @@ def read_recipe(folder: Path) -> Recipe:
             f"{folder / MODULES}: the files of the Transformer are in {modules[0][1]!r}, not "
             "beside modules.json; save the folder with a current version of sentence-transformers"
         )
-    pooling, *layers = (
-        Layer(kind, folder / path, _config(folder / path, needed=kind != "Normalize"))
-        for kind, path in modules[1:]
-    )
-    own = [path for path in sorted(folder.glob(TRANSFORMER_CONFIGS)) if path.is_file()]
-    transformer = _read_json(own[0], dict) if own else {}
+    pooling, *layers = (_layer(kind, folder / path) for kind, path in modules[1:])
+    own = min(folder.glob(TRANSFORMER_CONFIGS), default=folder / "sentence_bert_config.json")
+    transformer = _read_mapping(own)
     _check_transformer(own, transformer)
-    files = [folder / MODULES, folder / PROMPTS, *own[:1]]
+    files = [folder / MODULES, folder / PROMPTS, own]
     for layer in (pooling, *layers):
         files += [layer.folder / name for name in ("config.json", *WEIGHTS)]
     config = pooling.config
@@ -170,16 +167,19 @@ def _modules(path: Path) -> list[tuple[str, str]]:
     return found
 
 
-def _config(folder: Path, needed: bool) -> dict[str, Any]:
+def _layer(kind: str, folder: Path) -> Layer:
     path = folder / "config.json"
-    if not path.is_file() and not needed:
-        return {}
-    if not path.is_file():
+    if kind != "Normalize" and not path.is_file():
         raise ModelFilesError(
             f"{path}: missing, and {MODULES} beside the model lists its folder; download the "
             f"model again, or {_REMEDY}"
         )
-    return _read_json(path, dict)
+    return Layer(kind, folder, _read_mapping(path))
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    """Content of a file that may be missing."""
+    return _read_json(path, dict) if path.is_file() else {}
 
 
 def _read_json(path: Path, kind: type) -> Any:
@@ -193,7 +193,7 @@ def _read_json(path: Path, kind: type) -> Any:
     return content
 
 
-def _check_transformer(paths: list[Path], config: dict[str, Any]) -> None:
+def _check_transformer(path: Path, config: dict[str, Any]) -> None:
     """Refuse settings of the Transformer under which its outputs would be others than here."""
     strange = [key for key, plain in _PLAIN.items() if config.get(key, plain) != plain]
     for name in _ARGUMENTS:
@@ -205,7 +205,7 @@ def _check_transformer(paths: list[Path], config: dict[str, Any]) -> None:
         strange += [] if plain and "message" not in modes else ["modality_config"]
     if strange:
         values = ", ".join(f"{key}: {config[key]!r}"[:80] for key in strange)
-        raise ModelFilesError(f"{paths[0]}: not supported: {values}; {_REMEDY}")
+        raise ModelFilesError(f"{path}: not supported: {values}; {_REMEDY}")
 
 
 def _poolings(path: Path, config: dict[str, Any]) -> tuple[str, ...]:
@@ -222,7 +222,7 @@ def _poolings(path: Path, config: dict[str, Any]) -> tuple[str, ...]:
 
 def _prompt(path: Path) -> tuple[str, tuple[str, ...]]:
     """Default prompt, and names of all that are not empty where there is no default."""
-    config = _read_json(path, dict) if path.is_file() else {}
+    config = _read_mapping(path)
     name, prompts = config.get("default_prompt_name"), config.get("prompts")
     prompts = prompts if isinstance(prompts, dict) else {}
     if name is None:
@@ -236,7 +236,7 @@ def _prompt(path: Path) -> tuple[str, tuple[str, ...]]:
     return prompts[name], ()
 
 
-def _count(paths: list[Path], value: Any) -> int | None:
+def _count(path: Path, value: Any) -> int | None:
     if value is None or (type(value) is int and value > 0):
         return value
-    raise ModelFilesError(f"{paths[0]}: max_seq_length must be a positive number, found {value!r}")
+    raise ModelFilesError(f"{path}: max_seq_length must be a positive number, found {value!r}")

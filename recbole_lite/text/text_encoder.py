@@ -20,7 +20,7 @@ from recbole_lite.text.llm_loading import (
 )
 from recbole_lite.text.sentence_transformers_folder import Recipe
 from recbole_lite.text.text_head import TextHead
-from recbole_lite.utils.errors import ConfigError, ModelFilesError
+from recbole_lite.utils.errors import ConfigError, ModelFilesError, shorten
 
 _NO_LIMIT = 1_000_000  # tokenizers without a limit say 1e30
 _DEFAULT_MAX_LENGTH = 512  # where neither model nor tokenizer states one
@@ -168,11 +168,10 @@ class TextEncoder:
         return pooled_states(self.model, self.head, ids, mask).cpu()
 
     def _refuse(self, text: str) -> None:
-        shown = text if len(text) <= 80 else text[:77] + "..."
         raise ModelFilesError(
-            f"item_llm {str(self.folder)!r} gives NaN or infinity for the item text {shown!r} in "
-            f"{str(self.dtype).removeprefix('torch.')}; try item_llm_dtype: float32, or check the "
-            "weights"
+            f"item_llm {str(self.folder)!r} gives NaN or infinity for the item text "
+            f"{shorten(text, 80)!r} in {str(self.dtype).removeprefix('torch.')}; try "
+            "item_llm_dtype: float32, or check the weights"
         )
 
 

@@ -1,4 +1,4 @@
-"""What turns a language model's outputs into one vector per text: pooling and further layers."""
+"""Pooling of a language model's outputs into one vector per text, and the layers after it."""
 
 from __future__ import annotations
 

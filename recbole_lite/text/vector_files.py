@@ -15,8 +15,9 @@ from pyarrow import csv, parquet
 from safetensors import SafetensorError, safe_open
 
 from recbole_lite.config.saved_config import BEST_FILE, load_config
+from recbole_lite.data.arrow_columns import is_list, is_number
 from recbole_lite.data.vocabulary import VOCABULARY_FILE, Vocabulary
-from recbole_lite.utils.errors import CheckpointError, DataError, one_line
+from recbole_lite.utils.errors import CheckpointError, DataError, one_line, shorten
 
 # Raw ids [b] (str) and vectors [b, d] (numbers of any type).
 Block = tuple[np.ndarray, np.ndarray]
@@ -171,9 +172,7 @@ def _choose_arrays(
     names: Sequence[str], id_names: tuple[str, ...], path: Path
 ) -> tuple[str | None, str]:
     """Name of the array of ids, if there is one, and of the array of vectors."""
-    by_lower = {name.lower(): name for name in names}
-    id_name = next((by_lower[name] for name in id_names if name in by_lower), None)
-    others = [name for name in names if name != id_name]
+    id_name, others = _split_names(names, id_names)
     chosen = [name for name in others if name.lower() in VECTOR_NAMES] or others
     if len(chosen) != 1:
         raise DataError(
@@ -182,6 +181,13 @@ def _choose_arrays(
             path,
         )
     return id_name, chosen[0]
+
+
+def _split_names(names: Sequence[str], id_names: tuple[str, ...]) -> tuple[str | None, list[str]]:
+    """Name of the ids, if there is one, and the other names."""
+    by_lower = {name.lower(): name for name in names}
+    id_name = next((by_lower[name] for name in id_names if name in by_lower), None)
+    return id_name, [name for name in names if name != id_name]
 
 
 def _ids_beside(path: Path, ids_path: Path | None) -> np.ndarray:
@@ -264,21 +270,19 @@ def _choose_columns(
 ) -> tuple[str, list[str]]:
     """Column of the ids, and the column of lists or the columns of numbers."""
     names = schema.names
-    by_lower = {name.lower(): name for name in names}
-    id_name = next((by_lower[name] for name in id_names if name in by_lower), None)
+    id_name, others = _split_names(names, id_names)
     if id_name is None or len(set(names)) < len(names):
         found = "no column of item ids" if id_name is None else "several columns of one name"
         raise DataError(
             f"there is {found} among {', '.join(map(repr, names))[:300]}; name one {id_names[0]}",
             path,
         )
-    others = [name for name in names if name != id_name]
-    lists = [name for name in others if _is_list(schema.field(name).type)]
+    lists = [name for name in others if is_list(schema.field(name).type)]
     named = [name for name in others if name.lower() in VECTOR_NAMES]
     if len(lists) == 1:
         return id_name, lists
     chosen = named or others
-    texts = [name for name in chosen if not _is_number(schema.field(name).type)]
+    texts = [name for name in chosen if not is_number(schema.field(name).type)]
     if not chosen or (texts and len(named) != 1):
         raise DataError(
             f"{', '.join(map(repr, texts or names))[:300]}: not numbers; name the column of lists "
@@ -288,24 +292,15 @@ def _choose_columns(
     return id_name, chosen
 
 
-def _is_list(kind: pa.DataType) -> bool:
-    kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    return any(is_kind(kind) for is_kind in kinds)
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind)
-
-
 def _from_batch(
     batch: pa.RecordBatch, id_name: str, names: list[str], path: Path
 ) -> Iterator[Block]:
     ids, column = _column_of_ids(batch.column(id_name), path), batch.column(names[0])
-    if _is_number(column.type):
+    if is_number(column.type):
         columns = [batch.column(name).to_numpy(zero_copy_only=False) for name in names]
         yield ids, np.column_stack(columns).astype(np.float64)
         return
-    if not _is_list(column.type):
+    if not is_list(column.type):
         column = _parse_lists(column, ids, path)
     has_vector = column.is_valid().to_numpy(zero_copy_only=False)
     ids, column = ids[has_vector], column.filter(pa.array(has_vector))
@@ -313,7 +308,7 @@ def _from_batch(
         lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
         check_lengths(ids, lengths, path)
         values = column.flatten()
-        if not _is_number(values.type) or not lengths[0]:
+        if not is_number(values.type) or not lengths[0]:
             raise DataError(f"{names[0]!r} holds no lists of numbers, but {column.type}", path)
         yield ids, values.to_numpy(zero_copy_only=False).reshape(len(ids), -1)
 
@@ -343,10 +338,9 @@ def _parse_lists(column: pa.Array, ids: np.ndarray, path: Path) -> pa.Array:
     lists = parsed(cells)
     if lists is None:
         raw, cell = next(pair for pair in zip(ids, cells, strict=True) if parsed(pair[1:]) is None)
-        shown = repr(cell if len(cell) <= 60 else f"{cell[:57]}...")
         raise DataError(
-            f"item {raw!r}: {shown} is no list of numbers in JSON, such as [0.1, -0.2]; write "
-            "json.dumps(vector.tolist())",
+            f"item {raw!r}: {shorten(cell, 60)!r} is no list of numbers in JSON, such as "
+            "[0.1, -0.2]; write json.dumps(vector.tolist())",
             path,
         )
     return lists

@@ -6,7 +6,7 @@ and what to do. The command line prints the message alone and exits with 2.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from logging import getLogger
 from pathlib import Path
@@ -77,6 +77,16 @@ def one_line(error: Exception, limit: int = 200) -> str:
     line = next(iter(str(error).strip().splitlines()), "")
     sentence = "".join(char for char in line.split(". ")[0] if char.isprintable()).rstrip(".")
     return f"{type(error).__name__}: {sentence[:limit]}{'...' if len(sentence) > limit else ''}"
+
+
+def shorten(text: str, limit: int) -> str:
+    """Text of at most `limit` characters; ``...`` stands for the rest."""
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def listed(names: Sequence) -> str:
+    """First names of a list; ``...`` stands for the rest."""
+    return ", ".join(map(str, names[:3])) + (", ..." if len(names) > 3 else "")
 
 
 @contextmanager

@@ -148,6 +148,17 @@ def test_a_tab_as_a_shell_hands_it_over(written, quick):
     assert create_dataset(config).inter_num > 0
 
 
+def test_the_text_of_files_with_spaces_between_the_columns(quick, data_path):
+    expected = create_dataset(LiteConfig("SASRec", "tiny", config_dict=quick())).item_text_columns()
+    for path in (data_path / "tiny").iterdir():
+        path.write_text(path.read_text().replace(" ", ",").replace("\t", " "))
+    settings = quick(field_separator=" ", seq_separator=",")
+    found = create_dataset(LiteConfig("SASRec", "tiny", config_dict=settings)).item_text_columns()
+    assert found == {
+        field: [text.replace(" ", ",") for text in texts] for field, texts in expected.items()
+    }
+
+
 def test_one_name_in_two_files(quick, data_path):
     (data_path / "tiny" / "tiny.user").write_text("user_id:token\tyear:token\nu1\t1990\n")
     config = LiteConfig("SASRec", "tiny", config_dict=quick(load_col=None))

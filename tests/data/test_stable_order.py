@@ -27,3 +27,5 @@ def test_codes_by_first_appearance():
     assert by_appearance(np.array([3, -1, 1, 3, 0, 1]), 5).tolist() == [3, 1, 0]
     assert by_appearance(np.array([-1, -1], dtype=np.int8), 2).tolist() == []
     assert by_appearance(np.array([], dtype=np.int64), 2).tolist() == []
+    assert by_appearance(np.array([-1, 0, 1, -1, 0, 2]), 4).tolist() == [0, 1, 2]
+    assert by_appearance(np.array([-1, 127, 0], dtype=np.int8), 128).tolist() == [127, 0]

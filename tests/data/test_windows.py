@@ -11,8 +11,10 @@ from recbole.data.dataset import SequentialDataset
 from recbole.data.utils import data_preparation as recbole_data_preparation
 
 from recbole_lite import LiteConfig, create_dataset, data_preparation
+from recbole_lite.data.dataset import split_last
 from recbole_lite.data.dataset_processing import ProcessingMixin
 from recbole_lite.data.dataset_reading import ReadingMixin
+from recbole_lite.data.windows import SequenceStore, Windows
 from recbole_lite.utils.errors import ConfigError, DataError
 
 
@@ -163,6 +165,25 @@ def test_leave_one_out_of_short_histories(tmp_path):
         for part in parts
     ]
     assert users == [{"u2": 1, "u3": 1, "u4": 1}, {"u4": 1}, {"u3": 1, "u4": 1}]
+
+
+def test_leave_one_out_orders_users_by_their_first_window():
+    """As if all windows were sorted by time first; many times are equal here."""
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame({"user": rng.integers(1, 40, 150), "time": rng.integers(0, 9, 150)})
+    rows = rows.sort_values(["user", "time"], ignore_index=True)
+    columns = {"user": torch.from_numpy(rows["user"].to_numpy()), "item": torch.arange(150)}
+    store = SequenceStore(columns, rows["time"].to_numpy(), "user", "item", 40)
+    found = split_last(Windows.over_all_targets(store, 5, "_list", "length"), 2)
+    by_time = rows[rows["user"].duplicated()].sort_values("time", kind="stable")
+    training, validation, test = [], [], []
+    for rows_of_user in by_time.groupby("user", sort=False).groups.values():
+        own = rows_of_user.tolist()
+        kept = max(len(own) - 2, 1)
+        training += own[:kept]
+        validation += own[kept:-1]
+        test += own[max(kept, len(own) - 1) :]
+    assert [part.rows.tolist() for part in found] == [training, validation, test]
 
 
 def test_general_models_are_asked_the_same_questions(settings):

@@ -95,27 +95,21 @@ def test_ours(name, built, llm_folders):
     compare(net, train, rows)
 
 
-@pytest.mark.parametrize("name", ["mean", "prefix", "gpt2", "t5"])
-def test_a_training_batch_is_read_in_parts(name, built, monkeypatch):
+@pytest.mark.parametrize("name", ["mean", "prefix", "gpt2", "llama", "t5"])
+def test_a_training_batch_is_packed(name, built):
     model, changes = OURS[name]
     inside = {"LiteLLM4Rec": "rec_llm_dropout", "ItemLM": "lm_dropout"}[model]
-    rates = {"user_dropout": 0.0, inside: 0.0}
-    net, train, _ = built(model, **changes, **rates)
+    net, train, _ = built(model, **changes, user_dropout=0.0, **{inside: 0.0})
     batch = train.collate_fn(list(range(len(train._dataset)))[:60])
-    found = []
-    for cut in (True, False):
-        net.train().cuts_padding = cut
-        widths: list = []
-        handle = net.reader.register_forward_pre_hook(
-            lambda _, x, widths=widths: widths.append(x[0].shape[:2])
-        )
+    found, n_rows = [], []
+    net.reader.register_forward_pre_hook(lambda _, x: n_rows.append(len(x[0])))
+    for packed in (True, False):
+        net.train().packs_rows = packed
         loss = seeded(net.calculate_loss, batch)
-        handle.remove()
-        assert len(widths) == (min(6, len(batch) // 8) if cut else 1)
-        assert sum(rows for rows, _ in widths) == len(batch)
         parameters = [p for p in net.parameters() if p.requires_grad]
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         found.append([loss, *(g for g in gradients if g is not None)])
+    assert n_rows[0] < 0.8 * n_rows[1] == 0.8 * len(batch)
     torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-6)
 
 
@@ -127,11 +121,12 @@ def test_encoders_with_positions(kind, built, llm_folders):
 
 @pytest.mark.parametrize("name", THEIRS)
 def test_recboles(name, built, workdir):
-    changes = {"num_layers": 1}
+    is_mean = registry.loss_is_mean_over_rows(registry.get_model(name))
+    changes = {"num_layers": 1, "bucket_by_length": is_mean}
     if name == "S3Rec":
         net, *_ = built(name, train_stage="pretrain")
         torch.save({"state_dict": net.state_dict()}, "pre.pth")
-        changes = {"train_stage": "finetune", "pre_model_path": "pre.pth"}
+        changes |= {"train_stage": "finetune", "pre_model_path": "pre.pth"}
     net, train, rows = built(name, **changes)
     loss = compare(net, train, rows)
     train._dataset.inter_feat.cuts_padding = True
@@ -140,9 +135,8 @@ def test_recboles(name, built, workdir):
         total(seeded(net.calculate_loss, seeded(train.collate_fn, part))) * len(part)
         for part in parts
     ]
-    is_mean = torch.allclose(sum(losses) / len(rows), loss, rtol=1e-5, atol=1e-6)
-    assert registry.loss_is_mean_over_rows(type(net)) == is_mean
-    assert (train.buckets is not None) == is_mean
+    found = torch.allclose(sum(losses) / len(rows), loss, rtol=1e-5, atol=1e-6)
+    assert found == is_mean == (train.buckets is not None)
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
+
+from recbole_lite.text.item_vectors import load_item_vectors
 
 
 class Settings(dict):
@@ -67,3 +72,19 @@ def items():
         )
 
     return build
+
+
+@pytest.fixture
+def read_vectors(tmp_path):
+    """Load ``item_vectors`` for the items a, b, 007."""
+
+    def read(path, ids=("a", "b", "007"), **settings):
+        dataset = SimpleNamespace(
+            iid_field="item_id", field2id_token={"item_id": np.array(["[PAD]", *ids])},
+            dataset_path=str(tmp_path), dataset_name="tiny",
+            _format={"separator": "\t", "encoding": "utf-8"},
+        )  # fmt: skip
+        config = Settings(item_vectors=str(path), seq_separator=" ", dataset="tiny", **settings)
+        return load_item_vectors(config, dataset)
+
+    return read

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_lite.data.atomic_reader import AtomicTable, read_atomic
-from recbole_lite.data.column_settings import check_types
+from recbole_lite.data.column_settings import check_types, names_in
 from recbole_lite.data.sources.check_report import CheckReport, FileLine
 from recbole_lite.data.sources.dataset_meta import Expected, find_meta, known_names, load_meta
 from recbole_lite.data.sources.dataset_stats import Stats, codes, differences, measure
@@ -66,10 +66,10 @@ class FileSettings:
             separator=config["field_separator"],
             seq_separator=config["seq_separator"],
             encoding=config["encoding"] or "utf-8",
-            parts=_names(config["benchmark_filename"]),
+            parts=names_in(config["benchmark_filename"]),
             histories=config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"],
-            suffixes=_names(config["additional_feat_suffix"]),
-            text_fields=_names(config["item_text_fields"]),
+            suffixes=names_in(config["additional_feat_suffix"]),
+            text_fields=names_in(config["item_text_fields"]),
         )
 
     @property
@@ -86,10 +86,6 @@ class FileSettings:
     def interactions(self) -> list[str]:
         """Endings of the files of interactions."""
         return [f"{part}.inter" for part in self.parts] or ["inter"]
-
-
-def _names(value: str | list[str] | None) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value or ())
 
 
 def _with_parts(settings: FileSettings, folder: Path, name: str) -> FileSettings:

@@ -13,11 +13,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from tabulate import tabulate
 
-from recbole_lite.data.column_roles import ColumnRole, Source, guess_id, guess_interactions
+from recbole_lite.data.column_roles import Source, guess_id, guess_interactions, roles_table
 from recbole_lite.data.interaction_filters import drop_repeated_pairs, filter_interactions
-from recbole_lite.data.source_tables import read_source_table
+from recbole_lite.data.source_tables import JSON_LINES, PARQUET, file_ending, read_source_table
 from recbole_lite.data.sources.acquire import DEFAULT_DATA_PATH
 from recbole_lite.data.sources.check_dataset import check
 from recbole_lite.data.sources.dataset_meta import find_meta
@@ -39,8 +38,6 @@ from recbole_lite.utils.dataset_names import check_name
 from recbole_lite.utils.errors import ConfigError, DataError
 
 CHUNK_ROWS = 1_000_000  # written at a time
-_JSON = (".jsonl", ".ndjson", ".json")
-_PARQUET = (".parquet", ".pq")
 _SPANS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _TITLES = ("title", "name", "movie_title", "product_title", "item_name", "product_name")
 
@@ -112,7 +109,7 @@ def import_tables(
     paths = {ending: Path(path) for ending, path in files.items() if path is not None}
     tables = _convert(paths, options)
     for ending, path in paths.items():
-        log(_mapping(path, tables[ending].roles) + "\n")
+        log(f"{path}\n{roles_table(tables[ending].roles)}\n")
     frame = tables["inter"].frame
     if gap is not None:
         frame = _split_sessions(frame, gap)
@@ -170,10 +167,9 @@ def _seconds(span: str | None) -> float | None:
 
 
 def _read(path: Path, options: ImportOptions, roles: dict[str, str]) -> Source:
-    ending = Path(path.name.lower().removesuffix(".gz")).suffix
-    separator = None if ending in (*_JSON, *_PARQUET) else options.separator
-    table = read_source_table(path, separator=separator)
-    first_line = None if ending in _PARQUET else 1 if ending in _JSON else 2
+    table = read_source_table(path, separator=options.separator)
+    ending = file_ending(path)
+    first_line = None if ending in PARQUET else 1 if ending in JSON_LINES else 2
     return Source(table, str(path), roles, first_line)
 
 
@@ -192,14 +188,11 @@ def _convert(paths: dict[str, Path], options: ImportOptions) -> dict[str, Conver
     keep = [name for name in options.keep if name not in roles.values()]
     made = convert_interactions(inter, roles, time_format=options.time_format, keep=keep)
     tables, taken = {"inter": made}, dict.fromkeys(made.types, "inter")
-    for ending, role, given_id in (
-        ("item", "item", options.item_id),
-        ("user", "user", options.user_id),
-    ):
-        if ending in paths:
-            source = _read(paths[ending], options, {role: f"--{role}_id"})
+    for role, given_id in (("item", options.item_id), ("user", options.user_id)):
+        if role in paths:  # the role is the file's ending, too
+            source = _read(paths[role], options, {role: f"--{role}_id"})
             column = guess_id(source, role, given_id, [roles[role], CANONICAL[role]])
-            tables[ending] = convert_descriptions(
+            tables[role] = convert_descriptions(
                 source,
                 column,
                 role,
@@ -208,8 +201,8 @@ def _convert(paths: dict[str, Path], options: ImportOptions) -> dict[str, Conver
                 options.text if role == "item" else (),
                 options.deduplicate_items == "first",
             )
-            taken |= dict.fromkeys(tables[ending].types, ending)
-            check_overlap(source, column, role, made, tables[ending])
+            taken |= dict.fromkeys(tables[role].types, role)
+            check_overlap(source, column, role, made, tables[role])
     return tables
 
 
@@ -217,7 +210,7 @@ def _convert(paths: dict[str, Path], options: ImportOptions) -> dict[str, Conver
 
 
 def _split_sessions(frame: pd.DataFrame, gap: float) -> pd.DataFrame:
-    """Let each session be a user: user_1, user_2 ...; a longer pause than `gap` begins one."""
+    """Make each session a user (user_1, user_2 ...); a pause longer than `gap` begins a session."""
     times, users = frame["timestamp"].to_numpy(), codes(frame["user_id"])
     order = np.lexsort((times, users))
     first = np.ones(len(frame), dtype=bool)  # of a session, in this order
@@ -241,11 +234,18 @@ def _filter(frame: pd.DataFrame, options: ImportOptions) -> pd.DataFrame:
         frame = drop_repeated_pairs(frame, "user_id", "item_id", "timestamp", options.deduplicate)
     kept = filter_interactions(frame, options.k_core, options.k_core, options.min_rating)
     if kept.empty:
-        raise ConfigError(
-            f"--k_core={options.k_core} and --min_rating={options.min_rating} leave no "
-            "interactions; lower them"
-        )
+        raise ConfigError(f"{_used_filters(options)}: no interaction is left; set lower values")
     return kept
+
+
+def _used_filters(options: ImportOptions) -> str:
+    """Flags of the filters that are set."""
+    flags = {
+        "deduplicate": options.deduplicate,
+        "min_rating": options.min_rating,
+        "k_core": options.k_core or None,
+    }
+    return ", ".join(f"--{key}={value}" for key, value in flags.items() if value is not None)
 
 
 def _described(
@@ -256,22 +256,11 @@ def _described(
         sessions = len(frame["user_id"].cat.categories)
         yield f"sessions: {sessions:,}, a pause of more than {options.session_gap} begins a new one"
     if len(kept) < read:
-        flags = {
-            "deduplicate": options.deduplicate,
-            "min_rating": options.min_rating,
-            "k_core": options.k_core or None,
-        }
-        used = ", ".join(f"--{key}={value}" for key, value in flags.items() if value is not None)
+        used = _used_filters(options)
         yield f"filters: {len(kept):,} of {read:,} interactions are left ({used})"
 
 
 # -- what the user sees -----------------------------------------------------------------------
-
-
-def _mapping(path: Path, roles: list[ColumnRole]) -> str:
-    rows = [[role.column, role.role, role.field, role.values] for role in roles]
-    headers = ["column", "role", "field:type", "examples"]
-    return f"{path}\n{tabulate(rows, headers, tablefmt='plain', disable_numparse=True)}"
 
 
 def _notes(tables: dict[str, Converted]) -> list[str]:
@@ -313,7 +302,7 @@ def _text_settings(items: Converted) -> list[str]:
 def _write(
     folder: Path, sources: Iterable[Path], tables: dict[str, Converted], kept: pd.DataFrame
 ) -> None:
-    """Write all files into a folder beside, then move them; other files there stay."""
+    """Write all files to a temporary folder, then move them; other files of `folder` stay."""
     name = folder.name
     with locked(name, folder.parent), temporary_folder(folder) as temporary:
         for ending, table in tables.items():
@@ -360,14 +349,10 @@ def _large(text: str) -> pa.Scalar:
 
 
 def _cells(column: pd.Series, kind: str) -> pa.Array:
-    """Cells as they stand in the file."""
+    """Cells in the form of the file."""
     if kind == "float_seq":
         values = pa.array(column.tolist(), type=pa.list_(pa.float64()))
         cells = pc.binary_join(values.cast(pa.list_(pa.string())), " ")
-    elif isinstance(column.dtype, pd.CategoricalDtype):
-        tokens = pa.array(column.cat.categories.astype(object), type=pa.string())
-        missing = column.cat.codes.to_numpy() < 0
-        cells = tokens.take(pa.array(column.cat.codes.to_numpy(), mask=missing))
     else:
         cells = pa.array(column, from_pandas=True)
     return pc.fill_null(cells.cast(pa.large_string()), "")

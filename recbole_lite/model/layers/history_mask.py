@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from recbole_lite.data.device_transfer import to_host
+from recbole_lite.data.device_transfer import tensor_to_device, to_host
 
 
 class HistoryMask:
@@ -26,23 +26,31 @@ class HistoryMask:
     """
 
     def __init__(self, before, inputs, rows, steps, targets):
-        self.before, self.inputs = before, inputs
-        self.rows, self.steps, self.targets = rows, steps, targets
-        self._rows = to_host(rows)
+        earlier = to_host(before)
+        known = torch.cat([earlier, to_host(inputs)], 1)
+        present, rows = known != 0, to_host(rows)
+        sizes = present.sum(1)
+        # All items of the batch, user by user: a history is the first `counts` of its user's.
+        starts = (sizes.cumsum(0) - sizes)[rows]
+        counts = (earlier != 0).sum(1)[rows] + to_host(steps) + 1
+        self._host_counts = torch.minimum(counts, sizes[rows])
+        self.items, self.starts, self.counts = (
+            tensor_to_device(values, inputs.device)
+            for values in (known[present], starts, self._host_counts)
+        )
+        self.targets = targets
 
     def mask_scores(self, scores: torch.Tensor, part: slice) -> None:
         """Set the scores ``[n, n_items]`` of `part` of the targets to -inf in place.
 
         Column i - 1 belongs to item i.
         """
-        first, last = self._rows[part][[0, -1]].tolist()
-        rows = self.rows[part]
-        # Column 0 is padding; only the rows of this chunk are built.
-        seen = torch.zeros(
-            last + 1 - first, scores.shape[1] + 1, dtype=torch.bool, device=scores.device
-        ).scatter_(1, self.before[first : last + 1], True)[rows - first]
-        inputs = self.inputs[rows]  # [n, L]
-        steps = torch.arange(inputs.shape[1], device=scores.device)
-        seen.scatter_(1, inputs.masked_fill(steps > self.steps[part][:, None], 0), True)
-        seen.scatter_(1, self.targets[part][:, None], False)
-        scores.masked_fill_(seen[:, 1:], -torch.inf)
+        counts, total = self.counts[part], int(self._host_counts[part].sum())
+        numbers = torch.arange(max(total, len(counts)), device=scores.device)
+        owner = numbers[: len(counts)].repeat_interleave(counts, output_size=total)
+        begins = self.starts[part] - counts.cumsum(0) + counts
+        columns = self.items[numbers[:total] + begins[owner]] - 1
+        right = self.targets[part][:, None] - 1
+        of_targets = scores.gather(1, right)
+        scores.view(-1).index_fill_(0, owner * scores.shape[1] + columns, -torch.inf)
+        scores.scatter_(1, right, of_targets)

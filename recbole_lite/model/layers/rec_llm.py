@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,9 +11,15 @@ from torch import nn
 
 from recbole_lite.model.layers.dropout import replace_dropout
 from recbole_lite.model.layers.llm_architecture import read_architecture
+from recbole_lite.model.layers.row_packing import RowPacking, pack_rows
 from recbole_lite.model.layers.shared_position import SharedPosition, check_permutation_equivariance
 from recbole_lite.text.attention import CAUSAL, NAME, set_attention, use_explicit_mask
-from recbole_lite.text.llm_loading import load_encoder, position_limit, random_encoder
+from recbole_lite.text.llm_loading import (
+    first_position,
+    load_encoder,
+    position_limit,
+    random_encoder,
+)
 from recbole_lite.utils.errors import ConfigError, one_line
 
 
@@ -42,6 +49,8 @@ class EmbeddingEncoder(nn.Module):
     masking : {"kernel", "mask", "model"}
         What keeps a causal encoder from looking ahead: the attention's kernel, a mask of all pairs
         that it is given, or the model itself. Others are given a mask of the padding ("model").
+    packs : bool
+        Whether several histories can share a row.
     """
 
     def __init__(
@@ -58,10 +67,13 @@ class EmbeddingEncoder(nn.Module):
         self.encoder.config.use_cache = False  # keys and values are for generation
         self.causal, self.masking = causal, "model"
         self.shared_position = SharedPosition(self.encoder) if reads_candidates else None
+        self._takes_positions = "position_ids" in inspect.signature(encoder.forward).parameters
+        self._first_position = first_position(encoder)
         training = self.training
         self.eval()
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             self.hidden_size: int = self._probe(label, reads_candidates)
+            self.packs: bool = self._try_packing()
         self.train(training)
 
     def _probe(self, label: str, reads_candidates: bool) -> int:
@@ -93,6 +105,19 @@ class EmbeddingEncoder(nn.Module):
             "another architecture, such as T5, BERT or GPT-2"
         )
 
+    def _try_packing(self) -> bool:
+        """Whether histories that share a row get the outputs that they get in rows of their own."""
+        mask = torch.ones(3, 3, dtype=torch.bool).tril()  # lengths 1, 2, 3
+        packing = pack_rows(mask, mask.device)
+        vectors = torch.randn(3, 3, self.input_size, generator=torch.Generator().manual_seed(0))
+        expected = self(vectors, mask)[mask]
+        try:
+            found = self(packing.pack(vectors), packing.histories != 0, packing=packing)
+        except Exception:  # of any kind: each architecture has its own
+            return False
+        found = packing.unpack(found)[mask]
+        return torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
     def _maskings(self, reads_candidates: bool) -> tuple[str, ...]:
         """Ways to try; what refuses masks of all pairs can be causal by itself (BLOOM, Mamba)."""
         if not self.causal:
@@ -103,7 +128,11 @@ class EmbeddingEncoder(nn.Module):
         return ("kernel", "mask", "model") if by_kernel else ("mask", "model")
 
     def forward(
-        self, vectors: torch.Tensor, mask: torch.Tensor, n_candidates: int = 0
+        self,
+        vectors: torch.Tensor,
+        mask: torch.Tensor,
+        n_candidates: int = 0,
+        packing: RowPacking | None = None,
     ) -> torch.Tensor:
         """Contextual vectors.
 
@@ -117,20 +146,28 @@ class EmbeddingEncoder(nn.Module):
         n_candidates : int
             The last `n_candidates` vectors are a set: they share one position and attend to each
             other, also in a causal encoder.
+        packing : RowPacking, optional
+            Several histories share a row; for encoders with :attr:`packs`.
 
         Returns
         -------
         torch.Tensor
             ``[B, L, hidden_size]``; values at masked positions are meaningless.
         """
-        visible = mask.long() if self.masking == "model" else None
-        if self.masking == "mask":
+        visible = None
+        if packing is not None:
+            visible = packing.attention_mask(self.causal, vectors.dtype)
+        elif self.masking == "model":
+            visible = mask.long()
+        elif self.masking == "mask":
             visible = _causal_mask(vectors)
             if n_candidates:
                 visible = _show_candidates(visible, mask, n_candidates)
         others = {}
         if self.shared_position:
             others = self.shared_position.encoder_arguments(mask, n_candidates)
+        if packing is not None and self._takes_positions:
+            others["position_ids"] = self._first_position + packing.positions
         output = self.encoder(inputs_embeds=vectors, attention_mask=visible, **others)
         return output.last_hidden_state
 

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from recbole_lite.model.layers.history_mask import HistoryMask
 
 # Scores in memory at a time: on a CPU about the size of its last-level cache.
-_SCORES = {"cpu": 2**21, "cuda": 2**27}
+_SCORES = {"cpu": 2**22, "cuda": 2**27}
 _FEWEST_ROWS = 128  # fewer rows do not pay for reading the head's weights once per chunk
 
 
@@ -71,13 +71,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 total += (sums.log() - of_targets).sum()
                 if not (wants_users or wants_weight):
                     continue
-                # d loss / d scores = softmax - 1 at the target
-                grad = scores.div_(sums)
-                grad.scatter_add_(1, right, torch.full_like(sums, -1.0))
+                # d loss / d scores = softmax - 1 at the target, here times the sums: to divide the
+                # products with h_u costs less.
+                grad = scores.scatter_add_(1, right, -sums)
                 if wants_users:
-                    grad_users[part] = grad @ table
+                    grad_users[part] = (grad @ table).div_(sums)
                 if wants_weight:
-                    added = grad.T @ rows
+                    added = grad.T @ (rows / sums)
                     grad_weight = added if grad_weight is None else grad_weight.add_(added)
         if wants_weight and grad_weight is None:
             grad_weight = torch.zeros_like(weight, dtype=torch.float32)

@@ -60,13 +60,15 @@ class UserPooling(nn.Module):
         weights = self._weights(age, mask, hidden.dtype)
         return torch.einsum("bl,bld->bd", weights, hidden.masked_fill(~mask[..., None], 0.0))
 
-    def prefixes(self, hidden: torch.Tensor) -> torch.Tensor:
+    def prefixes(self, hidden: torch.Tensor, histories: torch.Tensor | None = None) -> torch.Tensor:
         """Pool every prefix of sequences that start at the first position.
 
         Parameters
         ----------
         hidden : torch.Tensor
             ``[B, L, d]``, outputs of a causal model.
+        histories : torch.Tensor, optional
+            ``[B, L]`` number of the sequence at each position, where a row holds several.
 
         Returns
         -------
@@ -77,7 +79,10 @@ class UserPooling(nn.Module):
             return hidden
         steps = torch.arange(hidden.shape[1], device=hidden.device)
         age = steps[:, None] - steps  # [L, L]: prefix, position
-        weights = self._weights(age, age >= 0, hidden.dtype)
+        mask = age >= 0
+        if histories is not None:
+            mask = mask & (histories[:, :, None] == histories[:, None, :])  # [B, L, L]
+        weights = self._weights(age, mask, hidden.dtype)
         return weights @ hidden
 
     def _weights(self, age, mask, dtype) -> torch.Tensor:

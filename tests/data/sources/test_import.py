@@ -179,7 +179,7 @@ def test_columns_are_found(header, flags, expected, capsys):
         ("user_id,item_id,time\n1,2,3\n", ["--min_rating=2"], "--min_rating needs ratings"),
         ("user_id,item_id,time\n1,2,3\n", ["--session_gap=half"],
          "--session_gap must be a time such as 30m"),
-        ("user_id,item_id,time\n1,2,3\n", ["--k_core=5"], "--k_core=5 and --min_rating=None leave"),
+        ("user_id,item_id,time\n1,2,3\n", ["--k_core=5"], "--k_core=5: no interaction is left"),
         ("user_id,item_id,time\n1,2,3\n", ["--text=title"], "--text needs --items"),
         ("user_id,item_id,time\n1,2,3\n", ["--user_id=u"], "--user_id needs --users"),
         ("user_id,item_id,time\n1,2,3\n", ["--keep=price"], "there is no column 'price' (--keep)"),

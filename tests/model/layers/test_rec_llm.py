@@ -66,7 +66,7 @@ def test_sizes_are_those_of_the_embeddings_and_of_the_output(kind, sizes, read, 
 )
 def test_causal_encoders_do_not_look_ahead(kind, sizes, masking):
     encoder = reader(kind, causal=True, **sizes).eval()
-    assert encoder.masking == masking
+    assert (encoder.masking, encoder.packs) == (masking, masking == "kernel")
     vectors, mask = torch.randn(1, 6, 16), torch.ones(1, 6, dtype=torch.bool)
     other = vectors.clone()
     other[:, 3:] = 1

@@ -126,3 +126,11 @@ def test_only_the_decay_is_learned():
 def test_an_unknown_kind():
     with pytest.raises(ConfigError, match="one of mean, last, recency, found 'max'"):
         validate("user_pooling", Setting("max", "command line"))
+
+
+@pytest.mark.parametrize("kind", ["mean", "last", "recency"])
+def test_prefixes_of_several_sequences_in_a_row(kind):
+    pooling, hidden = UserPooling(kind), torch.randn(1, 5, 3)
+    pooled = pooling.prefixes(hidden, torch.tensor([[1, 1, 1, 2, 2]]))
+    apart = [pooling.prefixes(part) for part in hidden.split([3, 2], 1)]
+    torch.testing.assert_close(pooled, torch.cat(apart, 1))
