@@ -39,8 +39,6 @@ class CatalogueDataset:
         Of TIGER.
     """
 
-    uid_field = "user_id"
-
     def __init__(
         self,
         n_items: int,
@@ -50,7 +48,6 @@ class CatalogueDataset:
     ):
         self._n_items, self._texts, self.item_vectors = n_items, texts, item_vectors
         self.semantic_ids = semantic_ids
-        self.field2id_token = {self.uid_field: ["[PAD]"]}  # no users
 
     def num(self, field: str) -> int:
         """Number of items, padding included."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from zlib import crc32
+
+import torch
 
 from recbole_lite.model.generative.generative_recommender import GenerativeRecommender
 from recbole_lite.model.generative.item_indexing import ItemVocabulary
 from recbole_lite.model.generative.prompts import Prompts, TokenTable
 from recbole_lite.model.generative.semantic_ids import load_semantic_ids
 from recbole_lite.model.generative.trie import ItemTrie
+from recbole_lite.utils.errors import ConfigError
 
 EOS, FIRST_CODE = 1, 2  # 0: padding
 
@@ -18,15 +20,18 @@ class TIGER(GenerativeRecommender):
     """T5 that reads the semantic ids of a history and writes that of the next item.
 
     A semantic id is a tuple of codes from the residual quantisation of the item's text vector, and
-    a digit that tells items of equal codes apart. Each level has tokens of its own. In front
-    stands a token of the user, who is hashed to one of ``user_tokens``; without a user
-    (``Recommender``) it is left out.
+    a digit that tells items of equal codes apart. Each level has tokens of its own. With
+    ``user_tokens`` the prompt begins with a token that the user is hashed to (Section 4).
 
     Attributes
     ----------
     semantic_ids : torch.Tensor
         ``[n_items, n_codebooks + 1]``; part of a checkpoint, from which a model is built again.
     """
+
+    # The history is left out of the search; of others, out of what it finds, which saved runs were
+    # measured with.
+    searches_unseen = True
 
     def item_vocabulary(self, config, dataset):
         """Codes of items, by level; hashed users."""
@@ -36,18 +41,28 @@ class TIGER(GenerativeRecommender):
         paths = (self.semantic_ids + ends - widths).tolist()
         paths[0] = []
         first_user, n_users = int(ends[-1]), config["user_tokens"]
-        numbers = hashed_users(dataset.field2id_token[dataset.uid_field][1:], n_users)
-        users = [[first_user + n] if n_users else [] for n in numbers]
-        # Not in checkpoints: they follow from the raw ids, which a Recommender does not have.
-        users = TokenTable([[], *users], persistent=False)
+        self.hashed = _hashed_users(dataset, n_users) if n_users else None
+        users = TokenTable([[], *([first_user + n] for n in range(n_users))])
         prompts = Prompts([([], [], [EOS])], users, TokenTable(paths))
         return ItemVocabulary(prompts, ItemTrie(paths, EOS), first_user + n_users)
 
+    def user_numbers(self, interaction):
+        """Number of each user's token from 1, 0 without tokens; ``[B]``, on the CPU."""
+        if self.hashed is None:
+            return torch.zeros(len(interaction[self.ITEM_SEQ]), dtype=torch.int64)
+        return self.hashed[super().user_numbers(interaction)]
 
-def hashed_users(raw_ids: Iterable, n_tokens: int) -> list[int]:
-    """Number below `n_tokens` (0 without tokens) of each user.
+
+def _hashed_users(dataset, n_tokens: int) -> torch.Tensor:
+    """Number of each user's token, from 1, by internal id.
 
     By CRC-32: Python's own hash of a text differs from process to process.
     """
-    hashes = (crc32(str(raw_id).encode("utf-8", "surrogatepass")) for raw_id in raw_ids)
-    return [number % max(n_tokens, 1) for number in hashes]
+    if not hasattr(dataset, "field2id_token"):
+        raise ConfigError(
+            f"user_tokens: {n_tokens}: the model reads a token of the user, and a Recommender "
+            "knows histories alone; train with user_tokens: 0"
+        )
+    raw_ids = map(str, dataset.field2id_token[dataset.uid_field][1:])
+    hashes = (crc32(raw_id.encode("utf-8", "surrogatepass")) for raw_id in raw_ids)
+    return torch.tensor([0, *(1 + number % n_tokens for number in hashes)])

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from recbole_lite import Recommender, create_dataset, data_preparation, load_data_and_model, run
+from recbole_lite.data.windows import SEEN
 from recbole_lite.model.generative import semantic_ids
-from recbole_lite.model.tiger import EOS, FIRST_CODE, hashed_users
+from recbole_lite.model.tiger import EOS, FIRST_CODE
 from recbole_lite.utils.errors import ConfigError, RequestError
 
 TINY = {
@@ -17,7 +18,7 @@ TINY = {
         "num_decoder_layers": 1,
     },
     "codebook_size": 4, "rqvae_layers": [8, 4], "rqvae_epochs": 3, "num_beams": 8,
-    "user_tokens": 7, "eval_step": 1, "item_text_fields": ["title", "genre"],
+    "eval_step": 1, "item_text_fields": ["title", "genre"],
 }  # fmt: skip
 
 
@@ -50,7 +51,7 @@ def fresh_codes(monkeypatch):
 
 
 def test_a_prompt_is_the_user_and_the_codes_of_the_history(built):
-    model, batch, dataset = built()
+    model, batch, dataset = built(user_tokens=7)
     ids, widths = model.semantic_ids.tolist(), [4, 4, 4]
     first_user = FIRST_CODE + 12 + max(row[3] for row in ids) + 1
     tokens, _, mask = model.tokens(batch)
@@ -73,13 +74,23 @@ def test_each_item_has_a_tuple_of_its_own(built):
     assert model.paths.items(labels).tolist() == list(range(1, 25))
 
 
-def test_users_are_hashed_alike_in_every_process():
-    assert hashed_users(["123456789"], 2000) == [0xCBF43926 % 2000]  # CRC-32's check value
-    assert hashed_users(["1", "é"], 0) == [0, 0]
+def test_the_user_is_read_in_training_and_in_evaluation(built):
+    """The encoder's states, dropout and all, differ where another user's token is."""
+    model, batch, _ = built(user_tokens=7)
+    users, tokens = batch["user_id"], model.user_numbers(batch)
+    differs = tokens != tokens[0]
+    assert differs.any()
+    for training in (False, True):
+        states = []
+        for ids in (users, users[:1].expand(len(users))):
+            batch.interaction["user_id"] = ids
+            torch.manual_seed(0)
+            states.append(model.train(training).encode(*model.tokens(batch))[0])
+        assert torch.equal((states[0] != states[1]).any(2).any(1), differs)
 
 
 def test_without_user_tokens(built):
-    model, batch, _ = built(user_tokens=0)
+    model, batch, _ = built()
     tokens, _, mask = model.tokens(batch)
     histories = (batch["item_id_list"] > 0).sum(1)
     assert mask.sum(1).tolist() == (4 * histories + 1).tolist()
@@ -100,7 +111,7 @@ def test_the_default_is_the_size_of_the_paper(config_for):
 
 
 def test_as_many_beams_as_items_rank_all_by_their_probability(built):
-    model, batch, _ = built(num_beams=24)
+    model, batch, _ = built(num_beams=24, eval_exclude_history=False)
     model.requires_grad_(False)
     states, mask = model.encode(*model.tokens(batch))
     labels = model.paths.labels[1:]
@@ -117,6 +128,19 @@ def test_as_many_beams_as_items_rank_all_by_their_probability(built):
         assert torch.allclose(ranked, scores.sort(descending=True).values, atol=1e-5)
 
 
+def test_an_evaluation_searches_what_a_user_has_not_had(built):
+    """24 items, 12 beams: each names an item, and none that the user has had."""
+    model, batch, _ = built(num_beams=12, MAX_ITEM_LIST_LENGTH=2)
+    assert batch[SEEN].any()  # items before the window
+    beams = model.beams(batch)
+    had = torch.cat([batch[SEEN], batch["item_id_list"]], 1)
+    for found, items in zip(beams.tolist(), had.tolist(), strict=True):
+        assert len(set(found)) == 12
+        assert not set(found) & {0, *items}
+    model, batch, _ = built(num_beams=12, eval_exclude_history=False)
+    assert SEEN not in batch
+
+
 # -- runs ---------------------------------------------------------------------------------------
 
 
@@ -126,6 +150,7 @@ def test_whole_runs(changes, quick):
     assert set(result["test_result"]) == {"recall@3", "recall@5", "ndcg@3", "ndcg@5"}
     if not changes:
         assert result["beams"]["no_item"] == result["beams"]["repeated"] == 0
+    assert len(Recommender.load(result["run_dir"]).recommend([["i1", "i2"]], k=5)[0]) == 5
 
 
 def test_a_resumed_run_keeps_its_codes(quick, fresh_codes):
@@ -152,27 +177,47 @@ def test_a_trained_model_keeps_its_codes(trained, fresh_codes):
     for name, tensor in recommender.model.state_dict().items():
         assert torch.equal(tensor, tensors[name])
     batch = next(iter(test))[0]
-    del batch.interaction["user_id"]
     expected = model.eval().beams(batch)
-    histories = [[item for item in row if item] for row in batch["item_id_list"].tolist()]
-    ranked = list(recommender.rank(histories, 8, exclude_seen=False))
+    rows = torch.cat([batch[SEEN], batch["item_id_list"]], 1)
+    histories = [[item for item in row if item] for row in rows.tolist()]
+    ranked = list(recommender.rank(histories, 8))
     assert [items for items, _ in ranked] == expected.tolist()
 
 
 def test_as_a_recommender(trained, tmp_path):
+    """The search is among what may be recommended, however few or many that is."""
     recommender = Recommender.load(trained("TIGER", **TINY))
-    history = ["i1", "i2", "i3"]
-    found = recommender.recommend([history], k=5, exclude_seen=False)[0]
-    assert [one.score for one in found] == [0, -1, -2, -3, -4]
-    assert len({one.id for one in found}) == 5
-    new = recommender.recommend([history], k=8)[0]
-    assert not {one.id for one in new} & set(history)
+    history, ids = ["i1", "i2", "i3"], [f"i{n}" for n in range(24)]
+    every = [one.id for one in recommender.recommend([history], k=24, exclude_seen=False)[0]]
+    assert sorted(every) == sorted(ids)  # 24 beams, although num_beams is 8
+
+    def found(**how):
+        lists = recommender.recommend([history, ["i4"]], **{"exclude_seen": False, **how})
+        assert all([one.score for one in row] == [-n for n in range(len(row))] for row in lists)
+        return [[one.id for one in row] for row in lists]
+
+    few = [one for one in every if one not in history][
+        -6:
+    ]  # what a search among all with 8 beams would not find
+    assert found(k=6, candidates=few)[0] == few
+    assert found(k=4, candidates=[few, ids[:3]])[0] == few[:4]
+    assert set(found(k=4, candidates=[few, ids[:3]])[1]) == set(ids[:3])
+    new = found(k=21, exclude_seen=True)
+    assert new[0] == [one for one in every if one not in history]
+    assert len(set(new[1])) == 21
+    assert "i4" not in new[1]
+    assert found(k=9, candidates=history[:2] + few, exclude_seen=True)[0] == few
     recommender.save_pretrained(tmp_path / "packed")
     again = Recommender.load(tmp_path / "packed")
-    assert again.recommend([history], k=8) == [new]
+    assert again.recommend([history], k=8) == recommender.recommend([history], k=8)
     assert again.recommend([], k=8) == []
     with pytest.raises(RequestError, match="TIGER identifies items by id only"):
         again.add_items(["a new toy"])
+
+
+def test_a_recommender_knows_no_users(trained):
+    with pytest.raises(ConfigError, match=r"^user_tokens: 7: .*; train with user_tokens: 0$"):
+        Recommender.load(trained("TIGER", **TINY, user_tokens=7))
 
 
 def test_init_from_another_number_of_codebooks(trained, quick):

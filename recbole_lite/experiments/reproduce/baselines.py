@@ -62,7 +62,7 @@ class ModelSpec:
 
 def _all_specs() -> Iterator[ModelSpec]:
     # The paper's baselines (Table 4) as RecBole and this project ship them.
-    for name in ("BERT4Rec", "SASRec", "FDSA", "LightLM", "P5", "POD"):
+    for name in ("BERT4Rec", "SASRec", "FDSA", "LightLM", "P5", "POD", "TIGER"):
         yield ModelSpec(name, name)
     # P5 and POD with more steps in the same time: 16 sequences in place of 64.
     for name in ("P5", "POD"):

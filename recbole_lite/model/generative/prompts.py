@@ -44,18 +44,16 @@ class TokenTable(HostBuffers):
     ----------
     tokens : sequence of sequence of int
         Token ids of number 0, 1, ....
-    persistent : bool
-        Whether they are in checkpoints.
     """
 
-    def __init__(self, tokens: Sequence[Sequence[int]], persistent: bool = True):
+    def __init__(self, tokens: Sequence[Sequence[int]]):
         super().__init__()
         lengths = torch.tensor([len(row) for row in tokens])
         table = torch.zeros(len(tokens), max(int(lengths.max()), 1), dtype=torch.int64)
         for number, row in enumerate(tokens):
             table[number, : len(row)] = torch.tensor(row, dtype=torch.int64)
-        self.register_buffer("table", table, persistent)
-        self.register_buffer("lengths", lengths, persistent)
+        self.register_buffer("table", table)
+        self.register_buffer("lengths", lengths)
 
     def forward(self, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids ``[..., K]`` of ``[...]`` numbers, and their mask; K is the longest entry."""

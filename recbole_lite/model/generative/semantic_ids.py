@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from logging import getLogger
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from recbole_lite.model.generative.rqvae import RQVAE, quantize, residual_kmeans
 from recbole_lite.model.layers.item_tower import VectorNorm
 from recbole_lite.text import vector_cache
 from recbole_lite.text.item_vectors import load_item_vectors
+from recbole_lite.utils import process_group
 from recbole_lite.utils.errors import ConfigError, DataError
 
 # Settings that decide the codes of given vectors.
@@ -29,9 +29,9 @@ def load_semantic_ids(config, dataset) -> torch.Tensor:
     """Codes of all items, ``[n_items, n_codebooks + 1]``; the last makes equal tuples differ.
 
     Those of a trained model are its own (attribute ``semantic_ids`` of the dataset). Others are
-    made from the items' vectors and kept in ``item_embedding_cache_dir``: of several processes or
-    runs, one makes them. Row 0 (padding) is 0. Items without a vector have a code of their own on
-    each level, `codebook_size`.
+    made from the items' vectors and kept in ``item_embedding_cache_dir``; all processes of a run
+    have those of the first. Row 0 (padding) is 0. Items without a vector have a code of their own
+    on each level, `codebook_size`.
 
     Parameters
     ----------
@@ -61,7 +61,8 @@ def load_semantic_ids(config, dataset) -> torch.Tensor:
     codes[items.has_text] = _find_or_make(config, known)
     codes[0] = 0
     getLogger().info(f"Semantic ids ({config['semantic_ids']}): {describe(codes[1:], config)}")
-    return add_digit(codes)
+    ids = add_digit(codes)
+    return ids if config["single_spec"] else process_group.broadcast(config, ids)
 
 
 def _check(config, vectors: torch.Tensor) -> None:
@@ -83,33 +84,18 @@ def _check(config, vectors: torch.Tensor) -> None:
 
 def _find_or_make(config, vectors: torch.Tensor) -> torch.Tensor:
     """Codes ``[n, n_codebooks]`` of vectors ``[n, d]``, from the cache if it has them."""
-    keys = _KEYS + (_RQVAE_KEYS if config["semantic_ids"] == "rqvae" else ())
+    kind, folder = config["semantic_ids"], config["item_embedding_cache_dir"]
+    keys = _KEYS + (_RQVAE_KEYS if kind == "rqvae" else ())
     settings = json.dumps({name: config[name] for name in keys})
     key = vector_cache.cache_key(settings, hashlib.sha256(vectors.numpy()).hexdigest())
-    with _cache_file(config, key) as (path, writable):
-        found = path and vector_cache.load(path, key, len(vectors))
-        if found is not None:
-            getLogger().info(f"Semantic ids read from cache {path}")
-            return found.long()
-        codes = make_codes(config, vectors)
-        if writable:
-            try:
-                vector_cache.store(path, codes, key, {"settings": settings})
-            except OSError as error:  # a full disk must not cost the run
-                getLogger().warning(f"{path} cannot be written ({error}); codes are not cached")
-    return codes
-
-
-@contextmanager
-def _cache_file(config, key: str) -> Iterator[tuple[Path | None, bool]]:
-    """Path of the cache file and whether it can be written, under its lock."""
-    if not config["item_embedding_cache_dir"]:
-        yield None, False
-        return
-    folder, kind = Path(config["item_embedding_cache_dir"]), config["semantic_ids"]
-    path = vector_cache.cache_path(folder, config["dataset"], kind, key)
-    with vector_cache.locked(path) as writable:
-        yield path, writable
+    path = None
+    if folder:
+        path = vector_cache.cache_path(Path(folder), config["dataset"], kind, key)
+    make, about = partial(make_codes, config, vectors), {"settings": settings}
+    codes, cached, _ = vector_cache.find_or_make(path, key, len(vectors), make, about)
+    if cached:
+        getLogger().info(f"Semantic ids read from cache {path}")
+    return codes.long()
 
 
 def make_codes(config, vectors: torch.Tensor) -> torch.Tensor:
