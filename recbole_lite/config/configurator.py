@@ -49,6 +49,7 @@ from recbole_lite.utils.suggestions import suggest
 # Values from here are strings that RecBole's users expect to be read as numbers, lists ...;
 # a YAML file has typed its values already.
 STRING_SOURCES = {"config_dict", "command line"}
+_OWN_LOSSES = ("SCE", "InfoNCE")  # of this project's models, which check them
 # eval_args mode: rank all items; RecBole also takes one per phase.
 _FULL = ("full", {"valid": "full", "test": "full"})
 
@@ -215,7 +216,7 @@ class LiteConfig(Config):
             "train_neg_sample_args" not in self.external_config_dict
             and final["MODEL_TYPE"] == ModelType.SEQUENTIAL
             and not hasattr(self.model_class, "input_type")
-            and final.get("loss_type") in ("CE", "SCE")
+            and final.get("loss_type") in ("CE", *_OWN_LOSSES)
         )
 
     def _set_default_parameters(self):
@@ -298,7 +299,7 @@ class LiteConfig(Config):
                 "train_strategy: prefix trains on many targets per pass, task: topn on one "
                 "among its candidates; set train_strategy to all or sampling"
             )
-        if reader and final.get("loss_type") == "SCE":
+        if reader and final.get("loss_type") in _OWN_LOSSES:
             raise ConfigError("task: topn has a loss over the candidates alone; set loss_type: CE")
 
     def _check_mask(self):
@@ -342,8 +343,8 @@ class LiteConfig(Config):
     def _check_loss(self):
         final = self.final_config_dict
         loss = final.get("loss_type")
-        # SCE is of this project's models, which check it themselves.
-        if not hasattr(self.model_class, "input_type") and loss not in ("CE", "BPR", "SCE"):
+        losses = ("CE", "BPR", *_OWN_LOSSES)
+        if not hasattr(self.model_class, "input_type") and loss not in losses:
             raise ConfigError(f"loss_type must be CE or BPR, found {loss!r}")
 
     def _set_train_neg_sample_args(self):

@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from recbole_lite.model.abstract_recommender import NextItemModel
 from recbole_lite.text.attention import set_attention
+from recbole_lite.text.lora import merge_lora
 
 ATTENTION_NAME = "attention_of_packed_histories"
 # The first layer's query, key and value of every item are precomputed up to this size.
@@ -136,9 +137,10 @@ class ScoringModule(nn.Module):
     def __init__(self, model: NextItemModel):
         super().__init__()
         model.eval()
-        self.reader, self.pooling = deepcopy(model.reader).cpu(), deepcopy(model.pooling).cpu()
+        self.reader = merge_lora(deepcopy(model.reader)).cpu()
+        self.pooling, self.cosine = deepcopy(model.pooling).cpu(), model.scale is not None
         self.register_buffer("table", model.item_table().detach().cpu())
-        self.register_buffer("head", model.head_weight().detach().cpu().T.contiguous())
+        self.register_buffer("head", model.score_head().detach().cpu().T.contiguous())
         encoder = self.reader.encoder
         if self.reader.shared_position is not None:  # no candidates stand behind the histories
             self.reader.shared_position.encoder_arguments(torch.ones(1, 1), n_candidates=0)
@@ -161,6 +163,8 @@ class ScoringModule(nn.Module):
         else:
             hidden = self.reader(packing.unpack(vectors), packing.mask)
         h_u = self.pooling(hidden, packing.mask)
+        if self.cosine:
+            h_u = F.normalize(h_u, dim=-1)
         return F.pad(h_u @ self.head, (1, 0), value=-torch.inf)
 
     def _packed(self, vectors: torch.Tensor, packing: Packing) -> torch.Tensor:

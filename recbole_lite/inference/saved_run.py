@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from recbole_lite.inference import model_folder
 from recbole_lite.inference.catalogue import Catalogue
 from recbole_lite.text.item_llm_settings import TextFields
 from recbole_lite.text.item_vectors import item_texts
+from recbole_lite.text.lora import is_adapter, merge_lora
 from recbole_lite.trainer import checkpoint
 from recbole_lite.utils.errors import ConfigError, DataError
 
@@ -151,9 +153,9 @@ def write_recommender_files(
     tensors, facts = checkpoint.load_weights(folder / checkpoint.BEST_FILE)
     catalogue_from_dataset(dataset, config).save(folder / model_folder.ITEMS_FILE)
     weights = checkpoint.BEST_FILE
-    if any(name.startswith("item_tower.item_llm.") for name in tensors):
+    fixed = _inference_tensors(model, tensors)
+    if fixed is not None:
         weights = model_folder.WEIGHTS_FILE
-        fixed = _with_fixed_vectors(model, tensors)
         model_folder.write_tensors(folder / weights, fixed, facts)
     about = {
         "weights": weights,
@@ -249,9 +251,19 @@ def _architecture(model) -> dict[str, Any] | None:
     return json.loads(config.to_json_string(use_diff=False))
 
 
-def _with_fixed_vectors(model, tensors) -> dict[str, torch.Tensor]:
-    """Weights with the vectors of a trained Item LLM in place of the LLM itself."""
-    replaced = ("item_tower.item_llm.", "item_tower.norm.")
-    fixed = {name: tensor for name, tensor in tensors.items() if not name.startswith(replaced)}
-    fixed["item_tower.vectors"] = model.item_tower.fixed_vectors().cpu()
-    return fixed
+def _inference_tensors(model, tensors) -> dict[str, torch.Tensor] | None:
+    """Weights with the vectors of a trained Item LLM in its place, and with merged adapters.
+
+    None where they are those of training.
+    """
+    replaced: tuple[str, ...] = ()
+    fixed: dict[str, torch.Tensor] = {}
+    if any(name.startswith("item_tower.item_llm.") for name in tensors):
+        replaced += ("item_tower.item_llm.", "item_tower.norm.")
+        fixed["item_tower.vectors"] = model.item_tower.fixed_vectors().cpu()
+    if any(name.startswith("rec_llm.") and is_adapter(name) for name in tensors):
+        replaced += ("rec_llm.",)
+        merged = merge_lora(deepcopy(model.rec_llm)).state_dict()
+        fixed |= {f"rec_llm.{name}": tensor.cpu() for name, tensor in merged.items()}
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(replaced)}
+    return {**kept, **fixed} if replaced else None

@@ -12,12 +12,15 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole_lite.data.device_transfer import tensor_to_device, to_host
 from recbole_lite.data.prefix_windows import TARGETS
 from recbole_lite.data.windows import SEEN
+from recbole_lite.model.layers.contrastive_loss import LearnedScale, info_nce
 from recbole_lite.model.layers.deduplicate import distinct_rows
 from recbole_lite.model.layers.history_mask import HistoryMask
 from recbole_lite.model.layers.rec_llm import EmbeddingEncoder
 from recbole_lite.model.layers.row_packing import RowPacking, pack_rows
 from recbole_lite.model.layers.softmax_loss import cross_entropy, sampled_cross_entropy
 from recbole_lite.utils.errors import ConfigError
+
+LOSSES = ("CE", "SCE", "InfoNCE")
 
 
 class NextItemModel(SequentialRecommender):
@@ -46,22 +49,24 @@ class NextItemModel(SequentialRecommender):
     _head: torch.Tensor | None = None  # within `fixed_head`
 
     def read_loss(self, config) -> None:
-        """Set the loss of ``loss_type``, ``sce_negatives`` and ``loss_exclude_history``.
+        """Set the loss of ``loss_type``, ``num_negatives`` and ``loss_exclude_history``.
 
         Raises
         ------
         ConfigError
             There is no such loss, or ``loss_exclude_history`` does not support it.
         """
-        self.loss_type, self.n_negatives = config["loss_type"], config["sce_negatives"]
+        self.loss_type, self.n_negatives = config["loss_type"], config["num_negatives"]
         self.excludes_history = config["loss_exclude_history"]
         self.packs_rows = config["cut_padding"]
-        if self.loss_type not in ("CE", "SCE"):
+        if self.loss_type not in LOSSES:
             raise ConfigError(
-                f"loss_type must be CE or SCE for {config['model']}, found {self.loss_type!r}"
+                f"loss_type must be one of {', '.join(LOSSES)} for {config['model']}, found "
+                f"{self.loss_type!r}"
             )
-        if self.loss_type == "SCE" and self.excludes_history:
+        if self.loss_type != "CE" and self.excludes_history:
             raise ConfigError("loss_exclude_history works with loss_type: CE only")
+        self.scale = LearnedScale() if self.loss_type == "InfoNCE" else None
 
     @property
     def reader(self) -> EmbeddingEncoder | None:
@@ -85,6 +90,22 @@ class NextItemModel(SequentialRecommender):
     def head_weight(self) -> torch.Tensor:
         """``W_proj`` (equation 5), ``[n_items - 1, d]``: row i - 1 scores item i."""
         raise NotImplementedError
+
+    def head_rows(self, items: torch.Tensor) -> torch.Tensor:
+        """Rows of the head of some items, ``[n]`` ids -> ``[n, d]``."""
+        return self.head_weight()[items - 1]
+
+    def score_head(self) -> torch.Tensor:
+        """Rows whose product with :meth:`score_users` gives scores, ``[n_items - 1, d]``.
+
+        With InfoNCE of length exp(t), so that scores are the loss's exp(t) cos(u, v).
+        """
+        weight = self.head_weight()
+        return weight if self.scale is None else self.scale() * F.normalize(weight, dim=-1)
+
+    def score_users(self, h_u: torch.Tensor) -> torch.Tensor:
+        """h_u as it is scored, ``[B, d]``: with InfoNCE of length 1."""
+        return h_u if self.scale is None else F.normalize(h_u, dim=-1)
 
     def forward(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> torch.Tensor:
         """User representations ``h_u`` (equation 4).
@@ -136,7 +157,7 @@ class NextItemModel(SequentialRecommender):
         return pooled.flatten(0, 1).index_select(0, tensor_to_device(places, item_seq.device))
 
     def calculate_loss(self, interaction):
-        """Cross entropy over all items (equation 6), mean over the targets of the batch."""
+        """The loss of ``loss_type`` (equation 6: CE), mean over the targets of the batch."""
         item_seq = interaction[self.ITEM_SEQ]
         if TARGETS in interaction:  # one target for each prefix
             targets, length = interaction[TARGETS], item_seq.shape[1]  # [B, L]
@@ -152,12 +173,23 @@ class NextItemModel(SequentialRecommender):
             rows = tensor_to_device(torch.arange(len(targets)), targets.device)
             steps = to_host(interaction[self.ITEM_SEQ_LEN]) - 1
             users = self.forward(item_seq, interaction[self.ITEM_SEQ_LEN])
+        if self.loss_type == "InfoNCE":
+            return self._contrastive_loss(users, targets)
         if self.loss_type == "SCE":
             return sampled_cross_entropy(users, self.head_weight(), targets - 1, self.n_negatives)
         seen = None
         if self.excludes_history:
             seen = HistoryMask(interaction[SEEN], item_seq, rows, steps, targets)
         return cross_entropy(users, self.head_weight(), targets - 1, seen)
+
+    def _contrastive_loss(self, users, targets):
+        """InfoNCE against the batch's other targets and a uniform sample, each item once."""
+        targets = to_host(targets)  # the number of distinct items decides shapes
+        sample = torch.randint(1, self.n_items, (self.n_negatives,))
+        items = torch.cat([targets, sample]).unique()
+        rows = torch.searchsorted(items, targets)
+        items, rows = (tensor_to_device(x, users.device) for x in (items, rows))
+        return info_nce(users, self.head_rows(items), rows, self.scale())
 
     def loss_terms(self, interaction) -> int:
         """Number of targets that a batch's loss is the mean over."""
@@ -169,19 +201,21 @@ class NextItemModel(SequentialRecommender):
         """Scores of the given items, ``[B]``."""
         rows, inverse = distinct_rows(interaction, self.USER_ID, self.ITEM_SEQ)
         h_u = self.forward(rows[self.ITEM_SEQ], rows[self.ITEM_SEQ_LEN])[inverse]
-        return (h_u * self.head_weight()[interaction[self.ITEM_ID] - 1]).sum(-1)
+        return (self.score_users(h_u) * self.score_head()[interaction[self.ITEM_ID] - 1]).sum(-1)
 
     def full_sort_predict(self, interaction):
         """Scores of all items, ``[B, n_items]``; -inf for padding (id 0)."""
         h_u = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
         # Padding gets a row in the head: a column in the scores would be a copy of them.
-        scores = h_u @ (self._padded_head() if self._head is None else self._head).T
+        head = self._padded_head() if self._head is None else self._head
+        scores = self.score_users(h_u) @ head.T
         scores[:, 0] = -torch.inf
         return scores
 
     @contextmanager
     def fixed_head(self) -> Iterator[None]:
         """Compute the rows of the head once for all batches of an evaluation."""
+        self.eval()
         with torch.no_grad():
             self._head = self._padded_head()
         try:
@@ -190,4 +224,4 @@ class NextItemModel(SequentialRecommender):
             self._head = None
 
     def _padded_head(self) -> torch.Tensor:
-        return F.pad(self.head_weight(), (0, 0, 1, 0))  # [n_items, d]
+        return F.pad(self.score_head(), (0, 0, 1, 0))  # [n_items, d]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import nn
 
@@ -19,7 +21,12 @@ from recbole_lite.model.layers.item_tower import ItemTower
 from recbole_lite.model.layers.rec_llm import RecommendationLLM
 from recbole_lite.model.layers.row_packing import RowPacking
 from recbole_lite.model.layers.user_pooling import UserPooling
+from recbole_lite.text.llm_files import weights_fingerprint
+from recbole_lite.text.lora import is_adapter, set_trainable
 from recbole_lite.utils.errors import ConfigError
+
+# Setting of a language model -> names of its weights, which adapters of ``<setting>_lora`` freeze.
+_ADAPTED = {"rec_llm": "rec_llm.encoder.", "item_llm": "item_tower.item_llm.encoder."}
 
 
 class LiteLLM4Rec(NextItemModel):
@@ -64,6 +71,7 @@ class LiteLLM4Rec(NextItemModel):
             config["local_files_only"],
             config["rec_llm_causal"],
             reads_candidates=topn,
+            lora=config["rec_llm_lora"],
         )
         if config["train_strategy"] == "prefix" and not self.rec_llm.causal:
             raise ConfigError(
@@ -84,11 +92,15 @@ class LiteLLM4Rec(NextItemModel):
         self.user_dropout = Dropout(config["user_dropout"])
         # Row i - 1 scores item i.
         self.head = None if config["tie_head"] else nn.Linear(d, self.n_items - 1, bias=False)
-        if self.head is None:
-            _check_tied(stages)
         self.read_loss(config)
         # An Item LLM in training reads the ids on the host; packed rows are made on the device.
         self.packs_rows = self.packs_rows and self.item_tower.item_llm is None
+        self.frozen_names = frozenset(self._frozen_names(config))
+        self.saves_adapters_only = config["checkpoint_adapters_only"]
+        if self.saves_adapters_only:
+            self._check_adapters(config)
+        if self.head is None:
+            _check_tied(stages, self.loss_type)
         self.start_stage(stages[0])
 
     def start_stage(self, stage: Stage) -> None:
@@ -101,7 +113,36 @@ class LiteLLM4Rec(NextItemModel):
         }
         for name, modules in parts.items():
             for module in modules:
-                module.requires_grad_(name not in stage.frozen_parts)
+                set_trainable(module, name not in stage.frozen_parts)
+
+    def _frozen_names(self, config) -> Iterator[str]:
+        """Names of the tensors that adapters leave frozen."""
+        adapted = tuple(
+            prefix for key, prefix in _ADAPTED.items() if config[f"{key}_lora"] is not None
+        )
+        for name in self.state_dict():
+            if adapted and name.startswith(adapted) and not is_adapter(name):
+                yield name
+
+    def _check_adapters(self, config) -> None:
+        if not self.frozen_names:
+            raise ConfigError(
+                "checkpoint_adapters_only: True needs adapters: set rec_llm_lora or item_llm_lora"
+            )
+        if config["rec_llm_lora"] is not None and self.rec_llm.folder is None:
+            raise ConfigError(
+                "checkpoint_adapters_only: True needs rec_llm_init: pretrained; random weights "
+                "cannot be read again"
+            )
+
+    def base_llms(self) -> dict[str, str]:
+        """SHA-256 of the files of the language models that have adapters, by setting."""
+        llms = {"rec_llm": self.rec_llm, "item_llm": self.item_tower.item_llm}
+        return {
+            key: weights_fingerprint(llms[key].folder)
+            for key, prefix in _ADAPTED.items()
+            if any(name.startswith(prefix) for name in self.frozen_names) and llms[key].folder
+        }
 
     @property
     def reader(self) -> RecommendationLLM:
@@ -115,6 +156,10 @@ class LiteLLM4Rec(NextItemModel):
     def head_weight(self) -> torch.Tensor:
         """``W_proj`` (equation 5), ``[n_items - 1, d]``; with ``tie_head`` the item vectors."""
         return self.item_tower.table()[1:] if self.head is None else self.head.weight
+
+    def head_rows(self, items: torch.Tensor) -> torch.Tensor:
+        """Rows of the head of some items, ``[n]`` ids -> ``[n, d]``; no others are computed."""
+        return self.item_tower(items) if self.head is None else self.head.weight[items - 1]
 
     def encode(
         self,
@@ -167,10 +212,13 @@ class LiteLLM4Rec(NextItemModel):
         return scatter_to_catalogue(scores, interaction[CANDIDATES], self.n_items)
 
 
-def _check_tied(stages: list[Stage]) -> None:
+def _check_tied(stages: list[Stage], loss_type: str) -> None:
     for stage in stages:
-        if stage.item_llm_training == "full":
-            # Algorithm 1 encodes only the items of a batch; a tied head needs all of them.
-            raise ConfigError("tie_head: True cannot be combined with item_llm_training: full")
+        if stage.item_llm_training == "full" and loss_type != "InfoNCE":
+            # Algorithm 1 encodes only the items of a batch; a loss over all needs all of them.
+            raise ConfigError(
+                "tie_head: True with item_llm_training: full needs loss_type: InfoNCE; the other "
+                "losses read the vectors of all items at each step"
+            )
         if "head" in stage.frozen_parts:
             raise ConfigError("frozen_parts: with tie_head: True there is no head to freeze")

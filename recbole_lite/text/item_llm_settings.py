@@ -58,7 +58,8 @@ class TextSettings(TextFields):
         llm = (config["item_llm"] or "").strip()
         if not llm:
             raise ConfigError(
-                "item_llm: not set; give minilm, a local directory or a Hugging Face hub name"
+                "item_llm: not set; give minilm, a local directory or a Hugging Face hub name, or "
+                "item_vectors in its place"
             )
         cache_dir = config["item_embedding_cache_dir"]
         return cls(

@@ -82,6 +82,11 @@ def load_item_vectors(config, dataset) -> ItemVectors:
     if config["item_vector_ids"]:
         raise ConfigError("item_vector_ids: needs item_vectors, the file of their vectors")
     settings = TextSettings.from_config(config)
+    if settings.pooling == "item_token":
+        raise ConfigError(
+            "item_llm_pooling: item_token is a token that is trained with the Item LLM; set "
+            "item_llm_training: full"
+        )
     texts, has_text = read_texts(settings, dataset)
     started = time.perf_counter()
     vectors, from_cache, path = _find_or_encode(settings, texts)

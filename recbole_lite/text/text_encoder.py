@@ -187,7 +187,11 @@ def pad_tokens(tokens: list[torch.Tensor], pad_id: int) -> tuple[torch.Tensor, t
 
 
 def pooled_states(
-    model: PreTrainedModel, head: TextHead, ids: torch.Tensor, mask: torch.Tensor
+    model: PreTrainedModel,
+    head: TextHead,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    item_token: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """(h_w1, ..., h_wL) of every text (eq. 2), pooled (eq. 3).
 
@@ -201,12 +205,19 @@ def pooled_states(
         Token ids, padded on the right.
     mask : LongTensor [B, L]
         1 where there is a token, 0 for padding.
+    item_token : Tensor [d], optional
+        Embedding that replaces that of each text's last token.
 
     Returns
     -------
     Tensor [B, d], float32
     """
-    return head(model(input_ids=ids, attention_mask=mask), mask)
+    if item_token is None:
+        return head(model(input_ids=ids, attention_mask=mask), mask)
+    steps = torch.arange(ids.size(1), device=ids.device)
+    is_last = steps == mask.sum(dim=1, keepdim=True) - 1  # [B, L]
+    embeddings = torch.where(is_last[..., None], item_token, model.get_input_embeddings()(ids))
+    return head(model(inputs_embeds=embeddings, attention_mask=mask), mask)
 
 
 @torch.inference_mode()

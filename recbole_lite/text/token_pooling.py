@@ -45,7 +45,7 @@ def pool_tokens(
     mode : str
         ``mean``; ``mean_sqrt_len_tokens``: the sum over the square root of the number of tokens;
         ``weightedmean``: the n-th token counts n times; ``max`` of each dimension; ``cls``: the
-        first token; ``lasttoken``.
+        first token; ``lasttoken``, which ``item_token`` is too.
     skipped : int
         Number of tokens at the front that are not pooled; every text has more.
 
@@ -55,7 +55,7 @@ def pool_tokens(
     """
     if mode == "cls":
         return hidden[:, skipped]
-    if mode == "lasttoken":
+    if mode in ("lasttoken", "item_token"):
         last = mask.sum(dim=1) - 1  # [B]
         return hidden[torch.arange(len(hidden), device=hidden.device), last]
     pooled = mask.clone()

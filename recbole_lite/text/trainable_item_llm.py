@@ -17,8 +17,11 @@ from recbole_lite.text.attention import use_explicit_mask
 from recbole_lite.text.item_llm_settings import TextSettings
 from recbole_lite.text.item_vectors import read_texts
 from recbole_lite.text.llm_files import resolve_llm
+from recbole_lite.text.lora import add_lora, set_trainable
 from recbole_lite.text.text_encoder import TextEncoder, pad_tokens, pooled_states
 from recbole_lite.utils.errors import ConfigError
+
+_ITEM_TOKEN_STD = 0.02  # as of the embeddings of an untrained language model
 
 
 class TrainableItemLLM(nn.Module):
@@ -43,8 +46,14 @@ class TrainableItemLLM(nn.Module):
     encoder : PreTrainedModel
         The model, with the dropout of its own configuration.
     head : TextHead
-        Pooling and what its recipe has after it. The state_dict of this module holds the weights
-        of both and nothing else.
+        Pooling and what its recipe has after it.
+    item_token : Parameter [d] or None
+        With ``item_llm_pooling: item_token``, the embedding of a token at the end of each text,
+        whose output is the item's vector (HLLM, arXiv 2409.12740); begins as normal noise of
+        standard deviation 0.02. The state_dict of this module holds the weights of these three and
+        nothing else.
+    folder : Path
+        Of the trained weights.
     hidden_size : int
         d_item.
     n_items : int
@@ -81,15 +90,23 @@ class TrainableItemLLM(nn.Module):
                 device="cpu",  # moves with the module
             )
         self.encoder = use_explicit_mask(_without_unused(source.model, recipe.pooling)).train()
-        self.head = source.head.train()
+        self.head, self.folder, self.item_token = source.head.train(), folder, None
+        if settings.pooling == "item_token":
+            _leave_room(source)
+            size = source.model.get_input_embeddings().weight.shape[1]
+            self.item_token = nn.Parameter(torch.randn(size) * _ITEM_TOKEN_STD)
+        if config["item_llm_lora"] is not None:
+            add_lora(self.encoder, config["item_llm_lora"], "item_llm_lora")
         self.hidden_size: int = source.head.size
         self.n_items = len(texts)
         self._chunk_size = settings.batch_size
         self._pad_id = source.pad_id
         tokens = iter(source.tokenize([text for text in texts if text]))
         nothing = torch.zeros(0, dtype=torch.long)
+        # The place of the item token, whose embedding is not the vocabulary's.
+        last = nothing if self.item_token is None else torch.tensor([self._pad_id])
         # n_items x [L_i], on the host, where batches are assembled.
-        self._tokens = [next(tokens) if text else nothing for text in texts]
+        self._tokens = [torch.cat([next(tokens), last]) if text else nothing for text in texts]
         self._lengths = torch.tensor([len(ids) for ids in self._tokens])  # [n_items]
         self.register_buffer("has_text", has_text, persistent=False)
         self._vectors: torch.Tensor | None = None  # [n_items, d], by the weights of _version
@@ -158,6 +175,11 @@ class TrainableItemLLM(nn.Module):
             self._vectors, self._version = self.encode_all(), version
         return self._vectors
 
+    def set_trainable(self, trains: bool) -> None:
+        """Train the Item LLM or freeze it; with ``item_llm_lora``, its adapters for it."""
+        self.requires_grad_(trains)
+        set_trainable(self.encoder, trains)
+
     def train(self, mode: bool = True) -> TrainableItemLLM:
         """Set training or evaluation mode; training drops the cached vectors."""
         if mode:
@@ -182,10 +204,20 @@ class TrainableItemLLM(nn.Module):
         """Encode items that have tokens: [B] ids on the CPU -> [B, d]."""
         padded = pad_tokens([self._tokens[item] for item in items.tolist()], self._pad_id)
         ids, mask = (tensor_to_device(part, self.has_text.device) for part in padded)
-        arguments = (self.encoder, self.head, ids, mask)
+        arguments = (self.encoder, self.head, ids, mask, self.item_token)
         if recompute:
             return checkpoint(pooled_states, *arguments, use_reentrant=False)
         return pooled_states(*arguments)
+
+
+def _leave_room(source: TextEncoder) -> None:
+    """Keep one of the tokens of a text for the item token."""
+    source.max_length -= 1
+    if source.max_length <= source.tokenizer.num_special_tokens_to_add():
+        raise ConfigError(
+            f"item_llm_max_length: {source.max_length + 1} leaves no token for the text beside the "
+            "item token; give more"
+        )
 
 
 def _without_unused(model: PreTrainedModel, pooling: tuple[str, ...]) -> PreTrainedModel:

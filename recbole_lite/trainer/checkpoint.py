@@ -96,8 +96,9 @@ def restore_model(
     """
     weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(OTHER)}
     expected = model.state_dict()
+    frozen = getattr(model, "frozen_names", frozenset())  # beside adapters, which may stand alone
     for name, tensor in expected.items():
-        if may_lack and name.startswith(may_lack):
+        if name in frozen or name.startswith(may_lack):
             weights.setdefault(name, tensor)
     problems = [f"{name} is missing" for name in expected if name not in weights]
     problems += [f"{name} is not part of the model" for name in weights if name not in expected]
@@ -291,14 +292,26 @@ def check_vocabulary(named: str | None, vocabulary: Vocabulary | None, source) -
     )
 
 
-def initial_vectors(model: torch.nn.Module) -> dict[str, str]:
-    """SHA-256 of the precomputed item vectors (``item_vectors``) of a model, if it has any."""
-    sha256 = getattr(model, "item_vectors_sha256", None)
-    return {"item_vectors": sha256} if sha256 else {}
+def initial_vectors(model: torch.nn.Module) -> dict[str, Any]:
+    """SHA-256 of what a model began with and its weights are read again with.
+
+    ``item_vectors``: the precomputed item vectors, if it has any; ``base_llms``: the files of the
+    language models whose frozen weights checkpoints leave out (``checkpoint_adapters_only``).
+    """
+    found = {"item_vectors": getattr(model, "item_vectors_sha256", None)}
+    if left_out(model):
+        found["base_llms"] = model.base_llms()
+    return {name: sha256 for name, sha256 in found.items() if sha256}
+
+
+def left_out(model: torch.nn.Module) -> frozenset[str]:
+    """Names of the tensors that a model's checkpoints leave out."""
+    leaves = getattr(model, "saves_adapters_only", False)
+    return model.frozen_names if leaves else frozenset()
 
 
 def check_initial_vectors(facts: Mapping[str, Any], model: torch.nn.Module, source) -> None:
-    """Check that weights began with the precomputed item vectors that a model was built with.
+    """Check that weights began with the item vectors and files that a model was built with.
 
     Raises
     ------
@@ -309,6 +322,12 @@ def check_initial_vectors(facts: Mapping[str, Any], model: torch.nn.Module, sour
         raise CheckpointError(
             f"{source}: its weights began with other item vectors than item_vectors gives now; use "
             "the vectors of that run, or train anew"
+        )
+    base = facts.get("base_llms")
+    if base is not None and base != model.base_llms():
+        raise CheckpointError(
+            f"{source}: holds adapters of other language models than "
+            f"{' and '.join(sorted(base))} give now; use the files of that run, or train anew"
         )
 
 
@@ -322,7 +341,8 @@ def warn_unknown_vocabulary(source) -> None:
 
 def save_weights(path: Path, model: torch.nn.Module, **facts: Any) -> None:
     """Write a model's tensors; `facts` (plain data) go into the header."""
-    tensors = model_tensors(model)
+    without = left_out(model)
+    tensors = {name: t for name, t in model_tensors(model).items() if name not in without}
     metadata = {"facts": to_json(facts), "sha256": _sha256(tensors)}
     _write(path, lambda name: save_file(tensors, name, metadata=metadata))
 

@@ -30,7 +30,9 @@ GPT2 = {
 }
 PREFIX = {**GPT2, "train_strategy": "prefix", "prefix_overlap": 2}
 EXCLUDE = {"loss_exclude_history": True}
-SCE = {"loss_type": "SCE", "sce_negatives": 16}
+SCE = {"loss_type": "SCE", "num_negatives": 16}
+NCE = {"loss_type": "InfoNCE", "num_negatives": 16, "tie_head": True}
+LORA = {"rec_llm_lora": {"r": 2, "alpha": 4, "target_modules": ["c_attn", "c_fc"]}}
 NARROW = {"d_model": 8, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
 FULL = {
     "item_llm_training": "full",
@@ -76,6 +78,9 @@ RUNS = {
         "LiteLLM4Rec",
         {**PREFIX, **EXCLUDE, "item_llm_training": "embeddings"},
     ),
+    "prefix, InfoNCE": ("LiteLLM4Rec", {**PREFIX, **NCE}),
+    "full, InfoNCE": ("LiteLLM4Rec", {**FULL, **NCE, "item_llm_pooling": "item_token"}),
+    "LoRA": ("LiteLLM4Rec", {**GPT2, **LORA}),
     "prefix, SCE": ("LiteLLM4Rec", {**PREFIX, **SCE}),
     "without history": ("LiteLLM4Rec", EXCLUDE),
     "SCE": ("LiteLLM4Rec", SCE),

@@ -34,6 +34,7 @@ SERVER = "a server, or asks one; tests/serve does both"
 CLUSTER = "needs several machines; `make test-cluster` has two Ray nodes on one"
 PEERS = "needs another library in an environment of its own"
 MEASURES = "minutes of timing on data that no wheel brings"
+LARGE = "language models of billions of parameters; tests/model/test_related_work.py has tiny ones"
 NOT_RUN = {
     "make demo": "sets up an environment from PyPI; tests/test_integration.py runs the same",
     "make test": "these tests",
@@ -60,6 +61,15 @@ NOT_RUN = {
     "recbole-lite data prepare ml-1m": FETCHES,
     "recbole-lite data prepare ml-1m --from '~/Downloads/ml-1m.zip'": FETCHES,
     "recbole-lite data prepare amazon-toys-2018 --from '~/Downloads'": FETCHES,
+    "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=amazon-toys-2018 "
+    "--config_files=properties/related_work/e4srec.yaml "
+    "--item_vectors=saved/SASRec-amazon-toys-2018-... --rec_llm=meta-llama/Llama-2-13b-hf "
+    "'--rec_llm_lora={r: 16, alpha: 16, dropout: 0.05, target_modules: [gate_proj, "
+    "up_proj, down_proj]}' --checkpoint_adapters_only=True": LARGE,
+    "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=amazon-toys-2018 "
+    "--config_files=properties/related_work/hllm.yaml --nproc=8 "
+    "--item_llm=TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T "
+    "--rec_llm=TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T": LARGE,
     "ray start --head --port=6379": CLUSTER,
     "ray start --address=FIRST:6379": CLUSTER,
     "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-1m --tune=space.yaml "
@@ -95,6 +105,11 @@ ALSO = {
     ],
     "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-100k "
     "--config_files=properties/demo.yaml --tune": ["--num_samples=1"],
+    "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-100k "
+    "--config_files=properties/related_work/e4srec.yaml": [
+        "--rec_llm_init=scratch",
+        "--rec_llm_config={n_embd: 16, n_layer: 1, n_head: 2}",
+    ],
     "python run_recbole_lite.py --model=POD --dataset=ml-100k --llm_init=scratch": [
         f"--llm_config={THIN | {'num_decoder_layers': 1}}",
         "--num_beams=5",

@@ -19,6 +19,16 @@ OURS = {
         {"train_strategy": "prefix", "rec_llm_causal": True, "user_pooling": "recency",
          "loss_exclude_history": True},
     ),
+    "InfoNCE": (
+        "LiteLLM4Rec",
+        {"train_strategy": "prefix", "rec_llm_causal": True, "user_pooling": "last",
+         "tie_head": True, "loss_type": "InfoNCE", "num_negatives": 8},
+    ),
+    "LoRA": (
+        "LiteLLM4Rec",
+        {"rec_llm_lora": {"r": 2, "target_modules": ["q", "v"]}, "rec_llm_causal": True,
+         "user_pooling": "last"},
+    ),
     "topn": ("LiteLLM4Rec", {**TOPN, "topn_history": True, "user_pooling": "recency"}),
     "gpt2": ("ItemLM", {"n_heads": 2}),
     "llama": ("ItemLM", {"n_heads": 2, "lm_architecture": "llama", "loss_type": "SCE",
@@ -95,7 +105,10 @@ def test_ours(name, built, llm_folders):
     compare(net, train, rows)
 
 
-@pytest.mark.parametrize("name", ["mean", "prefix", "gpt2", "llama", "t5", "TIGER"])
+PACKED = ["mean", "prefix", "InfoNCE", "LoRA", "gpt2", "llama", "t5", "TIGER"]
+
+
+@pytest.mark.parametrize("name", PACKED)
 def test_a_training_batch_is_packed(name, built):
     model, changes = OURS[name]
     plain = {

@@ -133,7 +133,7 @@ def test_a_run_learns_and_its_checkpoint_gives_the_same_scores(quick):
         ({"hidden_size": 15}, "hidden_size 15 is not a multiple of n_heads 2"),
         ({"lm_config": {"n_headz": 2}}, "lm_config: a gpt2 configuration has no 'n_headz'"),
         ({"user_pooling": "first"}, "user_pooling must be one of"),
-        ({"loss_type": "BPR"}, "loss_type must be CE or SCE for ItemLM"),
+        ({"loss_type": "BPR"}, "loss_type must be one of CE, SCE, InfoNCE for ItemLM"),
     ],
 )
 def test_bad_settings(changes, message, item_lm):

@@ -227,7 +227,7 @@ def test_item_vector_norm(how, config_for):
         ({"rec_llm_config": {"n_layer": 2}}, "a t5 configuration has no 'n_layer'"),
         ({"rec_llm_init": "pretrained"}, "rec_llm_config changes the architecture"),
         ({"item_vector_norm": "l2"}, "item_vector_norm must be one of none, unit, standardize"),
-        ({"loss_type": "BPR"}, "loss_type must be CE"),
+        ({"loss_type": "BPR"}, "loss_type must be one of CE"),
         (
             {"rec_llm": "bert-base-uncased", "rec_llm_config": {"max_position_embeddings": 4}},
             "reads at most 4 positions, MAX_ITEM_LIST_LENGTH is 6",
@@ -293,7 +293,10 @@ def test_a_tied_head_scores_with_the_item_vectors(architecture, config_for):
     "changes, message",
     [
         ({"frozen_parts": ["head"]}, "with tie_head: True there is no head to freeze"),
-        ({"stages": [{}, {"item_llm_training": "full"}]}, "cannot be combined with .*: full"),
+        (
+            {"stages": [{}, {"item_llm_training": "full"}]},
+            "item_llm_training: full needs loss_type: InfoNCE",
+        ),
     ],
 )
 def test_what_a_tied_head_does_not_go_with(changes, message, config_for):

@@ -215,7 +215,7 @@ def test_without_exclusion_the_loss_ranks_everything(lite, data_path):
 @pytest.mark.parametrize("strategy", ["all", "prefix"])
 def test_sampled_negatives(strategy, lite):
     """``loss_type: SCE`` trains, and a large sample comes near the full loss."""
-    model, train = lite(loss_type="SCE", sce_negatives=100_000, train_strategy=strategy)
+    model, train = lite(loss_type="SCE", num_negatives=100_000, train_strategy=strategy)
     batch = next(iter(train))
     torch.manual_seed(0)
     loss = model.calculate_loss(batch)
@@ -228,8 +228,8 @@ def test_sampled_negatives(strategy, lite):
     "changes, message",
     [
         ({"loss_exclude_history": True}, "loss_exclude_history works with loss_type: CE only"),
-        ({"sce_negatives": 0}, "sce_negatives must be a whole number of at least 1, found 0"),
-        ({"sce_negatives": 2.5}, r"sce_negatives must be a whole number .* found 2\.5"),
+        ({"num_negatives": 0}, "num_negatives must be a whole number of at least 1, found 0"),
+        ({"num_negatives": 2.5}, r"num_negatives must be a whole number .* found 2\.5"),
     ],
 )
 def test_bad_settings_of_the_sampled_loss(changes, message, lite):

@@ -442,3 +442,36 @@ def test_what_is_logged(build, settings, caplog):
     tokens = int(module._lengths.sum())
     assert lines[1] == f"Item LLM {settings()['item_llm']}: trained; 5 items, {tokens} tokens"
     assert len(lines) == 2
+
+
+# -- a learned token at the end ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["bert", "t5", "gpt2", "bart"])
+def test_the_item_token(kind, build, items, llm_folders, without_dropout):
+    """The output at a token behind the text, one text at a time, by transformers alone."""
+    module = build(item_llm=without_dropout(kind), item_llm_pooling="item_token")
+    token = module.item_token
+    assert token.shape == (16,)
+    model = module.encoder
+    texts = {item: ids for item, ids in enumerate(module._tokens) if len(ids)}
+    found = module(torch.tensor(list(texts)))
+    for row, ids in enumerate(texts.values()):
+        words = model.get_input_embeddings()(ids[None, :-1])
+        expected = model(inputs_embeds=torch.cat([words, token[None, None]], 1))
+        assert torch.allclose(found[row], expected.last_hidden_state[0, -1], atol=1e-5)
+    weighted_sum(found).backward()
+    assert token.grad.abs().max() > 0
+    assert "item_token" in module.state_dict()
+
+
+def test_the_item_token_is_one_of_the_maximum(build):
+    module = build(item_llm_pooling="item_token", item_llm_max_length=4)
+    assert max(map(len, module._tokens)) == 4
+    with pytest.raises(ConfigError, match="item_llm_max_length: 3 leaves no token for the text"):
+        build(item_llm_pooling="item_token", item_llm_max_length=3)
+
+
+def test_the_item_token_needs_a_training(settings, items):
+    with pytest.raises(ConfigError, match=r"item_token is a token that is trained .* full"):
+        load_item_vectors(settings(item_llm_pooling="item_token"), items())

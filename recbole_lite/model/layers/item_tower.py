@@ -48,6 +48,8 @@ class ItemTower(nn.Module):
         self.item_llm = self.vectors_sha256 = None
         self.register_buffer("axes", None)
         how = config["item_adapter"]
+        if config["item_llm_lora"] is not None and "full" not in trainings:
+            raise ConfigError("item_llm_lora trains the Item LLM; set item_llm_training: full")
         if "full" in trainings:
             # The axes are those of fixed vectors; a trained Item LLM's vectors would leave them.
             if how == "pca":
@@ -94,7 +96,7 @@ class ItemTower(nn.Module):
         if self.item_llm is None:
             self.vectors.requires_grad_(how == "embeddings")
         else:
-            self.item_llm.requires_grad_(how == "full")
+            self.item_llm.set_trainable(how == "full")
         self.train(self.training)
 
     def train(self, mode: bool = True) -> ItemTower:
@@ -115,9 +117,10 @@ class ItemTower(nn.Module):
         return F.embedding(items, self.table())
 
     def table(self) -> torch.Tensor:
-        """Vectors of all items, ``[n_items, d]`` (not with ``full``)."""
-        ids = torch.arange(len(self.vectors), device=self.vectors.device)
-        return self.adapter(self._add_missing(self.vectors, ids))
+        """Vectors of all items, ``[n_items, d]``; in training, ``full`` encodes all items."""
+        ids = torch.arange(len(self.lacks_text), device=self.lacks_text.device)
+        vectors = self.vectors if self.item_llm is None else self._encoded(ids)
+        return self.adapter(self._add_missing(vectors, ids))
 
     @torch.no_grad()
     def fixed_vectors(self) -> torch.Tensor:

@@ -20,6 +20,7 @@ from recbole_lite.text.llm_loading import (
     position_limit,
     random_encoder,
 )
+from recbole_lite.text.lora import add_lora
 from recbole_lite.utils.errors import ConfigError, one_line
 
 
@@ -194,6 +195,8 @@ class RecommendationLLM(EmbeddingEncoder):
         Each position attends only to itself and earlier ones.
     reads_candidates : bool
         Whether the last vectors can be candidates without an order, see :meth:`forward`.
+    lora : mapping, optional
+        ``rec_llm_lora``: adapters are trained, see :func:`~recbole_lite.text.lora.add_lora`.
 
     Raises
     ------
@@ -201,6 +204,13 @@ class RecommendationLLM(EmbeddingEncoder):
         A value of these keys is wrong.
     ModelFilesError
         The weights or the configuration cannot be had.
+    MissingDependencyError
+        `lora` without peft.
+
+    Attributes
+    ----------
+    folder : Path or None
+        Of the trained weights.
     """
 
     def __init__(
@@ -213,6 +223,7 @@ class RecommendationLLM(EmbeddingEncoder):
         local_files_only: bool = False,
         causal: bool = False,
         reads_candidates: bool = False,
+        lora: Mapping[str, Any] | None = None,
     ):
         folder, config = read_architecture(
             name, init, changes, dropout, "rec_llm", local_files_only
@@ -229,10 +240,13 @@ class RecommendationLLM(EmbeddingEncoder):
                 + (", and the candidates need one more" if reads_candidates else "")
             )
         super().__init__(encoder, causal, reads_candidates, f"rec_llm {name!r}")
+        self.folder = folder
         if reads_candidates:
             self.eval()
             check_permutation_equivariance(self, self.input_size, name)
             self.train()
+        if lora is not None:
+            add_lora(self.encoder, lora, "rec_llm_lora")
 
 
 def _causal_mask(vectors: torch.Tensor) -> torch.Tensor:

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, BertModel
 
 from recbole_lite import run
-from recbole_lite.model.layers.rec_llm import EmbeddingEncoder
+from recbole_lite.model.layers.rec_llm import EmbeddingEncoder, RecommendationLLM
+from recbole_lite.text.llm_files import resolve_llm
 from recbole_lite.utils.errors import ConfigError
 
 SIZES = {
@@ -160,3 +161,28 @@ def test_sizes_that_an_architecture_refuses(settings, message, config_for):
     config = config_for("ItemLM", **settings)
     with pytest.raises(ConfigError, match=message):
         ItemLM(config, create_dataset(config))
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("causal", [False, True])
+def test_minilm_with_its_trained_weights(causal):
+    llm = RecommendationLLM("minilm", "pretrained", None, None, 20, True, causal)
+    assert (llm.input_size, llm.hidden_size) == (384, 384)
+    assert llm.masking == ("kernel" if causal else "model")
+    own = BertModel.from_pretrained(resolve_llm("minilm"))
+    for name, tensor in llm.encoder.encoder.state_dict().items():
+        assert torch.equal(tensor, own.encoder.state_dict()[name])
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rec_llm_init": "pretrained", "frozen_parts": ["rec_llm"], "rec_llm_config": {}},
+        {"rec_llm_init": "pretrained", "frozen_parts": ["head"], "rec_llm_config": {}},
+        {"rec_llm_init": "scratch", "rec_llm_config": {"num_hidden_layers": 1}},
+    ],
+)
+def test_runs_with_minilm(changes, quick):
+    result = run("LiteLLM4Rec", "tiny", config_dict=quick(rec_llm="minilm", epochs=1, **changes))
+    assert 0 <= result["test_result"]["recall@5"] <= 1

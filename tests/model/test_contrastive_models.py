@@ -1,0 +1,129 @@
+"""``loss_type: InfoNCE`` in models: the loss of a batch, scores, recommendations."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from test_lite_llm4rec import batch_of, build
+
+from recbole_lite import Recommender, run
+from recbole_lite.utils.errors import ConfigError, RequestError
+
+CAUSAL = {"rec_llm_causal": True, "rec_llm_dropout": 0.0, "user_dropout": 0.0}
+NCE = {**CAUSAL, "loss_type": "InfoNCE"}
+HLLM = {**NCE, "train_strategy": "prefix", "tie_head": True, "user_pooling": "last"}
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def cosines(users, items):
+    return unit(users) @ unit(items).T
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_loss_of_a_batch(tied, config_for):
+    """All 24 items are drawn, so that each is a negative of every target once."""
+    model, _ = build(config_for("LiteLLM4Rec", **NCE, tie_head=tied, num_negatives=5000))
+    histories, targets = [[3, 7], [5], [2, 4, 6]], [5, 1, 9]
+    batch = batch_of(histories, 6, targets)
+    with torch.no_grad():
+        users = model.forward(batch["item_id_list"], batch["item_length"]).double().numpy()
+        items = model.head_weight().double().numpy()
+    loss = 0.0
+    for user, target in zip(users, targets, strict=True):
+        scores = cosines(user, items) / 0.07
+        like = cosines(items[target - 1], items)
+        negatives = (like <= 0.99) & (np.arange(24) != target - 1)
+        loss -= math.log(
+            np.exp(scores[target - 1])
+            / (np.exp(scores[target - 1]) + np.exp(scores[negatives]).sum())
+        )
+    assert model.calculate_loss(batch).item() == pytest.approx(loss / 3, rel=1e-4)
+    scores = model.full_sort_predict(batch).detach().numpy()
+    assert np.allclose(scores[:, 1:], cosines(users, items) / 0.07, atol=1e-4)
+    assert model.predict(batch).tolist() == pytest.approx(
+        [scores[row, target] for row, target in enumerate(targets)], abs=1e-4
+    )
+
+
+def test_negatives_are_the_batch_and_the_sample(config_for, monkeypatch):
+    """Two targets and one drawn item: three rows of the head are read, no others."""
+    model, _ = build(config_for("LiteLLM4Rec", **NCE, num_negatives=3))
+    monkeypatch.setattr(torch, "randint", lambda *_, **__: torch.tensor([8, 2, 8]))
+    read = []
+    rows = model.head_rows
+    model.head_rows = lambda items: read.append(items.tolist()) or rows(items)
+    model.calculate_loss(batch_of([[3, 7], [5]], 6, [9, 2]))
+    assert read == [[2, 8, 9]]
+
+
+@pytest.mark.parametrize("changes", [HLLM, {**NCE, "train_strategy": "sampling"}])
+def test_training_and_recommending(changes, quick):
+    result = run("LiteLLM4Rec", "tiny", config_dict=quick(**changes, num_negatives=8))
+    folder = result["run_dir"]
+    lists = []
+    for runtime in ("torch", "onnx"):
+        recommender = Recommender.load(folder, runtime=runtime)
+        lists.append(recommender.recommend([["i1", "i2"], ["i5"]], k=4))
+    scale = recommender.model.scale().item()
+    for one, other in zip(*lists, strict=True):
+        assert [item.id for item in one] == [item.id for item in other]
+        assert all(abs(item.score) <= scale * 1.0001 for item in one)
+        assert [item.score for item in one] == pytest.approx([i.score for i in other], abs=1e-3)
+    if not changes.get("tie_head"):
+        with pytest.raises(RequestError, match="loss_type: InfoNCE need tie_head: True"):
+            recommender.add_items(["toy story"])
+
+
+def test_item_lm(config_for):
+    model, _ = build(
+        config_for("ItemLM", n_heads=2, loss_type="InfoNCE", loss_exclude_history=False)
+    )
+    batch = batch_of([[3, 7], [5]], 6, [9, 2])
+    model.calculate_loss(batch).backward()
+    assert model.scale.log_scale.grad is not None
+    assert model.full_sort_predict(batch)[:, 1:].abs().max() <= 1.0001 / 0.07
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss_exclude_history": True}, "loss_exclude_history works with loss_type: CE only"),
+        ({"task": "topn"}, "a loss over the candidates alone; set loss_type: CE"),
+        ({"loss_type": "NCE"}, "loss_type must be one of CE, SCE, InfoNCE .*found 'NCE'|CE or BPR"),
+        (
+            {"item_llm_training": "full", "tie_head": True, "loss_type": "CE"},
+            "tie_head: True with item_llm_training: full needs loss_type: InfoNCE",
+        ),
+    ],
+)
+def test_what_is_refused(changes, message, config_for):
+    with pytest.raises(ConfigError, match=message):
+        build(config_for("LiteLLM4Rec", **{**NCE, **changes}))
+
+
+# -- HLLM: both language models, a learned token ----------------------------------------------
+
+
+def hllm(quick, llm_folders, **changes):
+    own = {"item_llm": str(llm_folders["gpt2"]), "rec_llm": str(llm_folders["gpt2"])}
+    own |= {"rec_llm_init": "pretrained", "rec_llm_config": {}, "item_llm_training": "full"}
+    return quick(**{**HLLM, **own, "item_llm_pooling": "item_token", "num_negatives": 8, **changes})
+
+
+def test_gradients_of_hllm(quick, llm_folders, config_for):
+    model, _ = build(config_for("LiteLLM4Rec", **hllm(quick, llm_folders, train_strategy="all")))
+    model.train().calculate_loss(batch_of([[3, 7], [5]], 6, [9, 2])).backward()
+    for part in (
+        model.item_tower.item_llm.item_token,
+        model.item_tower.item_llm.encoder.wte.weight,
+        model.rec_llm.encoder.h[0].attn.c_attn.weight,
+        model.scale.log_scale,
+    ):
+        assert part.grad.abs().max() > 0
+    with model.fixed_head(), torch.no_grad():  # of an evaluation: without dropout
+        fixed = model.full_sort_predict(batch_of([[3, 7]], 6))
+    assert torch.equal(fixed, model.eval().full_sort_predict(batch_of([[3, 7]], 6)))
