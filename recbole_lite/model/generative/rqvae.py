@@ -57,8 +57,8 @@ class RQVAE(nn.Module):
         return loss, codes, residuals.detach()
 
     @torch.no_grad()
-    def revive(self, codes: torch.Tensor, residuals: torch.Tensor, generator) -> int:
-        """Move unused codes to residuals of random items; returns how many were moved.
+    def revive(self, codes: torch.Tensor, residuals: torch.Tensor, generator) -> None:
+        """Move unused codes to residuals of random items.
 
         Parameters
         ----------
@@ -69,13 +69,10 @@ class RQVAE(nn.Module):
         generator : torch.Generator
             On the CPU.
         """
-        moved = 0
         for book, used, candidates in zip(self.codebooks, codes.T, residuals, strict=True):
             dead = (torch.bincount(used, minlength=len(book)) == 0).nonzero().squeeze(1)
             rows = torch.randint(len(candidates), (len(dead),), generator=generator)
             book[dead] = candidates[rows.to(candidates.device)]
-            moved += len(dead)
-        return moved
 
 
 def _mlp(sizes: list[int]) -> nn.Sequential:

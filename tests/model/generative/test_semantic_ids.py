@@ -86,7 +86,7 @@ def test_unused_codes_move_to_residuals():
     model = linear_rqvae(random(2, 4, 3), 0.25)
     before, residuals = model.codebooks.detach().clone(), random(2, 5, 3, seed=3)
     codes = torch.tensor([[0, 1], [2, 1], [0, 3]])
-    assert model.revive(codes, residuals, torch.Generator().manual_seed(0)) == 4
+    model.revive(codes, residuals, torch.Generator().manual_seed(0))
     for level, dead in enumerate(([1, 3], [0, 2])):
         rows = residuals[level].tolist()
         for code in range(4):
