@@ -30,6 +30,7 @@ from recbole_lite.inference.model_folder import supports_recommender
 from recbole_lite.inference.saved_run import (
     check_catalogue,
     check_rows,
+    keep_semantic_ids,
     trained_vocabulary,
     write_recommender_files,
 )
@@ -266,6 +267,8 @@ def run_one(
     with timer("data"), translate_errors(f"{config['dataset']} cannot be read", config):
         dataset, loaders, counts = _prepare_data(config, trained, saved, samples, frames)
     with timer("item vectors and model"), translate_errors(f"{name} cannot be built", config):
+        if resumed or initial:
+            keep_semantic_ids(loaders[0]._dataset, resumed or initial)
         model = _build_model(config, loaders[0]._dataset)
         if initial:
             check_rows(load_initial_weights(config, model), Path(initial), trained, dataset)

@@ -21,6 +21,7 @@ MODELS = {
     "P5": "recbole_lite.model.p5",
     "POD": "recbole_lite.model.pod",
     "LightLM": "recbole_lite.model.lightlm",
+    "TIGER": "recbole_lite.model.tiger",
     "Pop": "recbole_lite.model.pop",
 }
 TRAINERS = "recbole_lite.trainer.trainer"  # module

@@ -153,6 +153,7 @@ def _loader_class(config, phase: str, part) -> type:
         return loader
     part.inter_feat.cuts_padding = _cuts_padding(config, loader)
     if phase != "train":
+        part.inter_feat.lists_seen = _searches_unseen(config)
         return loader
     windows = part.inter_feat = _training_windows(config, part.inter_feat)
     resampled = windows.cuts_padding or isinstance(windows, ResampledWindows)
@@ -195,6 +196,12 @@ def _cuts_padding(config, loader: type) -> bool:
     # S3Rec's pre-training pads by MAX_ITEM_LIST_LENGTH itself.
     fixed = issubclass(loader, NegSampleEvalDataLoader) or config["train_stage"] == "pretrain"
     return bool(config["cut_padding"] and not fixed and reads_any_length(config.model_class))
+
+
+def _searches_unseen(config) -> bool:
+    """Whether a model is told what its users have had, which its search then leaves out."""
+    searches = getattr(config.model_class, "searches_unseen", False)
+    return bool(searches and config["eval_exclude_history"] and config["constrained_beams"])
 
 
 def _training_windows(config, windows):

@@ -35,6 +35,8 @@ class CatalogueDataset:
         Item texts by internal id, for the Item LLM.
     item_vectors : ItemVectors, optional
         Known vectors; no Item LLM is loaded.
+    semantic_ids : torch.Tensor, optional
+        Of TIGER.
     """
 
     def __init__(
@@ -42,8 +44,10 @@ class CatalogueDataset:
         n_items: int,
         texts: list[str] | None = None,
         item_vectors: ItemVectors | None = None,
+        semantic_ids: torch.Tensor | None = None,
     ):
         self._n_items, self._texts, self.item_vectors = n_items, texts, item_vectors
+        self.semantic_ids = semantic_ids
 
     def num(self, field: str) -> int:
         """Number of items, padding included."""
@@ -79,9 +83,15 @@ def build_model(bundle: ModelBundle, device: torch.device) -> torch.nn.Module:
     settings = Settings({**_defaults(bundle.model), **saved})
     settings["device"] = device
     tensors = bundle.tensors
-    dataset = CatalogueDataset(len(bundle.catalogue) + 1, item_vectors=_vectors(tensors))
-    if bundle.about.get("architecture"):
-        settings.update(trained_values(), rec_llm=bundle.about["architecture"])
+    dataset = CatalogueDataset(
+        len(bundle.catalogue) + 1,
+        item_vectors=_vectors(tensors),
+        semantic_ids=tensors.get("semantic_ids"),
+    )
+    if architecture := bundle.about.get("architecture"):
+        settings.update(trained_values(), rec_llm=architecture)
+        # Of TIGER, which has no rec_llm.
+        settings.update(llm=architecture, llm_init="scratch", llm_config={}, llm_dropout=None)
     if "item_tower.norm.mean" in tensors:  # kept for the precomputed vectors of new items
         settings["item_vector_norm"] = "standardize"
     if settings["item_init"] == "text":  # the initial values of ItemLM's table are irrelevant

@@ -37,7 +37,7 @@ FORMAT_VERSION = 1
 SECTION = "recommender"
 ITEMS_FILE = "items.jsonl"
 WEIGHTS_FILE = "model.safetensors"
-RECOMMENDER_MODELS = ("LiteLLM4Rec", "ItemLM", "SASRec", "GRU4Rec", "BERT4Rec")
+RECOMMENDER_MODELS = ("LiteLLM4Rec", "ItemLM", "SASRec", "GRU4Rec", "BERT4Rec", "TIGER")
 
 
 @dataclass

@@ -231,6 +231,11 @@ class Recommender(ModelHubMixin):
         return self._bundle.settings.get("eval_exclude_history") is not False
 
     @property
+    def searches(self) -> bool:
+        """Whether a beam search finds the items (TIGER); others are scored all."""
+        return self._bundle.settings.get("decoder") is True
+
+    @property
     def name(self) -> str:
         """Names of model and data set, e.g. ``LiteLLM4Rec-ml-1m``."""
         return f"{self._bundle.model}-{self._bundle.dataset}"
@@ -405,6 +410,10 @@ class Recommender(ModelHubMixin):
         exclude = histories if exclude_seen else None
         if not isinstance(candidates, list):
             yield from filled(*self.runtime.rank(histories, k, exclude, candidates))
+            return
+        if self.searches:
+            for history, own in zip(histories, candidates, strict=True):
+                yield from self.rank([history], k, exclude_seen, own)
             return
         for row, history, own in zip(self.score(histories), histories, candidates, strict=True):
             yield from filled(*top_k(row[None], k, [history] if exclude_seen else None, own))

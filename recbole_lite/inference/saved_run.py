@@ -66,6 +66,7 @@ def load_data_and_model(
     trained = trained_vocabulary(folder)
     dataset = create_dataset(config, trained)
     loaders = data_preparation(config, dataset)
+    keep_semantic_ids(loaders[0]._dataset, folder)
     model = config.model_class(config, loaders[0]._dataset).to(config["device"])
     tensors, facts = checkpoint.load_weights(path)
     check_rows(facts, folder, trained, dataset)
@@ -92,6 +93,11 @@ def evaluate_saved_run(folder: str | Path, changes: Mapping[str, Any] | None = N
     progress = config["show_progress"]
     result = trainer.evaluate(test_data, load_best_model=False, show_progress=progress)
     return trainer, result, dataset, valid_data, test_data
+
+
+def keep_semantic_ids(dataset, folder: str | Path) -> None:
+    """Let a model that is built on a data set have the semantic ids of a run, if it has some."""
+    dataset.semantic_ids = checkpoint.load_tensor(Path(folder), "semantic_ids")
 
 
 def trained_vocabulary(folder: Path) -> Vocabulary | None:
@@ -235,11 +241,14 @@ def catalogue_from_dataset(dataset, config) -> Catalogue:
 
 
 def _architecture(model) -> dict[str, Any] | None:
-    """Configuration of the Recommendation LLM, so that loading needs no access to the Hub."""
-    rec_llm = getattr(model, "rec_llm", None)
-    if rec_llm is None:
+    """Configuration of the language model, so that loading needs no access to the Hub."""
+    if hasattr(model, "rec_llm"):
+        config = model.rec_llm.encoder.config
+    elif hasattr(model, "beam_counts"):
+        config = (model.llm if model.has_decoder else model.encoder).config
+    else:
         return None
-    return json.loads(rec_llm.encoder.config.to_json_string(use_diff=False))
+    return json.loads(config.to_json_string(use_diff=False))
 
 
 def _inference_tensors(model, tensors) -> dict[str, torch.Tensor] | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from logging import getLogger
+from typing import Any
 
 import numpy as np
 import torch
 
 from recbole_lite.data.device_transfer import tensor_to_device
+from recbole_lite.data.windows import CANDIDATES
 from recbole_lite.inference import ranking
 from recbole_lite.inference.ranking import Histories, Ranked
 from recbole_lite.utils.errors import one_line
@@ -47,8 +49,11 @@ class TorchRuntime:
             return self.score(histories).cpu().numpy()
 
     @torch.no_grad()
-    def score(self, histories: Histories) -> torch.Tensor:
-        """:meth:`scores` on the model's device; the next call may overwrite them."""
+    def score(self, histories: Histories, **search) -> torch.Tensor:
+        """:meth:`scores` on the model's device; the next call may overwrite them.
+
+        `search` is what :meth:`_search_inputs` gives.
+        """
         if not len(histories):
             return torch.empty(0, self.n_items)
         items = torch.from_numpy(ranking.pad(histories, max_length=self.max_length))
@@ -58,7 +63,7 @@ class TorchRuntime:
         if graph:
             scores = graph.scores_of(items)
         else:
-            scores = _all_scores(self.model, tensor_to_device(items, self.device))
+            scores = _all_scores(self.model, tensor_to_device(items, self.device), **search)
         scores = scores.view(len(items), self.n_items)
         scores[:, 0] = -torch.inf
         return scores
@@ -75,8 +80,22 @@ class TorchRuntime:
         with self._lock:
             return self._rank(histories, k, exclude, candidates)
 
+    def _search_inputs(self, n_users, k, exclude, candidates) -> dict[str, Any]:
+        """What a beam search has to find: `k` of the candidates that are not excluded."""
+        inputs: dict[str, Any] = {"num_beams": max(k, self.model.num_beams)}
+        seen = ranking.pad([] if exclude is None else exclude)
+        if seen.size:
+            inputs["seen"] = tensor_to_device(torch.from_numpy(seen), self.device)
+        if candidates is not None:
+            ids = tensor_to_device(torch.from_numpy(candidates), self.device)
+            inputs["fields"] = {CANDIDATES: ids.expand(n_users, -1)}
+        return inputs
+
     def _rank(self, histories, k, exclude, candidates) -> Ranked:
-        scores = self.score(histories)
+        search = {}
+        if getattr(self.model, "has_decoder", False):
+            search = self._search_inputs(len(histories), k, exclude, candidates)
+        scores = self.score(histories, **search)
         if exclude is not None:
             seen = tensor_to_device(torch.from_numpy(ranking.pad(exclude)), self.device)
             scores.scatter_(1, seen, -torch.inf)  # padding has -inf already
@@ -138,6 +157,7 @@ class _Graph:
         return self.scores[: len(items)]
 
 
-def _all_scores(model: torch.nn.Module, items: torch.Tensor) -> torch.Tensor:
+def _all_scores(model: torch.nn.Module, items: torch.Tensor, fields=(), **search) -> torch.Tensor:
     lengths = (items != 0).sum(1)
-    return model.full_sort_predict({model.ITEM_SEQ: items, model.ITEM_SEQ_LEN: lengths}).float()
+    batch = {model.ITEM_SEQ: items, model.ITEM_SEQ_LEN: lengths, **dict(fields)}
+    return model.full_sort_predict(batch, **search).float()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -182,13 +183,9 @@ def _find_or_encode(
     inputs = inputs_of(settings.cache_labels(recipe)[0])
     key = vector_cache.cache_key(inputs, weights_fingerprint(folder, recipe.files))
     path = vector_cache.cache_path(settings.cache_dir, settings.dataset, settings.llm, key)
-    with vector_cache.locked(path) as writable:
-        found = vector_cache.load(path, key, len(texts))
-        if found is not None:
-            return found, True, path
-        vectors = _encode(settings, folder, recipe, texts)
-        kept = writable and _store(path, vectors, key, inputs, settings.llm)
-    return vectors, False, path if kept else None
+    make = partial(_encode, settings, folder, recipe, texts)
+    about = {"inputs": inputs, "llm": settings.llm}
+    return vector_cache.find_or_make(path, key, len(texts), make, about)
 
 
 def _read_without_weights(
@@ -206,17 +203,6 @@ def _read_without_weights(
         "without checking the weights"
     )
     return vectors, True, path
-
-
-def _store(path: Path, vectors: torch.Tensor, key: str, inputs: str, llm: str) -> bool:
-    try:
-        vector_cache.store(path, vectors, key, {"inputs": inputs, "llm": llm})
-    except OSError as error:  # a full disk must not cost the run
-        logging.getLogger().warning(
-            f"{path} cannot be written ({error}); the vectors are not cached"
-        )
-        return False
-    return True
 
 
 def _encode(settings: TextSettings, folder: Path, recipe: Recipe, texts: list[str]) -> torch.Tensor:

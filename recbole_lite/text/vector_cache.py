@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -113,6 +113,48 @@ def store(path: Path, vectors: torch.Tensor, key: str, about: Mapping[str, str])
         stale.unlink(missing_ok=True)
     content = save({_TENSOR: vectors}, metadata=metadata)
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
+
+
+def find_or_make(
+    path: Path | None,
+    key: str,
+    n_items: int,
+    make: Callable[[], torch.Tensor],
+    about: Mapping[str, str],
+) -> tuple[torch.Tensor, bool, Path | None]:
+    """Vectors of a cache file, else those that `make` gives, which are then kept in it.
+
+    Of several processes one makes them, and the others wait. A full disk costs a warning.
+
+    Parameters
+    ----------
+    path : Path, optional
+        From `cache_path`; None: nothing is read or kept.
+    key, n_items, about
+        As of :func:`load` and :func:`store`.
+    make : callable
+
+    Returns
+    -------
+    (Tensor [n_items, d], bool, Path or None)
+        Vectors, whether they come from the file, and the file, None where it does not hold them.
+    """
+    if path is None:
+        return make(), False, None
+    with locked(path) as writable:
+        vectors = load(path, key, n_items)
+        if vectors is not None:
+            return vectors, True, path
+        vectors = make()
+        if not writable:
+            return vectors, False, None
+        try:
+            store(path, vectors, key, about)
+        except OSError as error:  # a full disk must not cost the run
+            log = logging.getLogger()
+            log.warning(f"{path} cannot be written ({error}); the vectors are not cached")
+            return vectors, False, None
+    return vectors, False, path
 
 
 @contextmanager

@@ -381,6 +381,17 @@ def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     return tensors, facts
 
 
+def load_tensor(folder: Path, name: str) -> torch.Tensor | None:
+    """A tensor that does not change in a run, from any of its weights; None where there is none."""
+    for path in [folder / BEST_FILE, *folder.glob("last-*.safetensors")]:
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                return file.get_tensor(name) if name in file.keys() else None  # noqa: SIM118
+        except (OSError, RuntimeError, safetensors.SafetensorError):  # whoever needs it reports it
+            continue
+    return None
+
+
 def save_last(folder: Path, epoch: int, model: torch.nn.Module, state: dict[str, Any]) -> None:
     """Write the pair of files that a run is resumed from; older pairs than the previous one go."""
     stem = f"last-{epoch:06d}"

@@ -25,7 +25,7 @@ from recbole_lite.inference import model_folder as packed
 from recbole_lite.trainer import checkpoint
 from recbole_lite.utils.errors import CheckpointError, ReportError
 
-MODELS = ["LiteLLM4Rec", "ItemLM", "P5", "LightLM", "SASRec", "BERT4Rec", "BPR", "FDSA"]
+MODELS = ["LiteLLM4Rec", "ItemLM", "P5", "LightLM", "TIGER", "SASRec", "BERT4Rec", "BPR", "FDSA"]
 T5 = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_decoder_layers": 1}
 
 
@@ -64,7 +64,9 @@ def trained(trained, llm_folders):
     beams = {"llm_init": "scratch", "num_beams": 5, "lightlm_clusters": 3}
     small = {"llm": "t5-small", "llm_config": {**T5, "num_heads": 2}}
     writer = {"llm": str(llm_folders["writer"]), "llm_init": "pretrained"}
-    own = {"P5": {**beams, **writer}, "LightLM": {**beams, **small}}
+    codes = {"num_beams": 5, "codebook_size": 4, "rqvae_epochs": 2}
+    codes |= {"llm_config": small["llm_config"]}
+    own = {"P5": {**beams, **writer}, "LightLM": {**beams, **small}, "TIGER": codes}
     return lambda model, **changes: trained(model, **own.get(model, {}), **changes)
 
 

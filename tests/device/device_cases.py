@@ -53,6 +53,12 @@ LIGHT = {
     "num_beams": 5,
     "lightlm_clusters": 3,
 }
+CODES = {
+    "llm_config": {**NARROW, "num_decoder_layers": 1},
+    "num_beams": 5,
+    "codebook_size": 4,
+    "rqvae_epochs": 2,
+}
 LISTS = {"metrics": ["MRR", "NDCG", "MAP", "ItemCoverage", "GiniIndex", "AveragePopularity"]}
 
 RUNS = {
@@ -103,6 +109,7 @@ RUNS = {
     "POD": ("POD", {**WRITER, "prompt_length": 3}),
     "LightLM": ("LightLM", LIGHT),
     "LightLM, topn": ("LightLM", {**LIGHT, **TOPN}),
+    "TIGER": ("TIGER", CODES),
     "Pop": ("Pop", {}),
     "Pop, topn": ("Pop", TOPN),
     "SASRec": ("SASRec", {}),

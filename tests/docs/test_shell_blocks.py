@@ -114,6 +114,13 @@ ALSO = {
         f"--llm_config={THIN | {'num_decoder_layers': 1}}",
         "--num_beams=5",
     ],
+    "python run_recbole_lite.py --model=TIGER": [
+        f"--llm_config={THIN | {'num_decoder_layers': 1}}",
+        "--item_llm=minilm",
+        "--codebook_size=8",
+        "--rqvae_epochs=2",
+        "--num_beams=5",
+    ],
     "python benchmarks/time_to_accuracy.py --side": ["--minutes=0.001"],
     "python benchmarks/new_items.py": ["--max_steps=2", "--new_share=0.3", "--user_share=0.5"],
 }

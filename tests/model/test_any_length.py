@@ -39,6 +39,8 @@ OURS = {
     "P5 topn": ("P5", {**WRITER, **TOPN}),
     "LightLM": ("LightLM", {"num_beams": 5, "llm_config": {
         "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_decoder_layers": 1}}),
+    "TIGER": ("TIGER", {"num_beams": 5, "codebook_size": 4, "rqvae_epochs": 1, "llm_config": {
+        "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_decoder_layers": 1}}),
 }  # fmt: skip
 THEIRS = sorted(registry._ANY_LENGTH)
 LONGEST = 3  # of 6
@@ -103,14 +105,23 @@ def test_ours(name, built, llm_folders):
     compare(net, train, rows)
 
 
-@pytest.mark.parametrize("name", ["mean", "prefix", "InfoNCE", "LoRA", "gpt2", "llama", "t5"])
+PACKED = ["mean", "prefix", "InfoNCE", "LoRA", "gpt2", "llama", "t5", "TIGER"]
+
+
+@pytest.mark.parametrize("name", PACKED)
 def test_a_training_batch_is_packed(name, built):
     model, changes = OURS[name]
-    inside = {"LiteLLM4Rec": "rec_llm_dropout", "ItemLM": "lm_dropout"}[model]
-    net, train, _ = built(model, **changes, user_dropout=0.0, **{inside: 0.0})
+    plain = {
+        "LiteLLM4Rec": {"user_dropout": 0.0, "rec_llm_dropout": 0.0},
+        "ItemLM": {"user_dropout": 0.0, "lm_dropout": 0.0},
+    }.get(model, {"llm_dropout": 0.0, "train_strategy": "all"})
+    net, train, _ = built(model, **changes, **plain)
     batch = train.collate_fn(list(range(len(train._dataset)))[:60])
     found, n_rows = [], []
-    net.reader.register_forward_pre_hook(lambda _, x: n_rows.append(len(x[0])))
+    encoder = net.encoder if hasattr(net, "beam_counts") else net.reader.encoder
+    encoder.register_forward_pre_hook(
+        lambda *given: n_rows.append(len(given[2]["inputs_embeds"])), with_kwargs=True
+    )
     for packed in (True, False):
         net.train().packs_rows = packed
         loss = seeded(net.calculate_loss, batch)

@@ -53,6 +53,16 @@ def test_a_model_of_repeated_items_recommends_seen_ones_unless_asked(trained):
             assert len(answer.json()["recommendations"]) == count
 
 
+def test_a_beam_search_looks_among_the_candidates_of_a_request(trained):
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_decoder_layers": 1}
+    codes = {"codebook_size": 4, "rqvae_epochs": 2, "num_beams": 5}
+    recommender = Recommender.load(trained("TIGER", llm_config=sizes, **codes))
+    asked = {"history": ["i3"], "candidates": ["i9", "i3", "i7"], "k": 3}
+    with TestClient(create_app(recommender)) as client:
+        answer = client.post("/recommend", json=asked).json()
+    assert {r["id"] for r in answer["recommendations"]} == {"i7", "i9"}
+
+
 def test_candidates_and_unknown_ids(client):
     asked = {"history": ["i3", "zz", "zz"], "candidates": ["i9", "i3", "i7"]}
     answer = client.post("/recommend", json=asked).json()

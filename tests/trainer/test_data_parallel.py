@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from recbole.model.general_recommender import BPR
 
 from recbole_lite import (
@@ -17,6 +18,7 @@ from recbole_lite import (
     run,
 )
 from recbole_lite.cli.main import run_main
+from recbole_lite.model.generative import semantic_ids
 from recbole_lite.trainer import data_parallel
 from recbole_lite.trainer.launch import launch, needs_launch
 from recbole_lite.utils import process_group
@@ -56,8 +58,12 @@ class CountingBPR(BPR):
 def several(config_dict, runs):
     """Several runs in the same processes; starting those is what takes the time.
 
-    The last one goes on with the first. CountingBPR is told by what becomes of it.
+    The last one goes on with the first. CountingBPR is told by what becomes of it. The second
+    process, were it asked, would give items other semantic ids.
     """
+    if dist.is_initialized() and dist.get_rank():
+        make = semantic_ids.make_codes
+        semantic_ids.make_codes = lambda *given: 3 - make(*given)
     try:
         counted = run(CountingBPR, "tiny", config_dict={**config_dict, "epochs": 1})["epochs"]
     except ConfigError as error:
@@ -76,16 +82,18 @@ def figures(result):
 
 def test_two_processes_are_one_with_the_joint_batch(quick, workdir, llm_folders, trained):
     torch.set_num_threads(1)
+    writes = {"llm_dropout": 0.0, "num_beams": 6, "eval_step": 1, "train_batch_size": 7}
     writer = {  # its loss is a mean over tokens, of which items have more or fewer
+        **writes,
         "llm": str(llm_folders["writer"]),
-        "llm_dropout": 0.0,
         "prompt_templates": ["after {user} what {items} next"],
-        "num_beams": 6,
-        "eval_step": 1,
-        "train_batch_size": 7,
     }
+    codes = {**writes, "codebook_size": 4, "rqvae_epochs": 2, "item_embedding_cache_dir": None}
+    codes["llm_config"] = dict.fromkeys(("d_model", "d_kv", "d_ff"), 16)
+    codes["llm_config"] |= dict.fromkeys(("num_layers", "num_decoder_layers"), 1)
     # 29 of 30 users: the second process has none of the last batch.
     runs = {**PLAIN, "P5": writer, "GRU4Rec": {**PLAIN["GRU4Rec"], "eval_batch_size": 29}}
+    runs["TIGER"] = codes
     runs["Pop"] = {"train_batch_size": 50}
     runs["ItemLM"] = {"n_heads": 2, "hidden_size": 8, "lm_dropout": 0.0, "user_dropout": 0.0}
     runs["ItemLM"]["distill_from"] = str(trained("ItemLM", n_heads=2))

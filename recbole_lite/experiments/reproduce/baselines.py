@@ -64,6 +64,7 @@ def _all_specs() -> Iterator[ModelSpec]:
     # The paper's baselines (Table 4) as RecBole and this project ship them.
     for name in ("BERT4Rec", "SASRec", "FDSA", "LightLM", "P5", "POD"):
         yield ModelSpec(name, name)
+    yield ModelSpec("TIGER", "TIGER", {"train_batch_size": 64})  # the paper's 256: few steps
     # P5 and POD with more steps in the same time: 16 sequences in place of 64.
     for name in ("P5", "POD"):
         yield ModelSpec(f"{name}, batches of 16", name, {"train_batch_size": 16})

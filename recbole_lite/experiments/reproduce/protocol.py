@@ -64,6 +64,8 @@ class Request:
         chosen = self.settings
         if model in ("P5", "POD", "LightLM") and self.weights == "scratch":
             chosen["llm_init"] = "scratch"
+        if model == "TIGER" and self.weights == "scratch":
+            chosen["item_llm"] = "minilm"
         if model in ("P5", "POD"):
             chosen["tokenizer"] = self.tokenizer
         if model == "LiteLLM4Rec" and self.weights == "scratch":

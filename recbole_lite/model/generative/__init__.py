@@ -1,1 +1,1 @@
-"""Baselines that generate the next item token by token: P5, POD, LightLM."""
+"""Baselines that generate the next item token by token: P5, POD, LightLM, TIGER."""

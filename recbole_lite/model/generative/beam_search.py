@@ -20,13 +20,12 @@ class TrieConstraint(LogitsProcessor):
     Parameters
     ----------
     trie : ItemTrie
-    candidates : torch.Tensor, optional
-        ``[B, C]`` ids; a user's beams can write no other item.
+    allowed : torch.Tensor, optional
+        ``[B, n_states]`` states that a user's beams may reach; default: all.
     """
 
-    def __init__(self, trie: ItemTrie, candidates: torch.Tensor | None = None):
-        self.trie = trie
-        self.allowed = None if candidates is None else trie.states_towards(candidates)
+    def __init__(self, trie: ItemTrie, allowed: torch.Tensor | None = None):
+        self.trie, self.allowed = trie, allowed
 
     def __call__(self, input_ids, scores):
         """Scores ``[beams, vocabulary]`` with -inf at tokens that lead to no item."""
@@ -99,6 +98,7 @@ def beam_search(
     num_beams: int,
     constrained: bool,
     candidates: torch.Tensor | None = None,
+    seen: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Most probable items by a beam search.
 
@@ -116,20 +116,31 @@ def beam_search(
         Beams per user, and items in the result.
     constrained : bool
         Whether beams can only write items.
-    candidates : torch.Tensor, optional
-        ``[B, C]`` ids; with `constrained` a user's beams can write no other item.
+    candidates, seen : torch.Tensor, optional
+        ``[B, C]`` and ``[B, H]`` ids, 0 for padding; with `constrained` a user's beams can write
+        the candidates alone, and no item that the user has had.
 
     Returns
     -------
     torch.Tensor
-        ``[B, num_beams]`` internal ids, best first; 0 where a beam spells no item.
+        ``[B, num_beams]`` internal ids, best first; 0 where a beam spells no item, or there are
+        fewer items than beams.
     """
-    sequences = generate(model, states, mask, trie, num_beams, constrained, candidates)
-    return trie.items(sequences).view(len(states), num_beams)
+    allowed = None
+    if constrained and not (candidates is None and seen is None):
+        allowed = trie.states_towards(candidates, seen)
+    sequences = generate(model, states, mask, trie, num_beams, constrained, allowed)
+    items = trie.items(sequences).view(len(states), num_beams)
+    if allowed is not None:  # where fewer items than beams are allowed, the others write any
+        ends = trie.walk(sequences).view_as(items).clamp_min(0)
+        items = items * allowed.gather(1, ends)
+    return items
 
 
-def generate(model, states, mask, trie, num_beams, constrained, candidates=None) -> torch.Tensor:
+def generate(model, states, mask, trie, num_beams, constrained, allowed=None) -> torch.Tensor:
     """Sequences of the beams, ``[B * num_beams, T]``; parameters as :func:`beam_search`.
+
+    `allowed` are the states that a user's beams may reach, as :class:`TrieConstraint` takes them.
 
     The encoder has run once per user, and so have the decoder's keys and values of its output
     where ``shared_cross_attention.share_cross_attention`` has prepared the model.
@@ -148,7 +159,7 @@ def generate(model, states, mask, trie, num_beams, constrained, candidates=None)
         pad_token_id=model.config.pad_token_id,
         decoder_start_token_id=model.config.decoder_start_token_id,
     )
-    processors = LogitsProcessorList([TrieConstraint(trie, candidates)] if constrained else [])
+    processors = LogitsProcessorList([TrieConstraint(trie, allowed)] if constrained else [])
     return model.generate(
         encoder_outputs=BaseModelOutput(last_hidden_state=states),
         attention_mask=mask,

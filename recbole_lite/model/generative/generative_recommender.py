@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from recbole_lite.data.device_transfer import tensor_to_device, to_host
-from recbole_lite.data.windows import CANDIDATES
+from recbole_lite.data.windows import CANDIDATES, SEEN
 from recbole_lite.model.generative.beam_search import BeamCounts, beam_search, unknown_items
 from recbole_lite.model.generative.item_indexing import ItemVocabulary
 from recbole_lite.model.generative.shared_cross_attention import share_cross_attention
@@ -21,6 +21,7 @@ from recbole_lite.model.layers.candidate_scores import (
 )
 from recbole_lite.model.layers.deduplicate import distinct_rows
 from recbole_lite.model.layers.llm_architecture import read_architecture
+from recbole_lite.model.layers.row_packing import pack_rows
 from recbole_lite.model.layers.softmax_loss import cross_entropy
 from recbole_lite.text.attention import use_explicit_mask
 from recbole_lite.text.llm_loading import load_seq2seq
@@ -68,6 +69,8 @@ class GenerativeRecommender(SequentialRecommender):
             self._check_num_beams(config)
         llm = _language_model(config, vocabulary.vocab_size)
         d = llm.config.d_model
+        # T5's positions are distances, which prompts keep that share a row.
+        self.packs_rows = config["cut_padding"] and llm.config.model_type == "t5"
         if self.has_decoder:
             share_cross_attention(llm)
             self.llm = llm
@@ -115,9 +118,9 @@ class GenerativeRecommender(SequentialRecommender):
         template : torch.Tensor, optional
             ``[B]`` numbers of templates, on the CPU; None: the first template.
         """
-        device = interaction[self.USER_ID].device
+        device = interaction[self.ITEM_SEQ].device
         # On the host: the longest prompt decides the shape.
-        users, item_seq = to_host(interaction[self.USER_ID]), to_host(interaction[self.ITEM_SEQ])
+        item_seq, users = to_host(interaction[self.ITEM_SEQ]), self.user_numbers(interaction)
         if item_seq.numel() and int(item_seq.max()) >= self.n_items:
             raise DataError(
                 f"the history holds item {int(item_seq.max())}; there are {self.n_items - 1} items"
@@ -133,6 +136,10 @@ class GenerativeRecommender(SequentialRecommender):
             parts = self.prompts(users, item_seq, template)
         return tuple(tensor_to_device(part, device) for part in parts)
 
+    def user_numbers(self, interaction) -> torch.Tensor:
+        """Entry of each row's user in the users' tokens, ``[B]``, on the CPU."""
+        return to_host(interaction[self.USER_ID])
+
     def encode(self, tokens, words, mask) -> tuple[torch.Tensor, torch.Tensor]:
         """Outputs of the encoder ``[B, T', d]`` and their mask; T' counts the prompt vectors."""
         vectors = self.encoder.get_input_embeddings()(tokens)
@@ -141,13 +148,18 @@ class GenerativeRecommender(SequentialRecommender):
             if self.candidate_words is not None:
                 word_vectors = torch.cat([word_vectors, self.candidate_words.weight])
             vectors = vectors + F.embedding(words, word_vectors)
-        if len(self.prompt_vectors):
+        host = to_host(mask)
+        if n := len(self.prompt_vectors):
             prompt = self.prompt_vectors.expand(len(tokens), -1, -1)
             vectors = torch.cat([prompt, vectors], 1)
-            mask = F.pad(mask, (len(self.prompt_vectors), 0), value=True)
-        mask = mask.long()
-        states = self.encoder(inputs_embeds=vectors, attention_mask=mask).last_hidden_state
-        return states, mask
+            mask, host = (F.pad(one, (n, 0), value=True) for one in (mask, host))
+        packing = pack_rows(host, vectors.device) if self.packs_rows and self.training else None
+        if packing is None:
+            output = self.encoder(inputs_embeds=vectors, attention_mask=mask.long())
+            return output.last_hidden_state, mask.long()
+        visible = packing.attention_mask(causal=False, dtype=vectors.dtype)
+        output = self.encoder(inputs_embeds=packing.pack(vectors), attention_mask=visible)
+        return packing.unpack(output.last_hidden_state), mask.long()
 
     def forward(self, interaction) -> torch.Tensor:
         """Mean of the encoder's outputs, ``[B, d]`` (``decoder: False``)."""
@@ -159,9 +171,9 @@ class GenerativeRecommender(SequentialRecommender):
 
         With ``task: topn`` and ``decoder: False`` over the candidates.
         """
-        users, targets = interaction[self.USER_ID], interaction[self.POS_ITEM_ID]
+        targets = interaction[self.POS_ITEM_ID]
         n_templates = (self.candidate_prompts or self.prompts).n_templates
-        template = torch.randint(n_templates, users.shape)
+        template = torch.randint(n_templates, targets.shape)
         states, mask = self.encode(*self.tokens(interaction, template))
         if not self.has_decoder:
             h_u = masked_mean(states, mask.bool())
@@ -183,33 +195,48 @@ class GenerativeRecommender(SequentialRecommender):
             return len(targets)
         return (self.paths.labels[targets] != -100).sum()
 
-    def beams(self, interaction) -> torch.Tensor:
-        """Items of the beams, ``[B, num_beams]`` internal ids, best first; 0: no item."""
+    def beams(
+        self, interaction, num_beams: int | None = None, seen: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Items of the beams, ``[B, num_beams]`` internal ids, best first; 0: no item.
+
+        Parameters
+        ----------
+        interaction : Interaction
+        num_beams : int, optional
+            Default: the setting.
+        seen : torch.Tensor, optional
+            ``[B, H]`` ids that constrained beams leave out, 0 for padding; default: the history,
+            where the batch has all of it (``SEEN``).
+        """
         states, mask = self.encode(*self.tokens(interaction))
+        if seen is None and SEEN in interaction:
+            seen = torch.cat([interaction[SEEN], interaction[self.ITEM_SEQ]], 1)
         return beam_search(
             self.llm,
             states,
             mask,
             self.paths,
-            self.num_beams,
+            num_beams or self.num_beams,
             self.constrained_beams,
-            interaction.interaction.get(CANDIDATES),
+            _candidates(interaction),
+            seen,
         )
 
-    def full_sort_predict(self, interaction):
-        """Scores of all items, ``[B, n_items]``.
+    def full_sort_predict(self, interaction, **search):
+        """Scores of all items, ``[B, n_items]``; `search` are arguments of :meth:`beams`.
 
         In a beam search the score of an item is minus the rank of its best beam, and -inf where no
         beam wrote it: then it is never a hit. With ``task: topn`` only candidates have a score.
         """
-        candidates = interaction.interaction.get(CANDIDATES)
+        candidates = _candidates(interaction)
         if not self.has_decoder:
             h_u = self.forward(interaction)
             if candidates is not None:
                 scores = score_candidates(h_u, self.head.weight, candidates)
                 return scatter_to_catalogue(scores, candidates, self.n_items)
             return F.pad(self.head(h_u), (1, 0), value=-torch.inf)
-        items = self.beams(interaction)
+        items = self.beams(interaction, **search)
         self.beam_counts.add(items, candidates)
         if candidates is not None:
             items = items.masked_fill(unknown_items(items, candidates), 0)
@@ -221,9 +248,13 @@ class GenerativeRecommender(SequentialRecommender):
         return self.full_sort_predict(rows)[inverse, interaction[self.ITEM_ID]]
 
 
+def _candidates(interaction) -> torch.Tensor | None:
+    return interaction[CANDIDATES] if CANDIDATES in interaction else None  # noqa: SIM401
+
+
 def beam_scores(items: torch.Tensor, n_items: int) -> torch.Tensor:
     """Minus the rank of each item's best beam, -inf elsewhere: ``[B, W]`` -> ``[B, n_items]``."""
-    ranks = -torch.arange(items.shape[1], dtype=torch.float32, device=items.device)
+    ranks = torch.arange(0, -items.shape[1], -1, dtype=torch.float32, device=items.device)
     scores = torch.full((len(items), n_items), -torch.inf, device=items.device)
     scores.scatter_reduce_(1, items, ranks.expand_as(items), "amax")
     scores[:, 0] = -torch.inf

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -120,15 +121,42 @@ class ItemTrie(nn.Module):
         offset = torch.arange(len(rows), device=states.device) - first[rows]
         return rows, self._tokens[begin[rows] + offset]
 
-    def states_towards(self, items: torch.Tensor) -> torch.Tensor:
-        """States on the paths of each row's items, ``[B, C]`` ids -> ``[B, n_states]`` bool."""
-        labels = self.labels[items]  # [B, C, T]
-        found = torch.zeros(len(items), self.n_states + 1, dtype=torch.bool, device=items.device)
-        states = torch.zeros_like(items)
-        for tokens in labels.unbind(2):
+    def states_towards(
+        self, items: torch.Tensor | None, excluded: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """States on the paths of each row's items.
+
+        Parameters
+        ----------
+        items : torch.Tensor, optional
+            ``[B, C]`` ids, 0 for padding; None: all items.
+        excluded : torch.Tensor, optional
+            ``[B, H]`` ids to be left out, 0 for padding.
+
+        Returns
+        -------
+        torch.Tensor
+            ``[B, n_states]`` bool; the root has no part in it.
+        """
+        if excluded is None:
+            return self._count(items) > 0
+        if items is not None:
+            out = torch.zeros(len(items), len(self.labels), dtype=torch.bool, device=items.device)
+            out.scatter_(1, excluded, True)
+            return self._count(items.masked_fill(out.gather(1, items), 0)) > 0
+        excluded = excluded.sort(1).values
+        again = F.pad(excluded[:, 1:] == excluded[:, :-1], (1, 0))
+        everything = torch.arange(len(self.labels), device=excluded.device)[None]
+        return self._count(excluded.masked_fill(again, 0)) < self._count(everything)
+
+    def _count(self, items: torch.Tensor) -> torch.Tensor:
+        """Number of a row's items ``[B, C]`` whose path has each state, ``[B, n_states]``."""
+        found = torch.zeros(len(items), self.n_states + 1, dtype=torch.int32, device=items.device)
+        states, one = torch.zeros_like(items), torch.ones_like(items, dtype=torch.int32)
+        for tokens in self.labels[items].unbind(2):  # [B, C]
             states = self.step(states.flatten(), tokens.flatten()).view_as(states)
             states = torch.where(tokens < 0, -1, states)  # after a path's end
-            found.scatter_(1, states.remainder(self.n_states + 1), True)  # -1: the last column
+            found.scatter_add_(1, states.remainder(self.n_states + 1), one)  # -1: the last column
         return found[:, :-1]
 
 

@@ -59,6 +59,26 @@ def test_against_a_plain_dictionary():
     assert sum(item > 0 for item in expected) > 100
 
 
+def test_states_towards_some_items_by_hand():
+    """What a user's beams may reach: the states on the paths of the items that are left."""
+    paths = ItemTrie(PATHS, EOS)
+    candidates, seen = torch.tensor([[1, 2, 0], [4, 3, 2]]), torch.tensor([[2, 2, 0], [4, 0, 0]])
+    for items, excluded, left in (
+        (candidates, None, [{1, 2}, {2, 3, 4}]),
+        (None, seen, [{1, 3, 4}, {1, 2, 3}]),
+        (candidates, seen, [{1}, {2, 3}]),
+        (None, torch.tensor([[1, 3, 2, 1]]), [{4}]),
+    ):
+        found = paths.states_towards(items, excluded)
+        for row, kept in enumerate(left):
+            labels = [
+                [token for token in paths.labels[item].tolist() if token >= 0] for item in kept
+            ]
+            starts = [torch.tensor([path[:n]]) for path in labels for n in range(1, len(path) + 1)]
+            expected = {int(paths.walk(start)) for start in starts}
+            assert set(found[row].nonzero().flatten().tolist()) == expected
+
+
 def test_labels_end_with_the_end_of_sequence():
     labels = ItemTrie(PATHS, EOS).labels
     assert labels.tolist() == [
