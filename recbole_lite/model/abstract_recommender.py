@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,8 @@ class NextItemModel(SequentialRecommender):
     """Sequence of items -> outputs -> h_u -> one score per item.
 
     A subclass sets ``pooling`` and ``user_dropout``, calls :meth:`read_loss`, and implements
-    :attr:`reader`, :meth:`item_table`, :meth:`encode` and :meth:`head_weight`.
+    :attr:`reader`, :meth:`item_vectors`, :meth:`item_table`, :meth:`encode` and
+    :meth:`head_weight`. Its `encode` takes the items' vectors from :meth:`input_vectors`.
 
     Attributes
     ----------
@@ -43,7 +44,10 @@ class NextItemModel(SequentialRecommender):
     trains_prefixes = True  # train_strategy: prefix
     can_exclude_history = True  # loss_exclude_history
     reads_any_length = True  # cut_padding
-    _head: torch.Tensor | None = None  # within `fixed_head`
+    _fixed = False  # within `fixed_items`, where these are kept from the first call on
+    _table: torch.Tensor | None = None
+    _head: torch.Tensor | None = None
+    _scores: torch.Tensor | None = None
 
     def read_loss(self, config) -> None:
         """Set the loss of ``loss_type``, ``sce_negatives`` and ``loss_exclude_history``.
@@ -67,6 +71,18 @@ class NextItemModel(SequentialRecommender):
     def reader(self) -> EmbeddingEncoder | None:
         """The language model over item vectors; None: another reader, whose rows are not packed."""
         return None
+
+    def item_vectors(self, items: torch.Tensor) -> torch.Tensor:
+        """Input vectors of items, ``[...]`` ids -> ``[..., d]``."""
+        raise NotImplementedError
+
+    def input_vectors(self, items: torch.Tensor) -> torch.Tensor:
+        """:meth:`item_vectors`; rows of a table within :meth:`fixed_items`."""
+        if not self._fixed:
+            return self.item_vectors(items)
+        if self._table is None:
+            self._table = self.item_table().detach()
+        return F.embedding(items, self._table)
 
     def item_table(self) -> torch.Tensor:
         """Input vectors of all items, ``[n_items, d]``; row 0 is padding.
@@ -101,7 +117,11 @@ class NextItemModel(SequentialRecommender):
         torch.Tensor
             ``[B, d]``.
         """
-        return self.user_dropout(self.pooling(self._outputs(item_seq), item_seq != 0))
+        mask = item_seq != 0
+        skips = not self.training and self.pooling.kind == "last" and self.reader is not None
+        with self.reader.only_last(mask) if skips else nullcontext():
+            hidden = self._outputs(item_seq)
+        return self.user_dropout(self.pooling(hidden, mask))
 
     def _packing(self, item_seq: torch.Tensor) -> RowPacking | None:
         """Packing of a training batch with ``cut_padding``, where it pays.
@@ -174,20 +194,33 @@ class NextItemModel(SequentialRecommender):
     def full_sort_predict(self, interaction):
         """Scores of all items, ``[B, n_items]``; -inf for padding (id 0)."""
         h_u = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
-        # Padding gets a row in the head: a column in the scores would be a copy of them.
-        scores = h_u @ (self._padded_head() if self._head is None else self._head).T
+        scores = self._product(h_u, self._padded_head())
         scores[:, 0] = -torch.inf
         return scores
 
     @contextmanager
-    def fixed_head(self) -> Iterator[None]:
-        """Compute the rows of the head once for all batches of an evaluation."""
-        with torch.no_grad():
-            self._head = self._padded_head()
+    def fixed_items(self) -> Iterator[None]:
+        """Compute the items' vectors and the head once, for all batches of an evaluation."""
+        self._fixed = True
         try:
-            yield
+            with torch.no_grad():
+                yield
         finally:
-            self._head = None
+            self._fixed, self._table, self._head, self._scores = False, None, None, None
+
+    def _product(self, h_u: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
+        """``h_u @ head``; within :meth:`fixed_items` into the memory of the last batch."""
+        if not self._fixed:
+            return h_u @ head
+        if self._scores is None or len(self._scores) < len(h_u):
+            self._scores = h_u.new_empty(len(h_u), head.shape[1])
+        return torch.mm(h_u, head, out=self._scores[: len(h_u)])
 
     def _padded_head(self) -> torch.Tensor:
-        return F.pad(self.head_weight(), (0, 0, 1, 0))  # [n_items, d]
+        """``[d, n_items]``; a column for padding in the scores would be a copy of them."""
+        if self._head is not None:
+            return self._head
+        head = F.pad(self.head_weight(), (0, 0, 1, 0)).T
+        if self._fixed:
+            self._head = head = head.contiguous()  # products read it faster
+        return head
