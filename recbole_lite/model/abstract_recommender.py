@@ -24,8 +24,8 @@ class NextItemModel(SequentialRecommender):
     """Sequence of items -> outputs -> h_u -> one score per item.
 
     A subclass sets ``pooling`` and ``user_dropout``, calls :meth:`read_loss`, and implements
-    :attr:`reader`, :meth:`item_vectors`, :meth:`item_table`, :meth:`encode` and
-    :meth:`head_weight`. Its `encode` takes the items' vectors from :meth:`input_vectors`.
+    :attr:`reader`, :meth:`item_table`, :meth:`encode` and :meth:`head_weight`. With
+    :meth:`item_vectors`, :meth:`encode` can take its inputs from :meth:`input_vectors`.
 
     Attributes
     ----------
@@ -47,7 +47,6 @@ class NextItemModel(SequentialRecommender):
     _fixed = False  # within `fixed_items`, where these are kept from the first call on
     _table: torch.Tensor | None = None
     _head: torch.Tensor | None = None
-    _scores: torch.Tensor | None = None
 
     def read_loss(self, config) -> None:
         """Set the loss of ``loss_type``, ``sce_negatives`` and ``loss_exclude_history``.
@@ -194,7 +193,7 @@ class NextItemModel(SequentialRecommender):
     def full_sort_predict(self, interaction):
         """Scores of all items, ``[B, n_items]``; -inf for padding (id 0)."""
         h_u = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
-        scores = self._product(h_u, self._padded_head())
+        scores = h_u @ self._padded_head()
         scores[:, 0] = -torch.inf
         return scores
 
@@ -206,15 +205,7 @@ class NextItemModel(SequentialRecommender):
             with torch.no_grad():
                 yield
         finally:
-            self._fixed, self._table, self._head, self._scores = False, None, None, None
-
-    def _product(self, h_u: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
-        """``h_u @ head``; within :meth:`fixed_items` into the memory of the last batch."""
-        if not self._fixed:
-            return h_u @ head
-        if self._scores is None or len(self._scores) < len(h_u):
-            self._scores = h_u.new_empty(len(h_u), head.shape[1])
-        return torch.mm(h_u, head, out=self._scores[: len(h_u)])
+            self._fixed, self._table, self._head = False, None, None
 
     def _padded_head(self) -> torch.Tensor:
         """``[d, n_items]``; a column for padding in the scores would be a copy of them."""

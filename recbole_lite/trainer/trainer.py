@@ -20,6 +20,7 @@ from recbole_lite.data.vocabulary import Vocabulary
 from recbole_lite.evaluator.collector import LiteCollector
 from recbole_lite.evaluator.evaluator import LiteEvaluator
 from recbole_lite.trainer import checkpoint, data_parallel
+from recbole_lite.trainer.compilation import compile_reader
 from recbole_lite.trainer.initial_weights import next_train_stage
 from recbole_lite.trainer.matmul_backend import matrix_products, uses_onednn
 from recbole_lite.trainer.nan_checks import NonFiniteGuard, check_scores, check_weights
@@ -253,6 +254,8 @@ class LiteMixin(ResumeMixin):
         A stage begins with the best weights so far (the last ones, unless `saved`).
         """
         started = time()
+        if self.config["compile"]:
+            compile_reader(self.model, self.device)
         self._saves = saved
         self._check_vocabulary(train_data)
         self._generator = getattr(train_data, "generator", None)

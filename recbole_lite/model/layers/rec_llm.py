@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,7 +53,11 @@ class EmbeddingEncoder(nn.Module):
         that it is given, or the model itself. Others are given a mask of the padding ("model").
     packs : bool
         Whether several histories can share a row.
+    compiled : callable or None
+        Runs the encoder in training (:mod:`recbole_lite.trainer.compilation`).
     """
+
+    compiled: Callable[..., torch.Tensor] | None = None
 
     def __init__(
         self,
@@ -218,8 +222,10 @@ class EmbeddingEncoder(nn.Module):
             others = self.shared_position.encoder_arguments(mask, n_candidates)
         if packing is not None and self._takes_positions:
             others["position_ids"] = self._first_position + packing.positions
-        output = self.encoder(inputs_embeds=vectors, attention_mask=visible, **others)
-        return output.last_hidden_state
+        inputs = {"inputs_embeds": vectors, "attention_mask": visible, **others}
+        if self.training and self.compiled is not None:
+            return self.compiled(**inputs)
+        return self.encoder(**inputs).last_hidden_state
 
 
 class RecommendationLLM(EmbeddingEncoder):
