@@ -6,7 +6,8 @@ import torch
 from recbole_lite import load_data_and_model, run
 from recbole_lite.utils.errors import ConfigError
 
-STILL = {"user_dropout": 0.0, "lm_dropout": 0.0, "rec_llm_dropout": 0.0, "epochs": 1}
+STILL = {"user_dropout": 0.0, "lm_dropout": 0.0, "rec_llm_dropout": 0.0, "epochs": 1,
+         "train_batch_size": 24}  # fmt: skip
 
 
 @pytest.mark.parametrize("model", ["ItemLM", "LiteLLM4Rec"])
