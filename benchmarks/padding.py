@@ -3,15 +3,20 @@
     python benchmarks/padding.py --dataset=amazon-beauty-2014 --data_path=DIR --window=50 \
         --out=results/padding
 
-Models of two layers, d = 64 (LiteLLM4Rec with train_strategy all, SASRec, LightLM) and 256 (ItemLM,
-its defaults). The sides take turns, --repeats times --steps training steps and one evaluation each
-(padded: of --users users), on one thread, in CPU time; medians. "Floor" is the time of the matrix
-products of an evaluation without padding, at the rates of such products, measured in between.
+Models of two layers, d = 64 (LiteLLM4Rec with train_strategy all, SASRec, P5, POD, LightLM) and 256
+(ItemLM, its defaults). The sides take turns, --repeats times --steps training steps and one
+evaluation each (padded, and models that search beams: of --users users), on one thread, in CPU
+time; medians. "Floor" is the time of the matrix products of an evaluation without padding, at the
+rates of such products, measured in between; what an evaluation computes once is not part of it.
+
+P5, POD and LightLM pad tokens; --tokenizer is T5's, for P5 and POD. --bucket draws the training
+batches of the cut side by length (bucket_by_length).
 """
 
 from __future__ import annotations
 
 import statistics
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +33,7 @@ from recbole_lite.experiments.reproduce.time_budget import TrainingSteps, clock
 from recbole_lite.trainer.matmul_backend import matrix_products
 
 T5 = {"num_layers": 2, "d_model": 64, "d_ff": 256, "num_heads": 4, "d_kv": 16}
+BEAMS = {"llm_init": "scratch", "llm_config": {**T5, "num_decoder_layers": 2}}
 COMMON = {"show_progress": False, "state": "WARNING"}
 MODELS = {
     "ItemLM": {},
@@ -38,7 +44,9 @@ MODELS = {
         "rec_llm_config": T5,
     },
     "SASRec": {"n_layers": 2, "hidden_size": 64, "inner_size": 256, "loss_type": "CE"},
-    "LightLM": {"llm_config": {**T5, "num_decoder_layers": 2}},
+    "LightLM": BEAMS,
+    "P5": BEAMS,
+    "POD": BEAMS,
 }
 SHOWN = 8  # operators of a profile
 
@@ -48,6 +56,9 @@ class Side:
 
     def __init__(self, name: str, cut: bool, args):
         own = {"data_path": args.data_path, "cut_padding": cut}
+        own["bucket_by_length"] = cut and args.bucket
+        if name in ("P5", "POD"):
+            own["tokenizer"] = args.tokenizer
         own["MAX_ITEM_LIST_LENGTH"] = args.window
         own["item_embedding_cache_dir"] = args.cache
         config = LiteConfig(name, args.dataset, config_dict={**COMMON, **MODELS[name], **own})
@@ -59,7 +70,7 @@ class Side:
         self.trainer = get_trainer(config["MODEL_TYPE"], name)(config, self.model)
         self.trainer.disable_tensorboard()
         self.test = test
-        if not cut:  # in batches of the same size as all users
+        if not cut or MODELS[name] is BEAMS:  # in batches of the same size as all users
             rows = np.random.default_rng(0).permutation(len(test._dataset))[: args.users]
             part = dataset.copy(test._dataset.inter_feat[np.sort(rows)])
             self.test = HistoryMaskLoader(config, part, None)
@@ -67,27 +78,48 @@ class Side:
     def train(self, steps: int) -> dict[str, float]:
         """Targets a second of some steps, and the share of padding in them."""
         self.model.train()
-        targets = slots = items = 0
-        shapes: list = []
-        reader = getattr(self.model, "reader", None)
-        hook = reader and reader.register_forward_pre_hook(lambda _, x: shapes.append(x[0].shape))
+        targets = items = inputs = 0
         started = clock()
-        with matrix_products(self.config["matmul_backend"]):
+        with matrix_products(self.config["matmul_backend"]), self.positions() as read:
             for _ in range(steps):
                 batch = next(self.training.batches)
                 targets += int((batch[TARGETS] > 0).sum()) if TARGETS in batch else len(batch)
-                slots += 0 if hook else batch["item_id_list"].numel()
+                inputs += batch["item_id_list"].numel()
                 items += int(batch["item_length"].sum())
                 self.training.step(batch)
         seconds = clock() - started
-        if hook:
-            slots = sum(rows * width for rows, width, _ in shapes)
-            hook.remove()
+        slots, used = (sum(numbers) for numbers in zip(*read, strict=True)) if read else (inputs, 0)
         return {
             "targets_per_s": targets / seconds,
             "step_ms": 1000 * seconds / steps,
-            "padding": 1 - items / slots,
+            "positions_per_step": slots / steps,
+            "padding": 1 - (used or items) / slots,
         }
+
+    @contextmanager
+    def positions(self):
+        """Positions that the language model reads in each step, and how many are no padding."""
+        read: list[tuple[int, int]] = []
+        reader, tokens = (getattr(self.model, name, None) for name in ("reader", "tokens"))
+        if reader is not None:
+            hook = reader.register_forward_pre_hook(
+                lambda _, x: read.append((x[0][..., 0].numel(), 0))
+            )
+        elif tokens is not None:
+
+            def counted(*arguments):
+                found = tokens(*arguments)
+                read.append((found[2].numel(), int(found[2].sum())))
+                return found
+
+            self.model.tokens = counted
+        try:
+            yield read
+        finally:
+            if reader is not None:
+                hook.remove()
+            elif tokens is not None:
+                del self.model.tokens
 
     def evaluate(self) -> dict[str, float]:
         """Users a second of an evaluation, and its figures."""
@@ -104,8 +136,10 @@ def floor(side: Side) -> dict[str, float]:
     typical = np.flatnonzero(lengths == int(np.median(lengths)))[:256]
     batch = windows.collate(typical)
     batch.interaction["item_id_list"] = batch["item_id_list"][:, : int(np.median(lengths))]
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        scores = side.model.full_sort_predict(batch)
+    with side.model.fixed_items():
+        side.model.full_sort_predict(batch)  # what is computed once
+        with FlopCounterMode(display=False) as counter:
+            scores = side.model.full_sort_predict(batch)
     size = side.model.head_weight().shape[1]
     head = 2 * len(scores) * scores.shape[1] * size
     encoder = (counter.get_total_flops() - head) / batch["item_id_list"].numel()
@@ -202,14 +236,20 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=4096)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--tokenizer")
+    parser.add_argument("--bucket", action="store_true")
     parser.add_argument("--cache", default=".cache/item_embeddings")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
     results = {name: measure(name, args) for name in args.models}
     text = tabulate(rows_of(results), HEADER, "github", disable_numparse=True)
-    path = args.out and args.out / f"{args.dataset}-{args.window}.json"
-    settings = {key: getattr(args, key) for key in ("window", "users", "steps", "repeats")}
+    models = "" if "ItemLM" in args.models else "-" + "-".join(args.models).lower()
+    similar = "-similar-length" * args.bucket
+    path = args.out and args.out / f"{args.dataset}-{args.window}{models}{similar}.json"
+    settings = {
+        key: getattr(args, key) for key in ("window", "users", "steps", "repeats", "bucket")
+    }
     write(path, {"dataset": args.dataset, **settings, "results": results}, text)
 
 

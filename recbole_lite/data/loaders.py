@@ -23,9 +23,11 @@ from recbole_lite.data.repeated_targets import repeated_rows
 from recbole_lite.data.windows import CANDIDATES, ResampledWindows, Windows
 
 # Largest batch of an evaluation by length: users, and positions of their histories. Small batches
-# have less padding, and on a CPU their memory is used again; eval_batch_size can be lower.
+# have less padding; eval_batch_size can be lower.
 _LARGEST_BATCH = {"cpu": (256, 4096)}
 _LARGEST_BATCH_ELSEWHERE = (1024, 65536)
+# On a CPU fewer users, as long as their scores do not fit into 6 MB of cache.
+_CACHED_SCORES, _FEWEST_USERS = 1_500_000, 64
 
 
 class HistoryMaskLoader(FullSortEvalDataLoader):
@@ -93,6 +95,9 @@ class HistoryMaskLoader(FullSortEvalDataLoader):
         if windows.cuts_padding:
             device = self.config["device"].type
             rows, tokens = _LARGEST_BATCH.get(device, _LARGEST_BATCH_ELSEWHERE)
+            if device == "cpu":
+                cached = _CACHED_SCORES // self._dataset.item_num
+                rows = min(rows, max(cached, _FEWEST_USERS))
             self.batches = batches_by_length(windows.lengths(), min(self.step, rows), tokens)
         else:
             self.batches = batches_by_length(np.zeros(len(windows)), self.step)  # in their order

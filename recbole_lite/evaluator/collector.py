@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 import torch.distributed as dist
 from recbole.evaluator import Collector
 
+# Columns of the scores that are looked at together, see `maxima`.
+_GROUP = 32
 _COLLECTED = ("rec.topk", "rec.meanrank", "rec.score", "rec.items", "data.label")
 
 
@@ -29,12 +32,16 @@ class LiteCollector(Collector):
     ----------
     loader : DataLoader or None
         Its order is that of the collected rows.
+    check : callable or None
+        ``(largest score of each row [B], batch)``, called before a batch is ranked.
     """
 
     def __init__(self, config):
         super().__init__(config)
         self._needs, self.register = self.register, _WithoutLists(self.register)
         self.loader = None
+        self.check: Callable | None = None
+        self._parts: dict[str, list[torch.Tensor]] = {}  # of batches; RecBole joins at each one
 
     def eval_batch_collect(self, scores_tensor, interaction, positive_u, positive_i):
         """Collect a batch; items of score -inf are not recommended and never hits.
@@ -44,24 +51,39 @@ class LiteCollector(Collector):
         their ids, and counts the right one among them.
         """
         super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
+        if scores_tensor.dim() == 1:  # values, not a ranking
+            return
+        largest = maxima(scores_tensor)
+        if self.check is not None:
+            self.check(largest.amax(1), interaction)
         wants_hits, wants_items = (self._needs.need(f"rec.{key}") for key in ("topk", "items"))
         if not (wants_hits or wants_items):
             return
-        values, items = torch.topk(scores_tensor, max(self.topk), dim=-1)  # [B, K]
+        (n, n_items), device = scores_tensor.shape, scores_tensor.device
+        users, targets = positive_u.to(device), positive_i.to(device)
+        rows = torch.arange(n, device=device)
+        if device.type == "cpu" and not wants_items:  # a GPU would wait to know how many rows
+            rows = rows[_may_hit(scores_tensor, largest, users, targets, max(self.topk))]
+        ranked = scores_tensor if len(rows) == n else scores_tensor[rows]
+        values, items = torch.topk(ranked, max(self.topk), dim=-1)  # [R, K]
         items = items.masked_fill_(torch.isneginf(values), 0)  # padding: the list has ended
         if wants_items:
-            self.data_struct.update_tensor("rec.items", items)
+            self._collect("rec.items", items)
         if wants_hits:
-            n, n_items = scores_tensor.shape
-            rows = torch.arange(n, device=items.device)[:, None]
-            positive = positive_u.to(items.device) * n_items + positive_i.to(items.device)
-            hits = torch.isin(rows * n_items + items, positive)
-            count = torch.bincount(positive.unique() // n_items, minlength=n)
-            ranked = torch.cat([hits.long(), count[:, None]], dim=1)  # [B, K + 1]
-            self.data_struct.update_tensor("rec.topk", ranked)
+            positive = users * n_items + targets
+            hits = torch.zeros(n, items.shape[1] + 1, dtype=torch.long, device=device)
+            hits[:, -1] = torch.bincount(positive.unique() // n_items, minlength=n)
+            hits[rows, :-1] = torch.isin(rows[:, None] * n_items + items, positive).long()
+            self._collect("rec.topk", hits)
+
+    def _collect(self, name: str, values: torch.Tensor):
+        self._parts.setdefault(name, []).append(values)
 
     def get_data_struct(self):
         """Return the collected values; RecBole would call ``.cpu()`` on plain numbers as well."""
+        for name, parts in self._parts.items():
+            self.data_struct.set(name, torch.cat(parts))
+        self._parts = {}
         plain = {
             key: value
             for key, value in self.data_struct._data_dict.items()
@@ -78,6 +100,27 @@ class LiteCollector(Collector):
             if name in collected:
                 collected.set(name, _in_order(collected.get(name), self.loader))
         return collected
+
+
+def maxima(scores: torch.Tensor) -> torch.Tensor:
+    """Largest scores of groups of columns, ``[B, n_items]`` -> ``[B, n_groups]``.
+
+    A group is not of neighbours, which would be slower to read.
+    """
+    n_groups = scores.shape[1] // _GROUP
+    grouped = scores[:, : n_groups * _GROUP].unflatten(1, (_GROUP, n_groups)).amax(1)
+    return torch.cat([grouped, scores[:, n_groups * _GROUP :]], 1)
+
+
+def _may_hit(scores, largest, users, targets, k: int) -> torch.Tensor:
+    """Rows ``[B]`` in which a right item can be among the best `k`; on a CPU few are ranked.
+
+    It cannot where `k` groups have a score above those of all right items, whatever order
+    ``torch.topk`` gives equal scores.
+    """
+    best = scores.new_full((len(scores),), -torch.inf)
+    best.scatter_reduce_(0, users, scores[users, targets], "amax")
+    return (largest > best[:, None]).sum(1) < k
 
 
 def _gather_collected(struct) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,8 @@ class NextItemModel(SequentialRecommender):
     """Sequence of items -> outputs -> h_u -> one score per item.
 
     A subclass sets ``pooling`` and ``user_dropout``, calls :meth:`read_loss`, and implements
-    :attr:`reader`, :meth:`item_table`, :meth:`encode` and :meth:`head_weight`.
+    :attr:`reader`, :meth:`item_table`, :meth:`encode` and :meth:`head_weight`. With
+    :meth:`item_vectors`, :meth:`encode` can take its inputs from :meth:`input_vectors`.
 
     Attributes
     ----------
@@ -47,7 +48,9 @@ class NextItemModel(SequentialRecommender):
     can_exclude_history = True  # loss_exclude_history
     reads_any_length = True  # cut_padding
     packs_in_evaluation = False  # a teacher, in evaluation mode, reads training batches
-    _head: torch.Tensor | None = None  # within `fixed_head`
+    _fixed = False  # within `fixed_items`, where these are kept from the first call on
+    _table: torch.Tensor | None = None
+    _head: torch.Tensor | None = None
 
     def read_loss(self, config) -> None:
         """Set the loss of ``loss_type``, ``num_negatives`` and ``loss_exclude_history``.
@@ -73,6 +76,18 @@ class NextItemModel(SequentialRecommender):
     def reader(self) -> EmbeddingEncoder | None:
         """The language model over item vectors; None: another reader, whose rows are not packed."""
         return None
+
+    def item_vectors(self, items: torch.Tensor) -> torch.Tensor:
+        """Input vectors of items, ``[...]`` ids -> ``[..., d]``."""
+        raise NotImplementedError
+
+    def input_vectors(self, items: torch.Tensor) -> torch.Tensor:
+        """:meth:`item_vectors`; rows of a table within :meth:`fixed_items`."""
+        if not self._fixed:
+            return self.item_vectors(items)
+        if self._table is None:
+            self._table = self.item_table().detach()
+        return F.embedding(items, self._table)
 
     def item_table(self) -> torch.Tensor:
         """Input vectors of all items, ``[n_items, d]``; row 0 is padding.
@@ -123,7 +138,11 @@ class NextItemModel(SequentialRecommender):
         torch.Tensor
             ``[B, d]``.
         """
-        return self.user_dropout(self.pooling(self._outputs(item_seq), item_seq != 0))
+        mask = item_seq != 0
+        skips = not self.training and self.pooling.kind == "last" and self.reader is not None
+        with self.reader.only_last(mask) if skips else nullcontext():
+            hidden = self._outputs(item_seq)
+        return self.user_dropout(self.pooling(hidden, mask))
 
     def row_packing(self, item_seq: torch.Tensor) -> RowPacking | None:
         """Packing of a training batch with ``cut_padding``, where it pays.
@@ -225,22 +244,25 @@ class NextItemModel(SequentialRecommender):
     def full_sort_predict(self, interaction):
         """Scores of all items, ``[B, n_items]``; -inf for padding (id 0)."""
         h_u = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
-        # Padding gets a row in the head: a column in the scores would be a copy of them.
-        head = self._padded_head() if self._head is None else self._head
-        scores = self.score_users(h_u) @ head.T
+        scores = self.score_users(h_u) @ self._padded_head()
         scores[:, 0] = -torch.inf
         return scores
 
     @contextmanager
-    def fixed_head(self) -> Iterator[None]:
-        """Compute the rows of the head once for all batches of an evaluation."""
-        self.eval()
-        with torch.no_grad():
-            self._head = self._padded_head()
+    def fixed_items(self) -> Iterator[None]:
+        """Compute the items' vectors and the head once, for all batches of an evaluation."""
+        self._fixed = True
         try:
-            yield
+            with torch.no_grad():
+                yield
         finally:
-            self._head = None
+            self._fixed, self._table, self._head = False, None, None
 
     def _padded_head(self) -> torch.Tensor:
-        return F.pad(self.score_head(), (0, 0, 1, 0))  # [n_items, d]
+        """``[d, n_items]``; a column for padding in the scores would be a copy of them."""
+        if self._head is not None:
+            return self._head
+        head = F.pad(self.score_head(), (0, 0, 1, 0)).T
+        if self._fixed:
+            self._head = head = head.contiguous()  # products read it faster
+        return head

@@ -96,6 +96,11 @@ class ItemLM(NextItemModel):
         """The causal language model."""
         return self.lm
 
+    def item_vectors(self, items: torch.Tensor) -> torch.Tensor:
+        """Vectors of items, ``[...]`` ids -> ``[..., d]``."""
+        own = self.items(items)
+        return own if self.item_tower is None else own + self.item_tower(items)
+
     def item_table(self) -> torch.Tensor:
         """Vectors of all items, ``[n_items, d]``; row 0 is padding."""
         own = self.items.weight
@@ -103,10 +108,8 @@ class ItemLM(NextItemModel):
 
     def encode(self, item_seq: torch.Tensor, packing: RowPacking | None = None) -> torch.Tensor:
         """Outputs of the language model, ``[B, L]`` ids -> ``[B, L, d]``."""
-        vectors = self.items(item_seq)
-        if self.item_tower is not None:
-            vectors = vectors + self.item_tower(item_seq)
-        return self.lm(self.item_dropout(vectors), item_seq != 0, packing=packing)
+        vectors = self.item_dropout(self.input_vectors(item_seq))
+        return self.lm(vectors, item_seq != 0, packing=packing)
 
     def head_weight(self) -> torch.Tensor:
         """``[n_items - 1, d]``: row i - 1 scores item i; the input table with ``tie_head``."""

@@ -149,6 +149,10 @@ class LiteLLM4Rec(NextItemModel):
         """The Recommendation LLM."""
         return self.rec_llm
 
+    def item_vectors(self, items: torch.Tensor) -> torch.Tensor:
+        """Vectors of items behind the adapter, ``[...]`` ids -> ``[..., d]``."""
+        return self.item_tower(items)
+
     def item_table(self) -> torch.Tensor:
         """Vectors of all items behind the adapter, ``[n_items, d]``."""
         return self.item_tower(torch.arange(self.n_items, device=self.item_tower.lacks_text.device))
@@ -171,7 +175,7 @@ class LiteLLM4Rec(NextItemModel):
 
         The last `n_candidates` of the items have no order.
         """
-        vectors = self.item_dropout(self.item_tower(item_seq))
+        vectors = self.item_dropout(self.input_vectors(item_seq))
         return self.rec_llm(vectors, item_seq != 0, n_candidates, packing)
 
     def candidate_scores(self, interaction) -> torch.Tensor:

@@ -78,6 +78,7 @@ def _recommend(trainer, asked, count: int, shown: int):
     trainer.model.eval()
     with torch.no_grad():
         batch, scores, _, targets = trainer._full_sort_batch_eval(loader.collate_fn(rows))
+    trainer.check_scores(scores.amax(1), batch)
     ranked = scores.topk(min(shown, scores.shape[1] - 1))
     best = [  # a beam search may name fewer items; the others have -inf
         picks[~torch.isneginf(values)].tolist() for values, picks in zip(*ranked, strict=True)

@@ -63,29 +63,29 @@ def check_weights(model: torch.nn.Module, epoch: int, advice: str) -> None:
         )
 
 
-def check_scores(scores: torch.Tensor, batch, loader, advice: str, owner=None) -> None:
+def check_scores(largest: torch.Tensor, batch, loader, advice: str, owner=None) -> None:
     """Check before ranking that no score is NaN or +infinity.
 
     Torch sorts NaN before everything else, and the metrics would look plausible.
 
     Parameters
     ----------
-    scores : torch.Tensor
-        ``[B, n_items]``; -inf is allowed: an item that is not to be recommended.
+    largest : torch.Tensor
+        ``[B]`` largest score of each row, NaN if there is one; -inf is allowed: an item that is not
+        to be recommended.
     batch : Interaction
     loader
         Source of the batch.
     advice : str
         End of the message: which weights are intact.
     owner : torch.Tensor, optional
-        Row of `scores` of each row of the batch, where these differ.
+        Row of `largest` of each row of the batch, where these differ.
 
     Raises
     ------
     TrainingError
         Names the users.
     """
-    largest = scores.amax(dim=1)  # NaN if there is one
     wrong = largest.isnan() | largest.isposinf()
     if not wrong.any():
         return
@@ -95,7 +95,7 @@ def check_scores(scores: torch.Tensor, batch, loader, advice: str, owner=None) -
         rows = torch.stack([torch.nonzero(owner == row)[0, 0] for row in rows])
     kind = "NaN" if largest.isnan().any() else "infinity"
     raise TrainingError(
-        f"the model scores items with {kind} for {n_wrong} of {len(scores)} users of a batch"
+        f"the model scores items with {kind} for {n_wrong} of {len(largest)} users of a batch"
         f"{ids_of(batch, _dataset(loader), rows)}. {advice}"
     )
 

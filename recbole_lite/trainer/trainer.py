@@ -20,6 +20,7 @@ from recbole_lite.data.vocabulary import Vocabulary
 from recbole_lite.evaluator.collector import LiteCollector
 from recbole_lite.evaluator.evaluator import LiteEvaluator
 from recbole_lite.trainer import checkpoint, data_parallel
+from recbole_lite.trainer.compilation import compile_reader
 from recbole_lite.trainer.initial_weights import next_train_stage
 from recbole_lite.trainer.matmul_backend import matrix_products, uses_onednn
 from recbole_lite.trainer.nan_checks import NonFiniteGuard, check_scores, check_weights
@@ -66,6 +67,7 @@ class LiteMixin(ResumeMixin):
             self._wrap()
         self.evaluator = LiteEvaluator(config)
         self.eval_collector = LiteCollector(config)
+        self.eval_collector.check = self.check_scores
         self.history: list[dict] = []
         self._run_dir: Path | None = None
         self._random_state = None
@@ -253,6 +255,8 @@ class LiteMixin(ResumeMixin):
         A stage begins with the best weights so far (the last ones, unless `saved`).
         """
         started = time()
+        if self.config["compile"]:
+            compile_reader(self.model, self.device)
         self._saves = saved
         self._check_vocabulary(train_data)
         self._generator = getattr(train_data, "generator", None)
@@ -413,7 +417,7 @@ class LiteMixin(ResumeMixin):
         counts = getattr(self.model, "beam_counts", None)
         if counts is not None:
             counts.clear()
-        with self._products(), getattr(self.model, "fixed_head", nullcontext)():
+        with self._products(), getattr(self.model, "fixed_items", nullcontext)():
             result = super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
         if eval_data and counts is not None and not self.config["single_spec"]:
             process_group.all_reduce_counts(counts, self.device)
@@ -427,16 +431,17 @@ class LiteMixin(ResumeMixin):
 
     def _full_sort_batch_eval(self, batched_data):
         batched_data = (batch_to_device(batched_data[0], self.device), *batched_data[1:])
-        evaluated = batch, scores, *_ = super()._full_sort_batch_eval(batched_data)
-        check_scores(scores, batch, self._evaluated, self._last_good())
-        return evaluated
+        return super()._full_sort_batch_eval(batched_data)
 
     def _neg_sample_batch_eval(self, batched_data):
         evaluated = batch, scores, *_ = super()._neg_sample_batch_eval(batched_data)
         if scores.dim() == 2:  # else: values, not a ranking
-            owner = batched_data[1]
-            check_scores(scores, batch, self._evaluated, self._last_good(), owner)
+            self.check_scores(scores.amax(1), batch, batched_data[1])
         return evaluated
+
+    def check_scores(self, largest, batch, owner=None):
+        """Refuse scores that have no order (:mod:`recbole_lite.trainer.nan_checks`)."""
+        check_scores(largest, batch, self._evaluated, self._last_good(), owner)
 
     def _load_best(self, path: Path, before: float = math.inf):
         path = path / checkpoint.BEST_FILE if path.is_dir() else path

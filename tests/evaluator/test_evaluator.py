@@ -85,20 +85,38 @@ def test_several_targets_per_user_equal_the_definitions():
             assert mrr[user, k - 1] == pytest.approx(1 / ranks[0] if ranks else 0)
 
 
-def test_lists_are_those_of_recboles_collector(config_for):
-    config = config_for(
-        "BPR", metrics=["Recall", "ItemCoverage"], topk=[4], valid_metric="Recall@4"
-    )
+@pytest.mark.parametrize("metrics", [["Recall"], ["Recall", "ItemCoverage"]])
+@pytest.mark.parametrize("n_items, n_values", [(20, 6), (2000, 6), (2000, 300), (2000, 2**24)])
+def test_lists_are_those_of_recboles_collector(metrics, n_items, n_values, config_for):
+    config = config_for("BPR", metrics=metrics, topk=[4], valid_metric="Recall@4")
     generator = torch.Generator().manual_seed(5)
     ours, theirs = LiteCollector(config), Collector(config)
-    for n in (7, 3):
-        scores = torch.randint(6, (n, 20), generator=generator).float()  # with ties
+    for n in (90, 30):
+        scores = torch.randint(n_values, (n, n_items), generator=generator).float()  # with ties
+        items = torch.randint(n_items, (n,), generator=generator)
+        places = torch.arange(n // 3)
+        items[::3] = scores[::3].topk(8).indices[places, places % 8]
         users = torch.tensor([*range(n), 0, 0])  # the first has several right items, one twice
-        items = torch.cat([torch.randint(20, (n,), generator=generator), torch.tensor([3, 3])])
+        items = torch.cat([items, torch.tensor([3, 3])])
         for collector in (ours, theirs):
             collector.eval_batch_collect(scores, None, users, items)
-    for name in ("rec.topk", "rec.items"):
-        assert torch.equal(ours.data_struct.get(name), theirs.data_struct.get(name))
+    ours, theirs = ours.get_data_struct(), theirs.get_data_struct()
+    assert 0 < theirs.get("rec.topk")[:, :-1].sum() < 100
+    for name in ("rec.topk", "rec.items")[: len(metrics)]:
+        assert torch.equal(ours.get(name), theirs.get(name))
+
+
+def test_few_rows_are_ranked_completely(config_for, monkeypatch):
+    config = config_for("BPR", metrics=["Recall"], topk=[4], valid_metric="Recall@4")
+    collector, ranked, topk = LiteCollector(config), [], torch.topk
+    monkeypatch.setattr(
+        torch, "topk", lambda x, *a, **k: (ranked.append(len(x)), topk(x, *a, **k))[1]
+    )
+    scores = torch.arange(6400.0).expand(5, -1)
+    targets = torch.tensor([6399, 6396, 6395, 0, 3000])  # ranks 1, 4, 5, 6400, 3400
+    collector.eval_batch_collect(scores, None, torch.arange(5), targets)
+    assert collector.get_data_struct().get("rec.topk")[:, :-1].sum(1).tolist() == [1, 1, 0, 0, 0]
+    assert ranked == [2]
 
 
 @pytest.mark.parametrize("model", ["ItemLM", "SASRec"])

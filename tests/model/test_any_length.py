@@ -90,6 +90,11 @@ def compare(model, train, rows):
     with torch.no_grad():
         scores = [model.full_sort_predict(batch).view(len(rows), -1) for batch in (padded, cut)]
         torch.testing.assert_close(scores[1], scores[0], rtol=1e-4, atol=1e-5)
+        if hasattr(model, "fixed_items"):  # what an evaluation computes once
+            with model.fixed_items():
+                for n in (2, len(rows), 3):
+                    fixed = model.full_sort_predict(cut[:n])
+                    torch.testing.assert_close(fixed, scores[1][:n], rtol=1e-4, atol=1e-5)
     losses = [total(seeded(model.calculate_loss, batch)) for batch in (padded, cut)]
     torch.testing.assert_close(losses[1], losses[0], rtol=1e-5, atol=1e-6)
     return losses[1]

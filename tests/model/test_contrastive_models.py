@@ -124,6 +124,6 @@ def test_gradients_of_hllm(quick, llm_folders, config_for):
         model.scale.log_scale,
     ):
         assert part.grad.abs().max() > 0
-    with model.fixed_head(), torch.no_grad():  # of an evaluation: without dropout
+    with model.fixed_items(), torch.no_grad():  # of an evaluation: without dropout
         fixed = model.full_sort_predict(batch_of([[3, 7]], 6))
     assert torch.equal(fixed, model.eval().full_sort_predict(batch_of([[3, 7]], 6)))

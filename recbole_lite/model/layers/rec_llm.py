@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from recbole_lite.model.layers.dropout import replace_dropout
 from recbole_lite.model.layers.llm_architecture import read_architecture
@@ -52,7 +54,11 @@ class EmbeddingEncoder(nn.Module):
         that it is given, or the model itself. Others are given a mask of the padding ("model").
     packs : bool
         Whether several histories can share a row.
+    compiled : callable or None
+        Runs the encoder in training (:mod:`recbole_lite.trainer.compilation`).
     """
+
+    compiled: Callable[..., torch.Tensor] | None = None
 
     def __init__(
         self,
@@ -75,6 +81,7 @@ class EmbeddingEncoder(nn.Module):
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             self.hidden_size: int = self._probe(label, reads_candidates)
             self.packs: bool = self._try_packing()
+            self._feed_forward: str | None = self._try_only_last()
         self.train(training)
 
     def _probe(self, label: str, reads_candidates: bool) -> int:
@@ -118,6 +125,53 @@ class EmbeddingEncoder(nn.Module):
             return False
         found = packing.unpack(found)[mask]
         return torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+    def _try_only_last(self) -> str | None:
+        """Name of the last feed-forward module, where :meth:`only_last` changes no last output."""
+        layers = [n for n, m in self.encoder.named_modules() if isinstance(m, (nn.Linear, Conv1D))]
+        if not layers:
+            return None
+        mask = torch.ones(3, 3, dtype=torch.bool).tril()  # lengths 1, 2, 3
+        vectors = torch.randn(3, 3, self.input_size, generator=torch.Generator().manual_seed(0))
+        ends = torch.eye(3, dtype=torch.bool)
+        expected = self(vectors, mask)[ends]
+        self._feed_forward = layers[-1].rpartition(".")[0]
+        try:
+            with self.only_last(mask):
+                found = self(vectors, mask)[ends]
+        except Exception:  # of any kind: each architecture has its own
+            return None
+        near = 1e-4 * float(expected.abs().max())
+        return self._feed_forward if torch.allclose(found, expected, 1e-3, near) else None
+
+    @contextmanager
+    def only_last(self, mask: torch.Tensor) -> Iterator[None]:
+        """Leave out what only outputs before the last item need; those are then meaningless.
+
+        The last feed-forward module reads the last item of each row, ``[B, 1, d]``, and what it
+        returns is added to the residual at every position.
+
+        Parameters
+        ----------
+        mask : torch.Tensor
+            ``[B, L]``, true where there is an item.
+        """
+        if self._feed_forward is None:
+            yield
+            return
+        rows = torch.arange(len(mask), device=mask.device)
+        last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(1)
+
+        def pick(module, arguments):
+            vectors, *others = arguments
+            return vectors[rows, last][:, None], *others
+
+        module = self.encoder.get_submodule(self._feed_forward)
+        hook = module.register_forward_pre_hook(pick)
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def _maskings(self, reads_candidates: bool) -> tuple[str, ...]:
         """Ways to try; what refuses masks of all pairs can be causal by itself (BLOOM, Mamba)."""
@@ -169,8 +223,10 @@ class EmbeddingEncoder(nn.Module):
             others = self.shared_position.encoder_arguments(mask, n_candidates)
         if packing is not None and self._takes_positions:
             others["position_ids"] = self._first_position + packing.positions
-        output = self.encoder(inputs_embeds=vectors, attention_mask=visible, **others)
-        return output.last_hidden_state
+        inputs = {"inputs_embeds": vectors, "attention_mask": visible, **others}
+        if self.training and self.compiled is not None:
+            return self.compiled(**inputs)
+        return self.encoder(**inputs).last_hidden_state
 
 
 class RecommendationLLM(EmbeddingEncoder):

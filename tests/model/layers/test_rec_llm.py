@@ -106,6 +106,35 @@ def test_the_probe_draws_no_random_numbers():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize(
+    ("kind", "causal", "sizes", "skips"),
+    [
+        ("gpt2", True, GPT2, True),
+        ("t5", True, T5, True),
+        ("llama", True, {**SIZES, "num_key_value_heads": 2}, True),
+        ("bert", False, SIZES, True),
+        ("mamba", True, MAMBA, False),  # no such module
+    ],
+)
+@torch.no_grad()
+def test_only_the_last_output_needs_the_last_feed_forward_module(kind, causal, sizes, skips):
+    read = reader(kind, causal, **sizes).eval()
+    vectors = torch.randn(4, 5, read.input_size, generator=torch.Generator().manual_seed(3))
+    lengths = torch.tensor([5, 1, 3, 4])
+    mask = torch.arange(5) < lengths[:, None]
+    expected = read(vectors, mask)[torch.arange(4), lengths - 1]
+    assert (read._feed_forward is not None) == skips
+    seen = []
+    if skips:
+        module = read.encoder.get_submodule(read._feed_forward)
+        module.register_forward_hook(lambda _, x, __: seen.append(x[0].shape[1]))
+    with read.only_last(mask):
+        found = read(vectors, mask)[torch.arange(4), lengths - 1]
+    torch.testing.assert_close(found, expected)
+    read(vectors, mask)
+    assert seen == [1, 5] * skips  # nothing stays
+
+
 def albert(quick, **changes):
     architecture = {"model_type": "albert", **SIZES, "embedding_size": 4}
     return quick(rec_llm=architecture, rec_llm_config={}, epochs=1, **changes)
