@@ -139,7 +139,8 @@ class NextItemModel(SequentialRecommender):
             ``[B, d]``.
         """
         mask = item_seq != 0
-        skips = not self.training and self.pooling.kind == "last" and self.reader is not None
+        whole = self.training or self.packs_in_evaluation  # and rows may be packed
+        skips = not whole and self.pooling.kind == "last" and self.reader is not None
         with self.reader.only_last(mask) if skips else nullcontext():
             hidden = self._outputs(item_seq)
         return self.user_dropout(self.pooling(hidden, mask))
