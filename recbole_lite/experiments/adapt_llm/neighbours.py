@@ -83,9 +83,9 @@ def render(
         ]
     lines += ["| stage | steps | mean loss, first tenth | last tenth |", "|---|---|---|---|"]
     for stage, values in losses.items():
-        ends = np.array_split(values, 10) if len(values) > 9 else [values, values]
-        first, last = np.mean(ends[0]), np.mean(ends[-1])
-        lines.append(f"| {stage} | {len(values):,} | {first:.4f} | {last:.4f} |")
+        n = -(-len(values) // 10)
+        ends = [f"{np.mean(end):.4f}" for end in (values[:n], values[len(values) - n :]) if end]
+        lines.append(f"| {stage} | {len(values):,} | {' | '.join(ends)} |")
     counts = np.bincount(parts["train"].interactions()[1], minlength=len(titles))
     counts[~vectors["before"].has_text.numpy()] = 0
     popular = torch.from_numpy(np.argsort(-counts, kind="stable")[:POPULAR].copy())

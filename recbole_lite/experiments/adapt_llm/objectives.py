@@ -1,9 +1,9 @@
 """Objectives of the stages: what a language model learns from titles, item texts and histories.
 
 The stages of causal language models are those of LLM2Rec (arXiv 2506.21579): Collaborative
-Supervised Fine-tuning (Section 3.1), then Item-level Embedding Modeling (Section 3.2) with masked
-next-token prediction and contrastive learning, as in LLM2Vec (arXiv 2404.05961, Section 2). The
-stages of encoders, which are bidirectional already, take their place.
+Supervised Fine-tuning, then Item-level Embedding Modeling, which is masked next-token prediction
+and contrastive learning as in LLM2Vec (arXiv 2404.05961). Encoders, which are bidirectional
+already, have stages of their own.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Objectives(nn.Module):
         self.limit = min(config["title_sequence_tokens"], limit)
         self.tokenizer = load_tokenizer(folder, "item_llm")
         self.tokenizer.truncation_side = "left"  # keeps the newest titles
-        if self.tokenizer.mask_token is None:  # LLM2Vec's "blank", Appendix D.1.1
+        if self.tokenizer.mask_token is None:  # as LLM2Vec's code with mask_token_type: blank
             blank = self.tokenizer.convert_tokens_to_ids("_") not in (
                 None,
                 self.tokenizer.unk_token_id,
@@ -129,7 +129,7 @@ class Objectives(nn.Module):
     # -- language modelling -------------------------------------------------------------------
 
     def next_title(self, n: int) -> Iterator[torch.Tensor]:
-        """-sum log p(tokens of the next title | titles before it) (LLM2Rec, Section 3.1).
+        """-sum log p(tokens of the next title | titles before it) (LLM2Rec, step 1).
 
         Titles are joined by commas; the last one ends with a newline and the end token, as in
         the authors' code.
@@ -151,7 +151,7 @@ class Objectives(nn.Module):
         return self._token_losses(ids, mask, padded)
 
     def mntp(self, n: int) -> Iterator[torch.Tensor]:
-        """Masked next-token prediction on item texts (LLM2Rec, Section 3.2; LLM2Vec, Section 2.1).
+        """Masked next-token prediction on item texts (LLM2Rec, step 2; LLM2Vec, step 2).
 
         The attention is bidirectional; the output at position i - 1 predicts the masked token i,
         which is the shift of a causal language model's own loss.
@@ -189,9 +189,9 @@ class Objectives(nn.Module):
     # -- contrastive --------------------------------------------------------------------------
 
     def simcse(self, n: int) -> Iterator[torch.Tensor]:
-        """Two draws of dropout of each text are a positive pair (LLM2Rec, Section 3.2; SimCSE).
+        """Two draws of dropout of each text are a positive pair (LLM2Rec, step 2; LLM2Vec, step 3).
 
-        The other texts of the batch are the negatives (arXiv 2104.08821, Section 3, eq. 4).
+        The other texts of the batch are the negatives: unsupervised SimCSE (arXiv 2104.08821).
         """
         drawn = torch.randperm(len(self.tokens))[:n]
         yield info_nce(*(self._encode(drawn) for _ in range(2)), self.config["simcse_temperature"])
@@ -266,7 +266,7 @@ def info_nce(
 
 @torch.no_grad()
 def make_bidirectional(lm: PreTrainedModel) -> None:
-    """Let every position of a causal language model see all others (LLM2Rec, Section 3.2).
+    """Let every position of a causal language model see all others (LLM2Vec, step 1).
 
     transformers (5.2 and later) builds the masks by ``is_causal`` of the configuration, which is
     saved with the model.

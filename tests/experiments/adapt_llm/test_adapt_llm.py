@@ -105,7 +105,7 @@ def test_masked_tokens(build, monkeypatch, llm, stage, shift):
     def mask(self, ids, special_tokens_mask):
         labels = torch.full_like(ids, -100)
         for row, special in enumerate(special_tokens_mask):
-            place = int((~special).nonzero()[2])
+            place = int((~special).nonzero()[-1])
             labels[row, place], ids[row, place] = ids[row, place], 1
             last = int((ids[row] != model.source.pad_id).nonzero()[-1]) + 1
             rows.append((ids[row, :last].clone(), place, int(labels[row, place])))
@@ -294,10 +294,9 @@ def test_the_report(flags, llm_folders, capsys):
         ("bart", {}, ModelFilesError, "a bart model is neither"),
         ("bert", {"epochs": 3}, ConfigError, "epochs is no setting of adapt-llm"),
         ("bert", {"item_llm_pooling": "pooler"}, ConfigError, "pooler is not adapted"),
-        ("bert", {"mlm_probability": 1.5}, ConfigError, "mlm_probability must be a share"),
+        ("bert", {"mlm_probability": 1.5}, ConfigError, "mlm_probability must be a number in"),
         ("bert", {"item_text_fields": "[plot]"}, DataError, "plot"),
         ("bert", {"lr_scheduler": "never"}, ConfigError, "cannot be adapted"),
-        ("bert", {"user_inter_num_interval": "(-inf,5]"}, ConfigError, "no user|two training"),
         ("bert", {"mlm_learning_rate": 1e30, "mlm_steps": 9}, TrainingError, "the loss is nan"),
     ],
 )
@@ -305,6 +304,14 @@ def test_refusals(run, llm, changes, error, words):
     with pytest.raises(error, match=words) as caught:
         run(llm, "out", **changes)
     assert "\n" not in str(caught.value)
+
+
+def test_a_data_set_without_sequences(run, data_path):
+    rows = [f"u{user}\ti{user + step}\t{step}" for user in range(9) for step in range(1)]
+    head = "user_id:token\titem_id:token\ttimestamp:float"
+    (data_path / "tiny" / "tiny.inter").write_text("\n".join([head, *rows]))
+    with pytest.raises(ConfigError, match="tiny: no user has two training items"):
+        run("bert", "out")
 
 
 def test_a_data_set_without_text(run, data_path):
