@@ -97,13 +97,14 @@ def adapt_llm(
             f"{config['dataset']}: no user has two training items after the split; an adaptation "
             "needs items that follow each other"
         )
-    finished = _claim(out, _record(config, folder, recipe.files, data))
-    if finished:
+    record = _record(config, folder, recipe.files, data)
+    if _is_finished(out, record):
         getLogger().info(f"{out}: finished before")
         return (out / REPORT).read_text(encoding="utf-8")
     before = load_item_vectors(config, data)
     with translate_errors(f"item_llm {llm!r} cannot be adapted", config):
         objectives = Objectives(config, folder, recipe, train, titles, texts)
+        write_json(out / RECORD, {"settings": record, "finished": False})
         losses = _train(objectives, out)
     _save(objectives, folder, recipe, out)
     for key, value in (("item_llm", str(out)), ("item_llm_pooling", "auto")):
@@ -118,7 +119,7 @@ def adapt_llm(
         titles,
     )
     write_text(out / REPORT, report)
-    write_json(out / RECORD, {**json.loads((out / RECORD).read_text()), "finished": True})
+    write_json(out / RECORD, {"settings": record, "finished": True})
     for path in out.glob("last-*"):
         path.unlink()
     return report
@@ -136,8 +137,8 @@ def _check_settings(config: LiteConfig) -> None:
 
 def _record(config: LiteConfig, folder: Path, recipe_files, data) -> dict[str, Any]:
     """What decides the result."""
-    free = affecting("output", "downloads", "machine", "places", "detected")
-    free |= {"rows_at_once", "gradient_checkpointing", "max_minutes", "save_steps"}
+    words = ("output", "downloads", "machine", "places", "detected", "session")
+    free = affecting(*words) | affecting(*words, files=(AdaptLLM.properties.name,))
     kept = {key: value for key, value in config.settings.items() if key not in free}
     files = {
         "weights of item_llm": weights_fingerprint(folder, recipe_files),
@@ -146,8 +147,8 @@ def _record(config: LiteConfig, folder: Path, recipe_files, data) -> dict[str, A
     return json.loads(to_json({**kept, **files}))
 
 
-def _claim(out: Path, record: dict[str, Any]) -> bool:
-    """Make the folder this adaptation's; whether it is finished.
+def _is_finished(out: Path, record: dict[str, Any]) -> bool:
+    """Whether the folder holds this adaptation's result; False: what it began, or nothing.
 
     Raises
     ------
@@ -158,7 +159,6 @@ def _claim(out: Path, record: dict[str, Any]) -> bool:
     if not path.is_file():
         if out.is_dir() and any(out.iterdir()):
             raise ConfigError(f"--out: {out} holds other files; name a new folder")
-        write_json(path, {"settings": record, "finished": False})
         return False
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

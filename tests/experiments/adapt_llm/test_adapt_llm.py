@@ -8,6 +8,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense
 from tiny_llms import save_recipe
+from transformers import MambaConfig, MambaForCausalLM
 
 from recbole_lite import LiteConfig
 from recbole_lite.cli.main import main
@@ -304,6 +305,12 @@ def test_refusals(run, llm, changes, error, words):
     with pytest.raises(error, match=words) as caught:
         run(llm, "out", **changes)
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_stays_causal():
+    config = MambaConfig(vocab_size=9, hidden_size=8, state_size=4, num_hidden_layers=1)
+    with pytest.raises(ModelFilesError, match="a mamba model cannot be made bidirectional"):
+        objectives.make_bidirectional(MambaForCausalLM(config))
 
 
 def test_a_data_set_without_sequences(run, data_path):
