@@ -27,6 +27,7 @@ CAUSAL = ("next_title", "mntp", "simcse")  # stages in order; methods of Objecti
 MASKED = ("mlm", "next_item")
 BIDIRECTIONAL = {"mntp", "simcse"}
 IGNORED = -100  # label of a token that is not predicted
+DRAWS = 1000  # of windows for one batch
 
 
 class Objectives(nn.Module):
@@ -86,6 +87,8 @@ class Objectives(nn.Module):
         if config["gradient_checkpointing"]:
             self.lm.gradient_checkpointing_enable({"use_reentrant": False})
         distinct = list(dict.fromkeys(text for text in texts if text))
+        if len(distinct) < 2:
+            raise ConfigError("item_text_fields: all items have the same text; name other fields")
         number = {text: i for i, text in enumerate(distinct)}
         self.text_of = torch.tensor([number.get(text, -1) for text in texts])  # [n_items]
         self.tokens = self.source.tokenize(distinct)  # of each distinct text
@@ -223,15 +226,16 @@ class Objectives(nn.Module):
 
     def _histories(self, n: int) -> list[list[int]]:
         """Random windows, each a history and the item after it; items without text left out."""
-        windows = self.windows
+        windows, rows = self.windows, []
         item, lists = windows.store.item_field, windows.store.item_field + windows.list_suffix
-        rows = []
-        while len(rows) < n:
+        for _ in range(DRAWS):
             batch = windows.collate(torch.randint(len(windows), (n - len(rows),)))
             ids = torch.cat([batch[lists], batch[item][:, None]], dim=1).tolist()
             texts = ([i for i in row if self.text_of[i] >= 0] for row in ids)  # padding has none
             rows += [row for row in texts if len(row) > 1]
-        return rows
+            if len(rows) == n:
+                return rows
+        raise ConfigError("item_text_fields: hardly any user has two items with text; name others")
 
     def _ids(self, text: str, special: bool = False) -> list[int]:
         return self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]

@@ -327,6 +327,22 @@ def test_a_data_set_without_text(run, data_path):
         run("bert", "out")
 
 
+def test_equal_texts_are_refused(run, data_path):
+    lines = ["item_id:token\ttitle:token_seq", "i1\ttoy", "i2\ttoy"]
+    (data_path / "tiny" / "tiny.item").write_text("\n".join(lines))
+    with pytest.raises(ConfigError, match="all items have the same text"):
+        run("bert", "out")
+    assert not adapt.Path("out").exists()  # not claimed
+
+
+def test_histories_without_text_are_refused(build, monkeypatch):
+    model, _ = build("bert")
+    model.text_of[:] = -1
+    monkeypatch.setattr(objectives, "DRAWS", 3)
+    with pytest.raises(ConfigError, match="hardly any user has two items with text"):
+        model._histories(4)
+
+
 def test_a_folder_that_holds_something_else(run, workdir):
     run("bert", "out", next_item_steps=0, mlm_steps=1)
     with pytest.raises(
