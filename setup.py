@@ -13,7 +13,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "recbole_lite" / "__init__.
 # the lines marked "RecBole" are what its modules import.
 INSTALL_REQUIRES = [
     "torch>=2.6",
-    "transformers>=5.0",
+    "transformers>=5.2",  # is_causal in a configuration
     "safetensors>=0.4.3",
     "filelock>=3.12",
     "numpy>=2.0",

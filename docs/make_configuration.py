@@ -18,8 +18,18 @@ ROOT = Path(__file__).resolve().parents[1]
 PROPERTIES = ROOT / "properties"
 PAGE = ROOT / "docs" / "configuration.md"
 LONGEST = 100  # characters of a default in a table
-REFERENCE = ("overall.yaml", "recbole.yaml", "tune.yaml")  # besides the models' files
-TITLES = {"overall.yaml": "Every run", "recbole.yaml": "RecBole's keys", "tune.yaml": "Sweeps"}
+REFERENCE = (
+    "overall.yaml",
+    "recbole.yaml",
+    "tune.yaml",
+    "adapt_llm.yaml",
+)  # besides the models' files
+TITLES = {
+    "overall.yaml": "Every run",
+    "recbole.yaml": "RecBole's keys",
+    "tune.yaml": "Sweeps",
+    "adapt_llm.yaml": "Adapting an Item LLM",
+}
 HEAD = """\
 # Configuration
 

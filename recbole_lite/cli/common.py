@@ -62,6 +62,11 @@ def add_traceback(parser: argparse.ArgumentParser) -> None:
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what a training takes; every other ``--key=value`` is a configuration key."""
     parser.add_argument("-m", "--model", help="LiteLLM4Rec, or one of RecBole's models")
+    add_dataset_arguments(parser)
+
+
+def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add a data set and settings; every other ``--key=value`` is a configuration key."""
     parser.add_argument("-d", "--dataset", help="name of a dataset")
     parser.add_argument(
         "--config_files",

@@ -23,7 +23,7 @@ from recbole_lite.utils.files import check_folder
 
 SUBCOMMANDS = (  # the first five are those of a newcomer
     "data", "run", "compare", "recommend", "serve",
-    "ablate", "reproduce", "report", "pack", "export",
+    "ablate", "reproduce", "adapt-llm", "report", "pack", "export",
 )  # fmt: skip
 EPILOG = """\
 first steps:
@@ -68,7 +68,7 @@ def build_parser() -> tuple[argparse.ArgumentParser, list[str]]:
     shtab.add_argument_to(parser, "--print-completion")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name in SUBCOMMANDS:
-        import_module(f"recbole_lite.cli.{name}").add_parser(commands)
+        import_module(f"recbole_lite.cli.{name.replace('-', '_')}").add_parser(commands)
     return parser, ["recbole-lite"]
 
 

@@ -8,10 +8,14 @@ from pathlib import Path
 
 import torch
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
     MODEL_FOR_TEXT_ENCODING_MAPPING,
     AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoModelForTextEncoding,
     AutoTokenizer,
@@ -82,6 +86,33 @@ def load_seq2seq(folder: Path | None, config: PretrainedConfig) -> PreTrainedMod
     model, missing = _load(AutoModelForSeq2SeqLM, folder, config, torch.float32, "llm")
     _refuse_missing(missing, folder, "llm")
     return model
+
+
+def load_language_model(folder: Path, key: str = "item_llm") -> tuple[PreTrainedModel, bool]:
+    """Load a language model with its head that predicts tokens.
+
+    Returns
+    -------
+    tuple
+        The model in float32, and whether it is causal. A missing head for masked words is random.
+
+    Raises
+    ------
+    ModelFilesError
+        The weights cannot be read, or some are missing; the architecture predicts no tokens.
+    """
+    config = load_config(folder, key)
+    masked = type(config) in MODEL_FOR_MASKED_LM_MAPPING
+    if config.is_encoder_decoder or not (masked or type(config) in MODEL_FOR_CAUSAL_LM_MAPPING):
+        raise ModelFilesError(
+            f"{key} {str(folder)!r}: a {config.model_type} model is neither a causal language "
+            "model nor an encoder with masked words; use one such as Qwen, GPT-2, BERT or minilm"
+        )
+    auto = AutoModelForMaskedLM if masked else AutoModelForCausalLM
+    model, missing = _load(auto, folder, config, torch.float32, key)
+    of_base = {name for name in missing if name.startswith(f"{model.base_model_prefix}.")}
+    _refuse_missing(of_base if masked else missing, folder, key)
+    return model, not masked
 
 
 def load_tokenizer(folder: Path, key: str) -> PreTrainedTokenizerBase:
@@ -157,7 +188,7 @@ def first_position(model: torch.nn.Module) -> int:
 @contextmanager
 def _readable(folder: Path, key: str) -> Iterator[None]:
     try:
-        with _quiet():
+        with quiet():
             yield
     except Exception as error:  # config, weights and tokenizer: many classes of their own
         raise ModelFilesError(
@@ -175,7 +206,7 @@ def no_pooler(folder: Path) -> ConfigError:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Mute transformers' progress bar and report; missing tensors are checked here."""
     verbosity, bar = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity_error()

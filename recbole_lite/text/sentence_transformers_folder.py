@@ -8,11 +8,13 @@ computation is known here are accepted; no class that a file names is ever impor
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from recbole_lite.utils.errors import ModelFilesError, one_line
+from recbole_lite.utils.files import write_json
 
 MODULES = "modules.json"
 PROMPTS = "config_sentence_transformers.json"
@@ -147,6 +149,36 @@ def read_recipe(folder: Path) -> Recipe:
         size=config.get("embedding_dimension", config.get("word_embedding_dimension")),
         files=tuple(path for path in files if path.is_file()),
     )
+
+
+def write_recipe(recipe: Recipe, size: int, source: Path, target: Path) -> None:
+    """Write the recipe by which a model was trained into the folder of its new weights.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Its files are copied; without files, it has one pooling and no layers.
+    size : int
+        Dimension of the language model's outputs.
+    source, target : Path
+        Folder that the recipe was read from, and folder of the new weights.
+    """
+    for path in recipe.files:
+        copy = target / path.relative_to(source)
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, copy)
+    if not recipe.files:
+        parts = {"Transformer": "", "Pooling": "1_Pooling"}
+        modules = [
+            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+            for i, (kind, path) in enumerate(parts.items())
+        ]
+        write_json(target / MODULES, modules)
+        pooling = {"word_embedding_dimension": size, "pooling_mode": recipe.pooling[0]}
+        write_json(target / parts["Pooling"] / "config.json", pooling)
+    prompts = {"item": recipe.prompt} if recipe.prompt else {}
+    default = next(iter(prompts), None)
+    write_json(target / PROMPTS, {"prompts": prompts, "default_prompt_name": default})
 
 
 def _modules(path: Path) -> list[tuple[str, str]]:

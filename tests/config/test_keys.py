@@ -14,7 +14,9 @@ from recbole_lite.config.yaml_files import read_yaml
 from recbole_lite.utils.errors import ConfigError
 from recbole_lite.utils.paths import PROPERTIES
 
-FILES = [PROPERTIES / name for name in ("recbole.yaml", "overall.yaml", "tune.yaml")]
+FILES = [
+    PROPERTIES / name for name in ("recbole.yaml", "overall.yaml", "tune.yaml", "adapt_llm.yaml")
+]
 FILES += sorted((PROPERTIES / "model").glob("*.yaml"))
 
 

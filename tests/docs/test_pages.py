@@ -14,6 +14,7 @@ from shell_blocks import commands
 from recbole_lite import LiteConfig
 from recbole_lite.cli import main
 from recbole_lite.config.yaml_files import Loader, read_yaml
+from recbole_lite.experiments.adapt_llm.adapt import AdaptLLM
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
@@ -187,7 +188,7 @@ def check_arguments(args, rest):
     rest = [w for w in rest if not is_of_a_sweep(w, rest)]
     files = [file for given in args.config_files for file in given.split()]
     files = [str(ROOT / file) for file in files if not file.startswith("saved/")]
-    model = args.model or ("LiteLLM4Rec" if args.config_files else None)
+    model = getattr(args, "model", AdaptLLM) or ("LiteLLM4Rec" if args.config_files else None)
     if getattr(args, "command", None) == "data":
         model, dataset = model or "LiteLLM4Rec", args.name
     else:

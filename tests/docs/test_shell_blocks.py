@@ -83,6 +83,9 @@ NOT_RUN = {
     "python benchmarks/gpu.py --data_path=DIR --tokenizer=FOLDER "
     "--item_embeddings=.cache/item_embeddings --out=results/gpu": "needs a GPU; "
     "tests/test_gpu_benchmark.py runs its parts small",
+    "recbole-lite adapt-llm --llm=Qwen/Qwen2-0.5B --dataset=amazon-toys-2018 --out=adapted/qwen "
+    "--title_sequence_tokens=1024 --rows_at_once=16 --gradient_checkpointing=True": "fetches "
+    "weights from the hub, and needs a GPU",
     "python benchmarks/recommend_file.py --model=RUN_FOLDER --users=20000,200000,1000000 "
     "--out=results/recommend/prefix-ml-1m.json": MEASURES,
 }
@@ -93,6 +96,7 @@ SMALL = [f"--rec_llm_config={THIN}"]  # in place of T5-small's size
 OFFLINE = ["--item_llm=minilm", "--rec_llm_init=scratch"]
 # Beginning of a command -> flags that it gets.
 ALSO = {
+    "recbole-lite adapt-llm --llm=minilm": ["--next_item_steps=1", "--next_item_batch_size=4"],
     "recbole-lite ablate --dataset": [*OFFLINE, *SMALL],
     "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-1m --item_llm=minilm": SMALL,
     "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-1m --item_vectors=": SMALL,
