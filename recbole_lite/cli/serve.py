@@ -8,6 +8,7 @@ import socket
 import sys
 from contextlib import suppress
 from dataclasses import fields
+from functools import partial
 
 from recbole_lite.cli.common import add_command, add_model, add_runtime, load_recommender
 from recbole_lite.serve.limits import Limits
@@ -60,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
         limits = Limits(**{name: getattr(args, name) for name in LIMITS})
         recommender = load_recommender(args)
         recommender.warm_up(limits.max_batch)
+        recommender.catalogue.search("no such title", 1)  # builds the index
         app = create_app(recommender, limits)
         host, port = listener.getsockname()[:2]
         if not ipaddress.ip_address(host.split("%")[0]).is_loopback:
@@ -69,12 +71,27 @@ def run(args: argparse.Namespace) -> int:
             )
         shown = f"[{host}]" if ":" in host else host
         print(f"http://{shown}:{port}/  (API: /docs)  Ctrl+C stops it", flush=True)
-        config = uvicorn.Config(app, log_level="warning", limit_concurrency=4 * limits.max_waiting)
         with suppress(KeyboardInterrupt):  # uvicorn's, after it has answered what was open
-            uvicorn.Server(config).run(sockets=[listener])
+            uvicorn.Server(server_config(app, limits)).run(sockets=[listener])
     finally:
         listener.close()
     return 0
+
+
+def server_config(app, limits: Limits):
+    """Configure uvicorn with the time limits of the service."""
+    from uvicorn import Config
+
+    from recbole_lite.serve.connections import Connection
+
+    return Config(
+        app,
+        http=partial(Connection, header_timeout=limits.read_timeout),  # type: ignore[arg-type]
+        log_level="warning",
+        limit_concurrency=4 * limits.max_waiting,
+        # The end of the interpreter takes some tenths of a second besides.
+        timeout_graceful_shutdown=max(0.1, limits.grace - 1),  # type: ignore[arg-type]
+    )
 
 
 def _listen(host: str, port: int) -> socket.socket:

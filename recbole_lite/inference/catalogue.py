@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import unicodedata
@@ -12,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from recbole_lite.inference.title_search import TitleIndex
 from recbole_lite.utils.errors import CheckpointError, RequestError, shorten
 from recbole_lite.utils.files import write_atomically
 
@@ -83,7 +83,8 @@ class Catalogue:
             self.texts.append(text)
         if self.counts is not None:  # new items have none yet
             self.counts += [0] * (len(self.ids) - len(self.counts))
-        self.__dict__.pop("_by_title", None)
+        for name in ("_by_title", "_title_index"):
+            self.__dict__.pop(name, None)
 
     # -- finding ----------------------------------------------------------------------------
 
@@ -136,20 +137,15 @@ class Catalogue:
         wanted = normalize_title(text)
         if not wanted or limit < 1:
             return []
-        words = wanted.split()
-        begin, cut, within = [], [], []  # "star wars" before "starman" for "star"
-        for title, places in sorted(self._by_title.items(), key=lambda pair: len(pair[0])):
-            if f"{title} ".startswith(f"{wanted} "):
-                begin += places
-            elif title.startswith(wanted):
-                cut += places
-            elif _has_words(title, words):
-                within += places
-        found = [*begin, *cut, *within]
-        if len(found) < limit:
-            near = difflib.get_close_matches(wanted, self._by_title, limit)
-            found += [i for title in near for i in self._by_title[title]]
+        titles = self._title_index.search(wanted, limit)
+        if sum(len(self._by_title[title]) for title in titles) < limit:
+            titles += self._title_index.similar(wanted, limit)
+        found = (place for title in titles for place in self._by_title[title])
         return list(dict.fromkeys(found))[:limit]
+
+    @cached_property
+    def _title_index(self) -> TitleIndex:
+        return TitleIndex(self._by_title)
 
     @cached_property
     def _by_title(self) -> dict[str, list[int]]:
@@ -210,11 +206,6 @@ def normalize_title(title: str) -> str:
     text = text.replace("'", "").replace("\N{RIGHT SINGLE QUOTATION MARK}", "")
     words = re.findall(r"\w+", text.replace("&", " and "))
     return " ".join(words)
-
-
-def _has_words(title: str, words: list[str]) -> bool:
-    own = title.split()
-    return set(words[:-1]) <= set(own) and any(word.startswith(words[-1]) for word in own)
 
 
 def _item_of(line: str, place: str) -> dict[str, str]:

@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated
 
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
 from fastapi import FastAPI, HTTPException, Request
 from fastapi import Query as Parameter
 from fastapi.exceptions import RequestValidationError
@@ -16,8 +18,8 @@ from recbole_lite.inference.history_inputs import describe_unknown, resolve_cand
 from recbole_lite.inference.recommender import Recommender
 from recbole_lite.serve import schemas
 from recbole_lite.serve.batching import Batcher, OverloadedError, RankRequest
-from recbole_lite.serve.body_limit import BodyLimit
 from recbole_lite.serve.limits import Limits
+from recbole_lite.serve.middleware import BodyLimit, HeadAndOptions
 from recbole_lite.utils.errors import RequestError
 
 PAGE = Path(__file__).with_name("page.html")
@@ -31,7 +33,9 @@ _REFUSED: dict[int | str, dict] = {
 }
 _LIMITED: dict[int | str, dict] = {
     400: {"model": schemas.Problem, "description": "The body is not JSON in UTF-8."},
+    408: {"model": schemas.Problem, "description": "The body took too long."},
     413: {"model": schemas.Problem, "description": "The body is too large."},
+    415: {"model": schemas.Problem, "description": "The content type is not JSON."},
     503: {"model": schemas.Problem, "description": "Too many requests are waiting."},
 }
 
@@ -63,7 +67,8 @@ def create_app(recommender: Recommender, limits: Limits | None = None) -> FastAP
         description="Recommendations from a user's items, in order.",
         lifespan=lifespan,
     )
-    app.add_middleware(BodyLimit, max_bytes=limits.max_body)
+    app.add_middleware(BodyLimit, max_bytes=limits.max_body, seconds=limits.read_timeout)
+    app.add_middleware(HeadAndOptions, router=app.router)
     _add_error_handlers(app)
     _add_routes(app, recommender, batcher, limits)
     return app
@@ -81,20 +86,30 @@ def _add_routes(app: FastAPI, recommender: Recommender, batcher: Batcher, limits
         found = [schemas.Scored(**r._asdict()) for r in recommender.describe(items, scores)]
         return schemas.Recommendations(recommendations=found, unknown=unknown)
 
-    @app.get("/items", responses=_REFUSED)
+    searching = CapacityLimiter(1)  # one core for searches; the others wait
+
+    @app.get("/items", responses={**_REFUSED, 503: _LIMITED[503]})
     async def items(
         query: Annotated[
             str,
             Parameter(max_length=200, description="Part of a title; empty: list the catalogue."),
         ] = "",
+        id: Annotated[
+            list[schemas.ItemId],
+            Parameter(max_length=100, description="Look these up; unknown ids are left out."),
+        ] = [],  # noqa: B006
         limit: Annotated[int, Parameter(ge=1, le=100)] = 20,
         offset: Annotated[
             int, Parameter(ge=0, le=2**31, description="First item, without a query.")
         ] = 0,
     ) -> schemas.Items:
-        """Search titles, or list the catalogue."""
-        if query.strip():
-            places = catalogue.search(query, limit)
+        """Search titles, look up ids, or list the catalogue."""
+        if id:
+            places, _ = catalogue.resolve(id)
+        elif query.strip():
+            if searching.statistics().tasks_waiting >= limits.max_waiting:
+                raise OverloadedError
+            places = await run_sync(catalogue.search, query, limit, limiter=searching)
         else:
             places = list(range(1 + offset, min(1 + offset + limit, len(catalogue) + 1)))
         found = [schemas.Item(id=catalogue.ids[i], title=catalogue.titles[i]) for i in places]
@@ -131,11 +146,13 @@ def _rank_request(
     recommender: Recommender, query: schemas.Query, limits: Limits
 ) -> tuple[RankRequest, list[str]]:
     """The request in internal ids, and the ids of the history that are not in the catalogue."""
-    for name, ids in (("history", query.history), ("candidates", query.candidates or [])):
-        if len(ids) > limits.max_history:
-            raise RequestError(
-                f"{name}: {len(ids):,} ids, at most {limits.max_history:,} are accepted"
-            )
+    items = len(recommender.catalogue)
+    for name, ids, most in (
+        ("history", query.history, limits.max_history),
+        ("candidates", query.candidates or [], items),
+    ):
+        if len(ids) > most:
+            raise RequestError(f"{name}: {len(ids):,} ids, at most {most:,} are accepted")
     recommender.check_k(query.k)
     known, unknown = recommender.catalogue.resolve(query.history)
     unknown = list(dict.fromkeys(unknown))
@@ -152,7 +169,11 @@ def _add_error_handlers(app: FastAPI) -> None:
         return JSONResponse({"detail": str(error)}, 422)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if request.method == "POST" and kind != "application/json":
+            detail = f"the content type is {kind[:80]!r}; send application/json"
+            return JSONResponse({"detail": detail}, 415)
         found = [_described(problem) for problem in error.errors()[:3]]
         return JSONResponse({"detail": "; ".join(found)}, 422)
 

@@ -11,9 +11,11 @@ def _limit(default: int, help: str) -> int:
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of the service; lists of candidates have that of a history."""
+    """Limits of the service; a list of candidates is limited by the catalogue."""
 
     max_history: int = _limit(1000, "items in a history")
     max_body: int = _limit(256 * 1024, "bytes of a request")
     max_batch: int = _limit(64, "histories scored together")
     max_waiting: int = _limit(1024, "requests that may wait")
+    read_timeout: int = _limit(30, "seconds a client has to send its headers, and its body")
+    grace: int = _limit(5, "seconds from SIGTERM to the end of the process")

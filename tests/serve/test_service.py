@@ -1,6 +1,7 @@
 """The HTTP service: answers, refusals, batches."""
 
 import asyncio
+import http.client
 import json
 import os
 import signal
@@ -8,13 +9,17 @@ import socket
 import subprocess
 import sys
 import threading
-import urllib.request
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
+import uvicorn
 from fastapi.testclient import TestClient
 
 from recbole_lite import Recommender
 from recbole_lite.cli.main import main
+from recbole_lite.cli.serve import _listen, server_config
 from recbole_lite.serve.app import create_app
 from recbole_lite.serve.batching import Batcher, OverloadedError, RankRequest
 from recbole_lite.serve.limits import Limits
@@ -77,7 +82,7 @@ def test_candidates_and_unknown_ids(client):
         ({"history": ["i3"], "candidates": []}, "candidates: List should have at least 1 item"),
         ({"history": ["i3"], "K": 5}, "K: Extra inputs are not permitted"),
         ({"history": ["i3"] * 51}, "history: 51 ids, at most 50 are accepted"),
-        ({"history": ["i3"], "candidates": ["i3"] * 51}, "candidates: 51 ids, at most 50"),
+        ({"history": ["i3"], "candidates": ["i3"] * 51}, "candidates: 51 ids, at most 24"),
         ({"history": ["i" * 257]}, "history.0: String should have at most 256 characters"),
     ],
 )
@@ -127,6 +132,46 @@ def test_items(client):
     assert client.get("/items/zz").status_code == 404
     answer = client.get("/items", params={"limit": 1000})
     assert (answer.status_code, "less than or equal to 100" in answer.text) == (422, True)
+
+
+def test_items_by_ids(client):
+    found = client.get("/items", params={"id": ["i7", "zz", "i3"]}).json()["items"]
+    assert [item["id"] for item in found] == ["i7", "i3"]
+
+
+def test_a_search_does_not_delay_others(recommender, monkeypatch):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(*_):
+        begun.set()
+        return [3] if go_on.wait(30) else []
+
+    monkeypatch.setattr(recommender.catalogue, "search", slow)
+    with TestClient(create_app(recommender)) as client, ThreadPoolExecutor(1) as pool:
+        found = pool.submit(client.get, "/items", params={"query": "toy"})
+        assert begun.wait(30)
+        assert client.get("/health").status_code == 200
+        go_on.set()
+        assert len(found.result().json()["items"]) == 1
+
+
+def test_head_and_options(client):
+    answer, whole = client.head("/items/i0"), client.get("/items/i0")
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["content-length"] == whole.headers["content-length"]
+    assert client.head("/items/zz").status_code == 404
+    for path, methods in (("/items/i0", "GET, HEAD, OPTIONS"), ("/recommend", "OPTIONS, POST")):
+        answer = client.options(path)
+        assert (answer.status_code, answer.headers["allow"]) == (204, methods)
+    assert client.options("/absent/x").status_code == 404
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", None])
+def test_a_wrong_content_type(kind, client):
+    headers = {"content-type": kind} if kind else {}
+    answer = client.post("/recommend", content=b'{"history": ["i3"]}', headers=headers)
+    detail = f"the content type is {kind or ''!r}; send application/json"
+    assert (answer.status_code, answer.json()["detail"]) == (415, detail)
 
 
 def test_health_page_and_description(client):
@@ -215,6 +260,33 @@ def test_a_failure_is_told_and_does_not_end_the_worker(recommender, monkeypatch)
     assert statuses == [500, 200]
 
 
+# -- slow clients, the end --------------------------------------------------------------------
+
+HEADERS = b"POST /recommend HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+HALF = HEADERS + b"content-length: 500\r\n\r\n{"
+
+
+def connect(address, data):
+    connection = socket.create_connection(address, timeout=30)
+    connection.sendall(data)
+    return connection
+
+
+def test_half_sent_requests_are_closed(recommender):
+    limits = Limits(read_timeout=1)
+    listener = _listen("127.0.0.1", 0)
+    server = uvicorn.Server(server_config(create_app(recommender, limits), limits))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    opened = [connect(listener.getsockname(), data) for data in (b"", HEADERS, HALF)]
+    answers = [b"".join(iter(partial(connection.recv, 9999), b"")) for connection in opened]
+    assert answers[:2] == [b"", b""]
+    assert answers[2].startswith(b"HTTP/1.1 408")
+    assert b"not complete after 1 seconds" in answers[2]
+    server.should_exit = True
+    thread.join(30)
+
+
 # -- command line -----------------------------------------------------------------------------
 
 
@@ -248,18 +320,35 @@ def test_without_fastapi(monkeypatch, capsys):
 
 
 def test_served_by_the_command(trained):
-    """The real server on loopback: it says where, answers, and ends on Ctrl+C."""
+    """The real server on loopback: it says where, answers, and ends on SIGTERM in time."""
     command = [sys.executable, "-m", "recbole_lite", "serve", f"--model={trained('SASRec')}"]
-    process = subprocess.Popen([*command, "--port=0"], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, "--port=0", "--grace=2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
-        address = process.stdout.readline().split()[0]
-        assert address.startswith("http://127.0.0.1:")
+        url = process.stdout.readline().split()[0]
+        assert url.startswith("http://127.0.0.1:")
+        address = ("127.0.0.1", int(url.rstrip("/").rpartition(":")[2]))
+        client = http.client.HTTPConnection(*address, timeout=30)
         body = json.dumps({"history": ["i3"], "k": 3}).encode()
         kind = {"content-type": "application/json"}
-        asked = urllib.request.Request(f"{address}recommend", body, kind)
-        with urllib.request.urlopen(asked, timeout=30) as answer:
+        half = [connect(address, data) for data in (HEADERS, HALF)]
+        for stop in (False, True):  # the second request is sent while the service stops
+            if stop:
+                os.kill(process.pid, signal.SIGTERM)
+                asked = time.monotonic()
+                time.sleep(0.2)
+            client.request("POST", "/recommend", body, kind)
+            answer = client.getresponse()
             assert len(json.load(answer)["recommendations"]) == 3
-        os.kill(process.pid, signal.SIGINT)
-        assert process.wait(30) in (0, 130, -signal.SIGINT)
+            assert answer.getheader("connection") == ("close" if stop else None)
+        assert process.wait(30) == 0
+        assert time.monotonic() - asked < 4  # 2 on a free processor
+        assert "Traceback" not in process.stderr.read()
+        for connection in half:
+            connection.close()
     finally:
         process.kill()
