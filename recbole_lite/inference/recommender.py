@@ -223,6 +223,11 @@ class Recommender(ModelHubMixin):
         return self._bundle.about
 
     @property
+    def folder(self) -> Path:
+        """Folder that the model was loaded from."""
+        return self._bundle.weights.parent
+
+    @property
     def excludes_seen(self) -> bool:
         """Whether the items of a history are excluded unless a call says otherwise.
 
@@ -362,10 +367,9 @@ class Recommender(ModelHubMixin):
 
     def _popular(self, k: int, candidates: np.ndarray | None) -> list[Recommendation]:
         if self.catalogue.counts is None:
-            folder = self._bundle.weights.parent
             raise RequestError(
                 "no_history: popular: the folder does not say how often items occur (an older "
-                f"version wrote it); type: recbole-lite pack --model={quote(str(folder))}"
+                f"version wrote it); type: recbole-lite pack --model={quote(str(self.folder))}"
             )
         counts = np.array([[-np.inf, *self.catalogue.counts[1:]]])
         ids, scores = top_k(counts, k, None, candidates)

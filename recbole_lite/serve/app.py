@@ -1,25 +1,31 @@
-"""FastAPI application: ``/recommend``, ``/items``, ``/health``, one page, OpenAPI."""
+"""FastAPI application: recommendations, items, health, metrics, one page, OpenAPI."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi import Query as Parameter
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 from recbole_lite import __version__
+from recbole_lite.inference.catalogue import Catalogue
 from recbole_lite.inference.history_inputs import describe_unknown, resolve_candidates
 from recbole_lite.inference.recommender import Recommender
 from recbole_lite.serve import schemas
-from recbole_lite.serve.batching import Batcher, OverloadedError, RankRequest
-from recbole_lite.serve.limits import Limits
-from recbole_lite.serve.middleware import BodyLimit, HeadAndOptions
+from recbole_lite.serve.batching import OverloadedError, RankRequest
+from recbole_lite.serve.limits import Limits, Options
+from recbole_lite.serve.live_model import LiveModel, ServedModel
+from recbole_lite.serve.metrics import Metrics
+from recbole_lite.serve.middleware import BearerToken, BodyLimit, HeadAndOptions, Observed
 from recbole_lite.utils.errors import RequestError
 
 PAGE = Path(__file__).with_name("page.html")
@@ -31,6 +37,7 @@ _PAGE_POLICY = (
 _REFUSED: dict[int | str, dict] = {
     422: {"model": schemas.Problem, "description": "The request cannot be answered."}
 }
+_ABSENT: dict[int | str, dict] = {404: {"model": schemas.Problem, "description": "No such item."}}
 _LIMITED: dict[int | str, dict] = {
     400: {"model": schemas.Problem, "description": "The body is not JSON in UTF-8."},
     408: {"model": schemas.Problem, "description": "The body took too long."},
@@ -40,56 +47,94 @@ _LIMITED: dict[int | str, dict] = {
 }
 
 
-def create_app(recommender: Recommender, limits: Limits | None = None) -> FastAPI:
+async def _used_model(request: Request) -> AsyncIterator[ServedModel]:
+    with request.app.state.live.use() as model:
+        request.state.version = model.version
+        yield model
+
+
+UsedModel = Annotated[ServedModel, Depends(_used_model)]
+
+
+def create_app(
+    recommender: Recommender, limits: Limits | None = None, options: Options | None = None
+) -> FastAPI:
     """Create the HTTP service of a model.
 
     Parameters
     ----------
     recommender : Recommender
     limits : Limits, optional
+    options : Options, optional
 
     Returns
     -------
     fastapi.FastAPI
-        An ASGI application.
+        An ASGI application; its ``state.live`` is the :class:`.live_model.LiveModel`.
     """
-    limits = limits or Limits()
-    batcher = Batcher(recommender, limits.max_batch, limits.max_waiting)
+    limits, options = limits or Limits(), options or Options()
+    metrics = Metrics()
+    live = LiveModel(
+        recommender,
+        limits,
+        options.load,
+        options.watch,
+        on_batch=metrics.batches.observe,
+        on_reload=lambda outcome: metrics.reloads.labels(outcome).inc(),
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI):
+        follower = asyncio.create_task(live.follow()) if live.load else None
         yield
-        batcher.close()
+        if follower:
+            follower.cancel()
+        live.current.batcher.close()
 
     app = FastAPI(
         title=f"recbole-lite: {recommender.name}",
         version=__version__,
         description="Recommendations from a user's items, in order.",
         lifespan=lifespan,
+        root_path=options.root_path,
     )
+    app.state.live = live
     app.add_middleware(BodyLimit, max_bytes=limits.max_body, seconds=limits.read_timeout)
     app.add_middleware(HeadAndOptions, router=app.router)
+    if options.token is not None:
+        app.add_middleware(BearerToken, token=options.token)
+    if options.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=options.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type", "x-request-id"],
+            expose_headers=["x-model-version", "x-request-id"],
+        )
+    app.add_middleware(Observed, metrics=metrics, version=lambda: live.current.version)
     _add_error_handlers(app)
-    _add_routes(app, recommender, batcher, limits)
+    _add_routes(app, live)
+    _add_operations(app, live, metrics)
     return app
 
 
-def _add_routes(app: FastAPI, recommender: Recommender, batcher: Batcher, limits: Limits) -> None:
-    catalogue = recommender.catalogue
-    page = PAGE.read_text(encoding="utf-8")
+def _add_routes(app: FastAPI, live: LiveModel) -> None:
+    limits = live.limits
+    searching = CapacityLimiter(1)  # one core for searches; the others wait
 
     @app.post("/recommend", responses={**_REFUSED, **_LIMITED})
-    async def recommend(query: schemas.Query) -> schemas.Recommendations:
+    async def recommend(query: schemas.Query, model: UsedModel) -> schemas.Recommendations:
         """Recommend items to a user, given the history."""
-        request, unknown = _rank_request(recommender, query, limits)
-        items, scores = await batcher(request)
-        found = [schemas.Scored(**r._asdict()) for r in recommender.describe(items, scores)]
-        return schemas.Recommendations(recommendations=found, unknown=unknown)
-
-    searching = CapacityLimiter(1)  # one core for searches; the others wait
+        request, unknown = _rank_request(model.recommender, query, limits)
+        items, scores = await model.batcher(request)
+        found = [schemas.Scored(**r._asdict()) for r in model.recommender.describe(items, scores)]
+        return schemas.Recommendations(
+            recommendations=found, unknown=unknown, version=model.version
+        )
 
     @app.get("/items", responses={**_REFUSED, 503: _LIMITED[503]})
     async def items(
+        model: UsedModel,
         query: Annotated[
             str,
             Parameter(max_length=200, description="Part of a title; empty: list the catalogue."),
@@ -104,6 +149,7 @@ def _add_routes(app: FastAPI, recommender: Recommender, batcher: Batcher, limits
         ] = 0,
     ) -> schemas.Items:
         """Search titles, look up ids, or list the catalogue."""
+        catalogue = model.recommender.catalogue
         if id:
             places, _ = catalogue.resolve(id)
         elif query.strip():
@@ -112,34 +158,65 @@ def _add_routes(app: FastAPI, recommender: Recommender, batcher: Batcher, limits
             places = await run_sync(catalogue.search, query, limit, limiter=searching)
         else:
             places = list(range(1 + offset, min(1 + offset + limit, len(catalogue) + 1)))
-        found = [schemas.Item(id=catalogue.ids[i], title=catalogue.titles[i]) for i in places]
-        return schemas.Items(items=found, total=len(catalogue))
+        return schemas.Items(items=[_item(catalogue, i) for i in places], total=len(catalogue))
 
-    @app.get(
-        "/items/{id:path}", responses={404: {"model": schemas.Problem, "description": "No such."}}
-    )
-    async def item(id: str) -> schemas.Item:
+    @app.get("/items/{id:path}", responses=_ABSENT)
+    async def item(id: str, model: UsedModel) -> schemas.Item:
         """One item by its raw id."""
-        place = catalogue.index.get(id)
-        if place is None:
-            raise HTTPException(404, f"no item has the id {id[:256]!r}")
-        return schemas.Item(id=catalogue.ids[place], title=catalogue.titles[place])
+        return _item(model.recommender.catalogue, _place(model.recommender.catalogue, id))
+
+
+def _add_operations(app: FastAPI, live: LiveModel, metrics: Metrics) -> None:
+    page = PAGE.read_text(encoding="utf-8")
 
     @app.get("/health")
     async def health() -> schemas.Health:
         """Model, data set and number of waiting requests."""
-        model, _, dataset = recommender.name.partition("-")
-        return schemas.Health(
-            status="ok",
-            model=model,
-            dataset=dataset,
-            items=len(catalogue),
-            waiting=batcher.waiting,
-        )
+        return schemas.Health(status="ok", **_facts(live.current))
+
+    @app.get("/health/live")
+    async def alive() -> schemas.Ready:
+        """Whether the process answers."""
+        return schemas.Ready(status="ok")
+
+    @app.get("/health/ready", responses={503: _LIMITED[503]})
+    async def ready() -> schemas.Ready:
+        """Whether further requests are accepted: the queue is not full."""
+        if live.current.batcher.waiting >= live.limits.max_waiting:
+            raise OverloadedError
+        return schemas.Ready(status="ok")
+
+    @app.get("/metrics", include_in_schema=False)
+    async def figures() -> Response:
+        facts = _facts(live.current)
+        waiting = facts.pop("waiting")
+        text = metrics.text(waiting, {name: str(value) for name, value in facts.items()})
+        return Response(text, media_type="text/plain; version=0.0.4")
 
     @app.get("/", include_in_schema=False)
     async def home() -> HTMLResponse:
         return HTMLResponse(page, headers={"content-security-policy": _PAGE_POLICY})
+
+
+def _facts(model: ServedModel) -> dict[str, Any]:
+    name, _, dataset = model.recommender.name.partition("-")
+    return {
+        "model": name,
+        "dataset": dataset,
+        "items": len(model.recommender.catalogue),
+        "waiting": model.batcher.waiting,
+        "version": model.version,
+    }
+
+
+def _item(catalogue: Catalogue, place: int) -> schemas.Item:
+    return schemas.Item(id=catalogue.ids[place], title=catalogue.titles[place])
+
+
+def _place(catalogue: Catalogue, id: str) -> int:
+    if id not in catalogue.index:
+        raise HTTPException(404, f"no item has the id {id[:256]!r}")
+    return catalogue.index[id]
 
 
 def _rank_request(

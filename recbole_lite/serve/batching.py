@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -52,10 +52,19 @@ class Batcher:
         Histories scored together.
     max_waiting : int
         Limit of waiting requests; further ones are refused.
+    on_batch : callable
+        Gets the size of each batch.
     """
 
-    def __init__(self, recommender: Recommender, max_batch: int, max_waiting: int):
+    def __init__(
+        self,
+        recommender: Recommender,
+        max_batch: int,
+        max_waiting: int,
+        on_batch: Callable[[int], None] = lambda size: None,
+    ):
         self.recommender, self.max_batch, self.max_waiting = recommender, max_batch, max_waiting
+        self._on_batch = on_batch
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._queue: asyncio.Queue
@@ -118,6 +127,7 @@ class Batcher:
 
     def _answer(self, requests: list[RankRequest]) -> list[Ranked]:
         self.batches += 1
+        self._on_batch(len(requests))
         histories = [request.history for request in requests]
         exclude = [request.history if request.exclude_seen else [] for request in requests]
         if any(request.candidates is not None for request in requests):

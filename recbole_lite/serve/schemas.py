@@ -47,6 +47,7 @@ class Recommendations(BaseModel):
 
     recommendations: list[Scored]
     unknown: list[str] = Field(description="Ids of the history that are not in the catalogue.")
+    version: str = Field(description="Version of the model that answered.")
 
 
 class Items(BaseModel):
@@ -64,6 +65,13 @@ class Health(BaseModel):
     dataset: str
     items: int
     waiting: int = Field(description="Requests that wait for the model.")
+    version: str = Field(description="Version of the model.")
+
+
+class Ready(BaseModel):
+    """The service answers."""
+
+    status: Literal["ok"]
 
 
 class Problem(BaseModel):

@@ -4,6 +4,7 @@ import asyncio
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -175,7 +176,9 @@ def test_a_wrong_content_type(kind, client):
 
 
 def test_health_page_and_description(client):
-    assert client.get("/health").json() == {
+    health = client.get("/health").json()
+    assert re.fullmatch("[0-9a-f]{12}", health.pop("version"))
+    assert health == {
         "status": "ok",
         "model": "LiteLLM4Rec",
         "dataset": "tiny",
@@ -188,7 +191,8 @@ def test_health_page_and_description(client):
     assert "http" not in page.text.replace("http-equiv", "")  # nothing comes from elsewhere
     assert client.get("/docs").status_code == 200
     paths = client.get("/openapi.json").json()["paths"]
-    assert set(paths) == {"/recommend", "/items", "/items/{id}", "/health"}
+    health = {"/health", "/health/live", "/health/ready"}
+    assert set(paths) == {"/recommend", "/items", "/items/{id}"} | health
 
 
 # -- batches ----------------------------------------------------------------------------------
@@ -266,6 +270,19 @@ HEADERS = b"POST /recommend HTTP/1.1\r\nhost: x\r\ncontent-type: application/jso
 HALF = HEADERS + b"content-length: 500\r\n\r\n{"
 
 
+def wait_for(happened, seconds=30):
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def get(address, path):
+    connection = http.client.HTTPConnection(*address, timeout=30)
+    connection.request("GET", path, headers={"connection": "close"})
+    return connection.getresponse().read().decode()
+
+
 def connect(address, data):
     connection = socket.create_connection(address, timeout=30)
     connection.sendall(data)
@@ -296,6 +313,9 @@ def test_half_sent_requests_are_closed(recommender):
         (["--model=absent"], "error: absent: no such folder"),
         (["--model=absent", "--max_batch=0"], "--max_batch must be at least 1"),
         (["--model=absent", "--host=no such host"], "cannot listen there"),
+        (["--model=absent", "--root_path=api/"], "--root_path=api/: begin with /"),
+        (["--model=absent", "--token_file=absent"], "--token_file=absent: "),
+        (["--model=absent", "--token_file=/dev/null"], "holds no token of one word"),
         (["--model=absent", "--port=70000"], "a port is a number from 0 to 65535"),
     ],
 )
@@ -336,6 +356,8 @@ def test_served_by_the_command(trained):
         body = json.dumps({"history": ["i3"], "k": 3}).encode()
         kind = {"content-type": "application/json"}
         half = [connect(address, data) for data in (HEADERS, HALF)]
+        os.kill(process.pid, signal.SIGHUP)  # the model is loaded again
+        wait_for(lambda: 'reloads_total{outcome="ok"} 1.0' in get(address, "/metrics"))
         for stop in (False, True):  # the second request is sent while the service stops
             if stop:
                 os.kill(process.pid, signal.SIGTERM)
