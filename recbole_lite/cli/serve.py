@@ -52,7 +52,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--watch", action="store_true", help="load the model again when its files change"
     )
-    parser.add_argument("--root_path", default="", help="path of the service behind a proxy")
+    parser.add_argument("--root_path", metavar="PATH", help="path of the service behind a proxy")
     parser.add_argument("--token_file", metavar="FILE", help="file with the bearer token to demand")
     parser.add_argument(
         "--cors_origin",
@@ -110,7 +110,7 @@ def _load(args: argparse.Namespace, limits: Limits) -> Recommender:
 
 
 def _options(args: argparse.Namespace, limits: Limits) -> Options:
-    if args.root_path and not re.fullmatch(r"(/[^/?#\s]+)+", args.root_path):
+    if args.root_path is not None and not re.fullmatch(r"(/[^/?#\s]+)+", args.root_path):
         raise RequestError(
             f"--root_path={args.root_path}: begin with / and end without, as in /api"
         )
@@ -125,7 +125,7 @@ def _options(args: argparse.Namespace, limits: Limits) -> Options:
     return Options(
         load=partial(_load, args, limits),
         watch=args.watch,
-        root_path=args.root_path,
+        root_path=args.root_path or "",
         token=token,
         cors_origins=args.cors_origin,
     )

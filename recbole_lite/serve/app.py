@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
@@ -18,15 +19,15 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 from recbole_lite import __version__
 from recbole_lite.inference.catalogue import Catalogue
-from recbole_lite.inference.history_inputs import describe_unknown, resolve_candidates
-from recbole_lite.inference.recommender import Recommender
+from recbole_lite.inference.history_inputs import describe_unknown
+from recbole_lite.inference.recommender import Explained, Recommendation, Recommender
 from recbole_lite.serve import schemas
 from recbole_lite.serve.batching import OverloadedError, RankRequest
 from recbole_lite.serve.limits import Limits, Options
 from recbole_lite.serve.live_model import LiveModel, ServedModel
 from recbole_lite.serve.metrics import Metrics
 from recbole_lite.serve.middleware import BearerToken, BodyLimit, HeadAndOptions, Observed
-from recbole_lite.utils.errors import RequestError
+from recbole_lite.utils.errors import MissingDependencyError, RequestError
 
 PAGE = Path(__file__).with_name("page.html")
 # The page is one file: it neither loads from nor sends to other servers.
@@ -38,11 +39,13 @@ _REFUSED: dict[int | str, dict] = {
     422: {"model": schemas.Problem, "description": "The request cannot be answered."}
 }
 _ABSENT: dict[int | str, dict] = {404: {"model": schemas.Problem, "description": "No such item."}}
+_NO_TORCH = {"model": schemas.Problem, "description": "Vectors need torch."}
 _LIMITED: dict[int | str, dict] = {
     400: {"model": schemas.Problem, "description": "The body is not JSON in UTF-8."},
     408: {"model": schemas.Problem, "description": "The body took too long."},
     413: {"model": schemas.Problem, "description": "The body is too large."},
     415: {"model": schemas.Problem, "description": "The content type is not JSON."},
+    501: _NO_TORCH,
     503: {"model": schemas.Problem, "description": "Too many requests are waiting."},
 }
 
@@ -113,24 +116,51 @@ def create_app(
         )
     app.add_middleware(Observed, metrics=metrics, version=lambda: live.current.version)
     _add_error_handlers(app)
-    _add_routes(app, live)
+    _add_recommendations(app, limits)
+    _add_items(app, limits)
     _add_operations(app, live, metrics)
     return app
 
 
-def _add_routes(app: FastAPI, live: LiveModel) -> None:
-    limits = live.limits
-    searching = CapacityLimiter(1)  # one core for searches; the others wait
-
-    @app.post("/recommend", responses={**_REFUSED, **_LIMITED})
+def _add_recommendations(app: FastAPI, limits: Limits) -> None:
+    @app.post("/recommend", responses={**_REFUSED, **_LIMITED}, response_model_exclude_none=True)
     async def recommend(query: schemas.Query, model: UsedModel) -> schemas.Recommendations:
         """Recommend items to a user, given the history."""
-        request, unknown = _rank_request(model.recommender, query, limits)
-        items, scores = await model.batcher(request)
-        found = [schemas.Scored(**r._asdict()) for r in model.recommender.describe(items, scores)]
+        _check_lengths(query, [query.history], model.recommender, limits)
+        known, unknown = _resolved(model.recommender, query.history, query)
+        if not known:
+            raise RequestError(f"history: {describe_unknown(unknown)}")
+        if query.diversity or query.explain:
+            found = (await _rows(model, query, [known]))[0]
+        else:
+            found = await _batched(model, query, known)
         return schemas.Recommendations(
             recommendations=found, unknown=unknown, version=model.version
         )
+
+    @app.post(
+        "/recommend/users", responses={**_REFUSED, **_LIMITED}, response_model_exclude_none=True
+    )
+    async def recommend_users(
+        query: schemas.UsersQuery, model: UsedModel
+    ) -> schemas.AllRecommendations:
+        """Recommend items to several users; one without a known item gets none."""
+        if len(query.histories) > limits.max_users:
+            raise RequestError(
+                f"histories: {len(query.histories):,}, at most {limits.max_users:,} are accepted"
+            )
+        _check_lengths(query, query.histories, model.recommender, limits)
+        users = [_resolved(model.recommender, row, query) for row in query.histories]
+        rows = await _rows(model, query, [known for known, _ in users])
+        answers = [
+            schemas.UserRecommendations(recommendations=row, unknown=unknown)
+            for row, (_, unknown) in zip(rows, users, strict=True)
+        ]
+        return schemas.AllRecommendations(users=answers, version=model.version)
+
+
+def _add_items(app: FastAPI, limits: Limits) -> None:
+    searching = CapacityLimiter(1)  # one core for searches; the others wait
 
     @app.get("/items", responses={**_REFUSED, 503: _LIMITED[503]})
     async def items(
@@ -159,6 +189,27 @@ def _add_routes(app: FastAPI, live: LiveModel) -> None:
         else:
             places = list(range(1 + offset, min(1 + offset + limit, len(catalogue) + 1)))
         return schemas.Items(items=[_item(catalogue, i) for i in places], total=len(catalogue))
+
+    @app.get(
+        "/items/{id:path}/similar",
+        responses={**_ABSENT, **_REFUSED, 501: _NO_TORCH, 503: _LIMITED[503]},
+        response_model_exclude_none=True,
+    )
+    async def similar(
+        id: str,
+        model: UsedModel,
+        limit: Annotated[int, Parameter(ge=1, le=100)] = 10,
+        by: Annotated[
+            Literal["trained", "text"],
+            Parameter(description="Vectors that the model ranks with, or those of the texts."),
+        ] = "trained",
+    ) -> schemas.Similar:
+        """Items with the most similar vectors."""
+        catalogue = model.recommender.catalogue
+        _place(catalogue, id)
+        k = min(limit, len(catalogue))
+        found = await model.batcher.run(partial(model.recommender.similar, id, k, by))
+        return schemas.Similar(items=_scored(found), version=model.version)
 
     @app.get("/items/{id:path}", responses=_ABSENT)
     async def item(id: str, model: UsedModel) -> schemas.Item:
@@ -219,31 +270,85 @@ def _place(catalogue: Catalogue, id: str) -> int:
     return catalogue.index[id]
 
 
-def _rank_request(
-    recommender: Recommender, query: schemas.Query, limits: Limits
-) -> tuple[RankRequest, list[str]]:
-    """The request in internal ids, and the ids of the history that are not in the catalogue."""
+def _check_lengths(
+    query: schemas.Choice, histories: list[list[str]], recommender: Recommender, limits: Limits
+) -> None:
     items = len(recommender.catalogue)
-    for name, ids, most in (
-        ("history", query.history, limits.max_history),
-        ("candidates", query.candidates or [], items),
+    longest = max(map(len, histories))
+    for name, count, most in (
+        ("history", longest, limits.max_history),
+        ("candidates", len(query.candidates or []), items),
+        ("exclude", len(query.exclude), items),
     ):
-        if len(ids) > most:
-            raise RequestError(f"{name}: {len(ids):,} ids, at most {most:,} are accepted")
+        if count > most:
+            raise RequestError(f"{name}: {count:,} ids, at most {most:,} are accepted")
     recommender.check_k(query.k)
-    known, unknown = recommender.catalogue.resolve(query.history)
+
+
+def _resolved(
+    recommender: Recommender, history: list[str], query: schemas.Choice
+) -> tuple[list[int], list[str]]:
+    """Internal ids of the known items, and the distinct unknown ids."""
+    known, unknown = recommender.catalogue.resolve(history)
     unknown = list(dict.fromkeys(unknown))
-    if unknown and (query.unknown == "error" or not known):
+    if unknown and query.unknown == "error":
         raise RequestError(f"history: {describe_unknown(unknown)}")
-    candidates = resolve_candidates(recommender.catalogue, query.candidates)
+    return known, unknown
+
+
+async def _batched(
+    model: ServedModel, query: schemas.Query, known: list[int]
+) -> list[schemas.Scored]:
+    """Recommendations from a batch with other requests."""
+    recommender = model.recommender
+    choose = partial(recommender.choices, query.candidates, query.where, 1)
+    # A filter reads all columns at its first use.
+    candidates: Any = choose() if query.where is None else await run_sync(choose)
+    if candidates is not None and not len(candidates):
+        return []
     exclude = recommender.excludes_seen if query.exclude_seen is None else query.exclude_seen
-    return RankRequest(known, query.k, exclude, candidates), unknown
+    left_out, _ = recommender.catalogue.resolve(query.exclude)
+    request = RankRequest(known, query.k, exclude, candidates, left_out)
+    return _scored(recommender.describe(*await model.batcher(request)))
+
+
+async def _rows(
+    model: ServedModel, query: schemas.Choice, histories: list[list[int]]
+) -> list[list[schemas.Scored]]:
+    """Recommendations by :meth:`Recommender.recommend`."""
+    recommender = model.recommender
+    ids = recommender.catalogue.ids
+    names = ("k", "exclude_seen", "candidates", "exclude", "where", "diversity", "explain")
+    work = partial(
+        recommender.recommend,
+        [[ids[item] for item in history] for history in histories],
+        **{name: getattr(query, name) for name in names},
+        batch_size=model.batcher.max_batch,
+    )
+    return [_scored(row) for row in await model.batcher.run(work)]
+
+
+def _scored(found: Iterable[Recommendation]) -> list[schemas.Scored]:
+    result = []
+    for one in found:
+        scored = schemas.Scored(id=str(one.id), title=one.title, score=one.score)
+        if isinstance(one, Explained):
+            scored.because = [
+                schemas.Reason(id=str(other.id), title=other.title, effect=other.effect)
+                for other in one.because
+            ]
+        result.append(scored)
+    return result
 
 
 def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestError)
     async def refused(_: Request, error: RequestError) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, 422)
+
+    @app.exception_handler(MissingDependencyError)
+    async def lacking(_: Request, error: MissingDependencyError) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, 501)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:

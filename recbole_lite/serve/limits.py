@@ -19,6 +19,7 @@ class Limits:
     """Limits of the service; a list of candidates is limited by the catalogue."""
 
     max_history: int = _limit(1000, "items in a history")
+    max_users: int = _limit(256, "histories in a request for several users")
     max_body: int = _limit(256 * 1024, "bytes of a request")
     max_batch: int = _limit(64, "histories scored together")
     max_waiting: int = _limit(1024, "requests that may wait")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from anyio.to_thread import run_sync
 
-from recbole_lite.inference.model_folder import CONFIG_FILE, ITEMS_FILE
+from recbole_lite.inference.model_folder import BEST_FILE, CONFIG_FILE, ITEMS_FILE, WEIGHTS_FILE
 from recbole_lite.inference.recommender import Recommender
 from recbole_lite.serve.batching import Batcher
 from recbole_lite.serve.limits import Limits
@@ -126,8 +126,8 @@ class LiveModel:
 
 def model_files(folder: Path) -> list[Path]:
     """Files that describe a model: settings, catalogue and weights."""
-    weights = sorted(folder.glob("*.safetensors"))
-    return [folder / CONFIG_FILE, folder / ITEMS_FILE, *weights]
+    weights = [folder / name for name in (BEST_FILE, WEIGHTS_FILE)]
+    return [folder / CONFIG_FILE, folder / ITEMS_FILE, *filter(Path.exists, weights)]
 
 
 def _state(folder: Path) -> _Files:

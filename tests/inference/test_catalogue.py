@@ -133,6 +133,15 @@ def test_saved_and_read_again(films, tmp_path):
     assert len(again) == len(FILMS)
 
 
+def test_fields_are_saved(tmp_path):
+    fields = [{"genre": ["a", "b"], "year": 1990}, {}]
+    Catalogue(["1", "2"], ["x", "y"], ["", ""], fields=fields).save(tmp_path / "items.jsonl")
+    again = Catalogue.load(tmp_path / "items.jsonl")
+    assert again.fields == [{}, *fields]
+    again.extend(["3"], [""], [""])
+    assert again.fields == [{}, *fields, {}]
+
+
 def test_normalize_titles():
     assert normalize_title("Cat's Cradle & Co., The (1999)") == "the cats cradle and co 1999"
     assert normalize_title("Misérables, Les") == "les miserables"

@@ -67,6 +67,52 @@ def test_candidates_and_unknown_ids(client):
 
 
 @pytest.mark.parametrize(
+    "choice",
+    [
+        {"where": {"genre": ["comedy"], "year": {"gte": 1992}}, "exclude": ["i9", "zz"]},
+        {"where": {"year": {"gt": 1994}}},
+        {"where": {"year": 1991}, "candidates": ["i1", "i2", "i6"], "exclude_seen": False},
+        {"diversity": 0.5, "explain": True},
+    ],
+)
+def test_choices_are_those_of_the_recommender(choice, client, recommender):
+    histories = [["i3", "i4"], ["i5"]]
+    expected = recommender.recommend(histories, 4, **choice)
+    alone = [
+        client.post("/recommend", json={"history": row, "k": 4, **choice}) for row in histories
+    ]
+    together = client.post("/recommend/users", json={"histories": histories, "k": 4, **choice})
+    for answers in ([answer.json() for answer in alone], together.json()["users"]):
+        for answer, wanted in zip(answers, expected, strict=True):
+            found = answer["recommendations"]
+            assert [one["id"] for one in found] == [one.id for one in wanted]
+            assert [one["score"] for one in found] == pytest.approx([x.score for x in wanted])
+            for one, other in zip(found, wanted, strict=True):
+                ids = [reason.id for reason in getattr(other, "because", [])]
+                assert [reason["id"] for reason in one.get("because", [])] == ids
+
+
+def test_several_users(client):
+    asked = {"histories": [["i3", "zz"], ["yy"], []], "k": 2}
+    answer = client.post("/recommend/users", json=asked).json()
+    assert [len(user["recommendations"]) for user in answer["users"]] == [2, 0, 0]
+    assert [user["unknown"] for user in answer["users"]] == [["zz"], ["yy"], []]
+    refused = client.post("/recommend/users", json={"histories": [["i3"]] * 257})
+    assert refused.json()["detail"] == "histories: 257, at most 256 are accepted"
+    refused = client.post("/recommend/users", json={"histories": [["i3"] * 51]})
+    assert refused.json()["detail"] == "history: 51 ids, at most 50 are accepted"
+
+
+def test_similar_items(client, recommender):
+    found = client.get("/items/i3/similar", params={"limit": 3, "by": "text"}).json()["items"]
+    expected = recommender.similar("i3", 3, "text")
+    assert [(one["id"], one["title"]) for one in found] == [(x.id, x.title) for x in expected]
+    assert len(client.get("/items/i3/similar?limit=100").json()["items"]) == 23
+    assert client.get("/items/zz/similar").status_code == 404
+    assert client.get("/items/i3/similar?by=x").status_code == 422
+
+
+@pytest.mark.parametrize(
     "asked, message",
     [
         ({}, "history: Field required"),
@@ -81,6 +127,11 @@ def test_candidates_and_unknown_ids(client):
         ({"history": ["i3"], "k": True}, "k: Input should be a valid integer"),
         ({"history": ["i3"], "candidates": ["a"]}, "candidates: 1 id not in the catalogue ('a')"),
         ({"history": ["i3"], "candidates": []}, "candidates: List should have at least 1 item"),
+        ({"history": ["i3"], "where": {"genre": "x"}}, "where: no item has the genre 'x'"),
+        ({"history": ["i3"], "where": {"yea": 3}}, "no item has the field 'yea'; did you mean y"),
+        ({"history": ["i3"], "where": {}}, "where: Dictionary should have at least 1 item"),
+        ({"history": ["i3"], "diversity": 2}, "diversity: Input should be less than or equal to 1"),
+        ({"history": ["i3"], "explain": 1}, "explain: Input should be a valid boolean"),
         ({"history": ["i3"], "K": 5}, "K: Extra inputs are not permitted"),
         ({"history": ["i3"] * 51}, "history: 51 ids, at most 50 are accepted"),
         ({"history": ["i3"], "candidates": ["i3"] * 51}, "candidates: 51 ids, at most 24"),
@@ -192,7 +243,8 @@ def test_health_page_and_description(client):
     assert client.get("/docs").status_code == 200
     paths = client.get("/openapi.json").json()["paths"]
     health = {"/health", "/health/live", "/health/ready"}
-    assert set(paths) == {"/recommend", "/items", "/items/{id}"} | health
+    answers = {"/recommend", "/recommend/users", "/items", "/items/{id}", "/items/{id}/similar"}
+    assert set(paths) == answers | health
 
 
 # -- batches ----------------------------------------------------------------------------------
