@@ -336,9 +336,10 @@ def share(value: Any, name: str) -> float:
     RequestError
     """
     plain = _plain(value)
-    if isinstance(plain, bool) or not isinstance(plain, Real) or not 0 <= plain <= 1:
+    number = float(plain) if isinstance(plain, Real) and not isinstance(plain, bool) else -1.0
+    if not 0 <= number <= 1:
         raise RequestError(f"{name} must be a number from 0 to 1, found {value!r}")
-    return float(plain)
+    return number
 
 
 def _plain(value: Any) -> Any:

@@ -12,6 +12,7 @@ from recbole_lite.inference.history_inputs import raw_id
 from recbole_lite.utils.errors import RequestError
 from recbole_lite.utils.suggestions import suggest
 
+_MOST_SUGGESTED = 10_000  # values that are compared with an unknown one
 _COMPARE = {"gte": np.greater_equal, "gt": np.greater, "lte": np.less_equal, "lt": np.less}
 
 
@@ -72,15 +73,16 @@ class ItemFilters:
         found = np.zeros(len(self._rows), bool)
         for text in texts:
             if text not in places:
-                raise RequestError(f"where: no item has the {name} {text!r}{suggest(text, places)}")
+                hint = suggest(text, places) if len(places) <= _MOST_SUGGESTED else ""
+                raise RequestError(f"where: no item has the {name} {text!r}{hint}")
             found[places[text]] = True
         return found
 
     def _compared(self, name: str, wanted: Mapping) -> np.ndarray:
         unknown = [key for key in wanted if key not in _COMPARE]
         if unknown or not wanted:
-            found = repr(unknown[0]) if unknown else "none"
-            raise RequestError(f"where: {name}: comparisons are gte, gt, lte and lt, found {found}")
+            other = repr(unknown[0]) if unknown else "none"
+            raise RequestError(f"where: {name}: comparisons are gte, gt, lte and lt, found {other}")
         if name not in self._numbers:
             self._numbers[name] = _numbers(self._rows, name)
         found = np.ones(len(self._rows), bool)

@@ -102,11 +102,10 @@ class TitleIndex:
             total = len(letters) + len(wanted)
             if 2 * min(len(letters), len(wanted)) / total < _CUTOFF:
                 continue
-            common = sum(
-                _common_subsequence(letters, table, len(part))
-                for table, part in zip(tables, parts, strict=True)
-            )
-            bound = 2.0 * common / total
+            common = np.zeros(letters.shape[1])
+            for table, part in zip(tables, parts, strict=True):
+                common += _common_subsequence(letters, table, len(part))
+            bound = 2 * common / total
             kept = np.flatnonzero(bound >= _CUTOFF)
             numbers.append(kept + first)
             bounds.append(bound[kept])

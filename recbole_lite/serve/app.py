@@ -331,13 +331,15 @@ async def _rows(
 def _scored(found: Iterable[Recommendation]) -> list[schemas.Scored]:
     result = []
     for one in found:
-        scored = schemas.Scored(id=str(one.id), title=one.title, score=one.score)
+        because = None
         if isinstance(one, Explained):
-            scored.because = [
+            because = [
                 schemas.Reason(id=str(other.id), title=other.title, effect=other.effect)
                 for other in one.because
             ]
-        result.append(scored)
+        result.append(
+            schemas.Scored(id=str(one.id), title=one.title, score=one.score, because=because)
+        )
     return result
 
 

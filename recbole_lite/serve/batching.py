@@ -70,7 +70,7 @@ class Batcher:
     ):
         self.recommender, self.max_batch, self.max_waiting = recommender, max_batch, max_waiting
         self._on_batch = on_batch
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._executor = _executor()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._queue: asyncio.Queue
         self._others = 0  # calls of `run` that have not ended
@@ -122,6 +122,7 @@ class Batcher:
             while not self._queue.empty():
                 self._queue.get_nowait()[1].cancel()
         self._executor.shutdown(wait=False, cancel_futures=True)
+        self._executor = _executor()  # an application may be started again
 
     async def _work(self) -> None:
         while True:
@@ -169,3 +170,7 @@ class Batcher:
                 for (ids, values), request in zip(rows, requests, strict=True)
             )
         return [next(filled(ids, values)) for ids, values in ranked]
+
+
+def _executor() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="model")

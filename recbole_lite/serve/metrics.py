@@ -22,20 +22,26 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        here = {"registry": self.registry}
-        ProcessCollector(**here)  # type: ignore[arg-type]
+        here = self.registry
+        ProcessCollector(registry=here)
         self.requests = Counter(
-            f"{_PREFIX}requests", "Answers.", ["route", "method", "status"], **here
+            f"{_PREFIX}requests", "Answers.", ["route", "method", "status"], registry=here
         )
         self.seconds = Histogram(
-            f"{_PREFIX}request_seconds", "Time to an answer.", ["route"], buckets=_SECONDS, **here
+            f"{_PREFIX}request_seconds",
+            "Time to an answer.",
+            ["route"],
+            buckets=_SECONDS,
+            registry=here,
         )
         self.batches = Histogram(
-            f"{_PREFIX}batch_size", "Histories scored together.", buckets=_SIZES, **here
+            f"{_PREFIX}batch_size", "Histories scored together.", buckets=_SIZES, registry=here
         )
-        self.waiting = Gauge(f"{_PREFIX}waiting", "Requests that wait for the model.", **here)
-        self.reloads = Counter(f"{_PREFIX}reloads", "Replacements.", ["outcome"], **here)
-        self.model = Info(f"{_PREFIX}model", "The model being served.", **here)
+        self.waiting = Gauge(
+            f"{_PREFIX}waiting", "Requests that wait for the model.", registry=here
+        )
+        self.reloads = Counter(f"{_PREFIX}reloads", "Replacements.", ["outcome"], registry=here)
+        self.model = Info(f"{_PREFIX}model", "The model being served.", registry=here)
 
     def text(self, waiting: int, model: dict[str, str]) -> bytes:
         """All figures in Prometheus' text format."""
