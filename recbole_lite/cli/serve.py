@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import logging
+import re
+import signal
 import socket
 import sys
 from contextlib import suppress
 from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from recbole_lite.cli.common import add_command, add_model, add_runtime, load_recommender
-from recbole_lite.serve.limits import Limits
-from recbole_lite.utils.errors import MissingDependencyError, RequestError
+from recbole_lite.serve.limits import Limits, Options
+from recbole_lite.utils.errors import MissingDependencyError, RequestError, one_line
+
+if TYPE_CHECKING:
+    from recbole_lite import Recommender
 
 EPILOG = """\
-The page is at /, the API's description at /docs and /openapi.json. There is no authentication:
-with another --host than the default, anyone who can reach the address can use the service.
+The page is at /, the API's description at /docs and /openapi.json, metrics for Prometheus at
+/metrics. Without --token_file there is no authentication: with another --host than the default,
+anyone who can reach the address can use the service. SIGHUP loads the model's folder again.
 
 examples:
   %(prog)s --model=saved/LiteLLM4Rec-ml-1m-...
   %(prog)s --model=packed --port=9000 --max_history=200
 """
 INTERRUPTED = "interrupted before the service had started"
+PACKAGES = ("fastapi", "uvicorn", "starlette", "pydantic", "prometheus_client")
 LIMITS = [limit.name for limit in fields(Limits)]
 
 
@@ -38,6 +49,21 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     for limit in fields(Limits):
         text = f"{limit.metadata['help']} ({limit.default:,})"
         parser.add_argument(f"--{limit.name}", type=int, default=limit.default, help=text)
+    parser.add_argument(
+        "--watch", action="store_true", help="load the model again when its files change"
+    )
+    parser.add_argument("--root_path", metavar="PATH", help="path of the service behind a proxy")
+    parser.add_argument("--token_file", metavar="FILE", help="file with the bearer token to demand")
+    parser.add_argument(
+        "--cors_origin",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="origin of a page that may use the service; repeat it for several",
+    )
+    parser.add_argument(
+        "--access_log", action="store_true", help="write a line of JSON per request to stderr"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -47,34 +73,99 @@ def run(args: argparse.Namespace) -> int:
 
         from recbole_lite.serve.app import create_app
     except ModuleNotFoundError as error:
-        if error.name not in ("fastapi", "uvicorn", "starlette", "pydantic"):
+        if error.name not in PACKAGES:
             raise
         raise MissingDependencyError(
-            f"serving needs {error.name}; type: pip install fastapi uvicorn"
+            f"serving needs {error.name}; type: pip install fastapi uvicorn prometheus-client"
         ) from None
     wrong = [name for name in LIMITS if getattr(args, name) < 1]
     if wrong:
         raise RequestError(f"--{wrong[0]} must be at least 1")
+    limits = Limits(**{name: getattr(args, name) for name in LIMITS})
+    options = _options(args, limits)
     listener = _listen(args.host, args.port)
+    hang_up = getattr(signal, "SIGHUP", None)  # Windows has none
+    before = hang_up and signal.getsignal(hang_up)
     try:
-        limits = Limits(**{name: getattr(args, name) for name in LIMITS})
-        recommender = load_recommender(args)
-        recommender.warm_up(limits.max_batch)
-        app = create_app(recommender, limits)
-        host, port = listener.getsockname()[:2]
-        if not ipaddress.ip_address(host.split("%")[0]).is_loopback:
-            print(
-                f"warning: no authentication; anyone who can reach {host} can use the service",
-                file=sys.stderr,
-            )
-        shown = f"[{host}]" if ":" in host else host
-        print(f"http://{shown}:{port}/  (API: /docs)  Ctrl+C stops it", flush=True)
-        config = uvicorn.Config(app, log_level="warning", limit_concurrency=4 * limits.max_waiting)
+        app = create_app(_load(args, limits), limits, options)
+        if hang_up:
+            signal.signal(hang_up, app.state.live.request_reload)
+        if args.access_log:
+            _write_access_log()
+        print(f"{_address(listener, options)}  (API: /docs)  Ctrl+C stops it", flush=True)
         with suppress(KeyboardInterrupt):  # uvicorn's, after it has answered what was open
-            uvicorn.Server(config).run(sockets=[listener])
+            uvicorn.Server(server_config(app, limits)).run(sockets=[listener])
     finally:
         listener.close()
+        if hang_up:
+            signal.signal(hang_up, before or signal.SIG_DFL)
     return 0
+
+
+def _load(args: argparse.Namespace, limits: Limits) -> Recommender:
+    recommender = load_recommender(args)
+    recommender.warm_up(limits.max_batch)
+    recommender.catalogue.search("no such title", 1)  # builds the index
+    return recommender
+
+
+def _options(args: argparse.Namespace, limits: Limits) -> Options:
+    if args.root_path is not None and not re.fullmatch(r"(/[^/?#\s]+)+", args.root_path):
+        raise RequestError(
+            f"--root_path={args.root_path}: begin with / and end without, as in /api"
+        )
+    token = None
+    if args.token_file:
+        try:
+            token = Path(args.token_file).read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise RequestError(f"--token_file={args.token_file}: {one_line(error)}") from None
+        if not re.fullmatch(r"[!-~]+", token):
+            raise RequestError(f"--token_file={args.token_file}: holds no token of one word")
+    return Options(
+        load=partial(_load, args, limits),
+        watch=args.watch,
+        root_path=args.root_path or "",
+        token=token,
+        cors_origins=args.cors_origin,
+    )
+
+
+def _address(listener: socket.socket, options: Options) -> str:
+    """Address to print; warns if it is open to others."""
+    host, port = listener.getsockname()[:2]
+    if not ipaddress.ip_address(host.split("%")[0]).is_loopback and options.token is None:
+        print(
+            f"warning: no authentication; anyone who can reach {host} can use the service",
+            file=sys.stderr,
+        )
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{port}/"
+
+
+def _write_access_log() -> None:
+    from recbole_lite.serve.middleware import ACCESS_LOG
+
+    logger = logging.getLogger(ACCESS_LOG)
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
+    logger.addHandler(logging.StreamHandler())
+
+
+def server_config(app, limits: Limits):
+    """Configure uvicorn with the time limits of the service."""
+    from uvicorn import Config
+
+    from recbole_lite.serve.connections import Connection
+
+    return Config(
+        app,
+        http=partial(Connection, header_timeout=limits.read_timeout),  # type: ignore[arg-type]
+        log_level="warning",
+        limit_concurrency=4 * limits.max_waiting,
+        # The end of the interpreter takes some tenths of a second besides.
+        timeout_graceful_shutdown=max(0.1, limits.grace - 1),  # type: ignore[arg-type]
+    )
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -26,7 +26,7 @@ def item_titles(dataset, field: str | None) -> list[str]:
         The file is malformed, with its line.
     """
     tokens = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
-    wanted, field = field, _title_field(dataset, field)
+    wanted, field = field, title_field(dataset, field)
     if field is None:
         return tokens
     (texts,) = dataset.item_text_columns([field]).values()
@@ -38,7 +38,7 @@ def item_titles(dataset, field: str | None) -> list[str]:
     return [text or token for text, token in zip(texts, tokens, strict=True)]
 
 
-def _title_field(dataset, wanted: str | None) -> str | None:
+def title_field(dataset, wanted: str | None) -> str | None:
     """Field of ``.item`` that names the items; None: nothing does."""
     path, kinds = dataset.item_header()
     texts = [

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from recbole_lite.inference.title_search import TitleIndex
 from recbole_lite.utils.errors import CheckpointError, RequestError, shorten
 from recbole_lite.utils.files import write_atomically
+
+if TYPE_CHECKING:
+    from recbole_lite.inference.item_filters import ItemFilters
 
 PADDING = "[PAD]"  # RecBole's token for internal id 0
 _ARTICLE = re.compile(r"^(.*), (the|an|a|les|le|la|il|el|das|der|die|los|un|une)( \(.*\))?$")
@@ -32,6 +35,8 @@ class Catalogue:
         Of the same items; an empty title is replaced by the id.
     counts : sequence of int, optional
         Number of interactions of the same items in the training data.
+    fields : sequence of mapping, optional
+        Fields of the same items, for filters: texts, numbers, lists of texts.
 
     Attributes
     ----------
@@ -39,6 +44,8 @@ class Catalogue:
         By internal id, ``[n_items]`` including padding.
     counts : list of int or None
         By internal id; None if unknown.
+    fields : list of dict
+        By internal id.
     index : dict of str to int
         Raw id -> internal id.
 
@@ -54,8 +61,10 @@ class Catalogue:
         titles: Sequence[str],
         texts: Sequence[str],
         counts: Sequence[int] | None = None,
+        fields: Sequence[Mapping[str, Any]] = (),
     ):
         self.counts = None if counts is None else [0, *counts]
+        self.fields: list[Mapping[str, Any]] = [{}, *fields]
         self.ids, self.titles, self.texts = [PADDING], [PADDING], [""]
         self.index: dict[str, int] = {}
         self.extend(ids, titles, texts)
@@ -83,7 +92,9 @@ class Catalogue:
             self.texts.append(text)
         if self.counts is not None:  # new items have none yet
             self.counts += [0] * (len(self.ids) - len(self.counts))
-        self.__dict__.pop("_by_title", None)
+        self.fields += [{}] * (len(self.ids) - len(self.fields))
+        for name in ("_by_title", "_title_index", "filters"):
+            self.__dict__.pop(name, None)
 
     # -- finding ----------------------------------------------------------------------------
 
@@ -136,20 +147,22 @@ class Catalogue:
         wanted = normalize_title(text)
         if not wanted or limit < 1:
             return []
-        words = wanted.split()
-        begin, cut, within = [], [], []  # "star wars" before "starman" for "star"
-        for title, places in sorted(self._by_title.items(), key=lambda pair: len(pair[0])):
-            if f"{title} ".startswith(f"{wanted} "):
-                begin += places
-            elif title.startswith(wanted):
-                cut += places
-            elif _has_words(title, words):
-                within += places
-        found = [*begin, *cut, *within]
-        if len(found) < limit:
-            near = difflib.get_close_matches(wanted, self._by_title, limit)
-            found += [i for title in near for i in self._by_title[title]]
+        titles = self._title_index.search(wanted, limit)
+        if sum(len(self._by_title[title]) for title in titles) < limit:
+            titles += self._title_index.similar(wanted, limit)
+        found = (place for title in titles for place in self._by_title[title])
         return list(dict.fromkeys(found))[:limit]
+
+    @cached_property
+    def filters(self) -> ItemFilters:
+        """Filters over :attr:`fields`."""
+        from recbole_lite.inference.item_filters import ItemFilters
+
+        return ItemFilters(self.fields)
+
+    @cached_property
+    def _title_index(self) -> TitleIndex:
+        return TitleIndex(self._by_title)
 
     @cached_property
     def _by_title(self) -> dict[str, list[int]]:
@@ -168,9 +181,11 @@ class Catalogue:
             with temporary.open("w", encoding="utf-8") as file:
                 for place in range(1, len(self.ids)):
                     row = self.ids[place], self.titles[place], self.texts[place]
-                    item: dict[str, str | int] = dict(zip(_FIELDS, row, strict=True))
+                    item: dict[str, Any] = dict(zip(_FIELDS, row, strict=True))
                     if self.counts is not None:
                         item["count"] = self.counts[place]
+                    if self.fields[place]:
+                        item["fields"] = self.fields[place]
                     file.write(json.dumps(item, ensure_ascii=False) + "\n")
 
         write_atomically(path, write)
@@ -186,6 +201,7 @@ class Catalogue:
         """
         columns: list[list[str]] = [[], [], []]
         counts: list[Any] = []
+        fields: list[dict] = []
         try:
             with path.open(encoding="utf-8") as file:
                 for number, line in enumerate(file, 1):
@@ -193,9 +209,10 @@ class Catalogue:
                     for column, field in zip(columns, _FIELDS, strict=True):
                         column.append(item[field])
                     counts.append(item.get("count"))
+                    fields.append(item.get("fields", {}))
             known = all(type(count) is int for count in counts)
             ids, titles, texts = columns
-            return cls(ids, titles, texts, counts if known else None)
+            return cls(ids, titles, texts, counts if known else None, fields)
         except RequestError as error:
             raise CheckpointError(f"{path}: {error}") from None
         except (OSError, UnicodeDecodeError) as error:
@@ -212,15 +229,11 @@ def normalize_title(title: str) -> str:
     return " ".join(words)
 
 
-def _has_words(title: str, words: list[str]) -> bool:
-    own = title.split()
-    return set(words[:-1]) <= set(own) and any(word.startswith(words[-1]) for word in own)
-
-
-def _item_of(line: str, place: str) -> dict[str, str]:
+def _item_of(line: str, place: str) -> dict[str, Any]:
     try:
         item = json.loads(line)
         whole = all(isinstance(item[field], str) for field in _FIELDS)
+        whole = whole and isinstance(item.get("fields", {}), dict)
     except (ValueError, KeyError, TypeError):
         whole = False
     if not whole:

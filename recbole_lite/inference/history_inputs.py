@@ -198,6 +198,25 @@ def resolve_candidate_lists(
     return [np.asarray(resolve_candidates(catalogue, row)) for row in rows]
 
 
+def resolve_excluded(catalogue: Catalogue, exclude: Any, n_users: int) -> list[list[int]]:
+    """Internal ids that are not recommended to each user; ids of no item are ignored.
+
+    Raises
+    ------
+    RequestError
+        An id is invalid, or the number of lists is not `n_users`.
+    """
+    rows = rows_of([] if exclude is None else exclude, "exclude")
+    if all(map(is_one_id, rows)):
+        return [catalogue.resolve(raw_ids(rows, "exclude"))[0]] * n_users
+    if len(rows) != n_users:
+        raise RequestError(
+            f"exclude: {len(rows)} lists for {n_users} histories; give one list for all, or one "
+            "for each"
+        )
+    return [catalogue.resolve(raw_ids(row, "exclude"))[0] for row in rows]
+
+
 def describe_unknown(ids: Sequence[str]) -> str:
     """Message part that names ids which are not in the catalogue."""
     distinct = list(dict.fromkeys(ids))
@@ -307,6 +326,20 @@ def whole_number(value: Any, name: str, least: int, most: int | None = None, why
         wanted = f"from {least}" + (f" to {most:,}" if most is not None else " on")
         raise RequestError(f"{name} must be a whole number {wanted}{why}, found {value!r}")
     return int(plain)
+
+
+def share(value: Any, name: str) -> float:
+    """Check a number from 0 to 1.
+
+    Raises
+    ------
+    RequestError
+    """
+    plain = _plain(value)
+    number = float(plain) if isinstance(plain, Real) and not isinstance(plain, bool) else -1.0
+    if not 0 <= number <= 1:
+        raise RequestError(f"{name} must be a number from 0 to 1, found {value!r}")
+    return number
 
 
 def _plain(value: Any) -> Any:

@@ -13,7 +13,7 @@ from huggingface_hub import ModelHubMixin, snapshot_download
 
 from recbole_lite.config.saved_config import BEST_FILE, CONFIG_FILE
 from recbole_lite.data.raw_values import is_frame
-from recbole_lite.inference import graph_file, history_inputs
+from recbole_lite.inference import graph_file, history_inputs, reranking
 from recbole_lite.inference.catalogue import Catalogue
 from recbole_lite.inference.history_inputs import UnknownItemWarning as UnknownItemWarning
 from recbole_lite.inference.model_folder import (
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from recbole_lite.inference.new_items import NewItemPredictor
     from recbole_lite.inference.torch_runtime import TorchRuntime
 
+_REASONS = 3  # of each explained recommendation
 RUNTIMES = ("auto", "onnx", "torch")
 _DOWNLOAD = ("revision", "cache_dir", "force_download", "local_files_only", "token")
 _HUB_FILES = [CONFIG_FILE, ITEMS_FILE, WEIGHTS_FILE, "model-*.onnx", "README.md"]
@@ -49,6 +50,27 @@ class Recommendation(NamedTuple):
     id: Any
     title: str
     score: float
+
+
+class Reason(NamedTuple):
+    """An item of a history, and how much it adds to the score of a recommended item.
+
+    The effect is the fall of the logarithm of the softmax probability without the item; None where
+    it is the only one.
+    """
+
+    id: Any
+    title: str
+    effect: float | None
+
+
+class Explained(NamedTuple):
+    """A recommended item with the items of the history that add most to its score."""
+
+    id: Any
+    title: str
+    score: float
+    because: list[Reason]
 
 
 class Recommender(ModelHubMixin):
@@ -91,6 +113,7 @@ class Recommender(ModelHubMixin):
         self._torch_reason = self._reason_for_torch(runtime)
         self._model: torch.nn.Module | None = None
         self._runtime: OnnxRuntime | TorchRuntime | None = None
+        self._units: dict[str, np.ndarray] = {}  # vectors of length 1
         self._new_items: NewItemPredictor | None = None  # fitted at the first call of add_items
         if self._torch_reason or not self._graph.exists():
             self._build()  # a model that cannot be built is an error of loading
@@ -223,6 +246,11 @@ class Recommender(ModelHubMixin):
         return self._bundle.about
 
     @property
+    def folder(self) -> Path:
+        """Folder that the model was loaded from."""
+        return self._bundle.weights.parent
+
+    @property
     def excludes_seen(self) -> bool:
         """Whether the items of a history are excluded unless a call says otherwise.
 
@@ -306,6 +334,11 @@ class Recommender(ModelHubMixin):
         unknown: str = "warn",
         batch_size: int = 256,
         no_history: str = "empty",
+        *,
+        where: Mapping[str, Any] | None = None,
+        exclude: Sequence | None = None,
+        diversity: float = 0.0,
+        explain: bool = False,
     ) -> list[list[Recommendation]]:
         """Recommend items to users, given their histories.
 
@@ -333,11 +366,24 @@ class Recommender(ModelHubMixin):
         no_history : {"empty", "popular", "error"}
             Result for users without a known item: an empty list, the items with the most
             interactions (their number is the score), or an exception for the whole call.
+        where : mapping, optional
+            Conditions on the items' fields, all of which must hold: field -> value, list of
+            values, or comparisons such as ``{"gte": 1990, "lt": 2000}``
+            (:meth:`.item_filters.ItemFilters.matching`).
+        exclude : sequence of str, or of one such sequence per user, optional
+            Raw ids that are not recommended.
+        diversity : float
+            From 0 (order of scores) to 1: weight of the dissimilarity to the items that stand
+            before (:func:`.reranking.diverse`).
+        explain : bool
+            Add the three items of each history that add most to a score. Costs as many further
+            histories as the model reads items.
 
         Returns
         -------
         list of list of Recommendation
-            ``(id, title, score)`` for each history, best first.
+            ``(id, title, score)`` for each history, best first; with `explain` of
+            :class:`Explained`, which have ``because``, a list of :class:`Reason`.
 
         Raises
         ------
@@ -348,33 +394,92 @@ class Recommender(ModelHubMixin):
         """
         k = self.check_k(k)
         batch_size = history_inputs.whole_number(batch_size, "batch_size", 1)
+        diversity = history_inputs.share(diversity, "diversity")
+        if explain:
+            self._check_scored("explain")
         if is_frame(histories):
             histories = history_inputs.histories_of(histories, self._bundle.settings)
-        histories, candidates = map(self._ids.as_texts, (histories, candidates))
+        histories, candidates, exclude = map(self._ids.as_texts, (histories, candidates, exclude))
         known = history_inputs.resolve_histories(self.catalogue, histories, unknown, no_history)
-        chosen = history_inputs.resolve_candidate_lists(self.catalogue, candidates, len(known))
+        chosen = self.choices(candidates, where, len(known))
+        left_out = history_inputs.resolve_excluded(self.catalogue, exclude, len(known))
         own = chosen if isinstance(chosen, list) else [chosen] * len(known)  # of each user
-        result: list[list[Recommendation]] = [[] for _ in known]
-        for rows in _chunks([row for row, items in enumerate(known) if items], batch_size):
+        result: list[list] = [[] for _ in known]
+        choosing = [row for row, among in enumerate(own) if among is None or len(among)]
+        wanted = reranking.pool_size(k, len(self.catalogue)) if diversity else k
+        for rows in _chunks([row for row in choosing if known[row]], batch_size):
             among = [own[row] for row in rows] if chosen is own else chosen
-            ranked = self.rank([known[row] for row in rows], k, exclude_seen, among)
+            excluded = [left_out[row] for row in rows]
+            users = [known[row] for row in rows]
+            ranked = self.rank(users, wanted, exclude_seen, among, excluded)
             for row, (items, scores) in zip(rows, ranked, strict=True):
+                items, scores = self._diverse(items, scores, k, diversity)
                 result[row] = self.describe(items, scores)
+                if explain:
+                    result[row] = self._explained(known[row], items, result[row])
         if no_history == "popular":
-            for row in (row for row, items in enumerate(known) if not items):
-                result[row] = self._popular(k, own[row])
+            for row in (row for row in choosing if not known[row]):
+                result[row] = self._popular(k, own[row], left_out[row])
+                if explain:
+                    result[row] = [
+                        Explained(one.id, one.title, one.score, []) for one in result[row]
+                    ]
         return [[one._replace(id=self._ids.original(one.id)) for one in row] for row in result]
 
-    def _popular(self, k: int, candidates: np.ndarray | None) -> list[Recommendation]:
+    def choices(
+        self, candidates: Any, where: Mapping | None, n_users: int
+    ) -> np.ndarray | list[np.ndarray] | None:
+        """Internal ids to choose from: for all users, or of each; None: the catalogue.
+
+        `candidates` and `where` are those of :meth:`recommend`, as are the errors.
+        """
+        chosen = history_inputs.resolve_candidate_lists(self.catalogue, candidates, n_users)
+        if where is None:
+            return chosen
+        allowed = self.catalogue.filters.matching(where)
+        if chosen is None:
+            return np.flatnonzero(allowed)
+        if isinstance(chosen, list):
+            return [items[allowed[items]] for items in chosen]
+        return chosen[allowed[chosen]]
+
+    def _diverse(
+        self, items: list[int], scores: list[float], k: int, diversity: float
+    ) -> tuple[list[int], list[float]]:
+        if not diversity or not items:
+            return items, scores
+        vectors = self._unit_vectors("trained")[np.array(items) - 1]
+        places = reranking.diverse(scores, vectors, k, diversity)
+        return [items[place] for place in places], [scores[place] for place in places]
+
+    def _explained(
+        self, history: list[int], items: list[int], found: list[Recommendation]
+    ) -> list[Explained]:
+        read = history[-self.runtime.max_length :]
+        sources, effects = reranking.leave_one_out(self.score, read, items)
+        ids, titles, original = self.catalogue.ids, self.catalogue.titles, self._ids.original
+        result = []
+        for column, one in enumerate(found):
+            values = [None] if effects is None else effects[:, column].tolist()
+            order = sorted(range(len(sources)), key=lambda row: -(values[row] or 0))[:_REASONS]
+            reasons = [
+                Reason(original(ids[sources[row]]), titles[sources[row]], values[row])
+                for row in order
+            ]
+            result.append(Explained(one.id, one.title, one.score, reasons))
+        return result
+
+    def _popular(
+        self, k: int, candidates: np.ndarray | None, exclude: list[int]
+    ) -> list[Recommendation]:
         if self.catalogue.counts is None:
-            folder = self._bundle.weights.parent
             raise RequestError(
                 "no_history: popular: the folder does not say how often items occur (an older "
-                f"version wrote it); type: recbole-lite pack --model={quote(str(folder))}"
+                f"version wrote it); type: recbole-lite pack --model={quote(str(self.folder))}"
             )
         counts = np.array([[-np.inf, *self.catalogue.counts[1:]]])
-        ids, scores = top_k(counts, k, None, candidates)
-        return self.describe(ids[0].tolist(), scores[0].tolist())
+        ids, scores = top_k(counts, k, [exclude], candidates)
+        return self.describe(*next(filled(ids, scores)))
 
     def describe(self, items: Sequence[int], scores: Sequence[float]) -> list[Recommendation]:
         """Raw ids, titles and scores of ranked items."""
@@ -388,6 +493,7 @@ class Recommender(ModelHubMixin):
         k: int,
         exclude_seen: bool | None = None,
         candidates: np.ndarray | list[np.ndarray] | None = None,
+        exclude: Sequence[Sequence[int]] | None = None,
     ) -> Iterator[tuple[list[int], list[float]]]:
         """Best items of one batch of histories, in internal ids of the catalogue.
 
@@ -399,6 +505,8 @@ class Recommender(ModelHubMixin):
             See :meth:`recommend`.
         candidates : numpy.ndarray, or list of one array per history, optional
             Internal ids to choose from.
+        exclude : sequence of sequence of int, optional
+            Further internal ids that are not recommended to each.
 
         Yields
         ------
@@ -407,16 +515,103 @@ class Recommender(ModelHubMixin):
         """
         if exclude_seen is None:
             exclude_seen = self.excludes_seen
-        exclude = histories if exclude_seen else None
+        seen = histories if exclude_seen else [[]] * len(histories)
+        more = [[]] * len(histories) if exclude is None else exclude
+        left_out = [[*one, *other] for one, other in zip(seen, more, strict=True)]
         if not isinstance(candidates, list):
-            yield from filled(*self.runtime.rank(histories, k, exclude, candidates))
+            yield from filled(*self.runtime.rank(histories, k, left_out, candidates))
             return
         if self.searches:
-            for history, own in zip(histories, candidates, strict=True):
-                yield from self.rank([history], k, exclude_seen, own)
+            for history, own, out in zip(histories, candidates, left_out, strict=True):
+                yield from filled(*self.runtime.rank([history], k, [out], own))
             return
-        for row, history, own in zip(self.score(histories), histories, candidates, strict=True):
-            yield from filled(*top_k(row[None], k, [history] if exclude_seen else None, own))
+        for row, own, out in zip(self.score(histories), candidates, left_out, strict=True):
+            yield from filled(*top_k(row[None], k, [out], own))
+
+    # -- vectors ----------------------------------------------------------------------------
+
+    def similar(self, item: Any, k: int = 10, by: str = "trained") -> list[Recommendation]:
+        """Items with the vectors most similar to that of an item; scores are cosines.
+
+        Parameters
+        ----------
+        item : str
+            Raw id.
+        k : int
+        by : {"trained", "text"}
+            Vectors that the model ranks with (:meth:`item_vectors`), or those of the Item LLM.
+
+        Raises
+        ------
+        RequestError
+            No item has this id, or the model has no such vectors.
+        """
+        k = self.check_k(k)
+        raw = history_inputs.raw_id(self._ids.as_texts(item))
+        place = self.catalogue.index.get(raw)
+        if place is None:
+            raise RequestError(f"item: {history_inputs.describe_unknown([raw])}")
+        vectors = self._unit_vectors(by)
+        cosines = np.concatenate([[-np.inf], vectors @ vectors[place - 1]])
+        found = self.describe(*next(filled(*top_k(cosines[None], k, [[place]]))))
+        return [one._replace(id=self._ids.original(one.id)) for one in found]
+
+    def item_vectors(self) -> np.ndarray:
+        """Vectors of the items in the order of ``catalogue.ids[1:]``, ``[n, d]`` float32.
+
+        ``user_vectors(histories) @ item_vectors().T`` are the scores. Needs torch.
+
+        Raises
+        ------
+        MissingDependencyError
+        """
+        return self._vector_tools().item_vectors(self.model)
+
+    def user_vectors(self, histories: Any, unknown: str = "warn") -> np.ndarray:
+        """Vectors of users, ``[B, d]`` float32; see :meth:`item_vectors`.
+
+        Parameters
+        ----------
+        histories, unknown
+            See :meth:`recommend`; each history has a known item.
+
+        Raises
+        ------
+        RequestError, MissingDependencyError
+        """
+        histories = self._ids.as_texts(histories)
+        known = history_inputs.resolve_histories(self.catalogue, histories, unknown, "error")
+        tools = self._vector_tools()
+        found = [tools.user_vectors(self.model, rows) for rows in _chunks(known, 256)]
+        return np.concatenate(found) if found else np.empty((0, self.item_vectors().shape[1]))
+
+    def _check_scored(self, what: str) -> None:
+        if self.searches:
+            raise RequestError(
+                f"{what}: {self._bundle.model} finds items by beam search, which gives ranks and "
+                "neither vectors nor scores"
+            )
+
+    def _unit_vectors(self, by: str) -> np.ndarray:
+        if by not in ("trained", "text"):
+            raise RequestError(f"by must be trained or text, found {by!r}")
+        if by not in self._units:
+            tools = self._vector_tools()
+            read = tools.item_vectors if by == "trained" else tools.text_vectors
+            self._units[by] = tools.normalized(read(self.model))
+            if not self._torch_reason:
+                self._model = None  # free its memory; onnxruntime computes the scores
+        return self._units[by]
+
+    def _vector_tools(self):
+        self._check_scored("vectors")
+        try:
+            from recbole_lite.inference import vectors
+        except ModuleNotFoundError as error:
+            if error.name != "torch":
+                raise
+            raise MissingDependencyError("vectors need torch; type: pip install torch") from None
+        return vectors
 
     def add_items(self, items: Any, vectors: np.ndarray | None = None) -> list[Any]:
         """Add items that the model was not trained on, given their texts or vectors.
@@ -455,6 +650,7 @@ class Recommender(ModelHubMixin):
             self._new_items = NewItemPredictor(self._bundle, self.model)
         ids = add_items(self._bundle, self.model, self._new_items, items, vectors)
         self._torch_reason, self._runtime = "items were added", None  # its graph lacks them
+        self._units.clear()
         return [self._ids.original(one) for one in ids]
 
     def score(self, histories: Sequence[Sequence[int]]) -> np.ndarray:

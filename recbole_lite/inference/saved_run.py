@@ -16,6 +16,7 @@ from recbole.utils import init_seed
 from recbole_lite.config.configurator import LiteConfig
 from recbole_lite.config.registry import get_trainer
 from recbole_lite.data import count_data, create_dataset, data_preparation
+from recbole_lite.data.item_fields import item_fields
 from recbole_lite.data.item_titles import item_titles
 from recbole_lite.data.vocabulary import Vocabulary
 from recbole_lite.inference import model_folder
@@ -229,15 +230,16 @@ def catalogue_from_dataset(dataset, config) -> Catalogue:
         titles = item_titles(dataset, config["title_field"])
         needed = not config["item_vectors"]
         texts = item_texts(TextFields.from_config(config), dataset) if needed else [""] * len(ids)
+        fields = item_fields(dataset, config["title_field"], config["seq_separator"])
     except (DataError, ConfigError) as error:  # must not fail after a finished training
         getLogger().warning(f"items are named by their ids alone: {error}")
-        titles, texts = ids, [""] * len(ids)
+        titles, texts, fields = ids, [""] * len(ids), [{} for _ in ids]
     feat = dataset.inter_feat
     # The store: before the split.
     items = feat.store.counted_items() if hasattr(feat, "store") else feat[dataset.iid_field]
     items = np.asarray(items)
     counts = np.bincount(items, minlength=dataset.item_num)[1:].tolist()
-    return Catalogue(ids[1:], titles[1:], texts[1:], counts)
+    return Catalogue(ids[1:], titles[1:], texts[1:], counts, fields[1:])
 
 
 def _architecture(model) -> dict[str, Any] | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from recbole_lite.inference.ranking import filled, top_k
 from recbole_lite.inference.recommender import Recommender
 
 Ranked = tuple[list[int], list[float]]
+Result = TypeVar("Result")
 
 
 class OverloadedError(Exception):
@@ -30,12 +32,15 @@ class RankRequest:
     exclude_seen : bool
     candidates : numpy.ndarray, optional
         ``[C]``; None: all items.
+    exclude : sequence of int
+        Further items that are not recommended.
     """
 
     history: Sequence[int]
     k: int
     exclude_seen: bool
     candidates: np.ndarray | None
+    exclude: Sequence[int] = ()
 
 
 class Batcher:
@@ -52,13 +57,23 @@ class Batcher:
         Histories scored together.
     max_waiting : int
         Limit of waiting requests; further ones are refused.
+    on_batch : callable
+        Gets the size of each batch.
     """
 
-    def __init__(self, recommender: Recommender, max_batch: int, max_waiting: int):
+    def __init__(
+        self,
+        recommender: Recommender,
+        max_batch: int,
+        max_waiting: int,
+        on_batch: Callable[[int], None] = lambda size: None,
+    ):
         self.recommender, self.max_batch, self.max_waiting = recommender, max_batch, max_waiting
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._on_batch = on_batch
+        self._executor = _executor()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._queue: asyncio.Queue
+        self._others = 0  # calls of `run` that have not ended
         self.batches = 0
 
     async def __call__(self, request: RankRequest) -> Ranked:
@@ -73,7 +88,7 @@ class Batcher:
         if self._loop is not loop:
             self._loop, self._queue = loop, asyncio.Queue()
             self._worker = loop.create_task(self._work())
-        if self._queue.qsize() >= self.max_waiting:
+        if self.waiting >= self.max_waiting:
             raise OverloadedError
         answer = loop.create_future()
         self._queue.put_nowait((request, answer))
@@ -81,8 +96,24 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """Number of requests that are not in a batch yet."""
-        return self._queue.qsize() if self._loop else 0
+        """Number of requests that are not in a batch yet, or in :meth:`run`."""
+        return self._others + (self._queue.qsize() if self._loop else 0)
+
+    async def run(self, work: Callable[[], Result]) -> Result:
+        """Call a function in the thread of the model, between two batches.
+
+        Raises
+        ------
+        OverloadedError
+            Too many requests are waiting.
+        """
+        if self.waiting >= self.max_waiting:
+            raise OverloadedError
+        self._others += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        finally:
+            self._others -= 1
 
     def close(self) -> None:
         """Stop the worker and cancel the waiting requests."""
@@ -91,6 +122,7 @@ class Batcher:
             while not self._queue.empty():
                 self._queue.get_nowait()[1].cancel()
         self._executor.shutdown(wait=False, cancel_futures=True)
+        self._executor = _executor()  # an application may be started again
 
     async def _work(self) -> None:
         while True:
@@ -118,13 +150,22 @@ class Batcher:
 
     def _answer(self, requests: list[RankRequest]) -> list[Ranked]:
         self.batches += 1
-        if self.recommender.searches:
+        self._on_batch(len(requests))
+        recommender = self.recommender
+        if recommender.searches:
             return [
-                next(self.recommender.rank([one.history], one.k, one.exclude_seen, one.candidates))
+                next(
+                    recommender.rank(
+                        [one.history], one.k, one.exclude_seen, one.candidates, [one.exclude]
+                    )
+                )
                 for one in requests
             ]
         histories = [request.history for request in requests]
-        exclude = [request.history if request.exclude_seen else [] for request in requests]
+        exclude = [
+            [*(request.history if request.exclude_seen else []), *request.exclude]
+            for request in requests
+        ]
         if any(request.candidates is not None for request in requests):
             scores = self.recommender.score(histories)
             ranked = (
@@ -139,3 +180,7 @@ class Batcher:
                 for (ids, values), request in zip(rows, requests, strict=True)
             )
         return [next(filled(ids, values)) for ids, values in ranked]
+
+
+def _executor() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="model")

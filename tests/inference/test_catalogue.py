@@ -1,5 +1,8 @@
 """Finding items by id and title."""
 
+import difflib
+import random
+
 import pytest
 
 from recbole_lite.inference.catalogue import Catalogue, normalize_title
@@ -82,6 +85,34 @@ def test_whole_words_come_before_longer_ones():
     assert Catalogue(list("abcd"), names, [""] * 4).search("star") == [4, 2, 1, 3]
 
 
+def plain_search(titles, text, limit):
+    """Catalogue.search written plainly, as positions in `titles`."""
+    wanted, found = normalize_title(text), [[], [], []]
+    own = [normalize_title(title) for title in titles]
+    for title in sorted(dict.fromkeys(own), key=len):
+        words = [set(title.split()), wanted.split()]
+        whole = f"{title} ".startswith(f"{wanted} ")
+        has = words[0] >= set(words[1][:-1]) and any(w.startswith(words[1][-1]) for w in words[0])
+        if whole or has or title.startswith(wanted):
+            found[0 if whole else 1 if title.startswith(wanted) else 2].append(title)
+    order = [*found[0], *found[1], *found[2]]
+    if sum(map(own.count, order)) < limit:
+        order += difflib.get_close_matches(wanted, dict.fromkeys(own), limit)
+    places = [i + 1 for title in dict.fromkeys(order) for i, o in enumerate(own) if o == title]
+    return places[:limit]
+
+
+def test_search_equals_a_plain_one():
+    draw = random.Random(1)
+    parts = ["toy", "to", "toys", "star", "stars", "wars", "été", "2", "ten", "net", "x" * 70]
+    titles = [" ".join(draw.choices(parts, k=draw.randint(1, 4))) for _ in range(300)]
+    catalogue = Catalogue([str(i) for i in range(300)], titles, titles)
+    queries = [" ".join(draw.choices(parts, k=draw.randint(1, 3))) for _ in range(40)]
+    for query in [*queries, *(q[:-1] for q in queries if len(q) > 1), "satr wras", "y" * 9, "日本"]:
+        for limit in (1, 8):
+            assert catalogue.search(query, limit) == plain_search(titles, query, limit), query
+
+
 def test_search_gives_no_more_than_asked(films):
     assert len(films.search("star", 1)) == 1
     assert films.search("star", 0) == []
@@ -100,6 +131,15 @@ def test_saved_and_read_again(films, tmp_path):
     again = Catalogue.load(tmp_path / "items.jsonl")
     assert (again.ids, again.titles, again.texts) == (films.ids, films.titles, films.texts)
     assert len(again) == len(FILMS)
+
+
+def test_fields_are_saved(tmp_path):
+    fields = [{"genre": ["a", "b"], "year": 1990}, {}]
+    Catalogue(["1", "2"], ["x", "y"], ["", ""], fields=fields).save(tmp_path / "items.jsonl")
+    again = Catalogue.load(tmp_path / "items.jsonl")
+    assert again.fields == [{}, *fields]
+    again.extend(["3"], [""], [""])
+    assert again.fields == [{}, *fields, {}]
 
 
 def test_normalize_titles():

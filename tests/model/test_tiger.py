@@ -196,9 +196,8 @@ def test_as_a_recommender(trained, tmp_path):
         assert all([one.score for one in row] == [-n for n in range(len(row))] for row in lists)
         return [[one.id for one in row] for row in lists]
 
-    few = [one for one in every if one not in history][
-        -6:
-    ]  # what a search among all with 8 beams would not find
+    # What a search among all with 8 beams would not find.
+    few = [one for one in every if one not in history][-6:]
     assert found(k=6, candidates=few)[0] == few
     assert found(k=4, candidates=[few, ids[:3]])[0] == few[:4]
     assert set(found(k=4, candidates=[few, ids[:3]])[1]) == set(ids[:3])
@@ -207,6 +206,16 @@ def test_as_a_recommender(trained, tmp_path):
     assert len(set(new[1])) == 21
     assert "i4" not in new[1]
     assert found(k=9, candidates=history[:2] + few, exclude_seen=True)[0] == few
+    assert found(k=6, exclude=every[:18])[0] == every[18:]
+    for ask in (
+        lambda: recommender.recommend([history], explain=True),
+        lambda: recommender.recommend([history], diversity=0.5),
+        lambda: recommender.similar("i1"),
+        recommender.item_vectors,
+        lambda: recommender.user_vectors([history]),
+    ):
+        with pytest.raises(RequestError, match="TIGER finds items by beam search"):
+            ask()
     recommender.save_pretrained(tmp_path / "packed")
     again = Recommender.load(tmp_path / "packed")
     assert again.recommend([history], k=8) == recommender.recommend([history], k=8)

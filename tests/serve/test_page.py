@@ -60,6 +60,27 @@ def test_search_pick_and_recommendations(served, tmp_path):
         page.wait_for(f"JSON.stringify({TITLES}) == JSON.stringify({wanted!r})")
 
 
+def test_the_address_and_the_focus(served, tmp_path):
+    recommender, address = served
+    ids = recommender.catalogue.ids[1:]
+    shown = "[...document.querySelectorAll('#chosen li span')].map(e => e.textContent)"
+    with Chromium(tmp_path / "profile") as page:
+        page.open(f"{address}#50%,{','.join(ids * 5)}")
+        page.wait_for(f"{shown}.length == 120")
+        note = "document.querySelector('#note').textContent"
+        assert page.wait_for(note) == "Not in the catalogue: 50%"
+        page.js("location.hash = '#i3,i4,i5'")  # another bookmark in the same tab
+        page.wait_for(f"{shown}.length == 3")
+        assert page.js(note) == ""
+        for left, label in ((2, "Remove "), (1, "Remove "), (0, None)):
+            page.js("[...document.querySelectorAll('.drop')].at(-1).focus()")
+            page.press_enter()
+            page.wait_for(f"{shown}.length == {left}")
+            focus = page.js("document.activeElement.getAttribute('aria-label')")
+            assert focus is None if label is None else focus.startswith(label)
+        assert page.js("document.activeElement.id") == "search"
+
+
 def test_a_bookmark_a_phone_and_a_hostile_title(served, tmp_path):
     recommender, address = served
     hostile = recommender.catalogue.ids[5]

@@ -38,6 +38,9 @@ def described(trained):
         ("GET", "/items", {200}, GenerationMode.POSITIVE),
         ("GET", "/items", {422}, GenerationMode.NEGATIVE),
         ("GET", "/items/{id}", {404}, GenerationMode.POSITIVE),  # any text is an id
+        ("POST", "/recommend/users", {200}, GenerationMode.POSITIVE),
+        ("POST", "/recommend/users", {422}, GenerationMode.NEGATIVE),
+        ("GET", "/items/{id}/similar", {404}, GenerationMode.POSITIVE),
         ("GET", "/health", {200}, GenerationMode.POSITIVE),  # takes nothing
     ],
 )

@@ -1,20 +1,26 @@
 """The HTTP service: answers, refusals, batches."""
 
 import asyncio
+import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
-import urllib.request
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
+import uvicorn
 from fastapi.testclient import TestClient
 
 from recbole_lite import Recommender
 from recbole_lite.cli.main import main
+from recbole_lite.cli.serve import _listen, server_config
 from recbole_lite.serve.app import create_app
 from recbole_lite.serve.batching import Batcher, OverloadedError, RankRequest
 from recbole_lite.serve.limits import Limits
@@ -71,6 +77,52 @@ def test_candidates_and_unknown_ids(client):
 
 
 @pytest.mark.parametrize(
+    "choice",
+    [
+        {"where": {"genre": ["comedy"], "year": {"gte": 1992}}, "exclude": ["i9", "zz"]},
+        {"where": {"year": {"gt": 1994}}},
+        {"where": {"year": 1991}, "candidates": ["i1", "i2", "i6"], "exclude_seen": False},
+        {"diversity": 0.5, "explain": True},
+    ],
+)
+def test_choices_are_those_of_the_recommender(choice, client, recommender):
+    histories = [["i3", "i4"], ["i5"]]
+    expected = recommender.recommend(histories, 4, **choice)
+    alone = [
+        client.post("/recommend", json={"history": row, "k": 4, **choice}) for row in histories
+    ]
+    together = client.post("/recommend/users", json={"histories": histories, "k": 4, **choice})
+    for answers in ([answer.json() for answer in alone], together.json()["users"]):
+        for answer, wanted in zip(answers, expected, strict=True):
+            found = answer["recommendations"]
+            assert [one["id"] for one in found] == [one.id for one in wanted]
+            assert [one["score"] for one in found] == pytest.approx([x.score for x in wanted])
+            for one, other in zip(found, wanted, strict=True):
+                ids = [reason.id for reason in getattr(other, "because", [])]
+                assert [reason["id"] for reason in one.get("because", [])] == ids
+
+
+def test_several_users(client):
+    asked = {"histories": [["i3", "zz"], ["yy"], []], "k": 2}
+    answer = client.post("/recommend/users", json=asked).json()
+    assert [len(user["recommendations"]) for user in answer["users"]] == [2, 0, 0]
+    assert [user["unknown"] for user in answer["users"]] == [["zz"], ["yy"], []]
+    refused = client.post("/recommend/users", json={"histories": [["i3"]] * 257})
+    assert refused.json()["detail"] == "histories: 257, at most 256 are accepted"
+    refused = client.post("/recommend/users", json={"histories": [["i3"] * 51]})
+    assert refused.json()["detail"] == "history: 51 ids, at most 50 are accepted"
+
+
+def test_similar_items(client, recommender):
+    found = client.get("/items/i3/similar", params={"limit": 3, "by": "text"}).json()["items"]
+    expected = recommender.similar("i3", 3, "text")
+    assert [(one["id"], one["title"]) for one in found] == [(x.id, x.title) for x in expected]
+    assert len(client.get("/items/i3/similar?limit=100").json()["items"]) == 23
+    assert client.get("/items/zz/similar").status_code == 404
+    assert client.get("/items/i3/similar?by=x").status_code == 422
+
+
+@pytest.mark.parametrize(
     "asked, message",
     [
         ({}, "history: Field required"),
@@ -85,9 +137,14 @@ def test_candidates_and_unknown_ids(client):
         ({"history": ["i3"], "k": True}, "k: Input should be a valid integer"),
         ({"history": ["i3"], "candidates": ["a"]}, "candidates: 1 id not in the catalogue ('a')"),
         ({"history": ["i3"], "candidates": []}, "candidates: List should have at least 1 item"),
+        ({"history": ["i3"], "where": {"genre": "x"}}, "where: no item has the genre 'x'"),
+        ({"history": ["i3"], "where": {"yea": 3}}, "no item has the field 'yea'; did you mean y"),
+        ({"history": ["i3"], "where": {}}, "where: Dictionary should have at least 1 item"),
+        ({"history": ["i3"], "diversity": 2}, "diversity: Input should be less than or equal to 1"),
+        ({"history": ["i3"], "explain": 1}, "explain: Input should be a valid boolean"),
         ({"history": ["i3"], "K": 5}, "K: Extra inputs are not permitted"),
         ({"history": ["i3"] * 51}, "history: 51 ids, at most 50 are accepted"),
-        ({"history": ["i3"], "candidates": ["i3"] * 51}, "candidates: 51 ids, at most 50"),
+        ({"history": ["i3"], "candidates": ["i3"] * 51}, "candidates: 51 ids, at most 24"),
         ({"history": ["i" * 257]}, "history.0: String should have at most 256 characters"),
     ],
 )
@@ -139,8 +196,50 @@ def test_items(client):
     assert (answer.status_code, "less than or equal to 100" in answer.text) == (422, True)
 
 
+def test_items_by_ids(client):
+    found = client.get("/items", params={"id": ["i7", "zz", "i3"]}).json()["items"]
+    assert [item["id"] for item in found] == ["i7", "i3"]
+
+
+def test_a_search_does_not_delay_others(recommender, monkeypatch):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(*_):
+        begun.set()
+        return [3] if go_on.wait(30) else []
+
+    monkeypatch.setattr(recommender.catalogue, "search", slow)
+    with TestClient(create_app(recommender)) as client, ThreadPoolExecutor(1) as pool:
+        found = pool.submit(client.get, "/items", params={"query": "toy"})
+        assert begun.wait(30)
+        assert client.get("/health").status_code == 200
+        go_on.set()
+        assert len(found.result().json()["items"]) == 1
+
+
+def test_head_and_options(client):
+    answer, whole = client.head("/items/i0"), client.get("/items/i0")
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["content-length"] == whole.headers["content-length"]
+    assert client.head("/items/zz").status_code == 404
+    for path, methods in (("/items/i0", "GET, HEAD, OPTIONS"), ("/recommend", "OPTIONS, POST")):
+        answer = client.options(path)
+        assert (answer.status_code, answer.headers["allow"]) == (204, methods)
+    assert client.options("/absent/x").status_code == 404
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", None])
+def test_a_wrong_content_type(kind, client):
+    headers = {"content-type": kind} if kind else {}
+    answer = client.post("/recommend", content=b'{"history": ["i3"]}', headers=headers)
+    detail = f"the content type is {kind or ''!r}; send application/json"
+    assert (answer.status_code, answer.json()["detail"]) == (415, detail)
+
+
 def test_health_page_and_description(client):
-    assert client.get("/health").json() == {
+    health = client.get("/health").json()
+    assert re.fullmatch("[0-9a-f]{12}", health.pop("version"))
+    assert health == {
         "status": "ok",
         "model": "LiteLLM4Rec",
         "dataset": "tiny",
@@ -153,7 +252,9 @@ def test_health_page_and_description(client):
     assert "http" not in page.text.replace("http-equiv", "")  # nothing comes from elsewhere
     assert client.get("/docs").status_code == 200
     paths = client.get("/openapi.json").json()["paths"]
-    assert set(paths) == {"/recommend", "/items", "/items/{id}", "/health"}
+    health = {"/health", "/health/live", "/health/ready"}
+    answers = {"/recommend", "/recommend/users", "/items", "/items/{id}", "/items/{id}/similar"}
+    assert set(paths) == answers | health
 
 
 # -- batches ----------------------------------------------------------------------------------
@@ -225,6 +326,46 @@ def test_a_failure_is_told_and_does_not_end_the_worker(recommender, monkeypatch)
     assert statuses == [500, 200]
 
 
+# -- slow clients, the end --------------------------------------------------------------------
+
+HEADERS = b"POST /recommend HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+HALF = HEADERS + b"content-length: 500\r\n\r\n{"
+
+
+def wait_for(happened, seconds=30):
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def get(address, path):
+    connection = http.client.HTTPConnection(*address, timeout=30)
+    connection.request("GET", path, headers={"connection": "close"})
+    return connection.getresponse().read().decode()
+
+
+def connect(address, data):
+    connection = socket.create_connection(address, timeout=30)
+    connection.sendall(data)
+    return connection
+
+
+def test_half_sent_requests_are_closed(recommender):
+    limits = Limits(read_timeout=1)
+    listener = _listen("127.0.0.1", 0)
+    server = uvicorn.Server(server_config(create_app(recommender, limits), limits))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    opened = [connect(listener.getsockname(), data) for data in (b"", HEADERS, HALF)]
+    answers = [b"".join(iter(partial(connection.recv, 9999), b"")) for connection in opened]
+    assert answers[:2] == [b"", b""]
+    assert answers[2].startswith(b"HTTP/1.1 408")
+    assert b"not complete after 1 seconds" in answers[2]
+    server.should_exit = True
+    thread.join(30)
+
+
 # -- command line -----------------------------------------------------------------------------
 
 
@@ -234,6 +375,9 @@ def test_a_failure_is_told_and_does_not_end_the_worker(recommender, monkeypatch)
         (["--model=absent"], "error: absent: no such folder"),
         (["--model=absent", "--max_batch=0"], "--max_batch must be at least 1"),
         (["--model=absent", "--host=no such host"], "cannot listen there"),
+        (["--model=absent", "--root_path=api/"], "--root_path=api/: begin with /"),
+        (["--model=absent", "--token_file=absent"], "--token_file=absent: "),
+        (["--model=absent", "--token_file=/dev/null"], "holds no token of one word"),
         (["--model=absent", "--port=70000"], "a port is a number from 0 to 65535"),
     ],
 )
@@ -258,18 +402,37 @@ def test_without_fastapi(monkeypatch, capsys):
 
 
 def test_served_by_the_command(trained):
-    """The real server on loopback: it says where, answers, and ends on Ctrl+C."""
+    """The real server on loopback: it says where, answers, and ends on SIGTERM in time."""
     command = [sys.executable, "-m", "recbole_lite", "serve", f"--model={trained('SASRec')}"]
-    process = subprocess.Popen([*command, "--port=0"], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, "--port=0", "--grace=2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
-        address = process.stdout.readline().split()[0]
-        assert address.startswith("http://127.0.0.1:")
+        url = process.stdout.readline().split()[0]
+        assert url.startswith("http://127.0.0.1:")
+        address = ("127.0.0.1", int(url.rstrip("/").rpartition(":")[2]))
+        client = http.client.HTTPConnection(*address, timeout=30)
         body = json.dumps({"history": ["i3"], "k": 3}).encode()
         kind = {"content-type": "application/json"}
-        asked = urllib.request.Request(f"{address}recommend", body, kind)
-        with urllib.request.urlopen(asked, timeout=30) as answer:
+        half = [connect(address, data) for data in (HEADERS, HALF)]
+        os.kill(process.pid, signal.SIGHUP)  # the model is loaded again
+        wait_for(lambda: 'reloads_total{outcome="ok"} 1.0' in get(address, "/metrics"))
+        for stop in (False, True):  # the second request is sent while the service stops
+            if stop:
+                os.kill(process.pid, signal.SIGTERM)
+                asked = time.monotonic()
+                time.sleep(0.2)
+            client.request("POST", "/recommend", body, kind)
+            answer = client.getresponse()
             assert len(json.load(answer)["recommendations"]) == 3
-        os.kill(process.pid, signal.SIGINT)
-        assert process.wait(30) in (0, 130, -signal.SIGINT)
+            assert answer.getheader("connection") == ("close" if stop else None)
+        assert process.wait(30) == 0
+        assert time.monotonic() - asked < 4  # 2 on a free processor
+        assert "Traceback" not in process.stderr.read()
+        for connection in half:
+            connection.close()
     finally:
         process.kill()

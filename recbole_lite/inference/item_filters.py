@@ -1,0 +1,131 @@
+"""Filters over the fields of items: ``where`` of a request."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from recbole_lite.inference.history_inputs import raw_id
+from recbole_lite.utils.errors import RequestError
+from recbole_lite.utils.suggestions import suggest
+
+_MOST_SUGGESTED = 10_000  # values that are compared with an unknown one
+_COMPARE = {"gte": np.greater_equal, "gt": np.greater, "lte": np.less_equal, "lt": np.less}
+
+
+class ItemFilters:
+    """Columns of the catalogue, prepared at their first use.
+
+    Parameters
+    ----------
+    rows : sequence of mapping
+        Fields of each item by internal id, padding included: texts, numbers, lists of texts.
+    """
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]]):
+        self._rows = rows
+        self._names = sorted({name for row in rows for name in row})
+        self._places: dict[str, dict[str, np.ndarray]] = {}
+        self._numbers: dict[str, np.ndarray] = {}
+
+    def matching(self, where: Any) -> np.ndarray:
+        """Whether each item meets all conditions, ``[n_items]`` bool; False for padding.
+
+        Parameters
+        ----------
+        where : mapping
+            Field -> a value, a list of values of which an item must have one, or comparisons
+            such as ``{"gte": 1990, "lt": 2000}``. An item without the field meets none.
+
+        Raises
+        ------
+        RequestError
+            A field or value that no item has, or a comparison of what is no number.
+        """
+        if not isinstance(where, Mapping) or not where:
+            raise RequestError(
+                f'where maps fields to values, as in {{"year": {{"gte": 1990}}}}, found {where!r}'
+            )
+        found = np.ones(len(self._rows), bool)
+        found[0] = False
+        for name, wanted in where.items():
+            if name not in self._names:
+                known = ", ".join(self._names) or "none (pack the run again if its data have some)"
+                raise RequestError(
+                    f"where: no item has the field {name!r}{suggest(str(name), self._names)}; "
+                    f"fields: {known}"
+                )
+            compares = isinstance(wanted, Mapping)
+            found &= self._compared(name, wanted) if compares else self._among(name, wanted)
+        return found
+
+    def _among(self, name: str, wanted: Any) -> np.ndarray:
+        single = isinstance(wanted, (str, bytes)) or not isinstance(wanted, Iterable)
+        texts = [_text(value, name) for value in ([wanted] if single else wanted)]
+        if not texts:
+            raise RequestError(f"where: {name}: the list is empty; leave the field out")
+        if name not in self._places:
+            self._places[name] = _places(self._rows, name)
+        places = self._places[name]
+        found = np.zeros(len(self._rows), bool)
+        for text in texts:
+            if text not in places:
+                hint = suggest(text, places) if len(places) <= _MOST_SUGGESTED else ""
+                raise RequestError(f"where: no item has the {name} {text!r}{hint}")
+            found[places[text]] = True
+        return found
+
+    def _compared(self, name: str, wanted: Mapping) -> np.ndarray:
+        unknown = [key for key in wanted if key not in _COMPARE]
+        if unknown or not wanted:
+            other = repr(unknown[0]) if unknown else "none"
+            raise RequestError(f"where: {name}: comparisons are gte, gt, lte and lt, found {other}")
+        if name not in self._numbers:
+            self._numbers[name] = _numbers(self._rows, name)
+        found = np.ones(len(self._rows), bool)
+        for key, bound in wanted.items():
+            number = _number(bound)
+            if math.isnan(number):
+                raise RequestError(f"where: {name}: {key} needs a number, found {bound!r}")
+            found &= _COMPARE[key](self._numbers[name], number)  # False for a missing number
+        return found
+
+
+def _places(rows: Sequence[Mapping], name: str) -> dict[str, np.ndarray]:
+    places: dict[str, list[int]] = {}
+    for place, row in enumerate(rows):
+        value = row.get(name, [])
+        for one in value if isinstance(value, list) else [value]:
+            places.setdefault(_text(one, name), []).append(place)
+    return {text: np.array(found) for text, found in places.items()}
+
+
+def _numbers(rows: Sequence[Mapping], name: str) -> np.ndarray:
+    found = np.full(len(rows), np.nan)
+    for place, row in enumerate(rows):
+        if name in row:
+            found[place] = _number(row[name])
+            if math.isnan(found[place]):
+                raise RequestError(
+                    f"where: {name} has values that are no numbers ({row[name]!r}); give values "
+                    "instead of comparisons"
+                )
+    return found
+
+
+def _number(value: Any) -> float:
+    """NaN for what is no number."""
+    try:
+        return math.nan if isinstance(value, (bool, list)) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
+def _text(value: Any, name: str) -> str:
+    try:
+        return value if isinstance(value, str) else raw_id(value)
+    except RequestError:
+        raise RequestError(f"where: {name}: values are texts or numbers, found {value!r}") from None
