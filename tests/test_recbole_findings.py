@@ -193,8 +193,8 @@ def sequences_of(dataset):
 
 def test_11_ours_first_then_recboles():
     assert get_model("LiteLLM4Rec").__module__ == "recbole_lite.model.lite_llm4rec"
-    assert get_model("SASRec").__module__ == "recbole.model.sequential_recommender.sasrec"
-    assert issubclass(get_model("LiteLLM4Rec"), recbole_lite.get_model("SASRec").__mro__[1])
+    assert get_model("GRU4Rec").__module__ == "recbole.model.sequential_recommender.gru4rec"
+    assert issubclass(get_model("LiteLLM4Rec"), recbole_lite.get_model("GRU4Rec").__mro__[1])
 
 
 @pytest.mark.parametrize("name, near", [("SASrec", "SASRec"), ("LiteLLM4rec", "LiteLLM4Rec")])

@@ -27,7 +27,7 @@ TRAINERS = "recbole_lite.trainer.trainer"  # module
 # RecBole's, with what fails today overridden: name -> module.
 OVERRIDDEN = dict.fromkeys(
     ("LightGCN", "NGCF", "GCMC", "SpectralCF", "NCL", "ADMMSLIM", "DiffRec", "KSR", "LDiffRec",
-     "LINE", "RaCT", "Random"),
+     "LINE", "RaCT", "Random", "SASRec"),
     "recbole_lite.model.recbole_overrides",
 )  # fmt: skip
 # RecBole's models whose scores and losses do not depend on how far a batch is padded.

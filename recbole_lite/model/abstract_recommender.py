@@ -43,6 +43,7 @@ class NextItemModel(SequentialRecommender):
     trains_prefixes = True  # train_strategy: prefix
     can_exclude_history = True  # loss_exclude_history
     reads_any_length = True  # cut_padding
+    label_smoothing = 0.0  # set by the trainer
     _head: torch.Tensor | None = None  # within `fixed_head`
 
     def read_loss(self, config) -> None:
@@ -153,11 +154,13 @@ class NextItemModel(SequentialRecommender):
             steps = to_host(interaction[self.ITEM_SEQ_LEN]) - 1
             users = self.forward(item_seq, interaction[self.ITEM_SEQ_LEN])
         if self.loss_type == "SCE":
-            return sampled_cross_entropy(users, self.head_weight(), targets - 1, self.n_negatives)
+            return sampled_cross_entropy(
+                users, self.head_weight(), targets - 1, self.n_negatives, self.label_smoothing
+            )
         seen = None
         if self.excludes_history:
             seen = HistoryMask(interaction[SEEN], item_seq, rows, steps, targets)
-        return cross_entropy(users, self.head_weight(), targets - 1, seen)
+        return cross_entropy(users, self.head_weight(), targets - 1, seen, self.label_smoothing)
 
     def loss_terms(self, interaction) -> int:
         """Number of targets that a batch's loss is the mean over."""

@@ -84,6 +84,7 @@ class ItemLM(NextItemModel):
             getLogger().warning(
                 "item_vectors is not read with item_init: random; set text or text_plus_id"
             )
+        self.item_mask = nn.Dropout1d(config["item_mask_ratio"])
         self.item_dropout = Dropout(config["item_dropout"])
         self.pooling = UserPooling(config["user_pooling"])
         self.user_dropout = Dropout(config["user_dropout"])
@@ -106,7 +107,8 @@ class ItemLM(NextItemModel):
         vectors = self.items(item_seq)
         if self.item_tower is not None:
             vectors = vectors + self.item_tower(item_seq)
-        return self.lm(self.item_dropout(vectors), item_seq != 0, packing=packing)
+        vectors = self.item_dropout(self.item_mask(vectors))
+        return self.lm(vectors, item_seq != 0, packing=packing)
 
     def head_weight(self) -> torch.Tensor:
         """``[n_items - 1, d]``: row i - 1 scores item i; the input table with ``tie_head``."""
