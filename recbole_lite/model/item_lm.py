@@ -84,7 +84,7 @@ class ItemLM(NextItemModel):
             getLogger().warning(
                 "item_vectors is not read with item_init: random; set text or text_plus_id"
             )
-        self.item_mask = nn.Dropout1d(config["item_mask_ratio"])
+        self.item_mask = nn.Dropout1d(config["item_mask_ratio"] or 0.0)
         self.item_dropout = Dropout(config["item_dropout"])
         self.pooling = UserPooling(config["user_pooling"])
         self.user_dropout = Dropout(config["user_dropout"])

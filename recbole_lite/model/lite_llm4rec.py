@@ -81,7 +81,7 @@ class LiteLLM4Rec(NextItemModel):
         self.item_vectors_sha256 = self.item_tower.vectors_sha256
         if topn and config["item_mask_ratio"]:
             raise ConfigError("item_mask_ratio would mask candidates of task: topn; set it to 0")
-        self.item_mask = nn.Dropout1d(config["item_mask_ratio"])
+        self.item_mask = nn.Dropout1d(config["item_mask_ratio"] or 0.0)
         self.item_dropout = Dropout(config["item_dropout"])
         self.pooling = UserPooling(config["user_pooling"])
         self.user_dropout = Dropout(config["user_dropout"])
