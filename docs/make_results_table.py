@@ -9,7 +9,8 @@ import json
 import re
 from pathlib import Path
 
-from recbole_lite.experiments.reproduce.benchmark import SUMMARY, results_table
+from recbole_lite.experiments.reproduce.benchmark import SUMMARY
+from recbole_lite.experiments.reproduce.benchmark_table import results_table
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "benchmark" / SUMMARY

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from recbole_lite import LiteConfig
-from recbole_lite.experiments.reproduce import baselines, benchmark
+from recbole_lite.experiments.reproduce import baselines, benchmark, benchmark_table
 from recbole_lite.experiments.reproduce.baselines import BENCHMARK, ModelSpec
 from recbole_lite.experiments.reproduce.paper_tables import reproduce
 from recbole_lite.experiments.tune import cluster
@@ -42,7 +42,8 @@ def rows(tmp_path, monkeypatch):
         ModelSpec("ItemLM", "ItemLM", files=files),
         ModelSpec("ItemLM, text", "ItemLM", files=files),
     ]
-    monkeypatch.setattr(benchmark, "BENCHMARK", {spec.name: spec for spec in specs})
+    for module in (benchmark, benchmark_table):
+        monkeypatch.setattr(module, "BENCHMARK", {spec.name: spec for spec in specs})
     monkeypatch.setattr(benchmark, "FOLDER", folder)
     return folder
 
@@ -161,7 +162,7 @@ def test_what_text_adds_by_hand():
         1: {"ranks": dict(zip("abcdef", [3, 0, 1, 1, 2, 1], strict=True))},
         2: {"ranks": dict(zip("abcdef", [0, 0, 1, 1, 2, 0], strict=True))},
     }
-    found = benchmark.text_by_group(with_text, without, test_set)
+    found = benchmark_table.text_by_group(with_text, without, test_set)
     expected = {  # users, without, with text
         "test item 0 (cold items) times in training": (1, 0, 0.5),
         "test item 0 to 1 times in training": (3, 0, 0.5),
