@@ -178,7 +178,8 @@ def users_of_test(result: RunResult, data_path: str | Path | None = None) -> Tes
     from recbole_lite.data import create_dataset, data_preparation
 
     run = result.run
-    settings = {"state": "WARNING", "data_path": data_path or run.settings.get("data_path")}
+    data_path = data_path or run.settings.get("data_path")
+    settings = {"state": "WARNING", **({"data_path": str(data_path)} if data_path else {})}
     config = LiteConfig("SASRec", run.metrics["dataset"], config_dict=settings)
     dataset = create_dataset(config)
     test_set = read_tested_users(dataset, *data_preparation(config, dataset)[1:])
