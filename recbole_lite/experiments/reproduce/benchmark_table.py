@@ -132,6 +132,7 @@ def learning_curves(cells: Cells, style: str) -> Markup | None:
             series.append(charts.Series(name, points))
     if not series:
         return None
+    series.sort(key=lambda one: -max(y for _, y in one.points))  # the first have colours and labels
     title, x_label = f"Validation {metric_label(METRIC)}", "minutes of training and validation"
     return charts.line_chart(title, series, x_label, from_zero=True, width=640, style=style)
 
@@ -180,7 +181,7 @@ def text_by_group(
         )
     }
     seen = zip(test_set.users, test_set.item_interactions.tolist(), strict=True)
-    cold = user_groups.Group("0 (cold items)", [user for user, times in seen if not times])
+    cold = user_groups.Group("0", [user for user, times in seen if not times])
     cuts = {
         "test item {} times in training": [
             cold,

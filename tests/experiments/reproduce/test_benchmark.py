@@ -164,7 +164,7 @@ def test_what_text_adds_by_hand():
     }
     found = benchmark_table.text_by_group(with_text, without, test_set)
     expected = {  # users, without, with text
-        "test item 0 (cold items) times in training": (1, 0, 0.5),
+        "test item 0 times in training": (1, 0, 0.5),
         "test item 0 to 1 times in training": (3, 0, 0.5),
         "test item 5 times in training": (2, 0.5, 1),
         "test item 9 times in training": (1, 1, 0.5),
