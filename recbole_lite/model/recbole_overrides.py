@@ -196,8 +196,6 @@ class SASRec(sasrec.SASRec):
     positions.
     """
 
-    trains_prefixes = True
-    reads_any_length = True
     label_smoothing = 0.0  # set by the trainer
 
     def __init__(self, config, dataset):
