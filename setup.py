@@ -107,7 +107,7 @@ setup(
     },
     package_data={
         "recbole_lite": ["py.typed", "report/templates/*"],
-        "recbole_lite.properties": ["*.yaml", "*/*.yaml"],
+        "recbole_lite.properties": ["*.yaml", "*/*.yaml", "*/*/*.yaml"],
         "recbole_lite.dataset_meta": ["*.yaml"],
         "recbole_lite.serve": ["page.html"],
     },

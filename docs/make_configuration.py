@@ -129,10 +129,11 @@ def page() -> str:
     parts = [HEAD + words, *map(reference, files)]
     folders = sorted(p for p in PROPERTIES.iterdir() if p.is_dir() and p.name not in SPECIAL_TEXT)
     tops = (path for path in sorted(PROPERTIES.glob("*.yaml")) if path.name not in REFERENCE)
-    presets = [*tops, *(path for folder in folders for path in sorted(folder.glob("*.yaml")))]
+    presets = [*tops, *(path for folder in folders for path in sorted(folder.rglob("*.yaml")))]
     parts.append(
         "## Presets\n\nFiles that set keys: a data set's and a model's are read by themselves, an "
-        "`ablation` row by `recbole-lite ablate`, the others by `--config_files`.\n\n"
+        "`ablation` row by `recbole-lite ablate`, a `benchmark` row by `recbole-lite reproduce "
+        "benchmark`, the others by `--config_files`.\n\n"
         "| file | | sets |\n|---|---|---|\n" + "\n".join(map(preset_row, presets)) + "\n"
     )
     for name in sorted(SPECIAL_TEXT):

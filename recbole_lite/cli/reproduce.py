@@ -1,4 +1,4 @@
-"""``recbole-lite reproduce``: the paper's tables and figures."""
+"""``recbole-lite reproduce``: the paper's tables and figures, and the benchmark."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ number of steps that the base model takes in this time. Without a network: --wei
 project compares, or "all" of them; for figure5, also "demo" (a small size); for table7 and figure4,
 rows of properties/ablation.
 
+benchmark trains each row of properties/benchmark for --budget, on all --datasets and with --seeds
+seeds, and writes OUT/table.md and more (docs/benchmark.md).
+
 examples:
   %(prog)s table4 --dataset=ml-1m --budget=30m
   %(prog)s table5 --dataset=ml-1m --tokenizer=t5-small-tokenizer
@@ -25,15 +28,18 @@ examples:
   %(prog)s figure5 --dataset=ml-100k --budget=60s --weights=scratch
   %(prog)s table4 --budget=6m --weights=scratch --models="ItemLM, text;SASRec, tuned"
   %(prog)s table5 --tokenizer=t5-small-tokenizer --models="POD;SASRec" --autocast=bfloat16
+  %(prog)s benchmark --datasets=ml-1m,amazon-beauty-2014 --budget=30m --weights=scratch
+  %(prog)s benchmark --datasets=ml-1m --budget=30m --rows="SASRec;ItemLM, text" --seeds=1
 """
 INTERRUPTED = "interrupted; the same command continues after the last row"
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     """Add the subcommand."""
-    text = "reproduce the paper's tables and figures"
+    text = "reproduce the paper's tables and figures, or the benchmark"
     parser = add_command(commands, "reproduce", text, run, INTERRUPTED, epilog=EPILOG)
-    parser.add_argument("target", help="table4 | table5 | table6 | table7 | figure4 | figure5")
+    targets = "table4 | table5 | table6 | table7 | figure4 | figure5 | benchmark"
+    parser.add_argument("target", help=targets)
     parser.add_argument("-d", "--dataset", default="ml-1m")
     parser.add_argument("--data_path", help="folder of the data sets")
     parser.add_argument(
@@ -43,7 +49,16 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--tokenizer", help="T5's tokenizer, for P5 and POD: folder or Hub name")
     parser.add_argument("--seed", type=int, default=2020)
     parser.add_argument(
-        "--models", type=_names, default=(), metavar="A;B", help="names of the rows"
+        "--models", "--rows", type=_names, default=(), metavar="A;B", help="names of the rows"
+    )
+    parser.add_argument(
+        "--datasets", type=_list, default=(), metavar="A,B", help="benchmark (default: --dataset)"
+    )
+    parser.add_argument(
+        "--seeds", type=_count, default=3, help="benchmark: seeds, from --seed on (default: 3)"
+    )
+    parser.add_argument(
+        "--ray_address", metavar="ADDRESS", help="benchmark: train on this Ray cluster, e.g. auto"
     )
     parser.add_argument(
         "--batch_size", type=_count, default=32, help="table5: users per batch (default: 32)"
@@ -54,7 +69,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--autocast", choices=["bfloat16", "float16"], help="table5 (default: float32)"
     )
-    parser.add_argument("--out", default=str(Path("results", "reproduce")), metavar="DIR")
+    parser.add_argument(
+        "--out", metavar="DIR", help="default: results/reproduce, of benchmark results/benchmark"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -62,11 +79,13 @@ def run(args: argparse.Namespace) -> int:
     from recbole_lite.experiments.reproduce.paper_tables import Request, reproduce
 
     names = ("dataset", "data_path", "weights", "tokenizer", "seed")
-    timing = ("models", "batch_size", "repeats", "autocast")
+    timing = ("models", "batch_size", "repeats", "autocast", "seeds", "ray_address")
+    folder = "benchmark" if args.target == "benchmark" else "reproduce"
     request = Request(
         **{name: getattr(args, name) for name in (*names, *timing)},
         minutes=args.budget,
-        out=Path(args.out),
+        datasets=args.datasets or (args.dataset,),
+        out=Path(args.out or Path("results", folder)),
         command=args.typed,
         log=lambda line: print(line, flush=True),
     )
@@ -76,6 +95,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(";") if name.strip())
+
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _minutes(text: str) -> float:

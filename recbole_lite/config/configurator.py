@@ -278,6 +278,11 @@ class LiteConfig(Config):
                 f"is trained on batches of any length; {self.model} "
                 + ("is" if known else "is not: set train_batch_size")
             )
+        if tokens is not None and final["history_drop_ratio"]:
+            raise ConfigError(
+                "max_tokens_per_batch weights batches by their targets, whose number "
+                "history_drop_ratio changes; set train_batch_size"
+            )
         if tokens is not None and tokens < longest:
             raise ConfigError(
                 f"max_tokens_per_batch: {tokens} is less than one history of "

@@ -25,11 +25,12 @@ MODELS = {
     "Pop": "recbole_lite.model.pop",
 }
 TRAINERS = "recbole_lite.trainer.trainer"  # module
+_OVERRIDES = "recbole_lite.model.recbole_overrides"
 # RecBole's, with what fails today overridden: name -> module.
 OVERRIDDEN = dict.fromkeys(
     ("LightGCN", "NGCF", "GCMC", "SpectralCF", "NCL", "ADMMSLIM", "DiffRec", "KSR", "LDiffRec",
-     "LINE", "RaCT", "Random"),
-    "recbole_lite.model.recbole_overrides",
+     "LINE", "RaCT", "Random", "SASRec"),
+    _OVERRIDES,
 )  # fmt: skip
 # RecBole's models whose scores and losses do not depend on how far a batch is padded.
 _ANY_LENGTH = frozenset(
@@ -191,9 +192,11 @@ def loss_is_mean_over_rows(model_class: type) -> bool:
 
 
 def _is_recboles(model_class: type) -> bool:
-    return model_class.__module__.startswith("recbole.")
+    return model_class.__module__.startswith("recbole.") or model_class.__module__ == _OVERRIDES
 
 
 def can_train_prefixes(model_class: type) -> bool:
     """Whether a model scores every prefix of a window in one pass (``train_strategy: prefix``)."""
-    return getattr(model_class, "trains_prefixes", False)
+    # A class that derives from SASRec may have a loss of its own, so it must say so itself.
+    listed = model_class.__module__ == _OVERRIDES and model_class.__name__ == "SASRec"
+    return getattr(model_class, "trains_prefixes", listed)

@@ -232,6 +232,8 @@ class ResamplingLoader(TrainDataLoader):
             windows.candidates.resample(self.generator)
         if isinstance(windows, ResampledWindows):
             windows.resample(self.generator)
+        if windows.drop_ratio:
+            windows.draw_dropped(self.generator)
         # The number of windows may change; this is the list that torch's loader indexes.
         resizable = isinstance(self.sampler, (RandomSampler, SequentialSampler))
         if resizable and len(self.sampler.data_source) != len(windows):

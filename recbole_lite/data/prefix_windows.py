@@ -77,12 +77,12 @@ class PrefixWindows(ResampledWindows):
         """Batch of windows: as :meth:`Windows.collate`, and ``prefix_targets`` ``[B, L]``."""
         batch = super().collate(index)
         rows, counts = np.atleast_1d(self.rows[index]), np.atleast_1d(self.counts[index])
-        lengths = batch[self.length_field].numpy()
-        steps = np.arange(batch[self.store.item_field + self.list_suffix].shape[1])
-        # The input at a step is followed by the row behind it; the last one by the row itself.
-        positions = (rows - lengths + 1)[:, None] + np.minimum(steps, lengths[:, None] - 1)
-        targets = self.store.columns[self.store.item_field][torch.from_numpy(positions)]
-        asked = (steps < lengths[:, None]) & (steps >= (lengths - counts)[:, None])
+        positions, lengths = self.inputs(index)
+        # Each input is followed by the next; the last one by the row itself.
+        steps, last = np.arange(positions.shape[1]), lengths[:, None] - 1
+        following = np.where(steps < last, np.roll(positions, -1, axis=1), rows[:, None])
+        targets = self.store.columns[self.store.item_field][torch.from_numpy(following)]
+        asked = (steps <= last) & (following > (rows - counts)[:, None])
         targets[torch.from_numpy(~asked)] = 0
         batch.interaction[TARGETS] = targets
         return batch

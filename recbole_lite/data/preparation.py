@@ -150,13 +150,16 @@ def _loader_class(config, phase: str, part) -> type:
     if phase != "train":
         loader = eval_loader(config, loader, part)
     if not isinstance(part.inter_feat, Windows):
+        if phase == "train" and config["history_drop_ratio"]:
+            getLogger().warning(f"history_drop_ratio is ignored: {config['model']} has no windows")
         return loader
     part.inter_feat.cuts_padding = _cuts_padding(config, loader)
     if phase != "train":
         part.inter_feat.lists_seen = _searches_unseen(config)
         return loader
     windows = part.inter_feat = _training_windows(config, part.inter_feat)
-    resampled = windows.cuts_padding or isinstance(windows, ResampledWindows)
+    windows.drop_ratio = config["history_drop_ratio"]
+    resampled = windows.cuts_padding or isinstance(windows, ResampledWindows) or windows.drop_ratio
     return ResamplingLoader if resampled else loader
 
 

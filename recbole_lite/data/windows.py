@@ -121,6 +121,9 @@ class Windows(Interaction):
         self.cuts_padding = False
         # Of data/topn_candidates.py: what is ranked, where not every item is.
         self.candidates = None
+        # Share of the store's rows that each epoch leaves out of the histories, and these rows.
+        self.drop_ratio = 0.0
+        self.dropped: np.ndarray | None = None
 
     @classmethod
     def over_all_targets(cls, store: SequenceStore, *args) -> Windows:
@@ -168,7 +171,9 @@ class Windows(Interaction):
                 return torch.from_numpy(self.lengths())
             if index in self.store.columns:
                 return self.store.columns[index][torch.from_numpy(self.rows)]
-            return self._lists(self.rows, self.lengths(), [index], self.max_length)[index]
+            lengths = self.lengths()
+            positions = self._positions(self.rows, lengths, self.max_length)
+            return self._lists(positions, lengths, [index])[index]
         return self.select(self.rows[_as_index(index)])
 
     def select(self, rows: np.ndarray) -> Windows:
@@ -236,19 +241,21 @@ class Windows(Interaction):
         """
         index = _as_index(index)
         rows = np.atleast_1d(self.rows[index])
-        lengths = np.minimum(rows - self.first_row_of(index), self.max_length)
+        first = rows - np.minimum(rows - self.first_row_of(index), self.max_length)
         picked = torch.from_numpy(rows)
         batch = {field: column[picked] for field, column in self.store.columns.items()}
+        positions, lengths = self.inputs(index)
         batch[self.length_field] = torch.from_numpy(lengths)
         names = [
             field + self.list_suffix
             for field in self.store.columns
             if field not in self.store.without_list
         ]
-        width = lengths.max(initial=1) if self.cuts_padding else self.max_length
-        batch.update(self._lists(rows, lengths, names, width))
+        batch.update(self._lists(positions, lengths, names))
         if self.lists_seen:
-            batch[SEEN] = self._seen(rows - lengths)
+            batch[SEEN] = self._seen(first)
+            if self.dropped is not None:
+                batch[SEEN] = torch.cat([batch[SEEN], self._dropped_items(first, rows)], 1)
         if self.candidates is not None:
             batch[CANDIDATES] = torch.from_numpy(self.candidates.select(rows))
         return Interaction(batch)
@@ -256,6 +263,41 @@ class Windows(Interaction):
     def first_row_of(self, selection) -> np.ndarray:
         """First row that belongs to each of the selected windows: here the user's first."""
         return self.store.user_start(np.atleast_1d(self.rows[selection]))
+
+    def inputs(self, index) -> tuple[np.ndarray, np.ndarray]:
+        """Histories of windows, without what this epoch drops (``history_drop_ratio``).
+
+        Returns
+        -------
+        tuple of numpy.ndarray
+            Rows of the store, earliest first, ``[B, L]``, of which the first `lengths` ``[B]``
+            are the history. The newest item stays where all would be dropped.
+        """
+        index = _as_index(index)
+        rows = np.atleast_1d(self.rows[index])
+        lengths = np.minimum(rows - self.first_row_of(index), self.max_length)
+        width = lengths.max(initial=1) if self.cuts_padding else self.max_length
+        positions = self._positions(rows, lengths, width)
+        if self.dropped is None:
+            return positions, lengths
+        inside = np.arange(width) < lengths[:, None]
+        kept = inside & ~self.dropped[positions]
+        empty = np.flatnonzero(~kept.any(1))
+        kept[empty, lengths[empty] - 1] = True
+        order, lengths = np.argsort(~kept, 1, kind="stable"), kept.sum(1)
+        width = lengths.max(initial=1) if self.cuts_padding else width
+        return np.take_along_axis(positions, order, 1)[:, :width], lengths
+
+    def draw_dropped(self, generator: torch.Generator) -> None:
+        """Draw what this epoch drops."""
+        self.dropped = (torch.rand(len(self.store), generator=generator) < self.drop_ratio).numpy()
+
+    def _dropped_items(self, first: np.ndarray, rows: np.ndarray) -> torch.Tensor:
+        """Items that were dropped between two rows, ``[B, longest]``, zeros between them."""
+        positions = self._positions(rows, rows - first, (rows - first).max(initial=1))
+        out = self.dropped[positions] & (positions < rows[:, None])
+        items = self.store.columns[self.store.item_field]
+        return items[torch.from_numpy(positions)] * torch.from_numpy(out)
 
     def history(self, index) -> tuple[torch.Tensor, torch.Tensor]:
         """All items of the users before the targets, not only those in the window.
@@ -314,19 +356,20 @@ class Windows(Interaction):
         """Number of targets that a training asks each window for, ``[n]``: one."""
         return np.ones(len(self.rows), dtype=np.int64)
 
+    @staticmethod
+    def _positions(rows: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarray:
+        """Rows of the histories, ``[B, width]``; those behind a history's end are the target's."""
+        return (rows - lengths)[:, None] + np.minimum(np.arange(width), lengths[:, None])
+
     def _lists(
-        self, rows: np.ndarray, lengths: np.ndarray, names: list[str], width: int
+        self, positions: np.ndarray, lengths: np.ndarray, names: list[str]
     ) -> dict[str, torch.Tensor]:
-        steps = np.arange(width)
-        # [B, L] positions in the store; those behind the history's end point at the target.
-        positions = torch.from_numpy(
-            (rows - lengths)[:, None] + np.minimum(steps, lengths[:, None])
-        )
-        padding = torch.from_numpy(steps >= lengths[:, None])
+        padding = torch.from_numpy(np.arange(positions.shape[1]) >= lengths[:, None])
+        picked = torch.from_numpy(positions)
         lists = {}
         for name in names:
             column = self.store.columns[name.removesuffix(self.list_suffix)]
-            values = column[positions]  # [B, L] or [B, L, k]
+            values = column[picked]  # [B, L] or [B, L, k]
             values[padding] = 0
             lists[name] = values
         return lists

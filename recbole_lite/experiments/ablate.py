@@ -349,13 +349,15 @@ def _described(table: list[Row]) -> list[dict[str, Any]]:
     by_name, described = {row.name: row for row in table}, []
     for row in table:
         source = by_name[row.same_as or row.name]
-        runs = [{**record, "per_user": _per_user(record)} for record in source.records.values()]
+        runs = [
+            {**record, "per_user": per_user_values(record)} for record in source.records.values()
+        ]
         about = {"row": row.name, "changes": row.changes, "same_as": row.same_as}
         described.append({**about, "problem": source.problem, "runs": runs})
     return described
 
 
-def _per_user(record: dict[str, Any]) -> dict[str, np.ndarray]:
+def per_user_values(record: dict[str, Any]) -> dict[str, np.ndarray]:
     """Top-k metrics of each user, from the ranks."""
     ranks = np.array(list(record["ranks"].values()))
     names = record["test"] if len(ranks) else ()

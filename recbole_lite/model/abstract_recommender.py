@@ -47,6 +47,7 @@ class NextItemModel(SequentialRecommender):
     trains_prefixes = True  # train_strategy: prefix
     can_exclude_history = True  # loss_exclude_history
     reads_any_length = True  # cut_padding
+    label_smoothing = 0.0  # set by the trainer
     packs_in_evaluation = False  # a teacher, in evaluation mode, reads training batches
     _fixed = False  # within `fixed_items`, where these are kept from the first call on
     _table: torch.Tensor | None = None
@@ -70,6 +71,8 @@ class NextItemModel(SequentialRecommender):
             )
         if self.loss_type != "CE" and self.excludes_history:
             raise ConfigError("loss_exclude_history works with loss_type: CE only")
+        if self.loss_type == "InfoNCE" and config["label_smoothing"]:
+            raise ConfigError("label_smoothing works with loss_type: CE and SCE only")
         self.scale = LearnedScale() if self.loss_type == "InfoNCE" else None
 
     @property
@@ -218,8 +221,10 @@ class NextItemModel(SequentialRecommender):
         if self.loss_type == "InfoNCE":
             return self._contrastive_loss(users, targets)
         if self.loss_type == "SCE":
-            return sampled_cross_entropy(users, self.head_weight(), targets - 1, self.n_negatives)
-        return cross_entropy(users, self.head_weight(), targets - 1, seen)
+            return sampled_cross_entropy(
+                users, self.head_weight(), targets - 1, self.n_negatives, self.label_smoothing
+            )
+        return cross_entropy(users, self.head_weight(), targets - 1, seen, self.label_smoothing)
 
     def _contrastive_loss(self, users, targets):
         """InfoNCE against the batch's other targets and a uniform sample, each item once."""

@@ -84,6 +84,7 @@ class ItemLM(NextItemModel):
             getLogger().warning(
                 "item_vectors is not read with item_init: random; set text or text_plus_id"
             )
+        self.item_mask = nn.Dropout1d(config["item_mask_ratio"] or 0.0)
         self.item_dropout = Dropout(config["item_dropout"])
         self.pooling = UserPooling(config["user_pooling"])
         self.user_dropout = Dropout(config["user_dropout"])
@@ -108,7 +109,7 @@ class ItemLM(NextItemModel):
 
     def encode(self, item_seq: torch.Tensor, packing: RowPacking | None = None) -> torch.Tensor:
         """Outputs of the language model, ``[B, L]`` ids -> ``[B, L, d]``."""
-        vectors = self.item_dropout(self.input_vectors(item_seq))
+        vectors = self.item_dropout(self.item_mask(self.input_vectors(item_seq)))
         return self.lm(vectors, item_seq != 0, packing=packing)
 
     def head_weight(self) -> torch.Tensor:

@@ -87,6 +87,9 @@ class LiteLLM4Rec(NextItemModel):
             )
         self.item_tower = ItemTower(config, dataset, d_item, {s.item_llm_training for s in stages})
         self.item_vectors_sha256 = self.item_tower.vectors_sha256
+        if topn and config["item_mask_ratio"]:
+            raise ConfigError("item_mask_ratio would mask candidates of task: topn; set it to 0")
+        self.item_mask = nn.Dropout1d(config["item_mask_ratio"] or 0.0)
         self.item_dropout = Dropout(config["item_dropout"])
         self.pooling = UserPooling(config["user_pooling"])
         self.user_dropout = Dropout(config["user_dropout"])
@@ -175,7 +178,7 @@ class LiteLLM4Rec(NextItemModel):
 
         The last `n_candidates` of the items have no order.
         """
-        vectors = self.item_dropout(self.input_vectors(item_seq))
+        vectors = self.item_dropout(self.item_mask(self.input_vectors(item_seq)))
         return self.rec_llm(vectors, item_seq != 0, n_candidates, packing)
 
     def candidate_scores(self, interaction) -> torch.Tensor:
@@ -195,8 +198,9 @@ class LiteLLM4Rec(NextItemModel):
         """Cross entropy over all items, with ``task: topn`` over the candidates."""
         if CANDIDATES not in interaction:
             return super().calculate_loss(interaction)
-        scores = self.candidate_scores(interaction)
-        return candidate_loss(scores, interaction[CANDIDATES], interaction[self.POS_ITEM_ID])
+        scores, candidates = self.candidate_scores(interaction), interaction[CANDIDATES]
+        targets = interaction[self.POS_ITEM_ID]
+        return candidate_loss(scores, candidates, targets, self.label_smoothing)
 
     def predict(self, interaction):
         """Scores of the given items, ``[B]``."""

@@ -9,7 +9,12 @@ import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
 from recbole.model import general_recommender as general
-from recbole.model.sequential_recommender import ksr as sequential
+from recbole.model.sequential_recommender import ksr, sasrec
+
+from recbole_lite.data.device_transfer import tensor_to_device, to_host
+from recbole_lite.data.prefix_windows import TARGETS
+from recbole_lite.model.layers.softmax_loss import cross_entropy
+from recbole_lite.utils.errors import ConfigError
 
 _EPSILON = 1e-7  # RecBole's, added to every degree: padding has none
 
@@ -184,7 +189,47 @@ class LINE(general.LINE):
         return {"random_list": torch.from_numpy(self.random_list)}
 
 
-class KSR(sequential.KSR):
+class SASRec(sasrec.SASRec):
+    """RecBole's SASRec; ``train_strategy: prefix`` trains all positions, as its authors do.
+
+    RecBole trains the last position of every prefix, which costs as many passes as there are
+    positions.
+    """
+
+    label_smoothing = 0.0  # set by the trainer
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        if config["train_strategy"] == "prefix" and self.loss_type != "CE":
+            raise ConfigError(
+                f"train_strategy: prefix trains SASRec with loss_type: CE, found {self.loss_type!r}"
+            )
+
+    def gather_indexes(self, output, gather_index):
+        """Outputs ``[B, L, d]`` at one position of each row, ``[B, d]``; all for no index."""
+        return super().gather_indexes(output, gather_index) if gather_index.numel() else output
+
+    def calculate_loss(self, interaction):
+        """RecBole's; with prefixes the mean cross entropy of the targets over all items."""
+        if TARGETS not in interaction:
+            return super().calculate_loss(interaction)
+        targets = interaction[TARGETS].flatten()
+        places = tensor_to_device(to_host(targets).nonzero().squeeze(1), targets.device)
+        item_seq = interaction[self.ITEM_SEQ]
+        outputs = self.forward(item_seq, item_seq.new_empty(0)).flatten(0, 1)  # all positions
+        weight = self.item_embedding.weight[1:]
+        return cross_entropy(
+            outputs[places], weight, targets[places] - 1, smoothing=self.label_smoothing
+        )
+
+    def loss_terms(self, interaction) -> int:
+        """Number of targets that a batch's loss is the mean over."""
+        if TARGETS in interaction:
+            return int((to_host(interaction[TARGETS]) > 0).sum())
+        return len(interaction)
+
+
+class KSR(ksr.KSR):
     """RecBole's KSR; its relation vectors are float64, which its layers refuse."""
 
     def __init__(self, config, dataset):

@@ -122,10 +122,10 @@ def _over_seeds(runs) -> dict[str, np.ndarray]:
 # -- Markdown ---------------------------------------------------------------------------------
 
 
-def render(summary: dict[str, Any]) -> str:
+def render(summary: dict[str, Any], title: str = "Ablation: {base} on {dataset}") -> str:
     """Markdown of what :func:`summarise` made."""
     rows = summary["rows"]
-    parts = [f"# Ablation: {summary['base']} on {summary['dataset']}", _counts(summary)]
+    parts = [f"# {title.format(**summary)}", _counts(summary)]
     parts += ["## Test", _overview(rows)]
     metrics = next((list(row["test"]) for row in rows if row["seeds"]), [])
     for name in metrics:

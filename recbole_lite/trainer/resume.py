@@ -37,6 +37,7 @@ class ResumeMixin:
                 if number != self._first_counters.get(place)
             },
             "schedule": self._schedule and self._schedule.state_dict(),
+            "average": self._average and self._average.state(),
             "random": checkpoint.random_state(self._generator),
             "vocabulary": self._vocabulary and self._vocabulary.sha256,
             **checkpoint.initial_vectors(self.model),
@@ -109,6 +110,7 @@ class ResumeMixin:
         self._steps = state["steps"]
         self._random_state = state["random"]
         self._schedule_state = state["schedule"]
+        self._average_state = state.get("average")
         self.start_epoch = state["epoch"] + 1
         if self.cur_step > self.stopping_step:
             self.start_epoch = self.epochs  # the stage had stopped early

@@ -6,7 +6,7 @@ import math
 import shutil
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from time import time
 
@@ -19,6 +19,7 @@ from recbole_lite.data.loaders import FirstBatches
 from recbole_lite.data.vocabulary import Vocabulary
 from recbole_lite.evaluator.collector import LiteCollector
 from recbole_lite.evaluator.evaluator import LiteEvaluator
+from recbole_lite.model.layers.softmax_loss import smooth_labels
 from recbole_lite.trainer import checkpoint, data_parallel
 from recbole_lite.trainer.compilation import compile_reader
 from recbole_lite.trainer.initial_weights import next_train_stage
@@ -27,6 +28,7 @@ from recbole_lite.trainer.nan_checks import NonFiniteGuard, check_scores, check_
 from recbole_lite.trainer.resume import ResumeMixin, counters
 from recbole_lite.trainer.trackers import SafeTracker, start_wandb, tensorboard_folder
 from recbole_lite.trainer.training_loop import LOSSES_PER_CHECK, TrainingLoop
+from recbole_lite.trainer.weight_averaging import WeightAverage
 from recbole_lite.utils import process_group
 from recbole_lite.utils.errors import CheckpointError, ConfigError, TrainingError
 from recbole_lite.utils.paths import create_unique, run_name
@@ -73,6 +75,9 @@ class LiteMixin(ResumeMixin):
         self._random_state = None
         self._generator = None
         self._schedule = self._schedule_state = None
+        self._average: WeightAverage | None = None  # of ema_decay, within a stage
+        self._average_state = None
+        smooth_labels(model, config["label_smoothing"])
         self._first_counters = counters(model)
         self._validates, self._saves = True, False
         self._guard = self._evaluated = None
@@ -139,7 +144,8 @@ class LiteMixin(ResumeMixin):
         facts = {"epoch": epoch, "valid_score": float(self.best_valid_score)}
         facts["vocabulary"] = self._vocabulary and self._vocabulary.sha256
         facts |= checkpoint.initial_vectors(self.model)
-        checkpoint.save_weights(best, self.model, checkpoint.FOR_TRAINING, **facts)
+        with self._averaged_weights():
+            checkpoint.save_weights(best, self.model, checkpoint.FOR_TRAINING, **facts)
         if not self._validates:
             self._save_last(epoch)
         if verbose:
@@ -157,10 +163,11 @@ class LiteMixin(ResumeMixin):
         path, stage = Path(saved_model_file), self.config["train_stage"]
         if stage != "pretrain":  # RaCT has two such stages; the second must not replace the first
             saved_model_file = path.with_stem(f"{path.stem}-{stage}")
-        state = {"epoch": epoch, "state_dict": self.model.state_dict()}
-        if self._vocabulary is not None:
-            state["vocabulary"] = self._vocabulary.to_bytes().decode()
-        checkpoint.write_atomically(saved_model_file, lambda path: torch.save(state, path))
+        with self._averaged_weights():
+            state = {"epoch": epoch, "state_dict": self.model.state_dict()}
+            if self._vocabulary is not None:
+                state["vocabulary"] = self._vocabulary.to_bytes().decode()
+            checkpoint.write_atomically(saved_model_file, lambda path: torch.save(state, path))
         self.saved_model_file = str(saved_model_file)
 
     def pretrain(self, train_data, verbose=True, show_progress=False):
@@ -186,7 +193,7 @@ class LiteMixin(ResumeMixin):
         if hasattr(self.model, "start_stage"):
             self.model.start_stage(stage)
         self.optimizer = self._build_optimizer()
-        self._schedule = self._schedule_state = None
+        self._schedule = self._schedule_state = self._average = self._average_state = None
         self._wrap()
 
     def _wrap(self):
@@ -240,6 +247,23 @@ class LiteMixin(ResumeMixin):
             for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate
         self.optimizer.register_step_post_hook(lambda *_: self._schedule.step())
+
+    def _start_average(self):
+        """Average the weights over the steps of the optimiser from now on (``ema_decay``)."""
+        decay = self.config["ema_decay"]
+        if decay is None:
+            return
+        if len(self._optimizers()) > 1:
+            raise ConfigError(
+                f"ema_decay: {self.config['model']} has its own optimisers; leave ema_decay at ~"
+            )
+        self._average = WeightAverage(self.model, self.optimizer, decay)
+        if self._average_state is not None:
+            self._average.restore(self._average_state)
+
+    def _averaged_weights(self) -> AbstractContextManager:
+        """Block in which the model has the averaged weights, where there are any."""
+        return nullcontext() if self._average is None else self._average.applied()
 
     def fit(
         self,
@@ -329,10 +353,14 @@ class LiteMixin(ResumeMixin):
         if self.config["last_epoch"] is not None:
             self.epochs = min(self.epochs, self.config["last_epoch"])
         self._start_schedule()
+        self._start_average()
         with warnings.catch_warnings():
             # RecBole's name for the scaler; nothing that a user could change.
             warnings.filterwarnings("ignore", r".*torch\.cuda\.amp\.GradScaler", FutureWarning)
             result = super().fit(*arguments)
+        if self._average is not None:
+            self._average.finish()
+            self._average = None
         process_group.barrier(self.config)  # until the first process has saved
         return result
 
@@ -376,7 +404,8 @@ class LiteMixin(ResumeMixin):
         # RecBole puts every evaluation into the tracker's summary, which is the test's place.
         tracker, self.wandblogger = self.wandblogger, SafeTracker(None, "")
         try:
-            score, result = super()._valid_epoch(valid_data, show_progress)
+            with self._averaged_weights():
+                score, result = super()._valid_epoch(valid_data, show_progress)
         finally:
             self.wandblogger = tracker
         self._last_valid_result = dict(result)

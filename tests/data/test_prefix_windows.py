@@ -270,7 +270,8 @@ def test_shuffle_is_about_the_windows_order(shuffle, loaders):
 @pytest.mark.parametrize(
     "model, changes, message",
     [
-        ("SASRec", {}, "SASRec trains with all or sampling"),
+        ("GRU4Rec", {}, "GRU4Rec trains with all or sampling"),
+        ("SASRec", {"loss_type": "BPR"}, "trains SASRec with loss_type: CE, found 'BPR'"),
         ("LiteLLM4Rec", {"prefix_overlap": 6}, r"in 0\.\.5 \(MAX_ITEM_LIST_LENGTH - 1\), found 6"),
         ("LiteLLM4Rec", {"prefix_overlap": -1}, "a whole number of at least 0, found -1"),
         ("LiteLLM4Rec", {"prefix_overlap": 0.5}, r"prefix_overlap must be .*, found 0\.5"),
@@ -357,3 +358,39 @@ def test_seen_items_are_gathered_only_where_the_loss_asks(strategy, loaders):
     train, *_ = loaders(train_strategy=strategy)
     assert all(SEEN not in batch for batch in train)
     assert all((TARGETS in batch) is (strategy == "prefix") for batch in train)
+
+
+# -- dropped interactions (history_drop_ratio) --------------------------------------------------
+
+
+def test_dropped_items_by_hand():
+    """Rows 0 .. 6 are user 1's: 5 6 7 8 9 are its training part."""
+    windows = training_windows([[5, 6, 7, 8, 9, 1, 2], [4, 3, 2, 1]], 3)
+    windows.lists_seen = True
+    prefix = PrefixWindows(windows)
+    prefix.rows, prefix.counts = np.array([4, 1, 8]), np.array([3, 1, 1])  # targets 9, 6, 3
+    for one in (windows, prefix):
+        one.dropped = np.zeros(11, dtype=bool)
+        one.dropped[[0, 2, 7]] = True  # 5, 7 and 4
+    # 7 is neither an input nor a target; what alone is left stays.
+    assert as_rows(prefix.collate(slice(None))) == [([6, 8], [8, 9]), ([5], [6]), ([4], [3])]
+    batch = windows.collate(slice(None))  # targets 6, 7, 8, 9 and 3
+    assert batch["item_id_list"].tolist() == [[5, 0, 0], [6, 0, 0], [6, 0, 0], [6, 8, 0], [4, 0, 0]]
+    assert batch["item_length"].tolist() == [1, 1, 1, 2, 1]
+    # The history is still excluded from the loss.
+    had = [set(seen) | set(inputs) for seen, inputs in
+           zip(batch[SEEN].tolist(), batch["item_id_list"].tolist(), strict=True)]  # fmt: skip
+    assert had == [{0, 5}, {0, 5, 6}, {0, 5, 6, 7}, {0, 5, 6, 7, 8}, {0, 4}]
+
+
+@pytest.mark.parametrize("strategy", ["all", "prefix"])
+def test_each_epoch_drops_its_own_share(strategy, loaders):
+    train, valid, _ = loaders(history_drop_ratio=0.25, train_strategy=strategy, cut_padding=False)
+    shares = []
+    for _ in range(40):
+        next(iter(train))
+        shares.append(train._dataset.inter_feat.dropped.mean())
+    n = 40 * len(train._dataset.inter_feat.dropped)
+    assert np.mean(shares) == pytest.approx(0.25, abs=4.5 * (0.25 * 0.75 / n) ** 0.5)
+    assert len(set(shares)) > 1
+    assert valid._dataset.inter_feat.dropped is None

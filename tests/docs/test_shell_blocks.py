@@ -51,6 +51,10 @@ NOT_RUN = {
     "recbole-lite reproduce figure5 --dataset=ml-100k --budget=60s --weights=scratch": HOURS,
     "recbole-lite reproduce figure5 --dataset=ml-100k --budget=5m --weights=scratch "
     "'--models=Pop;demo'": HOURS,
+    "recbole-lite reproduce benchmark --datasets=ml-1m,amazon-beauty-2014 --budget=30m "
+    "--weights=scratch": HOURS,
+    "recbole-lite reproduce benchmark --datasets=amazon-beauty-2014 "
+    "'--rows=SASRec;ItemLM, text' --budget=30m --seeds=1": HOURS,
     "recbole-lite serve --model=saved/LiteLLM4Rec-ml-1m-...": SERVER,
     "curl -s localhost:8000/recommend -H 'content-type: application/json' "
     """-d '{"history": ["1", "6"], "k": 3}'""": SERVER,

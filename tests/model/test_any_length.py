@@ -183,5 +183,6 @@ def test_a_class_of_ones_own_says_so_itself(config_for):
         pass
 
     assert not registry.reads_any_length(Own)
+    assert not registry.can_train_prefixes(Own)
     Own.reads_any_length = True
     assert registry.reads_any_length(Own)

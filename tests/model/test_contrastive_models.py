@@ -92,6 +92,7 @@ def test_item_lm(config_for):
     ("changes", "message"),
     [
         ({"loss_exclude_history": True}, "loss_exclude_history works with loss_type: CE only"),
+        ({"label_smoothing": 0.1}, "label_smoothing works with loss_type: CE and SCE only"),
         ({"task": "topn"}, "a loss over the candidates alone; set loss_type: CE"),
         ({"loss_type": "NCE"}, "loss_type must be one of CE, SCE, InfoNCE .*found 'NCE'|CE or BPR"),
         (

@@ -75,3 +75,22 @@ def test_random_scores_are_fixed_and_differ_by_user(config_for):
     # 750 numbers that are uniform in [0, 1): their mean has a deviation of 0.011.
     assert 0 <= scores.min() <= scores.max() < 1
     assert scores.mean().item() == pytest.approx(0.5, abs=0.05)
+
+
+def test_sasrec_trains_each_position_as_if_its_prefix_were_alone(config_for):
+    """The loss of prefixes is the mean of RecBole's over single targets, less padding's score."""
+    from recbole_lite import create_dataset, data_preparation, get_model
+    from recbole_lite.data.prefix_windows import TARGETS
+
+    config = config_for("SASRec", train_strategy="prefix", train_batch_size=5, n_heads=2)
+    train = data_preparation(config, create_dataset(config))[0]
+    model = get_model("SASRec")(config, train._dataset).eval()
+    batch = next(iter(train))
+    losses = []
+    for row, targets in zip(batch["item_id_list"], batch[TARGETS], strict=True):
+        for step in targets.nonzero().flatten().tolist():
+            h_u = model.forward(row[None, : step + 1], torch.tensor([step + 1]))
+            scores = h_u @ model.item_embedding.weight[1:].T
+            losses.append(torch.nn.functional.cross_entropy(scores, targets[step, None] - 1))
+    assert model.loss_terms(batch) == len(losses) > 5
+    torch.testing.assert_close(model.calculate_loss(batch), torch.stack(losses).mean())

@@ -36,6 +36,9 @@ PLAIN = {
         "rec_llm_dropout": 0.0,
         "train_batch_size": 19,
         "lr_scheduler": "linear",
+        "label_smoothing": 0.1,
+        "ema_decay": 0.5,
+        "history_drop_ratio": 0.2,
         "stages": [{"epochs": 2}, {"epochs": 2, "item_llm_training": "embeddings"}],
     },
 }

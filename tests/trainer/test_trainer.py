@@ -144,8 +144,9 @@ TWO_STAGES = [
         {**PREFIX, "stages": TWO_STAGES},
         {"stages": [{"epochs": 2}, {"epochs": 2, "item_llm_training": "full"}]},
         {"max_steps": 11},  # of 4 epochs of 3
+        {**PREFIX, "ema_decay": 0.9, "history_drop_ratio": 0.3, "item_mask_ratio": 0.2},
     ],
-    ids=["all", "sampling", "prefix", "two stages", "two stages, full", "max_steps"],
+    ids=["all", "sampling", "prefix", "two stages", "two stages, full", "max_steps", "average"],
 )
 def test_a_resumed_run_goes_on_as_if_nothing_had_been(changes, quick, workdir):
     """The first run is cut after two of four epochs, as by a kill."""

@@ -16,7 +16,7 @@ from recbole_lite.report import user_groups
 from recbole_lite.report.intervals import CONFIDENCE, RESAMPLES, mean_intervals
 from recbole_lite.report.rank_metrics import is_of_ranks, metric_values
 from recbole_lite.report.run_folder import protocol_difference
-from recbole_lite.report.tested_users import read_tested_users
+from recbole_lite.report.tested_users import TestedUsers, read_tested_users
 from recbole_lite.utils.errors import ReportError
 from recbole_lite.utils.files import write_json, write_text
 
@@ -166,20 +166,33 @@ def _summarise(results: Sequence[RunResult], metric: str) -> dict[str, Any]:
     }
 
 
-def _recall_by_item(results: Sequence[RunResult], k: int, data_path) -> dict[str, Any]:
-    """Recall of the users whose test item is in each quartile of the items."""
+def users_of_test(result: RunResult, data_path: str | Path | None = None) -> TestedUsers:
+    """Test items and histories of a run's users, read from its data set.
+
+    Raises
+    ------
+    ReportError
+        The data set has other test users.
+    """
     from recbole_lite.config.configurator import LiteConfig
     from recbole_lite.data import create_dataset, data_preparation
 
-    run = results[0].run
-    settings = {"state": "WARNING", "data_path": data_path or run.settings.get("data_path")}
+    run = result.run
+    data_path = data_path or run.settings.get("data_path")
+    settings = {"state": "WARNING", **({"data_path": str(data_path)} if data_path else {})}
     config = LiteConfig("SASRec", run.metrics["dataset"], config_dict=settings)
     dataset = create_dataset(config)
     test_set = read_tested_users(dataset, *data_preparation(config, dataset)[1:])
-    if test_set is None or set(test_set.users) != set(results[0].ranks):
+    if test_set is None or set(test_set.users) != set(result.ranks):
         raise ReportError(
             f"{run.folder}: its users are not the test users of {dataset.dataset_name}"
         )
+    return test_set
+
+
+def _recall_by_item(results: Sequence[RunResult], k: int, data_path) -> dict[str, Any]:
+    """Recall of the users whose test item is in each quartile of the items."""
+    test_set = users_of_test(results[0], data_path)
     quartiles = zip(test_set.users, test_set.item_quartiles.tolist(), strict=True)
     users = {user: {"item_quartile": quartile} for user, quartile in quartiles}
     groups = user_groups.by_popularity(users, test_set.quartiles)

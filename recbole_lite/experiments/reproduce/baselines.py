@@ -50,6 +50,10 @@ class ModelSpec:
         Train with frozen item vectors first, then the vectors as well.
     pretrain : float
         Share of the time for the first of two phases (S3Rec's ``train_stage``).
+    rival : bool
+        Whether the model is one that this project's own are compared with (``benchmark``).
+    reads : str
+        Row whose run gives the item vectors (``benchmark``).
     """
 
     name: str
@@ -58,6 +62,13 @@ class ModelSpec:
     files: Sequence[str | Path] = ()
     two_stages: bool = False
     pretrain: float = 0.0
+    rival: bool = False
+    reads: str = ""
+
+    @property
+    def stem(self) -> str:
+        """The name in names of files."""
+        return self.name.replace(", ", "-").replace(" ", "-")
 
 
 def _all_specs() -> Iterator[ModelSpec]:
@@ -89,3 +100,25 @@ TABLE_4 = (
     "BERT4Rec", "SASRec", "FDSA", "LightLM", "P5", "POD",
     "LiteLLM4Rec, sampling", "LiteLLM4Rec, all", "prefix",
 )  # fmt: skip
+
+
+# -- benchmark --------------------------------------------------------------------------------
+
+FOLDER = PROPERTIES / "benchmark"
+_RELATED = PROPERTIES / "related_work"
+
+
+def _benchmark_specs() -> Iterator[ModelSpec]:
+    for name in ("SASRec", "BERT4Rec", "GRU4Rec", "FDSA", "TIGER"):
+        yield ModelSpec(name, name, files=[FOLDER / f"{name}.yaml"], rival=True)
+    yield ModelSpec("S3Rec", "S3Rec", files=[FOLDER / "S3Rec.yaml"], pretrain=0.3, rival=True)
+    lite, files = "LiteLLM4Rec", [_RELATED / "e4srec.yaml"]
+    yield ModelSpec("E4SRec", lite, files=files, rival=True, reads="SASRec")
+    yield ModelSpec("HLLM", lite, files=[_RELATED / "hllm.yaml"], rival=True)
+    yield ModelSpec("LiteLLM4Rec, paper", lite, files=[FOLDER / "LiteLLM4Rec-paper.yaml"])
+    for name in ("ItemLM", "ItemLM, text", "ItemLM, text+id"):
+        yield ModelSpec(name, "ItemLM", files=[FOLDER / f"{name.replace(', ', '-')}.yaml"])
+    yield ModelSpec("recommended", "ItemLM", files=[PROPERTIES / "recommended.yaml"])
+
+
+BENCHMARK = {spec.name: spec for spec in _benchmark_specs()}  # by the name of the row

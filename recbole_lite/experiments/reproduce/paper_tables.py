@@ -9,6 +9,7 @@ from typing import Any
 
 from recbole_lite.experiments.reproduce import paper_figures
 from recbole_lite.experiments.reproduce.baselines import MODELS, TABLE_4, ModelSpec
+from recbole_lite.experiments.reproduce.benchmark import benchmark
 from recbole_lite.experiments.reproduce.protocol import Request, Rows, check_names
 from recbole_lite.experiments.reproduce.topn import figure5
 from recbole_lite.report.format import figure, grid, short_metrics
@@ -107,7 +108,8 @@ def reproduce(target: str, request: Request) -> str:
     Parameters
     ----------
     target : str
-        Of `TARGETS`.
+        Of `TARGETS`, or ``benchmark``, whose files are others
+        (:func:`~recbole_lite.experiments.reproduce.benchmark.benchmark`).
     request : Request
 
     Returns
@@ -120,8 +122,10 @@ def reproduce(target: str, request: Request) -> str:
     RecboleLiteError
         Nothing could be run. A row that fails beside others is listed with its reason.
     """
+    if target == "benchmark":
+        return benchmark(request)
     if target not in TARGETS:
-        raise ConfigError(f"cannot reproduce {target!r}; there are {', '.join(TARGETS)}")
+        raise ConfigError(f"cannot reproduce {target!r}; there are {', '.join(TARGETS)}, benchmark")
     text = "\n\n".join(
         [f"# {target} on {request.dataset}", TARGETS[target](request), paper_figures.DEVIATIONS]
     )

@@ -38,6 +38,9 @@ class Request:
         Names of the rows; empty: the paper's.
     batch_size, repeats, autocast
         Of ``table5``, see :class:`~recbole_lite.experiments.reproduce.efficiency.TimingOptions`.
+    datasets, seeds, ray_address
+        Of ``benchmark``: data sets, number of seeds from `seed` on, and the Ray cluster that trains
+        the cells (None: this process does, one after another).
     """
 
     dataset: str
@@ -53,6 +56,9 @@ class Request:
     batch_size: int = 32
     repeats: int = 5
     autocast: str | None = None
+    datasets: Sequence[str] = ()
+    seeds: int = 3
+    ray_address: str | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -97,8 +103,7 @@ class Rows:
 
     def path(self, spec: ModelSpec) -> Path:
         """File of a model's result."""
-        stem = spec.name.replace(", ", "-").replace(" ", "-")
-        return self.folder / f"{stem}-{self.request.seed}.json"
+        return self.folder / f"{spec.stem}-{self.request.seed}.json"
 
     def has(self, spec: ModelSpec) -> bool:
         """Whether the model need not be trained."""

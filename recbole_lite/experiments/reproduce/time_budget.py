@@ -161,7 +161,7 @@ def measure(
     Beside the figures it has what ``recbole-lite compare`` asks for (``ranks``, ``largest_k``,
     ``protocol``, ``test_set``) and ``run_dir``, the folder of the weights.
     """
-    seconds = 60 * minutes
+    seconds, asked = 60 * minutes, _asked(spec, settings)
     if spec.pretrain:
         path = _pretrain(spec, dataset, settings, seconds * spec.pretrain)
         settings = {**settings, "train_stage": "finetune", "pre_model_path": path}
@@ -176,6 +176,7 @@ def measure(
         "dataset": dataset,
         "config_files": [portable(path) for path in spec.files],
         "config_dict": planned.pop("settings"),
+        "asked": asked,
         "minutes": minutes,
         **planned,
         "minutes_with_evaluation": (clock() - started) / 60,
@@ -192,6 +193,12 @@ def measure(
         "command": command,
         "ranks": dict(zip(users["users"], map(int, users["ranks"]), strict=True)),
     }
+
+
+def _asked(spec: ModelSpec, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a row as its file has them, without the places of this machine."""
+    given = {**settings, **spec.settings}
+    return to_plain({key: value for key, value in given.items() if key not in affecting("places")})
 
 
 def portable(path: str | Path) -> str:
@@ -212,14 +219,17 @@ def reusable(
 ) -> dict[str, Any] | None:
     """Result in a file, if it was made with this budget and these settings; else None.
 
-    Of the settings that all models share those count that the file knows: results of older
-    versions do not name them all.
+    Results of older versions do not say what was asked for. Of the settings that all models share
+    those count that such a file knows.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         used = with_current_names(found["config_dict"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    if "asked" in found:
+        same = found.get("minutes") == minutes and found["asked"] == _asked(spec, settings)
+        return found if same else None
     shared = {
         key: value
         for key, value in settings.items()

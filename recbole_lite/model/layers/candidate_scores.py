@@ -52,11 +52,11 @@ def score_candidates(
 
 
 def candidate_loss(
-    scores: torch.Tensor, candidates: torch.Tensor, targets: torch.Tensor
+    scores: torch.Tensor, candidates: torch.Tensor, targets: torch.Tensor, smoothing: float = 0.0
 ) -> torch.Tensor:
     """Mean cross entropy of the targets ``[B]`` among their candidates, ``[B, C]`` each."""
     place = (candidates == targets[:, None]).long().argmax(1)
-    return F.cross_entropy(scores, place)
+    return F.cross_entropy(scores, place, label_smoothing=smoothing)
 
 
 def scatter_to_catalogue(

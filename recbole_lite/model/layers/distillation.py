@@ -56,12 +56,14 @@ class Distillation(nn.Module):
         self.compares_blocks = config["distill_loss"] == "hidden"
         self.weight, self.norm_weight = config["distill_weight"], config["distill_norm_weight"]
         self.temperature = config["distill_temperature"]
-        causal = getattr(getattr(teacher, "reader", None), "causal", False)
-        if config["train_strategy"] == "prefix" and not causal:
-            raise ConfigError(
-                f"distill_from: {type(teacher).__name__} there does not read every prefix of a "
-                "window in one pass; set train_strategy: all"
-            )
+        if config["train_strategy"] == "prefix":
+            causal = getattr(getattr(teacher, "reader", None), "causal", False)
+            if not (causal and isinstance(student, NextItemModel)):
+                name = f"{type(teacher).__name__} there" if not causal else type(student).__name__
+                raise ConfigError(
+                    f"distill_from: {name} gives no outputs after every prefix of a window; set "
+                    "train_strategy: all"
+                )
         teacher.packs_in_evaluation = True
         if self.compares_blocks:
             (number, size), (its_number, its_size) = _blocks(student), _blocks(teacher)

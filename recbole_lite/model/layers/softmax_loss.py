@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from logging import getLogger
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.autograd.function import once_differentiable
 
 from recbole_lite.model.layers.history_mask import HistoryMask
@@ -20,6 +22,7 @@ def cross_entropy(
     weight: torch.Tensor,
     targets: torch.Tensor,
     seen: HistoryMask | None = None,
+    smoothing: float = 0.0,
 ) -> torch.Tensor:
     """Mean cross entropy over all items (paper, equations 5 and 6).
 
@@ -36,6 +39,9 @@ def cross_entropy(
         Row of `weight` of each target, ``[N]``.
     seen : HistoryMask, optional
         Items to mask in each row's softmax.
+    smoothing : float
+        Label smoothing as torch defines it: share of the target that all items of a row's softmax
+        have in equal parts, the target among them.
 
     Returns
     -------
@@ -44,12 +50,12 @@ def cross_entropy(
     """
     if not torch.is_grad_enabled():  # a Function cannot see that, and would compute gradients
         users, weight = users.detach(), weight.detach()
-    return _ChunkedCrossEntropy.apply(users, weight, targets, seen)
+    return _ChunkedCrossEntropy.apply(users, weight, targets, seen, smoothing)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, users, weight, targets, seen):
+    def forward(ctx, users, weight, targets, seen, smoothing):
         wants_users, wants_weight = ctx.needs_input_grad[:2]
         grad_users = torch.empty_like(users, dtype=torch.float32) if wants_users else None
         grad_weight = None
@@ -66,14 +72,21 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                     seen.mask_scores(scores, part)
                 # One pass of exp serves the sum and the gradient.
                 largest = torch.amax(scores, 1, keepdim=True)
-                of_targets = scores.gather(1, right) - largest
-                sums = scores.sub_(largest).exp_().sum(1, keepdim=True)
-                total += (sums.log() - of_targets).sum()
+                scores.sub_(largest)
+                of_targets = scores.gather(1, right)
+                if smoothing:
+                    ranked = scores.isfinite()
+                    share = smoothing / ranked.sum(1, keepdim=True)
+                    total -= (share * scores.masked_fill(~ranked, 0).sum(1, keepdim=True)).sum()
+                sums = scores.exp_().sum(1, keepdim=True)
+                total += (sums.log() - (1 - smoothing) * of_targets).sum()
                 if not (wants_users or wants_weight):
                     continue
                 # d loss / d scores = softmax - 1 at the target, here times the sums: to divide the
                 # products with h_u costs less.
-                grad = scores.scatter_add_(1, right, -sums)
+                grad = scores.scatter_add_(1, right, (smoothing - 1) * sums)
+                if smoothing:
+                    grad.sub_(ranked * (share * sums))
                 if wants_users:
                     grad_users[part] = (grad @ table).div_(sums)
                 if wants_weight:
@@ -92,7 +105,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             None if grad is None else (grad * (grad_output / ctx.n_rows)).to(dtype)
             for grad, dtype in zip(ctx.gradients, ctx.dtypes, strict=True)
         )
-        return *gradients, None, None
+        return *gradients, None, None, None
 
 
 def rows_per_chunk(n_items: int, device: torch.device) -> int:
@@ -101,7 +114,11 @@ def rows_per_chunk(n_items: int, device: torch.device) -> int:
 
 
 def sampled_cross_entropy(
-    users: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, n_negatives: int
+    users: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    n_negatives: int,
+    smoothing: float = 0.0,
 ) -> torch.Tensor:
     """Mean cross entropy over the target and a uniform sample of the other items.
 
@@ -113,8 +130,8 @@ def sampled_cross_entropy(
 
     Parameters
     ----------
-    users, weight, targets
-        As in :func:`cross_entropy`.
+    users, weight, targets, smoothing
+        As in :func:`cross_entropy`; the mean score of all items is estimated by that of the sample.
     n_negatives : int
         Size of the sample, drawn with replacement from torch's generator.
 
@@ -131,4 +148,21 @@ def sampled_cross_entropy(
     negatives = negatives.masked_fill(sample == targets[:, None], -torch.inf)
     positives = (users * weight[targets]).sum(1, keepdim=True)  # [N, 1]
     scores = torch.cat([positives, negatives], 1).float()
-    return F.cross_entropy(scores, torch.zeros_like(targets))
+    loss = F.cross_entropy(scores, torch.zeros_like(targets))
+    if smoothing:
+        loss = loss + smoothing * (positives.squeeze(1) - users @ weight[sample].mean(0)).mean()
+    return loss
+
+
+def smooth_labels(model: nn.Module, smoothing: float) -> None:
+    """Set ``label_smoothing`` of a model's cross entropy over all items; warn if it has none."""
+    loss = getattr(model, "loss_fct", None)  # of RecBole's models
+    if hasattr(model, "label_smoothing"):  # passes it on to the functions above
+        model.label_smoothing = smoothing
+    if isinstance(loss, nn.CrossEntropyLoss):
+        loss.label_smoothing = smoothing
+    elif smoothing and not hasattr(model, "label_smoothing"):
+        getLogger().warning(
+            f"label_smoothing is ignored: the loss of {type(model).__name__} is not the cross "
+            "entropy over all items"
+        )

@@ -138,6 +138,11 @@ def test_recall_by_how_common_the_test_item_is(result, data_path):
     assert hits == pytest.approx(sum(0 < rank <= 10 for rank in ranks))
     with pytest.raises(ReportError, match="its users are not the test users of tiny"):
         compare([result(n, [1] * 200, settings=changes["settings"]) for n in "cd"], by_item=True)
+    # Runs that were not told where the data are: in the default folder.
+    data_path.rename("dataset")
+    changes["settings"] = {"dataset": "tiny"}
+    files = [result("a", ranks, **changes), result("b", [0] * len(users), **changes)]
+    assert compare(files, by_item=True)["by_item"] == found
 
 
 @pytest.mark.parametrize(

@@ -249,6 +249,7 @@ def test_items_are_matched_by_raw_id(quick, trained, data_path):
         ("ItemLM", {"MAX_ITEM_LIST_LENGTH": 7}, "at most 6 items, MAX_ITEM_LIST_LENGTH is 7"),
         ("LiteLLM4Rec", {"task": "topn", "topn_negatives": 6, "metrics": ["Hit"],
          "valid_metric": "Hit@5"}, "was trained for task: sequential, this run has task: topn"),
+        ("SASRec", {"train_strategy": "prefix"}, "SASRec gives no outputs after every prefix"),
         ("P5", {"distill_loss": "scores"}, "the scores of P5 have no gradient"),
     ],
 )  # fmt: skip
@@ -262,7 +263,7 @@ def test_what_cannot_be_distilled(model, changes, message, quick, trained, llm_f
 
 def test_a_teacher_of_other_items_or_of_one_prefix(quick, trained, data_path, tmp_path):
     settings = quick(n_heads=2, distill_from=str(trained("SASRec")), distill_loss="scores")
-    with pytest.raises(ConfigError, match="SASRec there does not read every prefix"):
+    with pytest.raises(ConfigError, match="SASRec there gives no outputs after every prefix"):
         run("ItemLM", "tiny", config_dict=settings, saved=False)
     shutil.copytree(data_path / "tiny", data_path / "other")
     for path in (data_path / "other").iterdir():

@@ -39,7 +39,7 @@ def problem(seed=0, n=N, dtype=torch.float32, scale=1.0):
     return users.requires_grad_(), weight.requires_grad_(), targets
 
 
-def reference(users, weight, targets, seen=False):
+def reference(users, weight, targets, seen=False, smoothing=0.0):
     scores = users @ weight.T
     if seen:
         left_out = torch.zeros(scores.shape, dtype=torch.bool)
@@ -48,7 +48,10 @@ def reference(users, weight, targets, seen=False):
             for item in had - {0, targets[k].item() + 1}:
                 left_out[k, item - 1] = True
         scores = scores.masked_fill(left_out, -torch.inf)
-    return F.cross_entropy(scores, targets)
+        if smoothing:  # torch's definition, of which torch makes infinity here
+            even = (-scores.log_softmax(1)).masked_fill(left_out, 0).sum(1) / (~left_out).sum(1)
+            return (1 - smoothing) * F.cross_entropy(scores, targets) + smoothing * even.mean()
+    return F.cross_entropy(scores, targets, label_smoothing=smoothing)
 
 
 def seen_of(targets):
@@ -62,12 +65,14 @@ def gradients(loss, *tensors):
 # -- over all items ---------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
 @pytest.mark.parametrize("with_seen", [False, True])
 @pytest.mark.parametrize("seed", range(3))
-def test_value_and_gradients_for_any_chunk(with_seen, seed, chunk):
+def test_value_and_gradients_for_any_chunk(with_seen, seed, smoothing, chunk):
     users, weight, targets = problem(seed)
-    loss = cross_entropy(users, weight, targets, seen_of(targets) if with_seen else None)
-    expected = reference(users, weight, targets, with_seen)
+    seen = seen_of(targets) if with_seen else None
+    loss = cross_entropy(users, weight, targets, seen, smoothing)
+    expected = reference(users, weight, targets, with_seen, smoothing)
     torch.testing.assert_close(loss, expected)
     wanted = gradients(3 * expected, users, weight)
     torch.testing.assert_close(gradients(3 * loss, users, weight), wanted)
@@ -245,6 +250,16 @@ def test_sampled_value_by_hand(draw):
     assert loss.item() == pytest.approx(expected, abs=1e-5)
 
 
+def test_a_sample_of_each_item_once_is_smoothed_as_all_items(draw):
+    users, weight, targets = problem()
+    draw(list(range(N_ITEMS)))
+    loss = sampled_cross_entropy(users, weight, targets, N_ITEMS, 0.3)
+    expected = reference(users, weight, targets, smoothing=0.3)
+    torch.testing.assert_close(loss, expected)
+    wanted = gradients(expected, users, weight)
+    torch.testing.assert_close(gradients(loss, users, weight), wanted)
+
+
 def test_the_gradient_reaches_only_the_sample_and_the_targets(draw):
     users, weight, _ = problem(n=2)
     draw([3, 3, 5])
@@ -301,3 +316,24 @@ def test_no_rows_to_sample_for():
     assert loss.item() == 0
     loss.backward()
     assert users.grad.shape == (0, D)
+
+
+# -- whose labels are smoothed ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model, ignored", [("ItemLM", 0), ("GRU4Rec", 0), ("BERT4Rec", 1)])
+def test_models_smooth_their_labels_or_say_that_they_do_not(model, ignored, config_for, caplog):
+    from recbole_lite import create_dataset, data_preparation, get_trainer
+
+    config = config_for(
+        model, label_smoothing=0.5, loss_type="CE", n_heads=2, mask_ratio=0.5, lm_dropout=0.0
+    )
+    train = data_preparation(config, create_dataset(config))[0]
+    module = config.model_class(config, train._dataset).eval()
+    batch = next(iter(train))
+    torch.manual_seed(0)
+    before = module.calculate_loss(batch).item()
+    get_trainer(config["MODEL_TYPE"], model)(config, module)
+    torch.manual_seed(0)
+    assert (module.calculate_loss(batch).item() == before) is bool(ignored)
+    assert caplog.text.count(f"label_smoothing is ignored: the loss of {model}") == ignored

@@ -1,0 +1,248 @@
+"""The benchmark: tuned rivals and this project's models on several data sets, over seeds.
+
+A cell is a row on a data set with a seed. Its file ``<out>/<dataset>/<row>-<seed>.json`` has its
+settings, figures, history, ranks, versions, machine and command; a cell that has one is not
+trained again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recbole_lite.config.yaml_files import read_yaml
+from recbole_lite.experiments.compare.compare import check_comparable, users_of_test
+from recbole_lite.experiments.compare.run_results import RunResult, read_result
+from recbole_lite.experiments.reproduce.baselines import BENCHMARK, FOLDER, ModelSpec
+from recbole_lite.experiments.reproduce.benchmark_table import (
+    TEXT_PAIR,
+    Cells,
+    interval_chart,
+    learning_curves,
+    render_all,
+    seeds_table,
+    summarise_cells,
+    text_by_group,
+    text_chart,
+)
+from recbole_lite.experiments.reproduce.protocol import Request, Rows, check_names
+from recbole_lite.experiments.reproduce.time_budget import portable
+from recbole_lite.report.ablation import render
+from recbole_lite.report.html_page import TEMPLATES
+from recbole_lite.utils.errors import ConfigError, one_line
+from recbole_lite.utils.files import write_json, write_text
+
+SUMMARY = "benchmark.json"
+
+
+def benchmark(request: Request) -> str:
+    """Train the missing cells, and write what all cells of the data sets say.
+
+    ``<out>/table.md`` has all data sets, ``<out>/benchmark.json`` its figures;
+    ``<out>/<dataset>/table.md`` has every metric with spread over seeds and paired intervals
+    against the best rival, beside charts of learning curves, of the intervals, and of what text
+    adds by group of users.
+
+    Parameters
+    ----------
+    request : Request
+        `models` names rows of `BENCHMARK`; empty: all of them.
+
+    Returns
+    -------
+    str
+        The table of all data sets, Markdown.
+
+    Raises
+    ------
+    ConfigError
+        An unknown row, or no cell has a result.
+    """
+    names = request.models or tuple(BENCHMARK)
+    check_names(names, BENCHMARK)
+    problems = _train(request, [BENCHMARK[name] for name in names])
+    summaries, missing = [], {}
+    for dataset in dict.fromkeys(request.datasets):
+        missing[dataset] = {row: why for (of, row, _), why in problems.items() if of == dataset}
+        cells = read_cells(request.out / dataset)
+        if cells:
+            summaries.append(_write_dataset(request, dataset, cells, missing[dataset]))
+    if not summaries:
+        raise ConfigError("; ".join(f"{name}: {why}" for (_, name, _), why in problems.items()))
+    text = render_all(summaries, missing, request.command)
+    write_json(request.out / SUMMARY, {"datasets": summaries, "command": request.command})
+    write_text(request.out / "table.md", text)
+    return text
+
+
+# -- cells ------------------------------------------------------------------------------------
+
+
+def _train(request: Request, specs: Sequence[ModelSpec]) -> dict[tuple[str, str, int], str]:
+    """Train what is missing; why cells have no result, by data set, row and seed.
+
+    The first seed of all rows on all data sets comes first: an interrupted table is complete as
+    far as it goes. Rows that read another row's vectors come last.
+    """
+    cells = [
+        (replace(request, dataset=dataset, seed=seed), spec)
+        for seed in range(request.seed, request.seed + request.seeds)
+        for dataset in dict.fromkeys(request.datasets)
+        for spec in specs
+    ]
+    problems = {}
+    for reads in (False, True):
+        some = [cell for cell in cells if bool(cell[1].reads) is reads]
+        for of, spec, lines, why in _run(request, some) if some else ():
+            for line in lines:
+                request.log(f"{of.dataset}, seed {of.seed}: {line}")
+            if why:
+                problems[of.dataset, spec.name, of.seed] = why
+    return problems
+
+
+def _run(request: Request, cells: Sequence[tuple[Request, ModelSpec]]) -> Iterator[tuple]:
+    """Train cells here or on a Ray cluster; yields each with its log and its problem."""
+    if request.ray_address is None:
+        for cell in cells:
+            yield *cell, *train_cell(*cell)
+        return
+    from recbole_lite.experiments.tune import cluster
+    from recbole_lite.experiments.tune.tune_settings import read_settings
+
+    use_gpu = torch.cuda.is_available()
+    with cluster.session(request.ray_address, use_gpu) as ray:
+        share = cluster.plan_resources(ray, read_settings({}), use_gpu)
+        task = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus)(_train_elsewhere)
+        folder, threads = str(Path.cwd()), max(1, int(share.cpus))
+        pending = {
+            task.remote(replace(of, log=print), spec, folder, threads): (of, spec)
+            for of, spec in cells
+        }
+        while pending:
+            (done, *_), _ = ray.wait(list(pending))
+            try:
+                lines, why = ray.get(done)
+            except Exception as error:  # its worker died, or what train_cell does not expect
+                lines, why = [], one_line(error, limit=110)
+            yield *pending.pop(done), lines, why
+
+
+def _train_elsewhere(request: Request, spec: ModelSpec, folder: str, threads: int) -> tuple:
+    """Train a cell in a worker's process, as in the one that the benchmark was started in."""
+    os.chdir(folder)
+    torch.set_num_threads(threads)
+    return train_cell(request, spec)
+
+
+def train_cell(request: Request, spec: ModelSpec) -> tuple[list[str], str | None]:
+    """Train a cell, unless its file is there.
+
+    Parameters
+    ----------
+    request : Request
+        Its `dataset` and `seed` are the cell's.
+    spec : ModelSpec
+        Its files are read: a result counts for the settings that they have now.
+
+    Returns
+    -------
+    tuple
+        Lines for the log, and why there is no result, or None.
+    """
+    lines: list[str] = []
+    rows = Rows(replace(request, log=lines.append), request.out / request.dataset)
+    try:
+        settings = cell_settings(spec, request.dataset)
+        if spec.reads:
+            source = json.loads(rows.path(BENCHMARK[spec.reads]).read_text(encoding="utf-8"))
+            settings["item_vectors"] = source["run_dir"]
+    except OSError:
+        rows.fail(spec, f"reads the item vectors of {spec.reads}, which has no result")
+    except ConfigError as error:
+        rows.fail(spec, str(error))
+    else:
+        rows.train(replace(spec, settings=settings, files=()))
+    return lines, rows.problems.get(spec.name)
+
+
+def cell_settings(spec: ModelSpec, dataset: str) -> dict[str, Any]:
+    """Settings of a row on a data set, from ``properties/benchmark``.
+
+    Later ones come first: the tuned ones of ``<dataset>/<row>.yaml``, the row's, those of all rows
+    on the data set (``dataset/<dataset>.yaml``).
+
+    Raises
+    ------
+    ConfigError
+        The row's own file is missing, or a file cannot be read.
+    """
+    paths = [FOLDER / "dataset" / f"{dataset}.yaml", *map(Path, spec.files)]
+    paths.append(FOLDER / dataset / f"{spec.stem}.yaml")
+    settings: dict[str, Any] = {}
+    for path in paths:
+        if path in spec.files and not path.is_file():
+            raise ConfigError(f"needs {portable(path)}, which is not there")
+        if path.is_file():
+            settings |= {key: setting.value for key, setting in read_yaml(path).items()}
+    return {key: value for key, value in settings.items() if key not in ("model", "dataset")}
+
+
+def read_cells(folder: Path) -> Cells:
+    """Results of a data set by row and seed, rows in the order of `BENCHMARK`.
+
+    Raises
+    ------
+    ReportError
+        A file is damaged, or of another protocol or test set than another.
+    """
+    paths = {
+        (spec.name, int(path.stem.rpartition("-")[2])): path
+        for spec in BENCHMARK.values()
+        for path in sorted(folder.glob(f"{spec.stem}-[0-9]*.json"))
+        if path.stem.removeprefix(f"{spec.stem}-").isdecimal()
+    }
+    if paths:
+        check_comparable([read_result(path) for path in paths.values()])
+    found: Cells = {}
+    for (name, seed), path in paths.items():
+        found.setdefault(name, {})[seed] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+# -- files ------------------------------------------------------------------------------------
+
+
+def _write_dataset(
+    request: Request, dataset: str, cells: Cells, problems: Mapping[str, str]
+) -> dict[str, Any]:
+    """Write the files of a data set; returns its summary."""
+    out = request.out / dataset
+    summary = summarise_cells(dataset, cells, problems, request.command)
+    style = (TEMPLATES / "colours.css").read_text(encoding="utf-8")
+    style += "svg { background: var(--card); }\n"
+    drawn = {"curves": learning_curves(cells, style), "intervals": interval_chart(summary, style)}
+    pair = [cells.get(name) for name in TEXT_PAIR]
+    if all(pair):
+        users = users_of_test(_any_result(out, cells), request.data_path)
+        summary["text"] = text_by_group(*pair, users)
+        drawn["text"] = text_chart(summary["text"], style)
+    parts = [render(summary, "Benchmark: {dataset}, beside the best rival, {base}")]
+    parts += ["## Seeds", seeds_table(cells)]
+    for name, chart in drawn.items():
+        if chart is not None:
+            write_text(out / f"{name}.svg", f"{chart}\n")
+            parts.append(f"![{name}]({name}.svg)")
+    write_text(out / "table.md", "\n\n".join(parts) + "\n")
+    return summary
+
+
+def _any_result(folder: Path, cells: Cells) -> RunResult:
+    name = TEXT_PAIR[0]
+    return read_result(folder / f"{BENCHMARK[name].stem}-{min(cells[name])}.json")

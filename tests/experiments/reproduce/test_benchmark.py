@@ -1,0 +1,239 @@
+"""``recbole-lite reproduce benchmark``: cells, the table, what text adds."""
+
+import importlib.util
+import json
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from recbole_lite import LiteConfig
+from recbole_lite.experiments.reproduce import baselines, benchmark, benchmark_table
+from recbole_lite.experiments.reproduce.baselines import BENCHMARK, ModelSpec
+from recbole_lite.experiments.reproduce.paper_tables import reproduce
+from recbole_lite.experiments.tune import cluster
+from recbole_lite.report import tested_users
+from recbole_lite.utils.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[3]
+SMALL = """\
+hidden_size: 16
+inner_size: 16
+n_layers: 1
+n_heads: 2
+MAX_ITEM_LIST_LENGTH: 6
+"""
+
+
+@pytest.fixture
+def rows(tmp_path, monkeypatch):
+    """A rival, two rows of ours, one that reads the rival's vectors, one of no model."""
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    (folder / "small.yaml").write_text(SMALL)
+    files = [folder / "small.yaml"]
+    specs = [
+        ModelSpec("SASRec", "SASRec", files=files, rival=True),
+        ModelSpec("Reader", "ItemLM", {}, files, reads="SASRec"),
+        ModelSpec("NoSuchModel", "NoSuchModel", files=files, rival=True),
+        ModelSpec("NoSuchFile", "SASRec", files=[folder / "absent.yaml"], rival=True),
+        ModelSpec("ItemLM", "ItemLM", files=files),
+        ModelSpec("ItemLM, text", "ItemLM", files=files),
+    ]
+    for module in (benchmark, benchmark_table):
+        monkeypatch.setattr(module, "BENCHMARK", {spec.name: spec for spec in specs})
+    monkeypatch.setattr(benchmark, "FOLDER", folder)
+    return folder
+
+
+def result_of(request, name, seed=2020):
+    return json.loads((request.out / "tiny" / f"{name}-{seed}.json").read_text())
+
+
+def test_the_table_and_its_files(rows, request_for):
+    (rows / "tiny").mkdir()
+    (rows / "tiny" / "ItemLM-text.yaml").write_text("hidden_size: 8\n")  # tuned on this data set
+    (rows / "dataset").mkdir()
+    (rows / "dataset" / "tiny.yaml").write_text("topk: [5, 10]\nn_layers: 2\n")
+    lines = []
+    request = request_for(datasets=("tiny",), seeds=2, log=lines.append, minutes=0.002)
+    text = reproduce("benchmark", request)
+    assert (request.out / "table.md").read_text() == text
+    assert [line.split(":")[0] for line in lines if "SASRec" in line] == [
+        "tiny, seed 2020",
+        "tiny, seed 2021",
+    ]
+    # The row's own settings come before the data set's, those tuned on it before both.
+    tuned, plain = result_of(request, "ItemLM-text"), result_of(request, "ItemLM")
+    assert (tuned["config_dict"]["hidden_size"], plain["config_dict"]["hidden_size"]) == (8, 16)
+    assert (plain["config_dict"]["topk"], plain["config_dict"]["n_layers"]) == ([5, 10], 1)
+    source = result_of(request, "SASRec", 2021)["run_dir"]
+    assert result_of(request, "Reader", 2021)["config_dict"]["item_vectors"] == source
+    # Means over seeds, and the difference to the only rival, user by user.
+    values = {}
+    for name in ("SASRec", "ItemLM"):
+        ranks = [result_of(request, name, seed)["ranks"] for seed in (2020, 2021)]
+        values[name] = np.mean(
+            [[1 / np.log2(r + 1) if 0 < r <= 10 else 0 for r in of.values()] for of in ranks], 0
+        )
+    row = next(line for line in text.splitlines() if "| ItemLM " in line)
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[3].startswith(f"{values['ItemLM'].mean():.4f} (")
+    assert cells[4] == f"{(values['ItemLM'] - values['SASRec']).mean():+.4f}"
+    assert cells[6] == "2"
+    assert "- NoSuchModel on tiny: not run: ConfigError: unknown model 'NoSuchModel'" in text
+    assert "- NoSuchFile on tiny: not run: needs " in text
+    written = {path.name for path in (request.out / "tiny").iterdir()}
+    assert {"table.md", "curves.svg", "intervals.svg", "text.svg"} <= written
+    # Finished cells are kept; one whose settings have changed is trained again.
+    lines.clear()
+    (rows / "tiny" / "ItemLM-text.yaml").unlink()
+    reproduce("benchmark", request)
+    assert sum("reused" in line for line in lines) == 6
+    assert [line for line in lines if "written" in line and "ItemLM, text" not in line] == []
+    assert result_of(request, "ItemLM-text")["config_dict"]["hidden_size"] == 16
+
+
+def test_cells_on_a_cluster(rows, request_for, monkeypatch):
+    """A cluster of one worker that does its tasks at once; the last one comes back first."""
+    given = []
+
+    def remote(**resources):
+        given.append(resources)
+        return lambda task: SimpleNamespace(remote=lambda *args: Done(task(*args)))
+
+    class Done:
+        def __init__(self, result):
+            self.result = result
+
+    @contextmanager
+    def session(address, use_gpu):
+        assert address == "auto"
+        yield SimpleNamespace(
+            remote=remote,
+            wait=lambda pending: (pending[-1:], pending[:-1]),
+            get=lambda done: done.result,
+        )
+
+    monkeypatch.setattr(cluster, "session", session)
+    monkeypatch.setattr(cluster, "plan_resources", lambda *_: cluster.Resources(1, 0, 1))
+    lines = []
+    names = ("SASRec", "NoSuchModel")
+    request = request_for(
+        datasets=("tiny",),
+        seeds=1,
+        models=names,
+        ray_address="auto",
+        log=lines.append,
+        minutes=0.002,
+    )
+    text = reproduce("benchmark", request)
+    assert given == [{"num_cpus": 1, "num_gpus": 0}]
+    assert [line.split(": ")[1] for line in lines] == ["NoSuchModel", "SASRec"]
+    assert "best rival" in text
+
+
+def test_what_cannot_be_run(rows, request_for):
+    with pytest.raises(ConfigError, match="unknown: BERT5Rec; there are SASRec; Reader"):
+        reproduce("benchmark", request_for(datasets=("tiny",), models=("BERT5Rec",)))
+    with pytest.raises(ConfigError, match="reads the item vectors of SASRec, which has no result"):
+        reproduce("benchmark", request_for(datasets=("tiny",), models=("Reader",)))
+
+
+def test_what_text_adds_by_hand():
+    """Six users; the item of the first has never occurred, that of the last often."""
+    test_set = tested_users.TestedUsers(
+        users=list("abcdef"),
+        items=list("uvwxyz"),
+        item_interactions=np.array([0, 1, 1, 5, 5, 9]),
+        item_quartiles=np.array([1, 1, 1, 2, 2, 4]),
+        history_lengths=np.array([2, 2, 2, 8, 8, 8]),
+        quartiles=[
+            {"items": 3, "least": 0, "most": 1},
+            {"items": 2, "least": 5, "most": 5},
+            {"items": 1, "least": 6, "most": 6},
+            {"items": 1, "least": 9, "most": 9},
+        ],
+    )
+    without = {1: {"ranks": dict(zip("fedcba", [1, 11, 1, 0, 0, 0], strict=True))}}
+    with_text = {
+        1: {"ranks": dict(zip("abcdef", [3, 0, 1, 1, 2, 1], strict=True))},
+        2: {"ranks": dict(zip("abcdef", [0, 0, 1, 1, 2, 0], strict=True))},
+    }
+    found = benchmark_table.text_by_group(with_text, without, test_set)
+    expected = {  # users, without, with text
+        "test item 0 times in training": (1, 0, 0.5),
+        "test item 0 to 1 times in training": (3, 0, 0.5),
+        "test item 5 times in training": (2, 0.5, 1),
+        "test item 9 times in training": (1, 1, 0.5),
+        "history of 2": (3, 0, 0.5),
+        "history of 8": (3, 2 / 3, 5 / 6),
+    }
+    assert [group["label"] for group in found] == list(expected)
+    for group, (users, plain, text) in zip(found, expected.values(), strict=True):
+        assert (group["users"], group["without"], group["with_text"]) == pytest.approx(
+            (users, plain, text)
+        )
+        assert group["difference"] == pytest.approx(text - plain)
+        assert (group["interval"] is None) is (users == 1)
+
+
+@pytest.mark.parametrize("name", [n for n, s in BENCHMARK.items() if s.files[0].is_file()])
+@pytest.mark.parametrize("dataset", ["ml-1m", "amazon-beauty-2014"])
+def test_every_row_is_a_valid_configuration(name, dataset, data_path):
+    spec = BENCHMARK[name]
+    settings = {**benchmark.cell_settings(spec, dataset), "data_path": str(data_path)}
+    LiteConfig(spec.model, dataset, config_dict=settings)
+
+
+def test_every_file_is_some_row_s():
+    stems = {spec.stem for spec in BENCHMARK.values()}
+    files = [*baselines.FOLDER.glob("*.yaml"), *baselines.FOLDER.glob("*/*.yaml")]
+    own = [path for path in files if path.parent.name != "dataset"]
+    assert {path.stem for path in own} <= stems
+
+
+# -- the README -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def script():
+    path = ROOT / "docs" / "make_results_table.py"
+    spec = importlib.util.spec_from_file_location("make_results_table", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_readme_has_the_table_of_the_results(script):
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    if script.RESULTS.is_file():
+        assert script.with_table(page) == page, "stale: python docs/make_results_table.py"
+    else:
+        assert script.BEGIN not in page
+
+
+def test_a_table_takes_the_place_of_the_old_one(script, tmp_path):
+    def row(name, mean, std, difference):
+        ends = None if difference is None else [difference - 0.01, difference + 0.01]
+        found = {"mean": mean, "std": std, "difference": difference, "difference_interval": ends}
+        test = {"recall@10": {**found, "mean": 2 * mean}, "ndcg@10": found}
+        return {"row": name, "seeds": [1, 2], "minutes": 30.4, "test": test}
+
+    rows = [row("SASRec", 0.05, 0.001, None), row("ItemLM", 0.0625, None, 0.0125)]
+    rows.append({"row": "TIGER", "seeds": []})
+    summary = {"dataset": "toys", "base": "SASRec", "rows": rows}
+    path = tmp_path / "benchmark.json"
+    path.write_text(json.dumps({"datasets": [summary]}))
+    text = script.with_table(f"a\n{script.BEGIN}\nold\n{script.END}\nb", path)
+    lines = [[c.strip() for c in line.strip("|").split("|")] for line in text.splitlines()]
+    assert "old" not in text
+    assert text.startswith("a\n")
+    assert lines[5:7] == [
+        ["toys", "ItemLM", "0.1250", "0.0625", "+0.0125", "+0.0025 to +0.0225", "2", "30"],
+        ["toys", "SASRec", "0.1000 (0.0010)", "0.0500 (0.0010)", "best rival", "", "2", "30"],
+    ]
+    with pytest.raises(SystemExit, match="no place for the table"):
+        script.with_table("a page", path)
