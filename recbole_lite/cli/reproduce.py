@@ -16,7 +16,7 @@ Each row of table4 and figure5 is trained for --budget; the rows of table7 and f
 number of steps that the base model takes in this time. Without a network: --weights=scratch
 --tokenizer=FOLDER. --models selects other rows than the paper's: for table4, any model that this
 project compares, or "all" of them; for figure5, also "demo" (a small size); for table7 and figure4,
-rows of properties/ablation.
+rows of properties/ablation. --with adds rows of related systems to table4 (docs/related_work.md).
 
 examples:
   %(prog)s table4 --dataset=ml-1m --budget=30m
@@ -24,6 +24,7 @@ examples:
   %(prog)s figure4 --dataset=ml-100k --budget=90s --weights=scratch
   %(prog)s figure5 --dataset=ml-100k --budget=60s --weights=scratch
   %(prog)s table4 --budget=6m --weights=scratch --models="ItemLM, text;SASRec, tuned"
+  %(prog)s table4 --dataset=ml-100k --budget=20m --with=e4srec,hllm
   %(prog)s table5 --tokenizer=t5-small-tokenizer --models="POD;SASRec" --autocast=bfloat16
 """
 INTERRUPTED = "interrupted; the same command continues after the last row"
@@ -46,6 +47,14 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--models", type=_names, default=(), metavar="A;B", help="names of the rows"
     )
     parser.add_argument(
+        "--with",
+        dest="related",
+        type=_systems,
+        default=(),
+        metavar="A,B",
+        help="table4: related systems beside the rows, tiger | e4srec | hllm",
+    )
+    parser.add_argument(
         "--batch_size", type=_count, default=32, help="table5: users per batch (default: 32)"
     )
     parser.add_argument(
@@ -62,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     from recbole_lite.experiments.reproduce.paper_tables import Request, reproduce
 
     names = ("dataset", "data_path", "weights", "tokenizer", "seed")
-    timing = ("models", "batch_size", "repeats", "autocast")
+    timing = ("models", "related", "batch_size", "repeats", "autocast")
     request = Request(
         **{name: getattr(args, name) for name in (*names, *timing)},
         minutes=args.budget,
@@ -76,6 +85,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(";") if name.strip())
+
+
+def _systems(text: str) -> tuple[str, ...]:
+    return tuple(name.strip().lower() for name in text.split(",") if name.strip())
 
 
 def _minutes(text: str) -> float:

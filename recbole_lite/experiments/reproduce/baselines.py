@@ -10,6 +10,7 @@ from typing import Any
 from recbole_lite.utils.paths import PROPERTIES
 
 PREFIX = [PROPERTIES / "prefix" / "ml-1m.yaml"]
+RELATED_WORK = PROPERTIES / "related_work"
 # What papers that compare with SASRec found to matter (properties of RecBole: dropout 0.5), and
 # smaller batches, because RecBole's 2,048 leave few steps in a short time.
 TUNED = {"hidden_dropout_prob": 0.2, "attn_dropout_prob": 0.2, "train_batch_size": 256}
@@ -49,7 +50,12 @@ class ModelSpec:
     two_stages : bool
         Train with frozen item vectors first, then the vectors as well.
     pretrain : float
-        Share of the time for the first of two phases (S3Rec's ``train_stage``).
+        Share of the time for the first of two phases.
+    vectors_from : ModelSpec or None
+        Model of the first phase, whose item embeddings are the ``item_vectors`` of the second;
+        None: the model itself (S3Rec's ``train_stage``).
+    decides_weights : bool
+        Whether its files decide where its language models start from, whatever ``--weights`` is.
     """
 
     name: str
@@ -58,6 +64,25 @@ class ModelSpec:
     files: Sequence[str | Path] = ()
     two_stages: bool = False
     pretrain: float = 0.0
+    vectors_from: ModelSpec | None = None
+    decides_weights: bool = False
+
+
+# Systems that the paper does not compare with (docs/related_work.md), by their name in ``--with``.
+RELATED = {
+    "tiger": ModelSpec("TIGER", "TIGER", {"item_llm": "minilm"}),
+    "e4srec": ModelSpec(
+        "E4SRec", "LiteLLM4Rec", {}, [RELATED_WORK / "e4srec.yaml"], pretrain=0.25,
+        vectors_from=ModelSpec("SASRec", "SASRec", TUNED), decides_weights=True,
+    ),
+    "hllm": ModelSpec(
+        "HLLM", "LiteLLM4Rec", {}, [RELATED_WORK / "hllm.yaml"], decides_weights=True
+    ),
+}  # fmt: skip
+RELATED_NOTE = """\
+Rows of `--with` (docs/related_work.md): a quarter of E4SRec's time trains the SASRec whose item
+vectors it reads. The language models of E4SRec and HLLM start from MiniLM's trained weights;
+MiniLM also reads the item texts of TIGER."""
 
 
 def _all_specs() -> Iterator[ModelSpec]:
@@ -81,6 +106,7 @@ def _all_specs() -> Iterator[ModelSpec]:
     # ItemLM, by what an item is and by architecture.
     for name, changes in ITEM_LMS.items():
         yield ModelSpec(name, "ItemLM", changes)
+    yield from RELATED.values()
 
 
 MODELS = {spec.name: spec for spec in _all_specs()}  # by the name of the row
