@@ -97,6 +97,7 @@ OFFLINE = ["--item_llm=minilm", "--rec_llm_init=scratch"]
 # Beginning of a command -> flags that it gets.
 ALSO = {
     "recbole-lite ablate --dataset": [*OFFLINE, *SMALL],
+    "recbole-lite ablate --rec_llm=minilm": ["--rows=scratch", "--seeds=2020"],
     "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-1m --item_llm=minilm": SMALL,
     "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-1m --item_vectors=": SMALL,
     "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-100k --task=topn": SMALL,
