@@ -161,7 +161,9 @@ class NextItemModel(SequentialRecommender):
         item_seq = interaction[self.ITEM_SEQ]
         if TARGETS in interaction:  # one target for each prefix
             targets, length = interaction[TARGETS], item_seq.shape[1]  # [B, L]
-            places = to_host(targets).flatten().nonzero().squeeze(1)  # [N] in [B * L]
+            on_host = to_host(targets).flatten()
+            places = on_host.nonzero().squeeze(1)  # [N] in [B * L]
+            on_host = on_host[places]
             users = self.user_dropout(self._of_prefixes(item_seq, places))  # [N, d]
             rows, steps, places = (
                 tensor_to_device(x, targets.device)
@@ -170,11 +172,12 @@ class NextItemModel(SequentialRecommender):
             targets = targets.flatten()[places]
         else:
             targets = interaction[self.POS_ITEM_ID]
+            on_host = to_host(targets)
             rows = tensor_to_device(torch.arange(len(targets)), targets.device)
             steps = to_host(interaction[self.ITEM_SEQ_LEN]) - 1
             users = self.forward(item_seq, interaction[self.ITEM_SEQ_LEN])
         if self.loss_type == "InfoNCE":
-            return self._contrastive_loss(users, targets)
+            return self._contrastive_loss(users, on_host)
         if self.loss_type == "SCE":
             return sampled_cross_entropy(users, self.head_weight(), targets - 1, self.n_negatives)
         seen = None
@@ -183,8 +186,10 @@ class NextItemModel(SequentialRecommender):
         return cross_entropy(users, self.head_weight(), targets - 1, seen)
 
     def _contrastive_loss(self, users, targets):
-        """InfoNCE against the batch's other targets and a uniform sample, each item once."""
-        targets = to_host(targets)  # the number of distinct items decides shapes
+        """InfoNCE against the batch's other targets and a uniform sample, each item once.
+
+        `targets` are on the CPU, as the number of distinct items decides shapes.
+        """
         sample = torch.randint(1, self.n_items, (self.n_negatives,))
         items = torch.cat([targets, sample]).unique()
         rows = torch.searchsorted(items, targets)
