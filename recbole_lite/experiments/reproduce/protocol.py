@@ -163,7 +163,7 @@ class Rows:
                 f"{r['all_parameters']:,}" if "all_parameters" in r else "-",
                 f"{r['steps']:,}",
                 f"{r['steps'] / r['steps_per_epoch']:.2f}",
-                f"{r['minutes']:g}" if r["step_seconds"] else "-",
+                f"{r['minutes']:.3g}" if r["step_seconds"] else "-",
                 next((f"{name} {figure(value)}" for name, value in r["valid"].items()), "-"),
                 figure(r.get("batch_ms"), ".1f"),
                 r["beams"] and f"{r['beams']['no_item'] / max(r['beams']['beams'], 1):.1%}",
