@@ -16,7 +16,7 @@ Each row of table4 and figure5 is trained for --budget; the rows of table7 and f
 number of steps that the base model takes in this time. Without a network: --weights=scratch
 --tokenizer=FOLDER. --models selects other rows than the paper's: for table4, any model that this
 project compares, or "all" of them; for figure5, also "demo" (a small size); for table7 and figure4,
-rows of properties/ablation.
+rows of properties/ablation. --with adds rows of related systems to table4 (docs/related_work.md).
 
 benchmark trains each row of properties/benchmark for --budget, on all --datasets and with --seeds
 seeds, and writes OUT/table.md and more (docs/benchmark.md).
@@ -27,6 +27,7 @@ examples:
   %(prog)s figure4 --dataset=ml-100k --budget=90s --weights=scratch
   %(prog)s figure5 --dataset=ml-100k --budget=60s --weights=scratch
   %(prog)s table4 --budget=6m --weights=scratch --models="ItemLM, text;SASRec, tuned"
+  %(prog)s table4 --dataset=ml-100k --budget=20m --with=e4srec,hllm
   %(prog)s table5 --tokenizer=t5-small-tokenizer --models="POD;SASRec" --autocast=bfloat16
   %(prog)s benchmark --datasets=ml-1m,amazon-beauty-2014 --budget=30m --weights=scratch
   %(prog)s benchmark --datasets=ml-1m --budget=30m --rows="SASRec;ItemLM, text" --seeds=1
@@ -61,6 +62,14 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--ray_address", metavar="ADDRESS", help="benchmark: train on this Ray cluster, e.g. auto"
     )
     parser.add_argument(
+        "--with",
+        dest="related",
+        type=lambda text: _list(text.lower()),
+        default=(),
+        metavar="A,B",
+        help="table4: related systems beside the rows, tiger | e4srec | hllm",
+    )
+    parser.add_argument(
         "--batch_size", type=_count, default=32, help="table5: users per batch (default: 32)"
     )
     parser.add_argument(
@@ -79,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     from recbole_lite.experiments.reproduce.paper_tables import Request, reproduce
 
     names = ("dataset", "data_path", "weights", "tokenizer", "seed")
-    timing = ("models", "batch_size", "repeats", "autocast", "seeds", "ray_address")
+    timing = ("models", "related", "batch_size", "repeats", "autocast", "seeds", "ray_address")
     folder = "benchmark" if args.target == "benchmark" else "reproduce"
     request = Request(
         **{name: getattr(args, name) for name in (*names, *timing)},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import torch
 from torch import nn
@@ -197,7 +198,10 @@ class LiteLLM4Rec(NextItemModel):
     def calculate_loss(self, interaction):
         """Cross entropy over all items, with ``task: topn`` over the candidates."""
         if CANDIDATES not in interaction:
-            return super().calculate_loss(interaction)
+            # With tie_head, targets and negatives are read beside the history.
+            item_llm = self.item_tower.item_llm if self.head is None else None
+            with nullcontext() if item_llm is None else item_llm.encoding_once():
+                return super().calculate_loss(interaction)
         scores, candidates = self.candidate_scores(interaction), interaction[CANDIDATES]
         targets = interaction[self.POS_ITEM_ID]
         return candidate_loss(scores, candidates, targets, self.label_smoothing)

@@ -109,6 +109,8 @@ class TrainableItemLLM(nn.Module):
         self._tokens = [torch.cat([next(tokens), last]) if text else nothing for text in texts]
         self._lengths = torch.tensor([len(ids) for ids in self._tokens])  # [n_items]
         self.register_buffer("has_text", has_text, persistent=False)
+        # Within `encoding_once`: ids [n] of the items encoded so far, vectors [n, d].
+        self._encoded: tuple[torch.Tensor, torch.Tensor] | None = None
         self._vectors: torch.Tensor | None = None  # [n_items, d], by the weights of _version
         self._version: list[tuple[int, int]] = []
         self.register_load_state_dict_post_hook(_forget)
@@ -137,8 +139,30 @@ class TrainableItemLLM(nn.Module):
             return F.embedding(item_ids, self.vectors())
         # On the host: how many there are decides shapes.
         distinct, inverse = torch.unique(to_host(item_ids), return_inverse=True)  # [n], [...]
+        vectors = self._encode(distinct) if self._encoded is None else self._encode_new(distinct)
         # [n, d] -> [..., d]
-        return F.embedding(tensor_to_device(inverse, item_ids.device), self._encode(distinct))
+        return F.embedding(tensor_to_device(inverse, item_ids.device), vectors)
+
+    @contextmanager
+    def encoding_once(self) -> Iterator[None]:
+        """Within, encode an item only where it is read first; for one training step."""
+        self._encoded = torch.zeros(0, dtype=torch.long), torch.zeros(0)
+        try:
+            yield
+        finally:
+            self._encoded = None
+
+    def _encode_new(self, items: torch.Tensor) -> torch.Tensor:
+        """As `_encode`, of distinct items in ascending order."""
+        ids, vectors = self._encoded
+        new = items[~torch.isin(items, ids)]
+        encoded = self._encode(new)
+        ids = torch.cat([ids, new])
+        vectors = torch.cat([vectors, encoded]) if len(vectors) else encoded
+        self._encoded = ids, vectors
+        ids, order = ids.sort()
+        rows = order[torch.searchsorted(ids, items)]
+        return vectors.index_select(0, tensor_to_device(rows, vectors.device))
 
     def encode_all(self) -> torch.Tensor:
         """Encode all items without dropout and gradients; the mode stays unchanged.

@@ -45,6 +45,9 @@ NOT_RUN = {
     "pip install '.[serve]'": INSTALLS,
     "pip install 'ray[tune]'": INSTALLS,
     "recbole-lite reproduce table4 --dataset=ml-1m --budget=30m": HOURS,
+    "recbole-lite reproduce table4 --dataset=ml-100k --budget=20m --with=tiger,e4srec,hllm": HOURS,
+    "recbole-lite reproduce table4 --dataset=ml-100k --budget=20m '--models=SASRec, tuned;prefix' "
+    "--with=e4srec,hllm": HOURS,
     "recbole-lite reproduce table5 --dataset=ml-1m --tokenizer=FOLDER": HOURS,
     "recbole-lite reproduce table7 --dataset=ml-1m --budget=30m --weights=scratch": HOURS,
     "recbole-lite reproduce figure4 --dataset=ml-1m --budget=30m --weights=scratch": HOURS,
@@ -102,6 +105,7 @@ OFFLINE = ["--item_llm=minilm", "--rec_llm_init=scratch"]
 ALSO = {
     "recbole-lite adapt-llm --llm=minilm": ["--next_item_steps=1", "--next_item_batch_size=4"],
     "recbole-lite ablate --dataset": [*OFFLINE, *SMALL],
+    "recbole-lite ablate --rec_llm=minilm": ["--rows=scratch", "--seeds=2020"],
     "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-1m --item_llm=minilm": SMALL,
     "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-1m --item_vectors=": SMALL,
     "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-100k --task=topn": SMALL,
@@ -113,11 +117,6 @@ ALSO = {
     ],
     "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-100k "
     "--config_files=properties/demo.yaml --tune": ["--num_samples=1"],
-    "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-100k "
-    "--config_files=properties/related_work/e4srec.yaml": [
-        "--rec_llm_init=scratch",
-        "--rec_llm_config={n_embd: 16, n_layer: 1, n_head: 2}",
-    ],
     "python run_recbole_lite.py --model=POD --dataset=ml-100k --llm_init=scratch": [
         f"--llm_config={THIN | {'num_decoder_layers': 1}}",
         "--num_beams=5",

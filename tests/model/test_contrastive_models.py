@@ -1,6 +1,7 @@
 """``loss_type: InfoNCE`` in models: the loss of a batch, scores, recommendations."""
 
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -113,6 +114,28 @@ def hllm(quick, llm_folders, **changes):
     own = {"item_llm": str(llm_folders["gpt2"]), "rec_llm": str(llm_folders["gpt2"])}
     own |= {"rec_llm_init": "pretrained", "rec_llm_config": {}, "item_llm_training": "full"}
     return quick(**{**HLLM, **own, "item_llm_pooling": "item_token", "num_negatives": 8, **changes})
+
+
+def test_an_item_is_encoded_once_in_a_step(quick, llm_folders, config_for):
+    """Loss and gradients are those of vectors that are encoded where they are read."""
+    changes = {"train_strategy": "all", "num_negatives": 3}
+    model, _ = build(config_for("LiteLLM4Rec", **hllm(quick, llm_folders, **changes)))
+    item_llm, encoded, found = model.item_tower.item_llm, [], []
+    encode = item_llm._encode
+    for module in model.train().modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    item_llm._encode = lambda items: encoded.extend(items.tolist()) or encode(items)
+    batch = batch_of([[3, 7, 4], [5, 9]], 6, [9, 2])
+    for once in (True, False):
+        if not once:
+            item_llm.encoding_once = nullcontext
+        torch.manual_seed(0)
+        loss = model.calculate_loss(batch)
+        found.append([loss, *torch.autograd.grad(loss, list(item_llm.parameters()))])
+        assert (len(encoded) == len(set(encoded))) == once
+        encoded.clear()
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)
 
 
 def test_gradients_of_hllm(quick, llm_folders, config_for):

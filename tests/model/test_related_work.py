@@ -15,11 +15,11 @@ DECIDED = ("rec_llm_init", "rec_llm_config", "item_llm", "user_dropout", "learni
 
 @pytest.fixture
 def run_file(quick, llm_folders):
-    """``run_file(name, key=value, ...)`` -> result of a run with a file and a tiny GPT-2."""
+    """``run_file(name, key=value, ...)`` -> result of a run with a file and a tiny BERT."""
 
     def run_it(name, **changes):
         settings = {key: value for key, value in quick().items() if key not in DECIDED}
-        settings |= {"rec_llm": str(llm_folders["gpt2"]), "epochs": 1}
+        settings |= {"rec_llm": str(llm_folders["bert"]), "epochs": 1}
         files = [str(FOLDER / f"{name}.yaml")]
         return run(
             "LiteLLM4Rec", "tiny", config_file_list=files, config_dict={**settings, **changes}
@@ -44,7 +44,9 @@ def test_e4srec(run_file, trained):
     trainable = {name for name, p in model.named_parameters() if p.requires_grad}
     assert "head.weight" in trainable
     assert {name.partition(".lora_")[0] for name in trainable if ".lora_" in name} == {
-        f"rec_llm.encoder.h.{layer}.mlp.{part}" for layer in (0, 1) for part in ("c_fc", "c_proj")
+        f"rec_llm.encoder.encoder.layer.{layer}.{part}.dense"
+        for layer in (0, 1)
+        for part in ("attention.output", "intermediate", "output")
     }
     assert not {n for n in trainable if n.startswith("rec_llm.") and ".lora_" not in n}
     assert len(Recommender.load(folder, runtime="torch").recommend([["i1", "i2"]], k=3)[0]) == 3
@@ -57,7 +59,7 @@ def test_e4srec_needs_item_vectors(run_file):
 
 def test_hllm(run_file, llm_folders):
     """The folder recommends by cosines times the learned factor; a resumed run ends alike."""
-    changes = {"item_llm": str(llm_folders["gpt2"]), "item_llm_max_length": 12, "epochs": 2}
+    changes = {"item_llm": str(llm_folders["bert"]), "item_llm_max_length": 12, "epochs": 2}
     changes |= {"MAX_ITEM_LIST_LENGTH": 6, "num_negatives": 8, "item_llm_prompt": "get "}
     result = run_file("hllm", **changes)
     recommender = Recommender.load(result["run_dir"], runtime="torch")

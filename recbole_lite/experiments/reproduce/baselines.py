@@ -10,6 +10,7 @@ from typing import Any
 from recbole_lite.utils.paths import PROPERTIES
 
 PREFIX = [PROPERTIES / "prefix" / "ml-1m.yaml"]
+RELATED_WORK = PROPERTIES / "related_work"
 # What papers that compare with SASRec found to matter (properties of RecBole: dropout 0.5), and
 # smaller batches, because RecBole's 2,048 leave few steps in a short time.
 TUNED = {"hidden_dropout_prob": 0.2, "attn_dropout_prob": 0.2, "train_batch_size": 256}
@@ -49,7 +50,12 @@ class ModelSpec:
     two_stages : bool
         Train with frozen item vectors first, then the vectors as well.
     pretrain : float
-        Share of the time for the first of two phases (S3Rec's ``train_stage``).
+        Share of the time for the first of two phases.
+    vectors_from : ModelSpec or None
+        Model of the first phase, whose item embeddings are the ``item_vectors`` of the second;
+        None: the model itself (S3Rec's ``train_stage``).
+    decides_weights : bool
+        Whether its files decide where its language models start from, whatever ``--weights`` is.
     rival : bool
         Whether the model is one that this project's own are compared with (``benchmark``).
     reads : str
@@ -62,6 +68,8 @@ class ModelSpec:
     files: Sequence[str | Path] = ()
     two_stages: bool = False
     pretrain: float = 0.0
+    vectors_from: ModelSpec | None = None
+    decides_weights: bool = False
     rival: bool = False
     reads: str = ""
 
@@ -71,11 +79,27 @@ class ModelSpec:
         return self.name.replace(", ", "-").replace(" ", "-")
 
 
+# Systems that the paper does not compare with (docs/related_work.md), by their name in ``--with``.
+RELATED = {
+    "tiger": ModelSpec("TIGER", "TIGER", {"train_batch_size": 64}),  # the paper's 256: few steps
+    "e4srec": ModelSpec(
+        "E4SRec", "LiteLLM4Rec", {}, [RELATED_WORK / "e4srec.yaml"], pretrain=0.25,
+        vectors_from=ModelSpec("SASRec", "SASRec", TUNED), decides_weights=True,
+    ),
+    "hllm": ModelSpec(
+        "HLLM", "LiteLLM4Rec", {}, [RELATED_WORK / "hllm.yaml"], decides_weights=True
+    ),
+}  # fmt: skip
+RELATED_NOTE = """\
+Rows of `--with` (docs/related_work.md): a quarter of E4SRec's time trains the SASRec whose item
+vectors it reads. The language models of E4SRec and HLLM start from MiniLM's trained weights, as
+TIGER's item vectors do with `--weights=scratch`."""
+
+
 def _all_specs() -> Iterator[ModelSpec]:
     # The paper's baselines (Table 4) as RecBole and this project ship them.
     for name in ("BERT4Rec", "SASRec", "FDSA", "LightLM", "P5", "POD"):
         yield ModelSpec(name, name)
-    yield ModelSpec("TIGER", "TIGER", {"train_batch_size": 64})  # the paper's 256: few steps
     # P5 and POD with more steps in the same time: 16 sequences in place of 64.
     for name in ("P5", "POD"):
         yield ModelSpec(f"{name}, batches of 16", name, {"train_batch_size": 16})
@@ -93,6 +117,7 @@ def _all_specs() -> Iterator[ModelSpec]:
     # ItemLM, by what an item is and by architecture.
     for name, changes in ITEM_LMS.items():
         yield ModelSpec(name, "ItemLM", changes)
+    yield from RELATED.values()
 
 
 MODELS = {spec.name: spec for spec in _all_specs()}  # by the name of the row
@@ -105,16 +130,15 @@ TABLE_4 = (
 # -- benchmark --------------------------------------------------------------------------------
 
 FOLDER = PROPERTIES / "benchmark"
-_RELATED = PROPERTIES / "related_work"
 
 
 def _benchmark_specs() -> Iterator[ModelSpec]:
     for name in ("SASRec", "BERT4Rec", "GRU4Rec", "FDSA", "TIGER"):
         yield ModelSpec(name, name, files=[FOLDER / f"{name}.yaml"], rival=True)
     yield ModelSpec("S3Rec", "S3Rec", files=[FOLDER / "S3Rec.yaml"], pretrain=0.3, rival=True)
-    lite, files = "LiteLLM4Rec", [_RELATED / "e4srec.yaml"]
+    lite, files = "LiteLLM4Rec", [RELATED_WORK / "e4srec.yaml"]
     yield ModelSpec("E4SRec", lite, files=files, rival=True, reads="SASRec")
-    yield ModelSpec("HLLM", lite, files=[_RELATED / "hllm.yaml"], rival=True)
+    yield ModelSpec("HLLM", lite, files=[RELATED_WORK / "hllm.yaml"], rival=True)
     yield ModelSpec("LiteLLM4Rec, paper", lite, files=[FOLDER / "LiteLLM4Rec-paper.yaml"])
     for name in ("ItemLM", "ItemLM, text", "ItemLM, text+id"):
         yield ModelSpec(name, "ItemLM", files=[FOLDER / f"{name.replace(', ', '-')}.yaml"])

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from recbole_lite.experiments.reproduce import paper_figures
-from recbole_lite.experiments.reproduce.baselines import MODELS, TABLE_4, ModelSpec
+from recbole_lite.experiments.reproduce.baselines import (
+    MODELS,
+    RELATED,
+    RELATED_NOTE,
+    TABLE_4,
+    ModelSpec,
+)
 from recbole_lite.experiments.reproduce.benchmark import benchmark
 from recbole_lite.experiments.reproduce.protocol import Request, Rows, check_names
 from recbole_lite.experiments.reproduce.topn import figure5
@@ -21,14 +27,17 @@ def table4(request: Request) -> str:
     """Accuracy of all models (Section 5.2), each trained for the same time."""
     names = MODELS if request.models == ("all",) else request.models or TABLE_4
     check_names(names, MODELS)
+    check_names(request.related, RELATED)
+    specs = [*(MODELS[name] for name in names), *(RELATED[name] for name in request.related)]
     rows = Rows(request, request.out / request.dataset)
-    for name in names:
-        rows.train(MODELS[name])
+    for spec in specs:
+        rows.train(spec)
     rows.check()
     dataset = paper_figures.DATASETS.get(request.dataset)
     paper = {name: figures.get(dataset) for name, figures in paper_figures.TABLE_4.items()}
-    ours = {name: rows.results.get(name, {}).get("test", {}) for name in names}
-    return "\n\n".join([_beside(ours, paper), *rows.describe()])
+    ours = {spec.name: rows.results.get(spec.name, {}).get("test", {}) for spec in specs}
+    notes = [RELATED_NOTE] if request.related else []
+    return "\n\n".join([_beside(ours, paper), *rows.describe(), *notes])
 
 
 def _beside(ours: Mapping[str, Mapping[str, float]], paper: Mapping[str, Any]) -> str:
@@ -126,6 +135,8 @@ def reproduce(target: str, request: Request) -> str:
         return benchmark(request)
     if target not in TARGETS:
         raise ConfigError(f"cannot reproduce {target!r}; there are {', '.join(TARGETS)}, benchmark")
+    if request.related and target != "table4":
+        raise ConfigError(f"--with adds rows to table4; {target} has no such rows")
     text = "\n\n".join(
         [f"# {target} on {request.dataset}", TARGETS[target](request), paper_figures.DEVIATIONS]
     )
@@ -141,8 +152,8 @@ def _ablation(rows: list[str], request: Request) -> Mapping[str, Any]:
     from recbole_lite.experiments.ablate import AblationOptions, ablate
     from recbole_lite.experiments.reproduce.time_budget import plan
 
-    settings = {**request.settings_of("LiteLLM4Rec"), "train_strategy": "sampling"}
     spec = ModelSpec("base", "LiteLLM4Rec")
+    settings = {**request.settings_of(spec.model), "train_strategy": "sampling"}
     planned = plan(spec, request.dataset, settings, 60 * request.minutes)
     options = AblationOptions(
         rows=request.models or rows,

@@ -36,6 +36,8 @@ class Request:
         Told of each row in a line.
     models : list of str
         Names of the rows; empty: the paper's.
+    related : list of str
+        Names in :data:`~recbole_lite.experiments.reproduce.baselines.RELATED`, of rows beside them.
     batch_size, repeats, autocast
         Of ``table5``, see :class:`~recbole_lite.experiments.reproduce.efficiency.TimingOptions`.
     datasets, seeds, ray_address
@@ -53,6 +55,7 @@ class Request:
     command: str
     log: Callable[[str], None]
     models: Sequence[str] = ()
+    related: Sequence[str] = ()
     batch_size: int = 32
     repeats: int = 5
     autocast: str | None = None
@@ -107,10 +110,13 @@ class Rows:
 
     def has(self, spec: ModelSpec) -> bool:
         """Whether the model need not be trained."""
-        found = reusable(
-            self.path(spec), spec, self.request.minutes, self.request.settings_of(spec.model)
-        )
-        return found is not None
+        settings = self._settings(spec)
+        return reusable(self.path(spec), spec, self.request.minutes, settings) is not None
+
+    def _settings(self, spec: ModelSpec) -> dict[str, Any]:
+        """Configuration keys of a row, below its own."""
+        request = self.request
+        return request.settings if spec.decides_weights else request.settings_of(spec.model)
 
     def train(self, spec: ModelSpec, by: Callable = measure) -> dict[str, Any] | None:
         """Result of a model, new or reused; None: it fails, which is logged.
@@ -124,7 +130,7 @@ class Rows:
             Makes the new one.
         """
         path, request = self.path(spec), self.request
-        settings, done = request.settings_of(spec.model), "reused from"
+        settings, done = self._settings(spec), "reused from"
         try:
             result = reusable(path, spec, request.minutes, settings)
             if result is None:
@@ -161,16 +167,18 @@ class Rows:
             [
                 name,
                 f"{r['parameters']:,}",
+                f"{r['all_parameters']:,}" if "all_parameters" in r else "-",
                 f"{r['steps']:,}",
                 f"{r['steps'] / r['steps_per_epoch']:.2f}",
-                f"{r['minutes']:g}" if r["step_seconds"] else "-",
+                f"{r['minutes']:.3g}" if r["step_seconds"] else "-",
                 next((f"{name} {figure(value)}" for name, value in r["valid"].items()), "-"),
+                figure(r.get("batch_ms"), ".1f"),
                 r["beams"] and f"{r['beams']['no_item'] / max(r['beams']['beams'], 1):.1%}",
             ]
             for name, r in self.results.items()
         ]
-        head = ["", "trained parameters", "steps", "passes", "minutes of training", "validation"]
-        head.append("beams of no item")
+        head = ["", "trained parameters", "all parameters", "steps", "passes"]
+        head += ["minutes of training", "validation", "ms per batch of 32", "beams of no item"]
         environments = next(iter(self.results.values()))["environment"]
         parts = [grid(rows, head), f"Language models start from {self.request.weights} weights."]
         parts.append(

@@ -12,6 +12,7 @@ import math
 import statistics
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ from recbole_lite.config.keys import affecting, with_current_names
 from recbole_lite.config.registry import get_trainer
 from recbole_lite.data import create_dataset, data_preparation
 from recbole_lite.experiments.reproduce.baselines import ModelSpec
+from recbole_lite.inference.saved_run import load_data_and_model
 from recbole_lite.quick_start import run
 from recbole_lite.report.run_folder import PROTOCOL
 from recbole_lite.trainer.matmul_backend import matrix_products
 from recbole_lite.utils.environment import environment
+from recbole_lite.utils.errors import best_effort
 from recbole_lite.utils.files import to_plain
 from recbole_lite.utils.paths import PROPERTIES
 
@@ -35,6 +38,7 @@ SECOND_RATE = 5e-4  # learning rate of the second stage
 FEWEST_VALIDATIONS, VALIDATIONS = 5, 8  # where an epoch is short, not after each
 WARM_UP, TIMED = 3, 15  # steps
 TIMING = 0.2  # share of the budget after which fewer are timed
+BATCH, BATCHES, TOP = 32, 5, 20  # test users at once, repetitions, items for each
 # Settings that `plan` decides itself.
 _PLANNED = {"max_steps", "epochs", "stopping_step", "eval_step", "stages"}
 
@@ -145,12 +149,44 @@ def _two_stages(steps: int, epoch: int) -> list[dict[str, Any]]:
     ]
 
 
-def _pretrain(spec: ModelSpec, dataset: str, settings: Mapping[str, Any], seconds: float) -> str:
-    """Path of the weights that the first phase ends with."""
-    planned = plan(spec, dataset, {**settings, "train_stage": "pretrain"}, seconds)
-    epochs = math.ceil(planned["steps"] / planned["steps_per_epoch"])
-    changes = {**planned["settings"], "pretrain_epochs": epochs}
-    return run(spec.model, dataset, spec.files, changes)["run_dir"]
+def _first_phase(
+    spec: ModelSpec, dataset: str, settings: Mapping[str, Any], seconds: float
+) -> dict[str, Any]:
+    """Train for the first of two phases; settings of the second, which read its result."""
+    source, stage = spec.vectors_from, {}
+    if source is None:
+        source, stage = spec, {"train_stage": "pretrain"}
+    planned = plan(source, dataset, {**settings, **stage}, seconds)
+    changes = planned["settings"]
+    if stage:
+        changes["pretrain_epochs"] = math.ceil(planned["steps"] / planned["steps_per_epoch"])
+    trained = run(source.model, dataset, source.files, changes)["run_dir"]
+    if stage:
+        return {"train_stage": "finetune", "pre_model_path": trained}
+    return {"item_vectors": trained}
+
+
+@torch.no_grad()
+def _inference(folder: str | Path) -> dict[str, Any]:
+    """Size and speed of a run's model: ``all_parameters``, and ``batch_ms``.
+
+    ``batch_ms`` is the median time from a batch of the first 32 test users to their top 20 items.
+    """
+    config, model, _, _, _, test = load_data_and_model(folder)
+    model.eval()
+    times = []
+    batch = test.collate_fn(torch.arange(min(BATCH, len(test._dataset))))[0].to(config["device"])
+    with (
+        matrix_products(config["matmul_backend"], config["device"]),
+        getattr(model, "fixed_head", nullcontext)(),
+    ):
+        for _ in range(1 + BATCHES):
+            started = clock()
+            scores = model.full_sort_predict(batch).view(len(batch), -1)
+            scores.topk(min(TOP, scores.shape[1])).indices.cpu()  # waits for a GPU
+            times.append(1000 * (clock() - started))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return {"all_parameters": parameters, "batch_ms": statistics.median(times[1:])}
 
 
 def measure(
@@ -159,16 +195,19 @@ def measure(
     """Train and evaluate a model; the result can be written as JSON.
 
     Beside the figures it has what ``recbole-lite compare`` asks for (``ranks``, ``largest_k``,
-    ``protocol``, ``test_set``) and ``run_dir``, the folder of the weights.
+    ``protocol``, ``test_set``) and ``run_dir``, the folder of the weights. ``all_parameters``
+    counts frozen ones too, ``batch_ms`` is the time for a batch of 32 users.
     """
     seconds, asked = 60 * minutes, _asked(spec, settings)
     if spec.pretrain:
-        path = _pretrain(spec, dataset, settings, seconds * spec.pretrain)
-        settings = {**settings, "train_stage": "finetune", "pre_model_path": path}
+        settings = {**settings, **_first_phase(spec, dataset, settings, seconds * spec.pretrain)}
     planned = plan(spec, dataset, settings, seconds * (1 - spec.pretrain))
     started = clock()
     result = run(spec.model, dataset, spec.files, planned["settings"], per_user=True)
-    users = result["per_user"]
+    users, speed = result["per_user"], {}
+    if planned["step_seconds"]:
+        with best_effort(f"{spec.name}: time of a batch"):
+            speed = _inference(result["run_dir"])
     config = LiteConfig(spec.model, dataset, spec.files, config_dict=planned["settings"])
     return {
         "side": spec.name,
@@ -181,6 +220,7 @@ def measure(
         **planned,
         "minutes_with_evaluation": (clock() - started) / 60,
         **{key: result[key] for key in ("data", "epochs", "history", "parameters", "seconds")},
+        **speed,
         "valid": to_plain(result["best_valid_result"]) or {},
         "test": to_plain(result["test_result"]) or {},
         "random_guess": result["random_guess"],

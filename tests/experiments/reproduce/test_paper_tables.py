@@ -1,17 +1,19 @@
 """``recbole-lite reproduce``: tables from results, the paper's figures beside them."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from recbole_lite.cli.main import main
 from recbole_lite.experiments.reproduce import efficiency, paper_figures, paper_tables
-from recbole_lite.experiments.reproduce.baselines import ModelSpec
+from recbole_lite.experiments.reproduce.baselines import RELATED, ModelSpec
 from recbole_lite.experiments.reproduce.efficiency import TimedModel, TimingOptions
 from recbole_lite.experiments.reproduce.efficiency_table import render
 from recbole_lite.experiments.reproduce.paper_tables import reproduce
 from recbole_lite.experiments.reproduce.protocol import Request
+from recbole_lite.inference.saved_run import load_data_and_model
 from recbole_lite.model.generative.item_indexing import item_numbers
 from recbole_lite.utils.errors import ConfigError
 
@@ -62,6 +64,33 @@ def test_rows_are_chosen_by_name(request_for, monkeypatch):
         reproduce("table4", request_for(models=("Pop", "large")))
     with pytest.raises(ConfigError, match="unknown: large; there are Pop; LiteLLM4Rec; prefix; de"):
         reproduce("figure5", request_for(models=("large",)))
+
+
+def test_related_systems_beside_the_table(two_sides, request_for, monkeypatch, llm_folders):
+    """E4SRec's vectors are those of a SASRec that a quarter of its time trains."""
+    spec = replace(
+        RELATED["e4srec"],
+        settings={"rec_llm": str(llm_folders["bert"]), "MAX_ITEM_LIST_LENGTH": 6},
+        vectors_from=ModelSpec("SASRec", "SASRec", SMALL),
+    )
+    monkeypatch.setattr(paper_tables, "RELATED", {"e4srec": spec, "hllm": RELATED["hllm"]})
+    request = request_for(models=("SASRec",), related=("e4srec",))
+    text = reproduce("table4", request)
+    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
+    assert rows == ["", "SASRec", "E4SRec", "", "SASRec", "E4SRec"]
+    assert "a quarter of E4SRec's time" in text
+    found = json.loads((request.out / "tiny" / "E4SRec-2020.json").read_text())
+    assert found["minutes"] == 0.01
+    source = load_data_and_model(found["config_dict"]["item_vectors"])[1]
+    model = load_data_and_model(found["run_dir"])[1]
+    assert torch.equal(model.item_tower.vectors[1:], source.item_embedding.weight[1:])
+    assert found["all_parameters"] == sum(p.numel() for p in model.parameters())
+    assert found["parameters"] == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert f" {found['batch_ms']:.1f} |" in text
+    with pytest.raises(ConfigError, match="unknown: slmrec; there are e4srec; hllm"):
+        reproduce("table4", request_for(related=("slmrec",)))
+    with pytest.raises(ConfigError, match="--with adds rows to table4; figure4 has no such rows"):
+        reproduce("figure4", request_for(related=("e4srec",)))
 
 
 def test_a_time_is_measured_again_where_it_is_of_something_else():
