@@ -37,7 +37,7 @@ from recbole_lite.config.registry import (
 )
 from recbole_lite.config.saved_config import defaults_of_resumed
 from recbole_lite.config.stages import read_stages
-from recbole_lite.config.validation import validate
+from recbole_lite.config.validation import parse_text, validate
 from recbole_lite.config.yaml_files import Loader, Setting, read_yaml, set_at
 from recbole_lite.utils import process_group
 from recbole_lite.utils.dataset_names import check_name
@@ -184,7 +184,7 @@ class LiteConfig(Config):
             default = self.internal_config_dict.get(key)
             value = setting.value
             if isinstance(value, str) and setting.origin in STRING_SOURCES and not self._typed:
-                value = parse_scalar(value, default)
+                value = parse_text(key, value, default, own)
             setting = Setting(value, setting.origin)
             self.external_config_dict[key] = validate(key, setting, default, own)
         final = super()._get_final_config_dict()

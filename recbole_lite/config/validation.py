@@ -25,6 +25,7 @@ from typing import Annotated, Any, Literal, Union
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
+from recbole_lite.config.command_line import parse_scalar
 from recbole_lite.config.keys import Key, find_key
 from recbole_lite.config.yaml_files import Setting
 from recbole_lite.utils.errors import ConfigError
@@ -78,11 +79,27 @@ def validate(
         With the key, the value and where it was set.
     """
     value = to_plain(setting.value, finite=False, unknown=partial(_unsavable, name, setting))
-    key = find_key(name, own)
-    value, wanted = fit(key.type if key else _type_of(default), value)
+    value, wanted = fit(_type(name, default, own), value)
     if wanted:
         raise ConfigError(f"{setting.origin}: {name} must be {wanted}, found {value!r}")
     return value
+
+
+def parse_text(
+    name: str, text: str, default: Any = None, own: Mapping[str, Key] | None = None
+) -> Any:
+    """Value of a setting that was given as text; the text itself where only that is allowed.
+
+    So a prompt may end with a colon, which YAML would read as a mapping. Parameters are those of
+    :func:`validate`.
+    """
+    value, kind = parse_scalar(text, default), _type(name, default, own)
+    return text if fit(kind, value)[1] and not fit(kind, text)[1] else value
+
+
+def _type(name: str, default: Any, own: Mapping[str, Key] | None) -> str:
+    key = find_key(name, own)
+    return key.type if key else _type_of(default)
 
 
 def _unsavable(name: str, setting: Setting, part: Any):

@@ -170,6 +170,13 @@ def test_a_value_may_hold_an_equals_sign():
     assert parse_overrides(["--item_text_template=a=b"])["item_text_template"].value == "a=b"
 
 
+@pytest.mark.parametrize("prompt", ["passage: ", "{title}", "[1, 2]", "2024", "true"])
+def test_a_setting_that_is_text_keeps_what_yaml_would_read_otherwise(prompt):
+    given = LiteConfig("LiteLLM4Rec", "ml-100k", config_dict={"item_llm_prompt": prompt})
+    typed = LiteConfig("LiteLLM4Rec", "ml-100k", overrides=[f"--item_llm_prompt={prompt}"])
+    assert given["item_llm_prompt"] == typed["item_llm_prompt"] == prompt
+
+
 def test_keys_of_other_models_are_known_so_that_one_file_serves_several():
     assert LiteConfig("Pop", "ml-100k", overrides=["--n_layers=3"])["n_layers"] == 3
 

@@ -111,7 +111,7 @@ def on_disk(processes, folder, arguments, **disk):
 
 def test_a_disk_that_gets_full_leaves_the_checkpoint_before(processes, world, scenario, tmp_path):
     """Two pairs fit, the third does not; with more space the run goes on as if it always had."""
-    job, status, disk = on_disk(processes, tmp_path, flags(world), size="164k")
+    job, status, disk = on_disk(processes, tmp_path, flags(world), size="176k")
     assert status == 2
     # Whichever file it was: what needed the space came after two whole pairs.
     assert "cannot be written: No space left on device" in error_of(job)
