@@ -68,9 +68,10 @@ class GenerativeRecommender(SequentialRecommender):
         if self.has_decoder:
             self._check_num_beams(config)
         llm = _language_model(config, vocabulary.vocab_size)
-        d = llm.config.d_model
+        architecture = llm.config
+        d = architecture.d_model
         # T5's positions are distances, which prompts keep that share a row.
-        self.packs_rows = config["cut_padding"] and llm.config.model_type == "t5"
+        self.packs_rows = config["cut_padding"] and architecture.model_type == "t5"
         if self.has_decoder:
             share_cross_attention(llm)
             self.llm = llm
