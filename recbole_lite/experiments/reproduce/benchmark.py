@@ -88,7 +88,7 @@ def _train(request: Request, specs: Sequence[ModelSpec]) -> dict[tuple[str, str,
     """Train what is missing; why cells have no result, by data set, row and seed.
 
     The first seed of all rows on all data sets comes first: an interrupted table is complete as
-    far as it goes. Rows that read another row's vectors come last.
+    far as it goes.
     """
     cells = [
         (replace(request, dataset=dataset, seed=seed), spec)
@@ -97,13 +97,11 @@ def _train(request: Request, specs: Sequence[ModelSpec]) -> dict[tuple[str, str,
         for spec in specs
     ]
     problems = {}
-    for reads in (False, True):
-        some = [cell for cell in cells if bool(cell[1].reads) is reads]
-        for of, spec, lines, why in _run(request, some) if some else ():
-            for line in lines:
-                request.log(f"{of.dataset}, seed {of.seed}: {line}")
-            if why:
-                problems[of.dataset, spec.name, of.seed] = why
+    for of, spec, lines, why in _run(request, cells):
+        for line in lines:
+            request.log(f"{of.dataset}, seed {of.seed}: {line}")
+        if why:
+            problems[of.dataset, spec.name, of.seed] = why
     return problems
 
 
@@ -159,17 +157,19 @@ def train_cell(request: Request, spec: ModelSpec) -> tuple[list[str], str | None
     lines: list[str] = []
     rows = Rows(replace(request, log=lines.append), request.out / request.dataset)
     try:
-        settings = cell_settings(spec, request.dataset)
-        if spec.reads:
-            source = json.loads(rows.path(BENCHMARK[spec.reads]).read_text(encoding="utf-8"))
-            settings["item_vectors"] = source["run_dir"]
-    except OSError:
-        rows.fail(spec, f"reads the item vectors of {spec.reads}, which has no result")
+        cell = _spec_on(request.dataset, spec)
     except ConfigError as error:
         rows.fail(spec, str(error))
     else:
-        rows.train(replace(spec, settings=settings, files=()))
+        rows.train(cell)
     return lines, rows.problems.get(spec.name)
+
+
+def _spec_on(dataset: str, spec: ModelSpec) -> ModelSpec:
+    """A row with the settings of its files on a data set."""
+    source = spec.vectors_from and _spec_on(dataset, spec.vectors_from)
+    settings = cell_settings(spec, dataset)
+    return replace(spec, settings=settings, files=(), vectors_from=source)
 
 
 def cell_settings(spec: ModelSpec, dataset: str) -> dict[str, Any]:

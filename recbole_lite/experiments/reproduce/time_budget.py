@@ -238,6 +238,8 @@ def measure(
 def _asked(spec: ModelSpec, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a row as its file has them, without the places of this machine."""
     given = {**settings, **spec.settings}
+    if spec.vectors_from:
+        given["vectors_from"] = spec.vectors_from.settings
     return to_plain({key: value for key, value in given.items() if key not in affecting("places")})
 
 
