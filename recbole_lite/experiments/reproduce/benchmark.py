@@ -66,15 +66,18 @@ def benchmark(request: Request) -> str:
     """
     names = request.models or tuple(BENCHMARK)
     check_names(names, BENCHMARK)
+    datasets = tuple(dict.fromkeys(request.datasets or (request.dataset,)))
+    request = replace(request, datasets=datasets)
     problems = _train(request, [BENCHMARK[name] for name in names])
     summaries, missing = [], {}
-    for dataset in dict.fromkeys(request.datasets):
+    for dataset in datasets:
         missing[dataset] = {row: why for (of, row, _), why in problems.items() if of == dataset}
         cells = read_cells(request.out / dataset)
         if cells:
             summaries.append(_write_dataset(request, dataset, cells, missing[dataset]))
     if not summaries:
-        raise ConfigError("; ".join(f"{name}: {why}" for (_, name, _), why in problems.items()))
+        reasons = dict.fromkeys(f"{name}: {why}" for (_, name, _), why in problems.items())
+        raise ConfigError("; ".join(reasons))  # seeds fail alike
     text = render_all(summaries, missing, request.command)
     write_json(request.out / SUMMARY, {"datasets": summaries, "command": request.command})
     write_text(request.out / "table.md", text)
@@ -93,7 +96,7 @@ def _train(request: Request, specs: Sequence[ModelSpec]) -> dict[tuple[str, str,
     cells = [
         (replace(request, dataset=dataset, seed=seed), spec)
         for seed in range(request.seed, request.seed + request.seeds)
-        for dataset in dict.fromkeys(request.datasets)
+        for dataset in request.datasets
         for spec in specs
     ]
     problems = {}

@@ -122,6 +122,8 @@ def test_tables_of_the_ablation(request_for, monkeypatch, quick):
 def test_what_cannot_be_reproduced(request_for):
     with pytest.raises(ConfigError, match="cannot reproduce 'table3'; there are table4"):
         reproduce("table3", request_for())
+    with pytest.raises(ConfigError, match="--datasets is for benchmark; table4 runs on one --da"):
+        reproduce("table4", request_for(datasets=("tiny", "other")))
 
 
 @pytest.mark.parametrize("budget", ["30", "0m", "1 hour", "5d"])
