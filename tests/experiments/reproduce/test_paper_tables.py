@@ -81,6 +81,7 @@ def test_related_systems_beside_the_table(two_sides, request_for, monkeypatch, l
     assert "a quarter of E4SRec's time" in text
     found = json.loads((request.out / "tiny" / "E4SRec-2020.json").read_text())
     assert found["minutes"] == 0.01
+    assert found["seconds"]["first phase"] > 0
     source = load_data_and_model(found["config_dict"]["item_vectors"])[1]
     model = load_data_and_model(found["run_dir"])[1]
     assert torch.equal(model.item_tower.vectors[1:], source.item_embedding.weight[1:])
