@@ -18,13 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROPERTIES = ROOT / "properties"
 PAGE = ROOT / "docs" / "configuration.md"
 LONGEST = 100  # characters of a default in a table
-REFERENCE = (
-    "overall.yaml",
-    "recbole.yaml",
-    "tune.yaml",
-    "adapt_llm.yaml",
-)  # besides the models' files
-TITLES = {
+TITLES = {  # files of the reference besides the models'
     "overall.yaml": "Every run",
     "recbole.yaml": "RecBole's keys",
     "tune.yaml": "Sweeps",
@@ -125,10 +119,10 @@ def preset_row(path: Path) -> str:
 def page() -> str:
     """The whole page."""
     words = "".join(f"| {word} | {meaning} |\n" for word, meaning in keys.AFFECTS.items())
-    files = [*(PROPERTIES / name for name in REFERENCE), *sorted(PROPERTIES.glob("model/*.yaml"))]
+    files = [*(PROPERTIES / name for name in TITLES), *sorted(PROPERTIES.glob("model/*.yaml"))]
     parts = [HEAD + words, *map(reference, files)]
     folders = sorted(p for p in PROPERTIES.iterdir() if p.is_dir() and p.name not in SPECIAL_TEXT)
-    tops = (path for path in sorted(PROPERTIES.glob("*.yaml")) if path.name not in REFERENCE)
+    tops = (path for path in sorted(PROPERTIES.glob("*.yaml")) if path.name not in TITLES)
     presets = [*tops, *(path for folder in folders for path in sorted(folder.rglob("*.yaml")))]
     parts.append(
         "## Presets\n\nFiles that set keys: a data set's and a model's are read by themselves, an "

@@ -88,12 +88,12 @@ def run(args: argparse.Namespace) -> int:
     from recbole_lite.experiments.reproduce.paper_tables import Request, reproduce
 
     names = ("dataset", "data_path", "weights", "tokenizer", "seed")
-    timing = ("models", "related", "batch_size", "repeats", "autocast", "seeds", "ray_address")
+    timing = ("models", "related", "batch_size", "repeats", "autocast")
+    benchmark = ("datasets", "seeds", "ray_address")
     folder = "benchmark" if args.target == "benchmark" else "reproduce"
     request = Request(
-        **{name: getattr(args, name) for name in (*names, *timing)},
+        **{name: getattr(args, name) for name in (*names, *timing, *benchmark)},
         minutes=args.budget,
-        datasets=args.datasets or (args.dataset,),
         out=Path(args.out or Path("results", folder)),
         command=args.typed,
         log=lambda line: print(line, flush=True),

@@ -56,8 +56,6 @@ NOT_RUN = {
     "'--models=Pop;demo'": HOURS,
     "recbole-lite reproduce benchmark --datasets=ml-1m,amazon-beauty-2014 --budget=30m "
     "--weights=scratch": HOURS,
-    "recbole-lite reproduce benchmark --datasets=amazon-beauty-2014 "
-    "'--rows=SASRec;ItemLM, text' --budget=30m --seeds=1": HOURS,
     "recbole-lite serve --model=saved/LiteLLM4Rec-ml-1m-...": SERVER,
     "curl -s localhost:8000/recommend -H 'content-type: application/json' "
     """-d '{"history": ["1", "6"], "k": 3}'""": SERVER,
@@ -106,6 +104,10 @@ ALSO = {
     "recbole-lite adapt-llm --llm=minilm": ["--next_item_steps=1", "--next_item_batch_size=4"],
     "recbole-lite ablate --dataset": [*OFFLINE, *SMALL],
     "recbole-lite ablate --rec_llm=minilm": ["--rows=scratch", "--seeds=2020"],
+    "recbole-lite reproduce benchmark --datasets=amazon-beauty-2014 '--rows": [
+        "--datasets=ml-100k",
+        "--budget=1s",
+    ],
     "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-1m --item_llm=minilm": SMALL,
     "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-1m --item_vectors=": SMALL,
     "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-100k --task=topn": SMALL,

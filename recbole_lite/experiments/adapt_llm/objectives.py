@@ -12,12 +12,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DataCollatorForLanguageModeling, PreTrainedModel
 
 from recbole_lite.data.windows import Windows
+from recbole_lite.model.layers.contrastive_loss import info_nce
 from recbole_lite.text.llm_loading import load_language_model, load_tokenizer, position_limit
 from recbole_lite.text.sentence_transformers_folder import Recipe
 from recbole_lite.text.text_encoder import TextEncoder, pad_tokens, pooled_states, resolve_dtype
@@ -197,7 +197,8 @@ class Objectives(nn.Module):
         The other texts of the batch are the negatives: unsupervised SimCSE (arXiv 2104.08821).
         """
         drawn = torch.randperm(len(self.tokens))[:n]
-        yield info_nce(*(self._encode(drawn) for _ in range(2)), self.config["simcse_temperature"])
+        none = torch.zeros(len(drawn), len(drawn), dtype=torch.bool)
+        yield self._contrast("simcse", self._encode(drawn), self._encode(drawn), none)
 
     def next_item(self, n: int) -> Iterator[torch.Tensor]:
         """An item and the one that follows it are a positive pair.
@@ -213,8 +214,13 @@ class Objectives(nn.Module):
         distinct, (query, key) = torch.unique(pairs.T, return_inverse=True)
         vectors = self._encode(distinct)
         equal = (key == key[:, None]) | (key == query[:, None])  # [B, B]
-        temperature = self.config["next_item_temperature"]
-        yield info_nce(vectors[query], vectors[key], temperature, equal)
+        yield self._contrast("next_item", vectors[query], vectors[key], equal)
+
+    def _contrast(self, stage: str, queries, keys, equal) -> torch.Tensor:
+        """InfoNCE of each query's own key; keys marked in `equal` [B, B] are no negatives of it."""
+        targets = torch.arange(len(keys), device=self.device)
+        scale = 1 / self.config[f"{stage}_temperature"]
+        return info_nce(queries, keys, targets, scale, equal.to(self.device))
 
     def _encode(self, texts: torch.Tensor) -> torch.Tensor:
         """Vectors of distinct texts: [n] numbers -> [n, d]."""
@@ -239,33 +245,6 @@ class Objectives(nn.Module):
 
     def _ids(self, text: str, special: bool = False) -> list[int]:
         return self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
-
-
-def info_nce(
-    queries: torch.Tensor,
-    keys: torch.Tensor,
-    temperature: float,
-    equal: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Cross entropy of cosines in which each query's own key is the right one.
-
-    Parameters
-    ----------
-    queries, keys : Tensor [B, d]
-    temperature : float
-    equal : BoolTensor [B, B], optional
-        Keys that are no negatives of a query.
-
-    Returns
-    -------
-    Tensor, a scalar
-    """
-    scores = F.normalize(queries.float(), dim=1) @ F.normalize(keys.float(), dim=1).T
-    scores = scores / temperature  # [B, B]
-    if equal is not None:
-        others = equal & ~torch.eye(len(equal), dtype=torch.bool)
-        scores = scores.masked_fill(others.to(scores.device), -torch.inf)
-    return F.cross_entropy(scores, torch.arange(len(scores), device=scores.device))
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +58,6 @@ class ModelSpec:
         Whether its files decide where its language models start from, whatever ``--weights`` is.
     rival : bool
         Whether the model is one that this project's own are compared with (``benchmark``).
-    reads : str
-        Row whose run gives the item vectors (``benchmark``).
     """
 
     name: str
@@ -71,7 +69,6 @@ class ModelSpec:
     vectors_from: ModelSpec | None = None
     decides_weights: bool = False
     rival: bool = False
-    reads: str = ""
 
     @property
     def stem(self) -> str:
@@ -81,7 +78,7 @@ class ModelSpec:
 
 # Systems that the paper does not compare with (docs/related_work.md), by their name in ``--with``.
 RELATED = {
-    "tiger": ModelSpec("TIGER", "TIGER", {"train_batch_size": 64}),  # the paper's 256: few steps
+    "tiger": ModelSpec("TIGER", "TIGER", {}, [RELATED_WORK / "tiger.yaml"]),
     "e4srec": ModelSpec(
         "E4SRec", "LiteLLM4Rec", {}, [RELATED_WORK / "e4srec.yaml"], pretrain=0.25,
         vectors_from=ModelSpec("SASRec", "SASRec", TUNED), decides_weights=True,
@@ -133,16 +130,17 @@ FOLDER = PROPERTIES / "benchmark"
 
 
 def _benchmark_specs() -> Iterator[ModelSpec]:
-    for name in ("SASRec", "BERT4Rec", "GRU4Rec", "FDSA", "TIGER"):
+    sasrec = ModelSpec("SASRec", "SASRec", files=[FOLDER / "SASRec.yaml"], rival=True)
+    yield sasrec
+    for name in ("BERT4Rec", "GRU4Rec", "FDSA"):
         yield ModelSpec(name, name, files=[FOLDER / f"{name}.yaml"], rival=True)
     yield ModelSpec("S3Rec", "S3Rec", files=[FOLDER / "S3Rec.yaml"], pretrain=0.3, rival=True)
-    lite, files = "LiteLLM4Rec", [RELATED_WORK / "e4srec.yaml"]
-    yield ModelSpec("E4SRec", lite, files=files, rival=True, reads="SASRec")
-    yield ModelSpec("HLLM", lite, files=[RELATED_WORK / "hllm.yaml"], rival=True)
-    yield ModelSpec("LiteLLM4Rec, paper", lite, files=[FOLDER / "LiteLLM4Rec-paper.yaml"])
+    for spec in RELATED.values():
+        yield replace(spec, vectors_from=spec.vectors_from and sasrec, rival=True)
+    files = [FOLDER / "LiteLLM4Rec-paper.yaml"]
+    yield ModelSpec("LiteLLM4Rec, paper", "LiteLLM4Rec", files=files)
     for name in ("ItemLM", "ItemLM, text", "ItemLM, text+id"):
         yield ModelSpec(name, "ItemLM", files=[FOLDER / f"{name.replace(', ', '-')}.yaml"])
-    yield ModelSpec("recommended", "ItemLM", files=[PROPERTIES / "recommended.yaml"])
 
 
 BENCHMARK = {spec.name: spec for spec in _benchmark_specs()}  # by the name of the row

@@ -66,15 +66,18 @@ def benchmark(request: Request) -> str:
     """
     names = request.models or tuple(BENCHMARK)
     check_names(names, BENCHMARK)
+    datasets = tuple(dict.fromkeys(request.datasets or (request.dataset,)))
+    request = replace(request, datasets=datasets)
     problems = _train(request, [BENCHMARK[name] for name in names])
     summaries, missing = [], {}
-    for dataset in dict.fromkeys(request.datasets):
+    for dataset in datasets:
         missing[dataset] = {row: why for (of, row, _), why in problems.items() if of == dataset}
         cells = read_cells(request.out / dataset)
         if cells:
             summaries.append(_write_dataset(request, dataset, cells, missing[dataset]))
     if not summaries:
-        raise ConfigError("; ".join(f"{name}: {why}" for (_, name, _), why in problems.items()))
+        reasons = dict.fromkeys(f"{name}: {why}" for (_, name, _), why in problems.items())
+        raise ConfigError("; ".join(reasons))  # seeds fail alike
     text = render_all(summaries, missing, request.command)
     write_json(request.out / SUMMARY, {"datasets": summaries, "command": request.command})
     write_text(request.out / "table.md", text)
@@ -88,22 +91,20 @@ def _train(request: Request, specs: Sequence[ModelSpec]) -> dict[tuple[str, str,
     """Train what is missing; why cells have no result, by data set, row and seed.
 
     The first seed of all rows on all data sets comes first: an interrupted table is complete as
-    far as it goes. Rows that read another row's vectors come last.
+    far as it goes.
     """
     cells = [
         (replace(request, dataset=dataset, seed=seed), spec)
         for seed in range(request.seed, request.seed + request.seeds)
-        for dataset in dict.fromkeys(request.datasets)
+        for dataset in request.datasets
         for spec in specs
     ]
     problems = {}
-    for reads in (False, True):
-        some = [cell for cell in cells if bool(cell[1].reads) is reads]
-        for of, spec, lines, why in _run(request, some) if some else ():
-            for line in lines:
-                request.log(f"{of.dataset}, seed {of.seed}: {line}")
-            if why:
-                problems[of.dataset, spec.name, of.seed] = why
+    for of, spec, lines, why in _run(request, cells):
+        for line in lines:
+            request.log(f"{of.dataset}, seed {of.seed}: {line}")
+        if why:
+            problems[of.dataset, spec.name, of.seed] = why
     return problems
 
 
@@ -159,17 +160,19 @@ def train_cell(request: Request, spec: ModelSpec) -> tuple[list[str], str | None
     lines: list[str] = []
     rows = Rows(replace(request, log=lines.append), request.out / request.dataset)
     try:
-        settings = cell_settings(spec, request.dataset)
-        if spec.reads:
-            source = json.loads(rows.path(BENCHMARK[spec.reads]).read_text(encoding="utf-8"))
-            settings["item_vectors"] = source["run_dir"]
-    except OSError:
-        rows.fail(spec, f"reads the item vectors of {spec.reads}, which has no result")
+        cell = _spec_on(request.dataset, spec)
     except ConfigError as error:
         rows.fail(spec, str(error))
     else:
-        rows.train(replace(spec, settings=settings, files=()))
+        rows.train(cell)
     return lines, rows.problems.get(spec.name)
+
+
+def _spec_on(dataset: str, spec: ModelSpec) -> ModelSpec:
+    """A row with the settings of its files on a data set."""
+    source = spec.vectors_from and _spec_on(dataset, spec.vectors_from)
+    settings = cell_settings(spec, dataset)
+    return replace(spec, settings=settings, files=(), vectors_from=source)
 
 
 def cell_settings(spec: ModelSpec, dataset: str) -> dict[str, Any]:

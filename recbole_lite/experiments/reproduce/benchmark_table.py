@@ -190,7 +190,7 @@ def text_by_group(
         "history of {}": user_groups.by_history(users),
     }
     place = {user: number for number, user in enumerate(test_set.users)}
-    values = [_mean_overseeds_table(of, test_set.users) for of in (without, with_text)]
+    values = [_mean_over_seeds(of, test_set.users) for of in (without, with_text)]
     found = []
     for label, groups in cuts.items():
         for group in groups:
@@ -212,7 +212,7 @@ def text_by_group(
     return found
 
 
-def _mean_overseeds_table(of: Mapping[int, Mapping[str, Any]], users: Iterable[str]) -> np.ndarray:
+def _mean_over_seeds(of: Mapping[int, Mapping[str, Any]], users: Iterable[str]) -> np.ndarray:
     """Each user's `GROUPS_METRIC`, ``[users]``."""
     ranks = [np.array([found["ranks"][user] for user in users]) for found in of.values()]
     return np.mean([metric_values(GROUPS_METRIC, row) for row in ranks], axis=0)

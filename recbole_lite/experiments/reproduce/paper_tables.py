@@ -137,6 +137,8 @@ def reproduce(target: str, request: Request) -> str:
         raise ConfigError(f"cannot reproduce {target!r}; there are {', '.join(TARGETS)}, benchmark")
     if request.related and target != "table4":
         raise ConfigError(f"--with adds rows to table4; {target} has no such rows")
+    if request.datasets:
+        raise ConfigError(f"--datasets is for benchmark; {target} runs on one --dataset")
     text = "\n\n".join(
         [f"# {target} on {request.dataset}", TARGETS[target](request), paper_figures.DEVIATIONS]
     )

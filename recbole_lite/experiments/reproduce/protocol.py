@@ -41,8 +41,8 @@ class Request:
     batch_size, repeats, autocast
         Of ``table5``, see :class:`~recbole_lite.experiments.reproduce.efficiency.TimingOptions`.
     datasets, seeds, ray_address
-        Of ``benchmark``: data sets, number of seeds from `seed` on, and the Ray cluster that trains
-        the cells (None: this process does, one after another).
+        Of ``benchmark``: data sets (empty: `dataset`), number of seeds from `seed` on, and the Ray
+        cluster that trains the cells (None: this process does, one after another).
     """
 
     dataset: str

@@ -151,8 +151,8 @@ def _two_stages(steps: int, epoch: int) -> list[dict[str, Any]]:
 
 def _first_phase(
     spec: ModelSpec, dataset: str, settings: Mapping[str, Any], seconds: float
-) -> dict[str, Any]:
-    """Train for the first of two phases; settings of the second, which read its result."""
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Train for the first of two phases; settings of the second that name its result, its time."""
     source, stage = spec.vectors_from, {}
     if source is None:
         source, stage = spec, {"train_stage": "pretrain"}
@@ -160,10 +160,11 @@ def _first_phase(
     changes = planned["settings"]
     if stage:
         changes["pretrain_epochs"] = math.ceil(planned["steps"] / planned["steps_per_epoch"])
-    trained = run(source.model, dataset, source.files, changes)["run_dir"]
+    trained = run(source.model, dataset, source.files, changes)
+    spent = {"first phase": sum(trained["seconds"].values())}
     if stage:
-        return {"train_stage": "finetune", "pre_model_path": trained}
-    return {"item_vectors": trained}
+        return {"train_stage": "finetune", "pre_model_path": trained["run_dir"]}, spent
+    return {"item_vectors": trained["run_dir"]}, spent
 
 
 @torch.no_grad()
@@ -178,7 +179,7 @@ def _inference(folder: str | Path) -> dict[str, Any]:
     batch = test.collate_fn(torch.arange(min(BATCH, len(test._dataset))))[0].to(config["device"])
     with (
         matrix_products(config["matmul_backend"], config["device"]),
-        getattr(model, "fixed_head", nullcontext)(),
+        getattr(model, "fixed_items", nullcontext)(),
     ):
         for _ in range(1 + BATCHES):
             started = clock()
@@ -199,8 +200,10 @@ def measure(
     counts frozen ones too, ``batch_ms`` is the time for a batch of 32 users.
     """
     seconds, asked = 60 * minutes, _asked(spec, settings)
+    spent: dict[str, float] = {}
     if spec.pretrain:
-        settings = {**settings, **_first_phase(spec, dataset, settings, seconds * spec.pretrain)}
+        reads, spent = _first_phase(spec, dataset, settings, seconds * spec.pretrain)
+        settings = {**settings, **reads}
     planned = plan(spec, dataset, settings, seconds * (1 - spec.pretrain))
     started = clock()
     result = run(spec.model, dataset, spec.files, planned["settings"], per_user=True)
@@ -219,7 +222,8 @@ def measure(
         "minutes": minutes,
         **planned,
         "minutes_with_evaluation": (clock() - started) / 60,
-        **{key: result[key] for key in ("data", "epochs", "history", "parameters", "seconds")},
+        **{key: result[key] for key in ("data", "epochs", "history", "parameters")},
+        "seconds": {**spent, **result["seconds"]},
         **speed,
         "valid": to_plain(result["best_valid_result"]) or {},
         "test": to_plain(result["test_result"]) or {},
@@ -238,6 +242,8 @@ def measure(
 def _asked(spec: ModelSpec, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a row as its file has them, without the places of this machine."""
     given = {**settings, **spec.settings}
+    if spec.vectors_from:
+        given["vectors_from"] = spec.vectors_from.settings
     return to_plain({key: value for key, value in given.items() if key not in affecting("places")})
 
 

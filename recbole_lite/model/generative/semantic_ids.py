@@ -143,7 +143,7 @@ def describe(codes: torch.Tensor, config) -> str:
     missing = int((codes[:, 0] == config["codebook_size"]).sum())
     text = (
         f"{len(codes):,} items have {len(counts):,} different tuples; {int(shared.sum()):,} items "
-        f"({int(shared.sum()) / len(codes):.1%}) share theirs, at most {int(counts.max())} one; "
+        f"({int(shared.sum()) / len(codes):.1%}) share theirs, at most {int(counts.max())} of one; "
         f"codes used: {', '.join(map(str, used))} of {config['codebook_size']}"
     )
     return text + (f"; {missing:,} items without a vector have codes of their own" * bool(missing))

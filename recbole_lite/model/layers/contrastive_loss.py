@@ -1,4 +1,4 @@
-"""InfoNCE on cosines with a learned temperature."""
+"""InfoNCE on cosines, and a learned temperature."""
 
 from __future__ import annotations
 
@@ -31,14 +31,16 @@ class LearnedScale(nn.Module):
 
 
 def info_nce(
-    users: torch.Tensor, items: torch.Tensor, targets: torch.Tensor, scale: torch.Tensor
+    users: torch.Tensor,
+    items: torch.Tensor,
+    targets: torch.Tensor,
+    scale: torch.Tensor | float,
+    same: torch.Tensor | None = None,
 ) -> torch.Tensor:
     r"""Mean InfoNCE of targets against the other items (HLLM, arXiv 2409.12740, Section 3.3).
 
     .. math:: -\ln \frac{e^{s(u, v)}}{e^{s(u, v)} + \sum_{n} e^{s(u, n)}}, \quad
               s(u, v) = e^t \cos(u, v)
-
-    Items whose cosine to the target is above 0.99 are no negatives of it.
 
     Parameters
     ----------
@@ -48,8 +50,11 @@ def info_nce(
         Vectors of targets and negatives, ``[M, d]``.
     targets : torch.Tensor
         Row of `items` of each target, ``[N]``.
-    scale : torch.Tensor
+    scale : torch.Tensor or float
         Factor of the cosines, a scalar.
+    same : torch.Tensor, optional
+        Items that are no negatives of a target, bool ``[N, M]``; by default those whose cosine to
+        it is above 0.99.
 
     Returns
     -------
@@ -60,8 +65,9 @@ def info_nce(
         return users.sum()
     with torch.autocast(users.device.type, enabled=False):
         users, items = (F.normalize(x.float(), dim=-1) for x in (users, items))
-        with torch.no_grad():
-            same = items[targets] @ items.T > _SAME  # [N, M]
-            same.scatter_(1, targets[:, None], False)
-        scores = (scale.float() * (users @ items.T)).masked_fill(same, -torch.inf)
+        if same is None:
+            with torch.no_grad():
+                same = items[targets] @ items.T > _SAME  # [N, M]
+        same = same.scatter(1, targets[:, None], False)
+        scores = (scale * (users @ items.T)).masked_fill(same, -torch.inf)
         return F.cross_entropy(scores, targets)

@@ -126,20 +126,6 @@ def test_masked_tokens(build, monkeypatch, llm, stage, shift):
     assert found == pytest.approx(np.mean(expected), rel=1e-5)
 
 
-def test_info_nce_against_numpy():
-    torch.manual_seed(1)
-    queries, keys = torch.randn(4, 3), torch.randn(4, 3)
-    equal = torch.eye(4, dtype=torch.bool)
-    equal[0, 2] = equal[3, 1] = True
-    unit = [part / part.norm(dim=1, keepdim=True) for part in (queries, keys)]
-    scores = (unit[0] @ unit[1].T) / 0.2
-    plain = negative_log_softmax(scores, np.arange(4)).mean()
-    assert float(objectives.info_nce(queries, keys, 0.2)) == pytest.approx(plain, rel=1e-5)
-    scores[0, 2] = scores[3, 1] = -torch.inf
-    masked = negative_log_softmax(scores, np.arange(4)).mean()
-    assert float(objectives.info_nce(queries, keys, 0.2, equal)) == pytest.approx(masked, rel=1e-5)
-
-
 @pytest.mark.parametrize(("llm", "stage"), [("gpt2", "simcse"), ("bert", "next_item")])
 def test_contrastive_losses(build, llm, stage):
     model, _ = build(llm, simcse_batch_size=7)

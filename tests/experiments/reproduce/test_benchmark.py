@@ -14,6 +14,7 @@ from recbole_lite.experiments.reproduce import baselines, benchmark, benchmark_t
 from recbole_lite.experiments.reproduce.baselines import BENCHMARK, ModelSpec
 from recbole_lite.experiments.reproduce.paper_tables import reproduce
 from recbole_lite.experiments.tune import cluster
+from recbole_lite.inference.saved_run import load_data_and_model
 from recbole_lite.report import tested_users
 from recbole_lite.utils.errors import ConfigError
 
@@ -29,14 +30,15 @@ MAX_ITEM_LIST_LENGTH: 6
 
 @pytest.fixture
 def rows(tmp_path, monkeypatch):
-    """A rival, two rows of ours, one that reads the rival's vectors, one of no model."""
+    """Rivals, of which one reads the other's vectors, two rows of ours, two that cannot be run."""
     folder = tmp_path / "rows"
     folder.mkdir()
     (folder / "small.yaml").write_text(SMALL)
     files = [folder / "small.yaml"]
+    sasrec = ModelSpec("SASRec", "SASRec", files=files, rival=True)
     specs = [
-        ModelSpec("SASRec", "SASRec", files=files, rival=True),
-        ModelSpec("Reader", "ItemLM", {}, files, reads="SASRec"),
+        sasrec,
+        ModelSpec("Reader", "ItemLM", {}, files, pretrain=0.5, vectors_from=sasrec),
         ModelSpec("NoSuchModel", "NoSuchModel", files=files, rival=True),
         ModelSpec("NoSuchFile", "SASRec", files=[folder / "absent.yaml"], rival=True),
         ModelSpec("ItemLM", "ItemLM", files=files),
@@ -69,8 +71,9 @@ def test_the_table_and_its_files(rows, request_for):
     tuned, plain = result_of(request, "ItemLM-text"), result_of(request, "ItemLM")
     assert (tuned["config_dict"]["hidden_size"], plain["config_dict"]["hidden_size"]) == (8, 16)
     assert (plain["config_dict"]["topk"], plain["config_dict"]["n_layers"]) == ([5, 10], 1)
-    source = result_of(request, "SASRec", 2021)["run_dir"]
-    assert result_of(request, "Reader", 2021)["config_dict"]["item_vectors"] == source
+    folder = result_of(request, "Reader", 2021)["config_dict"]["item_vectors"]
+    source = load_data_and_model(folder)[0]
+    assert [source[key] for key in ("model", "hidden_size", "topk")] == ["SASRec", 16, [5, 10]]
     # Means over seeds, and the difference to the only rival, user by user.
     values = {}
     for name in ("SASRec", "ItemLM"):
@@ -138,8 +141,8 @@ def test_cells_on_a_cluster(rows, request_for, monkeypatch):
 def test_what_cannot_be_run(rows, request_for):
     with pytest.raises(ConfigError, match="unknown: BERT5Rec; there are SASRec; Reader"):
         reproduce("benchmark", request_for(datasets=("tiny",), models=("BERT5Rec",)))
-    with pytest.raises(ConfigError, match="reads the item vectors of SASRec, which has no result"):
-        reproduce("benchmark", request_for(datasets=("tiny",), models=("Reader",)))
+    with pytest.raises(ConfigError, match=r"NoSuchFile: needs .*absent.yaml, which is not there"):
+        reproduce("benchmark", request_for(datasets=("tiny",), models=("NoSuchFile",)))
 
 
 def test_what_text_adds_by_hand():
@@ -180,7 +183,7 @@ def test_what_text_adds_by_hand():
         assert (group["interval"] is None) is (users == 1)
 
 
-@pytest.mark.parametrize("name", [n for n, s in BENCHMARK.items() if s.files[0].is_file()])
+@pytest.mark.parametrize("name", BENCHMARK)
 @pytest.mark.parametrize("dataset", ["ml-1m", "amazon-beauty-2014"])
 def test_every_row_is_a_valid_configuration(name, dataset, data_path):
     spec = BENCHMARK[name]

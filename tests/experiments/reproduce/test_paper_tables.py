@@ -81,6 +81,7 @@ def test_related_systems_beside_the_table(two_sides, request_for, monkeypatch, l
     assert "a quarter of E4SRec's time" in text
     found = json.loads((request.out / "tiny" / "E4SRec-2020.json").read_text())
     assert found["minutes"] == 0.01
+    assert found["seconds"]["first phase"] > 0
     source = load_data_and_model(found["config_dict"]["item_vectors"])[1]
     model = load_data_and_model(found["run_dir"])[1]
     assert torch.equal(model.item_tower.vectors[1:], source.item_embedding.weight[1:])
@@ -122,6 +123,8 @@ def test_tables_of_the_ablation(request_for, monkeypatch, quick):
 def test_what_cannot_be_reproduced(request_for):
     with pytest.raises(ConfigError, match="cannot reproduce 'table3'; there are table4"):
         reproduce("table3", request_for())
+    with pytest.raises(ConfigError, match="--datasets is for benchmark; table4 runs on one --da"):
+        reproduce("table4", request_for(datasets=("tiny", "other")))
 
 
 @pytest.mark.parametrize("budget", ["30", "0m", "1 hour", "5d"])

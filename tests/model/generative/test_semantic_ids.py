@@ -138,8 +138,8 @@ def test_the_last_digit_numbers_items_of_equal_codes():
 def test_description_by_hand():
     codes = torch.tensor([[1, 2], [0, 0], [1, 2], [3, 0], [1, 2], [4, 4]])
     assert describe(codes, {"codebook_size": 4}) == (
-        "6 items have 4 different tuples; 3 items (50.0%) share theirs, at most 3 one; codes used: "
-        "3, 2 of 4; 1 items without a vector have codes of their own"
+        "6 items have 4 different tuples; 3 items (50.0%) share theirs, at most 3 of one; "
+        "codes used: 3, 2 of 4; 1 items without a vector have codes of their own"
     )
 
 

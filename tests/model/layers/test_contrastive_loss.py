@@ -40,6 +40,23 @@ def test_the_loss_of_a_few_rows():
     assert found.item() == pytest.approx(reference(users, items, targets, 9.0), rel=1e-5)
 
 
+def test_the_caller_says_which_items_are_no_negatives():
+    draw = np.random.default_rng(3)
+    queries, keys = draw.normal(size=(2, 4, 3))
+    same = np.eye(4, dtype=bool)
+    for pairs in ([], [(0, 2), (3, 1)]):
+        for pair in pairs:
+            same[pair] = True
+        found = info_nce(
+            torch.tensor(queries), torch.tensor(keys), torch.arange(4), 5.0, torch.tensor(same)
+        )
+        unit = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in (queries, keys)]
+        scores = np.exp(5.0 * unit[0] @ unit[1].T)
+        own = np.diag(scores)
+        others = (scores * ~same).sum(1)
+        assert found.item() == pytest.approx(-np.log(own / (own + others)).mean(), rel=1e-5)
+
+
 def test_a_target_is_no_negative_of_itself():
     """Alone among its likes it costs nothing, also where its vector is zeros."""
     users = torch.tensor([[1.0, 2.0]])
