@@ -518,7 +518,7 @@ class Recommender(ModelHubMixin):
         seen = histories if exclude_seen else [[]] * len(histories)
         more = [[]] * len(histories) if exclude is None else exclude
         left_out = [[*one, *other] for one, other in zip(seen, more, strict=True)]
-        if not isinstance(candidates, list):
+        if candidates is None or isinstance(candidates, np.ndarray):
             yield from filled(*self.runtime.rank(histories, k, left_out, candidates))
             return
         if self.searches:

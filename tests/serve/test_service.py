@@ -157,12 +157,20 @@ def test_what_cannot_be_answered(asked, message, client):
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{", b"[]", b"null", b'{"history": ["\xff"]}', b'{"history": ["\\ud800"]}']
+    "body, message",
+    [
+        (b"", "body: Field required"),
+        (b"{", "body: not JSON at character 1: Expecting property name"),
+        (b"[]", "body: Input should be a valid dictionary"),
+        (b"null", "body: Input should be a valid dictionary"),
+        (b'{"history": ["\xff"]}', "error parsing the body"),
+        (b'{"history": ["\\ud800"]}', "history.0: Input should be a valid string"),
+    ],
 )
-def test_bodies_that_are_no_requests(body, client):
+def test_bodies_that_are_no_requests(body, message, client):
     answer = client.post("/recommend", content=body, headers={"content-type": "application/json"})
     assert answer.status_code in (400, 422)
-    assert answer.json()["detail"]
+    assert message in answer.json()["detail"]
 
 
 def test_large_bodies_are_refused(client):
