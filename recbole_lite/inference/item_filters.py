@@ -91,7 +91,7 @@ class ItemFilters:
             number = _number(bound)
             if math.isnan(number):
                 raise RequestError(f"where: {name}: {key} needs a number, found {bound!r}")
-            found &= _COMPARE[key](self._numbers[name], number)  # False for NaN
+            found &= _COMPARE[key](self._numbers[name], number)  # False for a missing number
         return found
 
 

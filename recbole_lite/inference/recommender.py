@@ -492,7 +492,7 @@ class Recommender(ModelHubMixin):
         histories: Sequence[Sequence[int]],
         k: int,
         exclude_seen: bool | None = None,
-        candidates: np.ndarray | Sequence[np.ndarray | None] | None = None,
+        candidates: np.ndarray | list[np.ndarray] | list[np.ndarray | None] | None = None,
         exclude: Sequence[Sequence[int]] | None = None,
     ) -> Iterator[tuple[list[int], list[float]]]:
         """Best items of one batch of histories, in internal ids of the catalogue.
@@ -518,7 +518,7 @@ class Recommender(ModelHubMixin):
         seen = histories if exclude_seen else [[]] * len(histories)
         more = [[]] * len(histories) if exclude is None else exclude
         left_out = [[*one, *other] for one, other in zip(seen, more, strict=True)]
-        if candidates is None or isinstance(candidates, np.ndarray):
+        if not isinstance(candidates, list):
             yield from filled(*self.runtime.rank(histories, k, left_out, candidates))
             return
         if self.searches:
