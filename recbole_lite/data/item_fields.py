@@ -35,7 +35,7 @@ def item_fields(dataset, title: str | None, separator: str) -> list[dict[str, An
     for name, cells in dataset.item_text_columns(list(kinds)).items():
         values: list[Any] = cells
         if kinds[name] == "float":
-            values = [_number(cell) for cell in cells]
+            values = [_number(cell) if cell else "" for cell in cells]
         elif kinds[name] == "token_seq":
             values = [cell.split(separator) if cell else "" for cell in cells]
             if len({word for words in values for word in words}) > MOST_WORDS:
@@ -46,5 +46,6 @@ def item_fields(dataset, title: str | None, separator: str) -> list[dict[str, An
     return rows
 
 
-def _number(cell: str) -> float | int | str:
-    return cell and (int(float(cell)) if float(cell).is_integer() else float(cell))
+def _number(cell: str) -> float | int:
+    number = float(cell)
+    return int(number) if number.is_integer() else number

@@ -187,14 +187,9 @@ def resolve_candidate_lists(
     """
     if candidates is None:
         return None
-    rows = rows_of(candidates, "candidates")
-    if all(map(is_one_id, rows)):
+    rows, shared = _lists_of(candidates, "candidates", n_users)
+    if shared:
         return resolve_candidates(catalogue, rows)
-    if len(rows) != n_users:
-        raise RequestError(
-            f"candidates: {len(rows)} lists for {n_users} histories; give one list for all, or "
-            "one for each"
-        )
     return [np.asarray(resolve_candidates(catalogue, row)) for row in rows]
 
 
@@ -206,15 +201,21 @@ def resolve_excluded(catalogue: Catalogue, exclude: Any, n_users: int) -> list[l
     RequestError
         An id is invalid, or the number of lists is not `n_users`.
     """
-    rows = rows_of([] if exclude is None else exclude, "exclude")
-    if all(map(is_one_id, rows)):
-        return [catalogue.resolve(raw_ids(rows, "exclude"))[0]] * n_users
-    if len(rows) != n_users:
+    rows, shared = _lists_of([] if exclude is None else exclude, "exclude", n_users)
+    found = [catalogue.resolve(raw_ids(row, "exclude"))[0] for row in ([rows] if shared else rows)]
+    return found * n_users if shared else found
+
+
+def _lists_of(values: Any, name: str, n_users: int) -> tuple[list, bool]:
+    """One list of ids for all users, and True; or one list for each, and False."""
+    rows = rows_of(values, name)
+    shared = all(map(is_one_id, rows))
+    if not shared and len(rows) != n_users:
         raise RequestError(
-            f"exclude: {len(rows)} lists for {n_users} histories; give one list for all, or one "
+            f"{name}: {len(rows)} lists for {n_users} histories; give one list for all, or one "
             "for each"
         )
-    return [catalogue.resolve(raw_ids(row, "exclude"))[0] for row in rows]
+    return rows, shared
 
 
 def describe_unknown(ids: Sequence[str]) -> str:

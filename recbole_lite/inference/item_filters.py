@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from recbole_lite.inference.history_inputs import raw_id
-from recbole_lite.utils.errors import RequestError
+from recbole_lite.utils.errors import RequestError, shorten
 from recbole_lite.utils.suggestions import suggest
 
-_MOST_SUGGESTED = 10_000  # values that are compared with an unknown one
+_MOST_SUGGESTED = 1000  # values that are compared with an unknown one
 _COMPARE = {"gte": np.greater_equal, "gt": np.greater, "lte": np.less_equal, "lt": np.less}
 
 
@@ -38,12 +38,13 @@ class ItemFilters:
         ----------
         where : mapping
             Field -> a value, a list of values of which an item must have one, or comparisons
-            such as ``{"gte": 1990, "lt": 2000}``. An item without the field meets none.
+            such as ``{"gte": 1990, "lt": 2000}``. An item without the field meets none, and
+            one whose value is no number meets no comparison.
 
         Raises
         ------
         RequestError
-            A field or value that no item has, or a comparison of what is no number.
+            A field or value that no item has, or a comparison of a field without numbers.
         """
         if not isinstance(where, Mapping) or not where:
             raise RequestError(
@@ -55,8 +56,8 @@ class ItemFilters:
             if name not in self._names:
                 known = ", ".join(self._names) or "none (pack the run again if its data have some)"
                 raise RequestError(
-                    f"where: no item has the field {name!r}{suggest(str(name), self._names)}; "
-                    f"fields: {known}"
+                    f"where: no item has the field {shorten(str(name), 80)!r}"
+                    f"{suggest(str(name), self._names)}; fields: {known}"
                 )
             compares = isinstance(wanted, Mapping)
             found &= self._compared(name, wanted) if compares else self._among(name, wanted)
@@ -74,7 +75,7 @@ class ItemFilters:
         for text in texts:
             if text not in places:
                 hint = suggest(text, places) if len(places) <= _MOST_SUGGESTED else ""
-                raise RequestError(f"where: no item has the {name} {text!r}{hint}")
+                raise RequestError(f"where: no item has the {name} {shorten(text, 80)!r}{hint}")
             found[places[text]] = True
         return found
 
@@ -104,15 +105,9 @@ def _places(rows: Sequence[Mapping], name: str) -> dict[str, np.ndarray]:
 
 
 def _numbers(rows: Sequence[Mapping], name: str) -> np.ndarray:
-    found = np.full(len(rows), np.nan)
-    for place, row in enumerate(rows):
-        if name in row:
-            found[place] = _number(row[name])
-            if math.isnan(found[place]):
-                raise RequestError(
-                    f"where: {name} has values that are no numbers ({row[name]!r}); give values "
-                    "instead of comparisons"
-                )
+    found = np.array([_number(row.get(name)) for row in rows])
+    if np.isnan(found).all():
+        raise RequestError(f"where: {name} has no numbers; give values instead of comparisons")
     return found
 
 

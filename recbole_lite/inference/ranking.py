@@ -79,5 +79,5 @@ def top_k(
 def filled(ids: np.ndarray, scores: np.ndarray) -> Iterator[tuple[list[int], list[float]]]:
     """Rows of :func:`top_k` as lists, without the unfilled places (id 0) at their ends."""
     counts = (ids != 0).sum(1).tolist()
-    for items, values, n in zip(ids.tolist(), scores.tolist(), counts, strict=True):
-        yield items[:n], values[:n]
+    for items, values, n in zip(ids, scores, counts, strict=True):
+        yield items[:n].tolist(), values[:n].tolist()

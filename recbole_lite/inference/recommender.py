@@ -492,7 +492,7 @@ class Recommender(ModelHubMixin):
         histories: Sequence[Sequence[int]],
         k: int,
         exclude_seen: bool | None = None,
-        candidates: np.ndarray | list[np.ndarray] | None = None,
+        candidates: np.ndarray | list[np.ndarray] | list[np.ndarray | None] | None = None,
         exclude: Sequence[Sequence[int]] | None = None,
     ) -> Iterator[tuple[list[int], list[float]]]:
         """Best items of one batch of histories, in internal ids of the catalogue.
@@ -503,8 +503,8 @@ class Recommender(ModelHubMixin):
             Not empty, each.
         k, exclude_seen
             See :meth:`recommend`.
-        candidates : numpy.ndarray, or list of one array per history, optional
-            Internal ids to choose from.
+        candidates : numpy.ndarray, or list of one array or None per history, optional
+            Internal ids to choose from; None: the catalogue.
         exclude : sequence of sequence of int, optional
             Further internal ids that are not recommended to each.
 

@@ -9,7 +9,6 @@ import torch
 
 from recbole_lite.data.device_transfer import tensor_to_device
 from recbole_lite.inference import ranking
-from recbole_lite.model.abstract_recommender import NextItemModel
 from recbole_lite.utils.errors import RequestError
 
 
@@ -19,7 +18,7 @@ def item_vectors(model: torch.nn.Module) -> np.ndarray:
 
     A bias of the items is a last component.
     """
-    if isinstance(model, NextItemModel):
+    if hasattr(model, "score_head"):  # LiteLLM4Rec, ItemLM
         return model.score_head().float().cpu().numpy()
     vectors = model.item_embedding.weight[: model.n_items]
     bias = getattr(model, "output_bias", None)
@@ -42,7 +41,7 @@ def user_vectors(model: torch.nn.Module, histories: Sequence[Sequence[int]]) -> 
         users = torch.nn.functional.pad(users, (0, 1), value=1.0)  # for the bias
     else:
         users = model.forward(items, counts)
-        if isinstance(model, NextItemModel):
+        if hasattr(model, "score_users"):
             users = model.score_users(users)
     return users.float().cpu().numpy()
 

@@ -368,5 +368,8 @@ def _add_error_handlers(app: FastAPI) -> None:
 
 
 def _described(problem: dict) -> str:
+    if problem["type"] == "json_invalid":
+        reason, place = problem["ctx"]["error"], problem["loc"][-1]
+        return f"body: not JSON at character {place}: {reason}"
     place = ".".join(str(part) for part in problem["loc"] if part not in ("body", "query"))
     return f"{place or 'body'}: {problem['msg']}"

@@ -10,7 +10,6 @@ from typing import TypeVar
 
 import numpy as np
 
-from recbole_lite.inference.ranking import filled, top_k
 from recbole_lite.inference.recommender import Recommender
 
 Ranked = tuple[list[int], list[float]]
@@ -151,35 +150,21 @@ class Batcher:
     def _answer(self, requests: list[RankRequest]) -> list[Ranked]:
         self.batches += 1
         self._on_batch(len(requests))
-        recommender = self.recommender
-        if recommender.searches:
+        rank = self.recommender.rank
+        if self.recommender.searches:  # the width of the search depends on k
             return [
-                next(
-                    recommender.rank(
-                        [one.history], one.k, one.exclude_seen, one.candidates, [one.exclude]
-                    )
-                )
+                next(rank([one.history], one.k, one.exclude_seen, one.candidates, [one.exclude]))
                 for one in requests
             ]
-        histories = [request.history for request in requests]
-        exclude = [
-            [*(request.history if request.exclude_seen else []), *request.exclude]
-            for request in requests
+        histories = [one.history for one in requests]
+        exclude = [[*(one.history if one.exclude_seen else []), *one.exclude] for one in requests]
+        among = [one.candidates for one in requests]
+        chosen = None if all(one is None for one in among) else among
+        ranked = rank(histories, max(one.k for one in requests), False, chosen, exclude)
+        return [
+            (items[: one.k], scores[: one.k])
+            for (items, scores), one in zip(ranked, requests, strict=True)
         ]
-        if any(request.candidates is not None for request in requests):
-            scores = self.recommender.score(histories)
-            ranked = (
-                top_k(row[None], request.k, [seen], request.candidates)
-                for row, seen, request in zip(scores, exclude, requests, strict=True)
-            )
-        else:
-            largest = max(request.k for request in requests)
-            rows = zip(*self.recommender.runtime.rank(histories, largest, exclude), strict=True)
-            ranked = (
-                (ids[None, : request.k], values[None, : request.k])
-                for (ids, values), request in zip(rows, requests, strict=True)
-            )
-        return [next(filled(ids, values)) for ids, values in ranked]
 
 
 def _executor() -> ThreadPoolExecutor:

@@ -39,7 +39,7 @@ class ServedModel:
         paths = model_files(recommender.folder)
         digests = "".join(file_sha256(path) for path in paths)
         self.version = hashlib.sha256(digests.encode()).hexdigest()[:12]
-        self.requests = 0  # that use it
+        self.active_requests = 0
 
 
 class LiveModel:
@@ -80,11 +80,11 @@ class LiveModel:
     def use(self) -> Iterator[ServedModel]:
         """Model of one request; one that has been replaced is closed after its last request."""
         model = self.current
-        model.requests += 1
+        model.active_requests += 1
         try:
             yield model
         finally:
-            model.requests -= 1
+            model.active_requests -= 1
             self._close_if_unused(model)
 
     def request_reload(self, *_) -> None:
@@ -96,8 +96,8 @@ class LiveModel:
         before = self._files
         while True:
             await asyncio.sleep(_POLL)
-            files = _state(self._folder)
-            settled = self.watch and files not in ((), self._files) and files == before
+            files = _state(self._folder) if self.watch else ()
+            settled = files not in ((), self._files) and files == before
             before = files
             if self._asked or settled:
                 self._asked, self._files = False, files  # a folder that fails is tried once
@@ -120,7 +120,7 @@ class LiveModel:
         return ServedModel(load(), self.limits, self._on_batch)
 
     def _close_if_unused(self, model: ServedModel) -> None:
-        if model is not self.current and not model.requests:
+        if model is not self.current and not model.active_requests:
             model.batcher.close()
 
 
