@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
+from recbole_lite.data.device_transfer import to_host
 from recbole_lite.data.windows import ResampledWindows, Windows, expand_ranges
 from recbole_lite.utils.errors import ConfigError
 
@@ -86,3 +87,8 @@ class PrefixWindows(ResampledWindows):
         targets[torch.from_numpy(~asked)] = 0
         batch.interaction[TARGETS] = targets
         return batch
+
+
+def count_targets(batch: Interaction) -> int:
+    """Number of targets that a batch's loss is the mean over: one per row without prefixes."""
+    return int((to_host(batch[TARGETS]) > 0).sum()) if TARGETS in batch else len(batch)
