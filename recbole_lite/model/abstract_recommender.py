@@ -68,7 +68,10 @@ class NextItemModel(SequentialRecommender):
                 f"{self.loss_type!r}"
             )
         if self.loss_type != "CE" and self.excludes_history:
-            raise ConfigError("loss_exclude_history works with loss_type: CE only")
+            raise ConfigError(
+                "loss_exclude_history works with loss_type: CE only; set it to False for "
+                f"{self.loss_type}"
+            )
         if self.loss_type == "InfoNCE" and self.label_smoothing:
             raise ConfigError("label_smoothing works with loss_type: CE and SCE only")
         self.scale = LearnedScale() if self.loss_type == "InfoNCE" else None
