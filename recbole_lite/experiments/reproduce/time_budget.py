@@ -178,7 +178,7 @@ def _inference(folder: str | Path) -> dict[str, Any]:
     batch = test.collate_fn(torch.arange(min(BATCH, len(test._dataset))))[0].to(config["device"])
     with (
         matrix_products(config["matmul_backend"], config["device"]),
-        getattr(model, "fixed_head", nullcontext)(),
+        getattr(model, "fixed_items", nullcontext)(),
     ):
         for _ in range(1 + BATCHES):
             started = clock()
