@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
+from recbole_lite.data.device_transfer import to_host
 from recbole_lite.data.windows import ResampledWindows, Windows, expand_ranges
 from recbole_lite.utils.errors import ConfigError
 
@@ -73,11 +74,11 @@ class PrefixWindows(ResampledWindows):
         """Number of targets that a training asks each window for, ``[n]``."""
         return self.counts
 
-    def collate(self, index) -> Interaction:
+    def collate(self, index, inputs: tuple[np.ndarray, np.ndarray] | None = None) -> Interaction:
         """Batch of windows: as :meth:`Windows.collate`, and ``prefix_targets`` ``[B, L]``."""
-        batch = super().collate(index)
+        positions, lengths = inputs = inputs or self.inputs(index)
+        batch = super().collate(index, inputs)
         rows, counts = np.atleast_1d(self.rows[index]), np.atleast_1d(self.counts[index])
-        positions, lengths = self.inputs(index)
         # Each input is followed by the next; the last one by the row itself.
         steps, last = np.arange(positions.shape[1]), lengths[:, None] - 1
         following = np.where(steps < last, np.roll(positions, -1, axis=1), rows[:, None])
@@ -86,3 +87,8 @@ class PrefixWindows(ResampledWindows):
         targets[torch.from_numpy(~asked)] = 0
         batch.interaction[TARGETS] = targets
         return batch
+
+
+def count_targets(batch: Interaction) -> int:
+    """Number of targets that a batch's loss is the mean over: one per row without prefixes."""
+    return int((to_host(batch[TARGETS]) > 0).sum()) if TARGETS in batch else len(batch)

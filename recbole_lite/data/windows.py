@@ -222,13 +222,15 @@ class Windows(Interaction):
 
     # -- batches ----------------------------------------------------------------------------
 
-    def collate(self, index) -> Interaction:
+    def collate(self, index, inputs: tuple[np.ndarray, np.ndarray] | None = None) -> Interaction:
         """Batch of windows.
 
         Parameters
         ----------
         index : int, slice, list, numpy.ndarray or torch.Tensor
             Which windows.
+        inputs : tuple of numpy.ndarray, optional
+            Their :meth:`inputs`, where these are known.
 
         Returns
         -------
@@ -241,10 +243,9 @@ class Windows(Interaction):
         """
         index = _as_index(index)
         rows = np.atleast_1d(self.rows[index])
-        first = rows - np.minimum(rows - self.first_row_of(index), self.max_length)
         picked = torch.from_numpy(rows)
         batch = {field: column[picked] for field, column in self.store.columns.items()}
-        positions, lengths = self.inputs(index)
+        positions, lengths = inputs or self.inputs(index)
         batch[self.length_field] = torch.from_numpy(lengths)
         names = [
             field + self.list_suffix
@@ -253,6 +254,7 @@ class Windows(Interaction):
         ]
         batch.update(self._lists(positions, lengths, names))
         if self.lists_seen:
+            first = rows - np.minimum(rows - self.first_row_of(index), self.max_length)
             batch[SEEN] = self._seen(first)
             if self.dropped is not None:
                 batch[SEEN] = torch.cat([batch[SEEN], self._dropped_items(first, rows)], 1)

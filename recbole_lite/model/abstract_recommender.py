@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from recbole.model.abstract_recommender import SequentialRecommender
 
 from recbole_lite.data.device_transfer import tensor_to_device, to_host
-from recbole_lite.data.prefix_windows import TARGETS
+from recbole_lite.data.prefix_windows import TARGETS, count_targets
 from recbole_lite.data.windows import SEEN
 from recbole_lite.model.layers.contrastive_loss import LearnedScale, info_nce
 from recbole_lite.model.layers.deduplicate import distinct_rows
@@ -47,14 +47,11 @@ class NextItemModel(SequentialRecommender):
     trains_prefixes = True  # train_strategy: prefix
     can_exclude_history = True  # loss_exclude_history
     reads_any_length = True  # cut_padding
-    label_smoothing = 0.0  # set by the trainer
-    packs_in_evaluation = False  # a teacher, in evaluation mode, reads training batches
-    _fixed = False  # within `fixed_items`, where these are kept from the first call on
-    _table: torch.Tensor | None = None
-    _head: torch.Tensor | None = None
+    loss_terms = staticmethod(count_targets)
+    _kept: dict[str, torch.Tensor] | None = None  # within `fixed_items`: table and head
 
     def read_loss(self, config) -> None:
-        """Set the loss of ``loss_type``, ``num_negatives`` and ``loss_exclude_history``.
+        """Set the loss by its keys, from ``loss_type`` to ``label_smoothing``.
 
         Raises
         ------
@@ -63,6 +60,7 @@ class NextItemModel(SequentialRecommender):
         """
         self.loss_type, self.n_negatives = config["loss_type"], config["num_negatives"]
         self.excludes_history = config["loss_exclude_history"]
+        self.label_smoothing = config["label_smoothing"]
         self.packs_rows = config["cut_padding"]
         if self.loss_type not in LOSSES:
             raise ConfigError(
@@ -70,8 +68,11 @@ class NextItemModel(SequentialRecommender):
                 f"{self.loss_type!r}"
             )
         if self.loss_type != "CE" and self.excludes_history:
-            raise ConfigError("loss_exclude_history works with loss_type: CE only")
-        if self.loss_type == "InfoNCE" and config["label_smoothing"]:
+            raise ConfigError(
+                "loss_exclude_history works with loss_type: CE only; set it to False for "
+                f"{self.loss_type}"
+            )
+        if self.loss_type == "InfoNCE" and self.label_smoothing:
             raise ConfigError("label_smoothing works with loss_type: CE and SCE only")
         self.scale = LearnedScale() if self.loss_type == "InfoNCE" else None
 
@@ -86,11 +87,11 @@ class NextItemModel(SequentialRecommender):
 
     def input_vectors(self, items: torch.Tensor) -> torch.Tensor:
         """:meth:`item_vectors`; rows of a table within :meth:`fixed_items`."""
-        if not self._fixed:
+        if self._kept is None:
             return self.item_vectors(items)
-        if self._table is None:
-            self._table = self.item_table().detach()
-        return F.embedding(items, self._table)
+        if "table" not in self._kept:
+            self._kept["table"] = self.item_table().detach()
+        return F.embedding(items, self._kept["table"])
 
     def item_table(self) -> torch.Tensor:
         """Input vectors of all items, ``[n_items, d]``; row 0 is padding.
@@ -142,10 +143,9 @@ class NextItemModel(SequentialRecommender):
             ``[B, d]``.
         """
         mask = item_seq != 0
-        whole = self.training or self.packs_in_evaluation  # and rows may be packed
-        skips = not whole and self.pooling.kind == "last" and self.reader is not None
+        skips = not self.training and self.pooling.kind == "last" and self.reader is not None
         with self.reader.only_last(mask) if skips else nullcontext():
-            hidden = self._outputs(item_seq)
+            hidden = self.encode(item_seq)
         return self.user_dropout(self.pooling(hidden, mask))
 
     def row_packing(self, item_seq: torch.Tensor) -> RowPacking | None:
@@ -154,8 +154,7 @@ class NextItemModel(SequentialRecommender):
         Batches of similar length would have as little padding, but they train worse in the same
         number of steps (results/README.md).
         """
-        packs = self.reader is not None and self.reader.packs
-        if not (self.packs_rows and (self.training or self.packs_in_evaluation) and packs):
+        if not (self.packs_rows and self.reader is not None and self.reader.packs):
             return None
         return pack_rows(to_host(item_seq) != 0, item_seq.device)
 
@@ -197,7 +196,7 @@ class NextItemModel(SequentialRecommender):
             return users, tensor_to_device(targets[places], item_seq.device), places
         lengths = to_host(interaction[self.ITEM_SEQ_LEN])
         places = torch.arange(len(lengths)) * item_seq.shape[1] + lengths - 1
-        users = self.forward(item_seq, interaction[self.ITEM_SEQ_LEN])
+        users = self.user_dropout(self.pooling(self._outputs(item_seq), item_seq != 0))
         return users, interaction[self.POS_ITEM_ID], places
 
     def history_mask(self, interaction, targets, places) -> HistoryMask | None:
@@ -235,12 +234,6 @@ class NextItemModel(SequentialRecommender):
         items, rows = (tensor_to_device(x, users.device) for x in (items, rows))
         return info_nce(users, self.head_rows(items), rows, self.scale())
 
-    def loss_terms(self, interaction) -> int:
-        """Number of targets that a batch's loss is the mean over."""
-        if TARGETS in interaction:
-            return int((to_host(interaction[TARGETS]) > 0).sum())
-        return len(interaction)
-
     def predict(self, interaction):
         """Scores of the given items, ``[B]``."""
         rows, inverse = distinct_rows(interaction, self.USER_ID, self.ITEM_SEQ)
@@ -257,18 +250,18 @@ class NextItemModel(SequentialRecommender):
     @contextmanager
     def fixed_items(self) -> Iterator[None]:
         """Compute the items' vectors and the head once, for all batches of an evaluation."""
-        self._fixed = True
+        self._kept = {}
         try:
             with torch.no_grad():
                 yield
         finally:
-            self._fixed, self._table, self._head = False, None, None
+            self._kept = None
 
     def _padded_head(self) -> torch.Tensor:
         """``[d, n_items]``; a column for padding in the scores would be a copy of them."""
-        if self._head is not None:
-            return self._head
+        if self._kept is not None and "head" in self._kept:
+            return self._kept["head"]
         head = F.pad(self.score_head(), (0, 0, 1, 0)).T
-        if self._fixed:
-            self._head = head = head.contiguous()  # products read it faster
+        if self._kept is not None:
+            self._kept["head"] = head = head.contiguous()  # products read it faster
         return head

@@ -12,7 +12,7 @@ from recbole.model import general_recommender as general
 from recbole.model.sequential_recommender import ksr, sasrec
 
 from recbole_lite.data.device_transfer import tensor_to_device, to_host
-from recbole_lite.data.prefix_windows import TARGETS
+from recbole_lite.data.prefix_windows import TARGETS, count_targets
 from recbole_lite.model.layers.softmax_loss import cross_entropy
 from recbole_lite.utils.errors import ConfigError
 
@@ -196,10 +196,11 @@ class SASRec(sasrec.SASRec):
     positions.
     """
 
-    label_smoothing = 0.0  # set by the trainer
+    loss_terms = staticmethod(count_targets)
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
+        self.label_smoothing = config["label_smoothing"]
         if config["train_strategy"] == "prefix" and self.loss_type != "CE":
             raise ConfigError(
                 f"train_strategy: prefix trains SASRec with loss_type: CE, found {self.loss_type!r}"
@@ -221,12 +222,6 @@ class SASRec(sasrec.SASRec):
         return cross_entropy(
             outputs[places], weight, targets[places] - 1, smoothing=self.label_smoothing
         )
-
-    def loss_terms(self, interaction) -> int:
-        """Number of targets that a batch's loss is the mean over."""
-        if TARGETS in interaction:
-            return int((to_host(interaction[TARGETS]) > 0).sum())
-        return len(interaction)
 
 
 class KSR(ksr.KSR):

@@ -62,7 +62,7 @@ def add_lora(model: nn.Module, settings: Mapping[str, Any], key: str) -> None:
             inject_adapter_in_model(LoraConfig(**arguments), model)
         model.train(model.training)  # also the adapters
     except (TypeError, ValueError) as error:
-        layers = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in _layers(model)))
+        layers = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in matrix_layers(model)))
         raise ConfigError(
             f"{key}: peft refuses it ({one_line(error)}); the model's layers are {layers}"
         ) from error
@@ -85,7 +85,7 @@ def _arguments(model: nn.Module, settings: Mapping[str, Any], key: str) -> dict[
     targets = arguments.get("target_modules")
     if targets is None:
         return arguments
-    names = _layers(model)
+    names = matrix_layers(model)
     if targets in (ALL, [ALL]):
         return {**arguments, "target_modules": names}
     targets = [targets] if isinstance(targets, str) else targets
@@ -99,7 +99,7 @@ def _arguments(model: nn.Module, settings: Mapping[str, Any], key: str) -> dict[
     return {**arguments, "target_modules": list(targets)}
 
 
-def _layers(model: nn.Module) -> list[str]:
+def matrix_layers(model: nn.Module) -> list[str]:
     """Names of the layers that have a matrix."""
     layers = (nn.Linear, Conv1D)
     return [name for name, module in model.named_modules() if isinstance(module, layers)]

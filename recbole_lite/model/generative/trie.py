@@ -109,8 +109,7 @@ class ItemTrie(nn.Module):
 
     def items(self, sequences: torch.Tensor) -> torch.Tensor:
         """Items of token sequences, ``[N, T]`` -> ``[N]`` internal ids, 0 where none."""
-        states = self.walk(sequences)
-        return torch.where(states >= 0, self._item_of[states.clamp_min(0)], 0)
+        return self._item_of[self.walk(sequences).clamp_min(0)]  # the root is no item's
 
     def continuations(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens that may follow `states` ``[N]``: rows and tokens, ``[total]`` each."""

@@ -64,7 +64,6 @@ class Distillation(nn.Module):
                     f"distill_from: {name} gives no outputs after every prefix of a window; set "
                     "train_strategy: all"
                 )
-        teacher.packs_in_evaluation = True
         if self.compares_blocks:
             (number, size), (its_number, its_size) = _blocks(student), _blocks(teacher)
             steps = range(1, number + 1)

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from recbole_lite.model.layers.dropout import replace_dropout
 from recbole_lite.model.layers.llm_architecture import read_architecture
@@ -22,7 +21,7 @@ from recbole_lite.text.llm_loading import (
     position_limit,
     random_encoder,
 )
-from recbole_lite.text.lora import add_lora
+from recbole_lite.text.lora import add_lora, matrix_layers
 from recbole_lite.utils.errors import ConfigError, one_line
 
 
@@ -80,13 +79,16 @@ class EmbeddingEncoder(nn.Module):
         self.eval()
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             self.hidden_size: int = self._probe(label, reads_candidates)
-            self.packs: bool = self._try_packing()
-            self._feed_forward: str | None = self._try_only_last()
+            mask = torch.ones(3, 3, dtype=torch.bool).tril()  # lengths 1, 2, 3
+            given = self._random_vectors(3), mask
+            expected = self(*given)
+            self.packs: bool = self._try_packing(*given, expected[mask])
+            self._feed_forward: str | None = self._try_only_last(*given, expected)
         self.train(training)
 
     def _probe(self, label: str, reads_candidates: bool) -> int:
         """Read two vectors and padding, so that a failure shows now; size of the output."""
-        vectors = torch.randn(2, 3, self.input_size, generator=torch.Generator().manual_seed(0))
+        vectors = self._random_vectors(2)
         # The second row differs where the first position (causal) or no item may look.
         vectors[1, : 1 if self.causal else 2] = vectors[0, : 1 if self.causal else 2]
         mask = torch.tensor([[True, True, False]]).expand(2, 3)
@@ -105,7 +107,7 @@ class EmbeddingEncoder(nn.Module):
                 problem = "it gives another number of vectors than it reads"
                 continue
             seen = output[:, : 1 if self.causal else 2]
-            if torch.allclose(seen[0], seen[1], rtol=1e-3, atol=1e-4 * float(seen.abs().max())):
+            if _close(*seen):
                 return output.shape[-1]
             problem = "positions look ahead" if self.causal else "padding changes the others"
         raise ConfigError(
@@ -113,36 +115,32 @@ class EmbeddingEncoder(nn.Module):
             "another architecture, such as T5, BERT or GPT-2"
         )
 
-    def _try_packing(self) -> bool:
+    def _random_vectors(self, n: int) -> torch.Tensor:
+        """``[n, 3, input_size]``, the same at every call."""
+        return torch.randn(n, 3, self.input_size, generator=torch.Generator().manual_seed(0))
+
+    def _try_packing(self, vectors, mask, expected) -> bool:
         """Whether histories that share a row get the outputs that they get in rows of their own."""
-        mask = torch.ones(3, 3, dtype=torch.bool).tril()  # lengths 1, 2, 3
         packing = pack_rows(mask, mask.device)
-        vectors = torch.randn(3, 3, self.input_size, generator=torch.Generator().manual_seed(0))
-        expected = self(vectors, mask)[mask]
         try:
             found = self(packing.pack(vectors), packing.histories != 0, packing=packing)
         except Exception:  # of any kind: each architecture has its own
             return False
-        found = packing.unpack(found)[mask]
-        return torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+        return _close(packing.unpack(found)[mask], expected)
 
-    def _try_only_last(self) -> str | None:
+    def _try_only_last(self, vectors, mask, expected) -> str | None:
         """Name of the last feed-forward module, where :meth:`only_last` changes no last output."""
-        layers = [n for n, m in self.encoder.named_modules() if isinstance(m, (nn.Linear, Conv1D))]
+        layers = matrix_layers(self.encoder)
         if not layers:
             return None
-        mask = torch.ones(3, 3, dtype=torch.bool).tril()  # lengths 1, 2, 3
-        vectors = torch.randn(3, 3, self.input_size, generator=torch.Generator().manual_seed(0))
         ends = torch.eye(3, dtype=torch.bool)
-        expected = self(vectors, mask)[ends]
         self._feed_forward = layers[-1].rpartition(".")[0]
         try:
             with self.only_last(mask):
                 found = self(vectors, mask)[ends]
         except Exception:  # of any kind: each architecture has its own
             return None
-        near = 1e-4 * float(expected.abs().max())
-        return self._feed_forward if torch.allclose(found, expected, 1e-3, near) else None
+        return self._feed_forward if _close(found, expected[ends]) else None
 
     @contextmanager
     def only_last(self, mask: torch.Tensor) -> Iterator[None]:
@@ -303,6 +301,11 @@ class RecommendationLLM(EmbeddingEncoder):
             self.train()
         if lora is not None:
             add_lora(self.encoder, lora, "rec_llm_lora")
+
+
+def _close(found: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Whether outputs are equal but for rounding."""
+    return torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
 
 
 def _causal_mask(vectors: torch.Tensor) -> torch.Tensor:

@@ -155,10 +155,8 @@ def sampled_cross_entropy(
 
 
 def smooth_labels(model: nn.Module, smoothing: float) -> None:
-    """Set ``label_smoothing`` of a model's cross entropy over all items; warn if it has none."""
-    loss = getattr(model, "loss_fct", None)  # of RecBole's models
-    if hasattr(model, "label_smoothing"):  # passes it on to the functions above
-        model.label_smoothing = smoothing
+    """Smooth labels in RecBole's cross entropy; warn where a model has no such loss or setting."""
+    loss = getattr(model, "loss_fct", None)
     if isinstance(loss, nn.CrossEntropyLoss):
         loss.label_smoothing = smoothing
     elif smoothing and not hasattr(model, "label_smoothing"):
