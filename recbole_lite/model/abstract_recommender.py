@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -265,3 +265,8 @@ class NextItemModel(SequentialRecommender):
         if self._kept is not None:
             self._kept["head"] = head = head.contiguous()  # products read it faster
         return head
+
+
+def fixed_items(model: torch.nn.Module) -> AbstractContextManager:
+    """Block of an evaluation; a :class:`NextItemModel` computes its items once in it."""
+    return model.fixed_items() if isinstance(model, NextItemModel) else nullcontext()

@@ -19,6 +19,7 @@ from recbole_lite.data.loaders import FirstBatches
 from recbole_lite.data.vocabulary import Vocabulary
 from recbole_lite.evaluator.collector import LiteCollector
 from recbole_lite.evaluator.evaluator import LiteEvaluator
+from recbole_lite.model.abstract_recommender import fixed_items
 from recbole_lite.model.layers.softmax_loss import smooth_labels
 from recbole_lite.trainer import checkpoint, data_parallel
 from recbole_lite.trainer.compilation import compile_reader
@@ -446,7 +447,7 @@ class LiteMixin(ResumeMixin):
         counts = getattr(self.model, "beam_counts", None)
         if counts is not None:
             counts.clear()
-        with self._products(), getattr(self.model, "fixed_items", nullcontext)():
+        with self._products(), fixed_items(self.model):
             result = super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
         if eval_data and counts is not None and not self.config["single_spec"]:
             process_group.all_reduce_counts(counts, self.device)

@@ -12,7 +12,6 @@ import math
 import statistics
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from recbole_lite.config.registry import get_trainer
 from recbole_lite.data import create_dataset, data_preparation
 from recbole_lite.experiments.reproduce.baselines import ModelSpec
 from recbole_lite.inference.saved_run import load_data_and_model
+from recbole_lite.model.abstract_recommender import fixed_items
 from recbole_lite.quick_start import run
 from recbole_lite.report.run_folder import PROTOCOL
 from recbole_lite.trainer.matmul_backend import matrix_products
@@ -179,7 +179,7 @@ def _inference(folder: str | Path) -> dict[str, Any]:
     batch = test.collate_fn(torch.arange(min(BATCH, len(test._dataset))))[0].to(config["device"])
     with (
         matrix_products(config["matmul_backend"], config["device"]),
-        getattr(model, "fixed_items", nullcontext)(),
+        fixed_items(model),
     ):
         for _ in range(1 + BATCHES):
             started = clock()
