@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import sys
@@ -102,6 +103,12 @@ def _process(rank: int, run, arguments, values, queue) -> None:
         queue.put(("result", result))
     if dist.is_initialized():
         dist.destroy_process_group()
+    # All is written and answered. The interpreter's own end is left out: threads of the process
+    # group that are not over by then abort the process, and with it a finished training.
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _free_port() -> int:
