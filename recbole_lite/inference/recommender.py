@@ -406,14 +406,12 @@ class Recommender(ModelHubMixin):
         own = chosen if isinstance(chosen, list) else [chosen] * len(known)  # of each user
         result: list[list] = [[] for _ in known]
         choosing = [row for row, among in enumerate(own) if among is None or len(among)]
-        wanted = reranking.pool_size(k, len(self.catalogue)) if diversity else k
         for rows in _chunks([row for row in choosing if known[row]], batch_size):
             among = [own[row] for row in rows] if chosen is own else chosen
             excluded = [left_out[row] for row in rows]
             users = [known[row] for row in rows]
-            ranked = self.rank(users, wanted, exclude_seen, among, excluded)
+            ranked = self.rank(users, k, exclude_seen, among, excluded, diversity)
             for row, (items, scores) in zip(rows, ranked, strict=True):
-                items, scores = self._diverse(items, scores, k, diversity)
                 result[row] = self.describe(items, scores)
                 if explain:
                     result[row] = self._explained(known[row], items, result[row])
@@ -494,6 +492,7 @@ class Recommender(ModelHubMixin):
         exclude_seen: bool | None = None,
         candidates: np.ndarray | list[np.ndarray] | None = None,
         exclude: Sequence[Sequence[int]] | None = None,
+        diversity: float = 0.0,
     ) -> Iterator[tuple[list[int], list[float]]]:
         """Best items of one batch of histories, in internal ids of the catalogue.
 
@@ -501,7 +500,7 @@ class Recommender(ModelHubMixin):
         ----------
         histories : sequence of sequence of int
             Not empty, each.
-        k, exclude_seen
+        k, exclude_seen, diversity
             See :meth:`recommend`.
         candidates : numpy.ndarray, or list of one array per history, optional
             Internal ids to choose from.
@@ -518,6 +517,17 @@ class Recommender(ModelHubMixin):
         seen = histories if exclude_seen else [[]] * len(histories)
         more = [[]] * len(histories) if exclude is None else exclude
         left_out = [[*one, *other] for one, other in zip(seen, more, strict=True)]
+        wanted = reranking.pool_size(k, len(self.catalogue)) if diversity else k
+        for items, scores in self._ranked(histories, wanted, left_out, candidates):
+            yield self._diverse(items, scores, k, diversity)
+
+    def _ranked(
+        self,
+        histories: Sequence[Sequence[int]],
+        k: int,
+        left_out: list[list[int]],
+        candidates: np.ndarray | list[np.ndarray] | None,
+    ) -> Iterator[tuple[list[int], list[float]]]:
         if not isinstance(candidates, list):
             yield from filled(*self.runtime.rank(histories, k, left_out, candidates))
             return
