@@ -358,15 +358,10 @@ def _add_error_handlers(app: FastAPI) -> None:
         if request.method == "POST" and kind != "application/json":
             detail = f"the content type is {kind[:80]!r}; send application/json"
             return JSONResponse({"detail": detail}, 415)
-        found = [_described(problem) for problem in error.errors()[:3]]
+        found = [schemas.described(problem) for problem in error.errors()[:3]]
         return JSONResponse({"detail": "; ".join(found)}, 422)
 
     @app.exception_handler(OverloadedError)
     async def overloaded(_: Request, error: OverloadedError) -> JSONResponse:
         detail = "too many requests are waiting; try again"
         return JSONResponse({"detail": detail}, 503, headers={"retry-after": "1"})
-
-
-def _described(problem: dict) -> str:
-    place = ".".join(str(part) for part in problem["loc"] if part not in ("body", "query"))
-    return f"{place or 'body'}: {problem['msg']}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
@@ -135,3 +136,9 @@ class Problem(BaseModel):
     """Why there is no answer."""
 
     detail: str
+
+
+def described(problem: Mapping) -> str:
+    """Place and message of one of pydantic's errors."""
+    place = ".".join(str(part) for part in problem["loc"] if part not in ("body", "query"))
+    return f"{place or 'body'}: {problem['msg']}"

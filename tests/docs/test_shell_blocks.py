@@ -43,6 +43,7 @@ NOT_RUN = {
     "pip install --no-deps recbole==1.2.1": INSTALLS,
     "pip install '.[onnx]'": INSTALLS,
     "pip install '.[serve]'": INSTALLS,
+    "pip install '.[mcp]'": INSTALLS,
     "pip install 'ray[tune]'": INSTALLS,
     "recbole-lite reproduce table4 --dataset=ml-1m --budget=30m": HOURS,
     "recbole-lite reproduce table5 --dataset=ml-1m --tokenizer=FOLDER": HOURS,
@@ -52,6 +53,8 @@ NOT_RUN = {
     "recbole-lite reproduce figure5 --dataset=ml-100k --budget=5m --weights=scratch "
     "'--models=Pop;demo'": HOURS,
     "recbole-lite serve --model=saved/LiteLLM4Rec-ml-1m-...": SERVER,
+    "recbole-lite mcp --model=saved/LiteLLM4Rec-ml-1m-...": SERVER,
+    "recbole-lite mcp --model=saved/LiteLLM4Rec-ml-1m-... --transport=http --port=8001": SERVER,
     "curl -s localhost:8000/recommend -H 'content-type: application/json' "
     """-d '{"history": ["1", "6"], "k": 3}'""": SERVER,
     "python benchmarks/serving.py --model=saved/RUN --clients=20 --seconds=300 "

@@ -8,7 +8,7 @@ import uvicorn
 from chromium import BROWSER, INSTALL, Chromium
 
 from recbole_lite import Recommender
-from recbole_lite.cli.serve import _listen
+from recbole_lite.cli.serve import listen
 from recbole_lite.serve.app import create_app
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason=f"no chromium; type: {INSTALL}")
@@ -21,7 +21,7 @@ def served(trained):
     recommender = Recommender.load(trained("LiteLLM4Rec", item_vector_norm="standardize"))
     # A title that would run as a script, were it taken for HTML.
     recommender.catalogue.titles[5] = "<img src=x onerror=document.title='taken'>"
-    listener = _listen("127.0.0.1", 0)
+    listener = listen("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(create_app(recommender), log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

@@ -20,7 +20,7 @@ from fastapi.testclient import TestClient
 
 from recbole_lite import Recommender
 from recbole_lite.cli.main import main
-from recbole_lite.cli.serve import _listen, server_config
+from recbole_lite.cli.serve import listen, server_config
 from recbole_lite.serve.app import create_app
 from recbole_lite.serve.batching import Batcher, OverloadedError, RankRequest
 from recbole_lite.serve.limits import Limits
@@ -353,7 +353,7 @@ def connect(address, data):
 
 def test_half_sent_requests_are_closed(recommender):
     limits = Limits(read_timeout=1)
-    listener = _listen("127.0.0.1", 0)
+    listener = listen("127.0.0.1", 0)
     server = uvicorn.Server(server_config(create_app(recommender, limits), limits))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
