@@ -57,6 +57,11 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         action="store_true",
         help="with --history: also the items of the history that add most to each score",
     )
+    one.add_argument(
+        "--probabilities",
+        action="store_true",
+        help="calibrated probabilities as scores (recbole-lite calibrate fits them)",
+    )
     seen = one.add_mutually_exclusive_group()
     seen.add_argument(
         "--include_seen", action="store_true", help="also rank the items of the history"
@@ -94,6 +99,7 @@ def run(args: argparse.Namespace) -> int:
         "where": _where(args.where),
         "exclude": _ids(recommender, args.exclude, args.separator),
         "diversity": args.diversity,
+        "probabilities": args.probabilities,
     }
     if args.input is not None:
         return _recommend_file(args, recommender, choice)

@@ -30,7 +30,7 @@ class BatchOptions:
 
     Attributes
     ----------
-    k, exclude_seen, candidates, unknown, where, exclude, diversity
+    k, exclude_seen, candidates, unknown, where, exclude, diversity, probabilities
         See :meth:`Recommender.recommend`. With ``unknown="warn"``, users without a known item get
         no rows and are counted.
     separator : str
@@ -51,6 +51,7 @@ class BatchOptions:
     where: Mapping[str, Any] | None = None
     exclude: list[str] | None = None
     diversity: float = 0.0
+    probabilities: bool = False
 
 
 @dataclass
@@ -140,6 +141,8 @@ def recommend_file(
     _check_target(target, Path(source))
     recommender.check_k(options.k)
     share(options.diversity, "diversity")
+    if options.probabilities:
+        recommender.check_probabilities()
     choice = {
         "candidates": recommender.choices(options.candidates, options.where, 1),
         "exclude": resolve_excluded(recommender.catalogue, options.exclude, 1)[0],
@@ -209,6 +212,7 @@ def _rank(recommender, chunk, options: BatchOptions, choice: dict[str, Any], bar
             choice["candidates"],
             [choice["exclude"]] * len(batch),
             options.diversity,
+            options.probabilities,
         )
         for i, items in zip(batch, found, strict=True):
             ranked[i] = items

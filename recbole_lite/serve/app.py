@@ -130,7 +130,7 @@ def _add_recommendations(app: FastAPI, limits: Limits) -> None:
         known, unknown = _resolved(model.recommender, query.history, query)
         if not known:
             raise RequestError(f"history: {describe_unknown(unknown)}")
-        if query.diversity or query.explain:
+        if query.diversity or query.explain or query.probabilities:
             found = (await _rows(model, query, [known]))[0]
         else:
             found = await _batched(model, query, known)
@@ -318,7 +318,7 @@ async def _rows(
     """Recommendations by :meth:`Recommender.recommend`."""
     recommender = model.recommender
     ids = recommender.catalogue.ids
-    names = ("k", "exclude_seen", "candidates", "exclude", "where", "diversity", "explain")
+    names = set(schemas.Choice.model_fields) - {"unknown"}
     work = partial(
         recommender.recommend,
         [[ids[item] for item in history] for history in histories],

@@ -36,6 +36,9 @@ class Choice(BaseModel):
     explain: StrictBool = Field(
         False, description="Add the items of the history that add most to each score."
     )
+    probabilities: StrictBool = Field(
+        False, description="Scores are calibrated probabilities, if the model has a temperature."
+    )
     unknown: Literal["warn", "error"] = Field(
         "warn", description="Unknown ids of the history: ignore and list them, or refuse."
     )
