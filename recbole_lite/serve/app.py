@@ -190,6 +190,12 @@ def _add_items(app: FastAPI, limits: Limits) -> None:
             places = list(range(1 + offset, min(1 + offset + limit, len(catalogue) + 1)))
         return schemas.Items(items=[_item(catalogue, i) for i in places], total=len(catalogue))
 
+    @app.get("/fields")
+    async def fields(model: UsedModel) -> schemas.Fields:
+        """Fields of the items, for `where`."""
+        found = await run_sync(lambda: model.recommender.catalogue.filters.summary())
+        return schemas.Fields(fields=[schemas.ItemField(**one._asdict()) for one in found])
+
     @app.get(
         "/items/{id:path}/similar",
         responses={**_ABSENT, **_REFUSED, 501: _NO_TORCH, 503: _LIMITED[503]},
@@ -223,7 +229,9 @@ def _add_operations(app: FastAPI, live: LiveModel, metrics: Metrics) -> None:
     @app.get("/health")
     async def health() -> schemas.Health:
         """Model, data set and number of waiting requests."""
-        return schemas.Health(status="ok", **_facts(live.current))
+        model = live.current
+        explains = not model.recommender.searches
+        return schemas.Health(status="ok", explains=explains, **_facts(model))
 
     @app.get("/health/live")
     async def alive() -> schemas.Ready:

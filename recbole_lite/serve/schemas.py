@@ -118,6 +118,22 @@ class Items(BaseModel):
     total: int = Field(description="Number of items in the catalogue.")
 
 
+class ItemField(BaseModel):
+    """A field of the items, for `where`."""
+
+    name: str
+    values: list[str] = Field(description="At most 100, the most frequent first.")
+    n_values: int = Field(description="Number of different values.")
+    least: float | None = Field(description="null unless all values are numbers.")
+    most: float | None
+
+
+class Fields(BaseModel):
+    """Fields of the items."""
+
+    fields: list[ItemField]
+
+
 class Health(BaseModel):
     """What is being served."""
 
@@ -127,6 +143,7 @@ class Health(BaseModel):
     items: int
     waiting: int = Field(description="Requests that wait for the model.")
     version: str = Field(description="Version of the model.")
+    explains: bool = Field(description="Whether it has explanations and similar items.")
 
 
 class Ready(BaseModel):
