@@ -43,6 +43,7 @@ NOT_RUN = {
     "pip install --no-deps recbole==1.2.1": INSTALLS,
     "pip install '.[onnx]'": INSTALLS,
     "pip install '.[serve]'": INSTALLS,
+    "pip install '.[mcp]'": INSTALLS,
     "pip install 'ray[tune]'": INSTALLS,
     "recbole-lite reproduce table4 --dataset=ml-1m --budget=30m": HOURS,
     "recbole-lite reproduce table4 --dataset=ml-100k --budget=20m --with=tiger,e4srec,hllm": HOURS,
@@ -59,6 +60,8 @@ NOT_RUN = {
     "recbole-lite reproduce benchmark --datasets=amazon-beauty-2014 "
     "'--rows=SASRec;ItemLM, text' --budget=30m --seeds=1": HOURS,
     "recbole-lite serve --model=saved/LiteLLM4Rec-ml-1m-...": SERVER,
+    "recbole-lite mcp --model=saved/LiteLLM4Rec-ml-1m-...": SERVER,
+    "recbole-lite mcp --model=saved/LiteLLM4Rec-ml-1m-... --transport=http --port=8001": SERVER,
     "curl -s localhost:8000/recommend -H 'content-type: application/json' "
     """-d '{"history": ["1", "6"], "k": 3}'""": SERVER,
     "python benchmarks/serving.py --model=saved/RUN --clients=20 --seconds=300 "
