@@ -339,7 +339,7 @@ def _prepare_data(
     if samples and config["sample_users"] and len(loaders[2]._dataset):
         check_sampled(loaders[2]._dataset)
     files = dataset.part_files
-    parts = _count_parts(loaders, "eval_args" if files is None else "the files")
+    parts = _count_parts(loaders, "eval_args" if files is None else "the files", config)
     return dataset, loaders, {"data": counts, "parts": parts, "part_files": files}
 
 
@@ -487,10 +487,10 @@ def _complete(result, model, dataset, config, id_type: str):
         )
 
 
-def _count_parts(loaders, split: str) -> dict[str, int]:
+def _count_parts(loaders, split: str, config) -> dict[str, int]:
     """Rows of the parts of a split; warns of what an empty part means, before the training."""
     parts = dict(zip(("train", "valid", "test"), (len(x._dataset) for x in loaders), strict=True))
-    if not parts["valid"]:
+    if not parts["valid"] and config["replay"] is None:  # an update has none
         getLogger().warning(
             f"{split} leave no validation part: the weights of the last epoch are kept; "
             "valid_metric and stopping_step have no effect"

@@ -178,7 +178,7 @@ class _OldData:
 
 def _from_end(frame: pd.DataFrame, old: _OldData) -> np.ndarray:
     """Number of later rows of the same user, ``[n]``."""
-    users, times = codes(frame[old.fields["user"]]), frame[old.fields["time"]].to_numpy()
+    users, times = codes(frame[old.fields["user"]]), frame[old.fields["time"]].to_numpy(copy=True)
     order = stable_order(users, times)
     ends = np.cumsum(np.bincount(users))
     later = np.empty(len(frame), dtype=np.int64)

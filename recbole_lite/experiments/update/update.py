@@ -84,8 +84,8 @@ def update(
     for note in joined.notes:
         getLogger().warning(note)
     with translate_errors(f"{new['dataset']} cannot be read", new):
-        tested, added = _newest_interactions(folder, new)
-    before = _ranks_before(folder, new, tested)
+        tested, added = newest_interactions(folder, new)
+    before = ranks_of(folder, new, tested)
     result = run_one(new, per_user=True)
     per_user = result.pop("per_user")
     ranks = dict(zip(per_user["users"], per_user["ranks"], strict=True))
@@ -184,8 +184,20 @@ def _text_fields(config) -> list[str] | None:
 # -- old against new --------------------------------------------------------------------------
 
 
-class _Newest:
-    """The newest interaction of each user, in internal ids; those from `n_known` on are new."""
+class Newest:
+    """The newest interaction of each user, in internal ids.
+
+    Attributes
+    ----------
+    users : list of str
+        Raw ids.
+    targets : numpy.ndarray
+        ``[users]`` items.
+    histories : list of numpy.ndarray
+        Earlier items of each user that the old model knows.
+    n_known : int
+        Items from here on are new to the old model.
+    """
 
     def __init__(self, dataset, windows, n_known: int):
         self.n_known = n_known
@@ -198,8 +210,8 @@ class _Newest:
         self.histories = np.split(items[kept], np.cumsum(counts)[:-1])
 
 
-def _newest_interactions(folder: Path, config) -> tuple[_Newest, dict[str, int]]:
-    """What both models are asked, and how many users and items are new."""
+def newest_interactions(folder: Path, config) -> tuple[Newest, dict[str, int]]:
+    """What the run in `folder` and an update of it, `config`, are asked; counts of what is new."""
     n_known = n_trained_items(folder, config["ITEM_ID_FIELD"])
     trained = trained_vocabulary(folder)
     trained.interactions, trained.grows = None, True
@@ -208,11 +220,14 @@ def _newest_interactions(folder: Path, config) -> tuple[_Newest, dict[str, int]]
     n_users = known.get(dataset.uid_field, dataset.user_num - 1)
     added = {"users": dataset.user_num - 1 - n_users, "items": dataset.item_num - n_known}
     windows = data_preparation(config, dataset)[2]._dataset.inter_feat
-    return _Newest(dataset, windows, n_known), added
+    return Newest(dataset, windows, n_known), added
 
 
-def _ranks_before(folder: Path, config, tested: _Newest) -> np.ndarray:
-    """Ranks of the old model as it recommends: without new items, also in histories."""
+def ranks_of(folder: Path, config, tested: Newest) -> np.ndarray:
+    """Ranks of the newest items by the model of a run, ``[users]``; 0: beyond ``topk``.
+
+    The model answers as it recommends: without the items that are new to it, also in histories.
+    """
     old = Recommender.load(folder, device=config["device"], runtime="torch")
     ranks = np.zeros(len(tested.users), dtype=np.int64)
     rows = [row for row, history in enumerate(tested.histories) if len(history)]

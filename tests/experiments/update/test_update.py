@@ -149,12 +149,12 @@ def _texts(report):
 
 
 def test_a_killed_update_is_resumed_from_its_start(trained):
-    folder = trained("SASRec", **SMALL)
+    folder = trained("ItemLM", n_heads=2, **SMALL)  # train_strategy: prefix
     report = update(folder, rows(), name="killed", config_dict={"epochs": 2})
     settings = {**load_config(Path(report["run_dir"]))["settings"], "resume": report["run_dir"]}
     for path in Path(report["run_dir"]).glob("last-*"):
         path.unlink()  # as if killed in the first epoch
-    again = run("SASRec", "killed", config_dict=settings)
+    again = run("ItemLM", "killed", config_dict=settings)
     assert again["test_result"] == pytest.approx(report["result"]["test_result"])
 
 
