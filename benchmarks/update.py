@@ -34,6 +34,7 @@ from recbole_lite.quick_start import run_one
 from recbole_lite.report.intervals import mean_intervals
 from recbole_lite.report.rank_metrics import metric_values
 from recbole_lite.report.run_folder import read_users
+from recbole_lite.utils.paths import PROPERTIES
 
 METRIC = "ndcg@10"
 SIDES = ("no update", "updated", "anew")
@@ -97,7 +98,7 @@ def cut_data(args) -> list:
 
 
 def train_first(args, overrides: list[str]) -> str:
-    files = [f"properties/dataset/{args.dataset}.yaml", *args.config_files.split()]
+    files = [PROPERTIES / "dataset" / f"{args.dataset}.yaml", *args.config_files.split()]
     files = [path for path in files if Path(path).is_file()]
     return run(args.model, name_of(args), files, {"data_path": args.scratch}, overrides)["run_dir"]
 
