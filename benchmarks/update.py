@@ -80,19 +80,16 @@ def cut_data(args) -> list:
     config = LiteConfig("Pop", args.dataset, config_dict={"data_path": args.data_path})
     source, name = Path(config["data_path"]), name_of(args)
     table = read_atomic(source / f"{args.dataset}.inter")
-    frame = table.frame[["user_id", "item_id", "timestamp"]]
-    frame = frame.sort_values("timestamp", kind="stable", ignore_index=True)
-    types = {field: table.types[field] for field in frame}
+    frame = table.frame.sort_values("timestamp", kind="stable", ignore_index=True)
     shares = args.cut + args.share * np.arange(args.steps + 1)
     ends = (np.minimum(shares, 1) * len(frame)).astype(int)
     target = Path(args.scratch) / name
-    if not args.run_dir:
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir(parents=True)
-        write_atomic(target / f"{name}.inter", types, frame[: ends[0]])
-        item = source / f"{args.dataset}.item"
-        if item.is_file():
-            shutil.copy(item, target / f"{name}.item")
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    write_atomic(target / f"{name}.inter", table.types, frame[: ends[0]])
+    item = source / f"{args.dataset}.item"
+    if item.is_file():
+        shutil.copy(item, target / f"{name}.item")
     frame = frame.astype({"user_id": str, "item_id": str})
     return [frame[start:end] for start, end in pairwise(ends)]
 

@@ -136,6 +136,12 @@ class _OldData:
         ids = [self.fields["user"], self.fields["item"]]
         tables = []
         for path in (self.folder / file for file in files):
+            if not path.is_file():
+                raise DataError(
+                    "there is no such file, and an update needs the data set of the run; set "
+                    "data_path, or, if the run was given data frames, train it on files",
+                    path,
+                )
             names = self._columns_of(path, "inter")
             tables.append(self._read(path, names, ids))
         self.types = tables[0].types

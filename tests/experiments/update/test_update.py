@@ -53,15 +53,16 @@ def item_rows(folder, name):
     return dict(zip(ids, table[len(table) - len(ids) :], strict=True))
 
 
-def test_parts_and_known_rows_and_the_old_model(trained):
-    folder = trained("SASRec", **SMALL)
-    report = update(folder, rows(), name="kept", config_dict={"epochs": 0})
+@pytest.mark.parametrize("model", ["SASRec", "GRU4Rec"])
+def test_parts_and_known_rows_and_the_old_model(model, trained):
+    folder, name = trained(model, **SMALL), f"kept-{model}"
+    report = update(folder, rows(), name=name, config_dict={"epochs": 0})
     assert report["added"] == {"users": 2, "items": 2, "interactions": 9}
-    asked = [line.split("\t")[:2] for line in lines_of(folder, "kept", "test")]
+    asked = [line.split("\t")[:2] for line in lines_of(folder, name, "test")]
     newest = [["u0", "i7"], ["u1", "i5"], ["u2", "i25"], ["u3", "i8"], ["new", "i4"]]
     assert sorted(asked) == sorted(newest)
     # Leave-one-out of 30 users with 5 interactions or more: two each were held out.
-    assert len(lines_of(folder, "kept", "train")) == 60 + 4
+    assert len(lines_of(folder, name, "train")) == 60 + 4
     old, new = (item_rows(f, "item_embedding.weight") for f in (folder, report["run_dir"]))
     assert set(new) - set(old) == {"i24", "i25"}
     for raw, row in old.items():
@@ -71,7 +72,7 @@ def test_parts_and_known_rows_and_the_old_model(trained):
     # The old model knows neither i24 in u1's history nor u2's item; "new" has no known item.
     recommender = Recommender.load(folder, runtime="torch")
     inter = [
-        line.split("\t") for part in ("known", "train") for line in lines_of(folder, "kept", part)
+        line.split("\t") for part in ("known", "train") for line in lines_of(folder, name, part)
     ]
     hits = []
     for user, item in newest:
@@ -176,6 +177,7 @@ def test_what_cannot_be_joined_is_told_in_one_line(trained, tmp_path):
         "eval_exclude_history stays", config_dict={"eval_exclude_history": False}, error=ConfigError
     )
     refused("no checkpoint here", of=tmp_path, error=CheckpointError)
+    refused("there is no such file", error=DataError, config_dict={"data_path": str(tmp_path)})
     refused("BERT4Rec cannot be updated", of=trained("BERT4Rec", epochs=1), error=ConfigError)
     rated = trained("SASRec", epochs=1)
     refused("no column 'rating', which the run reads", of=rated)
