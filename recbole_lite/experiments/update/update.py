@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from itertools import count
-from logging import getLogger
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -77,12 +76,13 @@ def update(
         The folder is no run that can be updated, or the new tables do not fit its data.
     """
     started, folder = perf_counter(), Path(model)
-    changes = {**(config_dict or {}), **_parsed(overrides or [])}
-    old, new = _configured(folder, name, changes)
+    old = _saved_config(folder)
+    changes = dict(config_dict or {})
+    for key, given in parse_overrides(overrides or []).items():
+        changes[key] = parse_scalar(given.value, old.settings.get(key))
+    old, new = _configured(folder, old, name, changes)
     joined = join_tables(old, new["dataset"], interactions, items, columns, _text_fields(old))
     new = LiteConfig(new["model"], new["dataset"], config_dict=new.settings, typed=True)
-    for note in joined.notes:
-        getLogger().warning(note)
     with translate_errors(f"{new['dataset']} cannot be read", new):
         tested, added = newest_interactions(folder, new)
     before = ranks_of(folder, new, tested)
@@ -120,7 +120,8 @@ def render(report: Mapping[str, Any]) -> str:
     ]
     added = ", ".join(f"{number:,} {what}" for what, number in report["added"].items())
     return (
-        f"Added: {added} ({report['dataset']}); {report['minutes']:.1f} minutes\n"
+        "".join(f"Note: {note}\n" for note in report["notes"])
+        + f"Added: {added} ({report['dataset']}); {report['minutes']:.1f} minutes\n"
         f"Newest interaction of {report['tested']:,} users, "
         f"{report['of_new_items']:,} of them with items that the old model does not have:\n\n"
         + grid(rows, ["metric", "old", "updated", "difference", "95% interval"], "simple")
@@ -131,32 +132,41 @@ def render(report: Mapping[str, Any]) -> str:
 # -- settings ---------------------------------------------------------------------------------
 
 
-def _parsed(overrides: Iterable[str]) -> dict[str, Any]:
-    return {name: parse_scalar(one.value) for name, one in parse_overrides(overrides).items()}
-
-
-def _configured(folder: Path, name: str | None, changes: Mapping) -> tuple[LiteConfig, LiteConfig]:
-    """Settings of the run, and of the update."""
+def _saved_config(folder: Path) -> LiteConfig:
+    """Settings of a run that can be updated."""
     content = checkpoint.load_config(folder)
     if not (folder / checkpoint.BEST_FILE).is_file():
         raise CheckpointError(
             f"{folder}: no {checkpoint.BEST_FILE}; give the folder of a finished run, not that of "
             "a packed model"
         )
+    settings = {**content["settings"], "resume": None}
+    config = LiteConfig(content["model"], content["dataset"], config_dict=settings, typed=True)
+    mode = config["eval_args"]["mode"]  # of the test, where RecBole has one for each part
+    mode = mode["test"] if isinstance(mode, dict) else mode
+    ranks = any(is_of_ranks(f"{metric.lower()}@1") for metric in config["metrics"])
+    if config["task"] != "sequential" or mode != "full" or not ranks:
+        raise ConfigError(
+            "update: needs a run of task: sequential with metrics such as Recall and NDCG over "
+            "all items (eval_args mode: full)"
+        )
+    return config
+
+
+def _configured(
+    folder: Path, old: LiteConfig, name: str | None, changes: Mapping[str, Any]
+) -> tuple[LiteConfig, LiteConfig]:
+    """Settings of the run on this machine, and of the update."""
     protocol = affecting("ids", "result", "run") | {"benchmark_filename"}
     for key in sorted(protocol & set(changes)):
         raise ConfigError(
             f"update: {key} stays as the run has it, so that the models can be compared"
         )
     machine = {key: changes[key] for key in affecting("machine", "places") & set(changes)}
-    settings = {**content["settings"], **machine, "resume": None}
-    old = LiteConfig(content["model"], content["dataset"], config_dict=settings, typed=True)
-    mode = old["eval_args"]["mode"]  # of the test, where RecBole has one for each part
-    mode = mode["test"] if isinstance(mode, dict) else mode
-    if old["task"] != "sequential" or mode != "full":
-        raise ConfigError("update: needs a run of task: sequential that ranks all items (full)")
+    settings = {**old.settings, **machine}
+    old = LiteConfig(old["model"], old["dataset"], config_dict=settings, typed=True)
     root = Path(settings["data_path"])
-    base = re.sub(r"-update-\d+$", "", content["dataset"])
+    base = re.sub(r"-update-\d+$", "", old["dataset"])
     free = (f"{base}-update-{n}" for n in count(1))
     name = name or next(one for one in free if not (root / one).exists())
     last = (settings["stages"] or [{}])[-1]
@@ -164,7 +174,7 @@ def _configured(folder: Path, name: str | None, changes: Mapping) -> tuple[LiteC
     defaults = {key: setting.value for key, setting in read_yaml(DEFAULTS).items()}
     written = {"benchmark_filename": list(PARTS), "field_separator": "\t", "encoding": "utf-8"}
     settings |= {**parts, **defaults, **changes, **written, "init_from": str(folder)}
-    new = LiteConfig(content["model"], name, config_dict=settings, typed=True)
+    new = LiteConfig(old["model"], name, config_dict=settings, typed=True)
     if new["replay"] is None or needs_launch(new):
         raise ConfigError("update: replay must be a number from 0 to 1, and nproc 1")
     check_grows(new)
@@ -174,11 +184,9 @@ def _configured(folder: Path, name: str | None, changes: Mapping) -> tuple[LiteC
 def _text_fields(config) -> list[str] | None:
     """Fields of which a new item needs one; [] for any; None where no model reads text."""
     reads = config["model"] == "LiteLLM4Rec" or config["item_init"] in ("text", "text_plus_id")
-    return (
-        (TextFields.from_config(config).fields or [])
-        if reads and not config["item_vectors"]
-        else None
-    )
+    if not reads or config["item_vectors"]:
+        return None
+    return TextFields.from_config(config).fields or []
 
 
 # -- old against new --------------------------------------------------------------------------
