@@ -23,12 +23,14 @@ REFERENCE = (
     "recbole.yaml",
     "tune.yaml",
     "adapt_llm.yaml",
+    "update.yaml",
 )  # besides the models' files
 TITLES = {
     "overall.yaml": "Every run",
     "recbole.yaml": "RecBole's keys",
     "tune.yaml": "Sweeps",
     "adapt_llm.yaml": "Adapting an Item LLM",
+    "update.yaml": "Updates",
 }
 HEAD = """\
 # Configuration

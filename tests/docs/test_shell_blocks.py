@@ -132,6 +132,8 @@ ALSO = {
         "--num_beams=5",
     ],
     "python benchmarks/time_to_accuracy.py --side": ["--minutes=0.001"],
+    "recbole-lite update": ["--epochs=1"],
+    "python benchmarks/update.py": ["--steps=1", "--epochs=1", "--without_anew"],
     "python benchmarks/new_items.py": ["--max_steps=2", "--new_share=0.3", "--user_share=0.5"],
 }
 # Exit status, where it is not 0.
@@ -204,6 +206,9 @@ def write_csv(folder: Path) -> None:
         rows = (folder / "dataset" / "ml-1m" / f"ml-1m.{ending}").read_text().splitlines()[1:]
         cells = (row.replace(", ", " ").replace("\t", ",") for row in rows)
         (folder / f"{table}.csv").write_text("\n".join([header, *cells]) + "\n")
+    later = ["user_id,item_id,timestamp", "1,260,988300000", "1,6,988300001", "ann,1,988300002"]
+    (folder / "today.csv").write_text("\n".join([*later, "ann,new,988300003"]) + "\n")
+    (folder / "new_movies.csv").write_text("item_id,movie_title\nnew,A film of today\n")
 
 
 @pytest.fixture(scope="module")
