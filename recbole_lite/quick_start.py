@@ -36,6 +36,7 @@ from recbole_lite.inference.saved_run import (
 )
 from recbole_lite.inference.saved_run import load_data_and_model as load_data_and_model
 from recbole_lite.inference.teacher import add_teacher, read_teacher, teacher_vocabulary
+from recbole_lite.inference.warm_start import check_grows, load_grown_weights
 from recbole_lite.report.rank_metrics import random_guess
 from recbole_lite.report.run_report import (
     completion_hint,
@@ -271,7 +272,7 @@ def run_one(
             keep_semantic_ids(loaders[0]._dataset, resumed or initial)
         model = _build_model(config, loaders[0]._dataset)
         if initial:
-            check_rows(load_initial_weights(config, model), Path(initial), trained, dataset)
+            _load_initial(config, model, trained, dataset)
         parameters = _count_parameters(model, config)
         if teacher is not None:
             add_teacher(config, model, teacher, dataset)
@@ -338,7 +339,7 @@ def _prepare_data(
     if samples and config["sample_users"] and len(loaders[2]._dataset):
         check_sampled(loaders[2]._dataset)
     files = dataset.part_files
-    parts = _count_parts(loaders, "eval_args" if files is None else "the files")
+    parts = _count_parts(loaders, "eval_args" if files is None else "the files", config)
     return dataset, loaders, {"data": counts, "parts": parts, "part_files": files}
 
 
@@ -355,6 +356,15 @@ def _build_model(config, dataset):
     model = config.model_class(config, dataset).to(config["device"])
     getLogger().info(model, extra=FILE_ONLY)
     return model
+
+
+def _load_initial(config, model, trained: Vocabulary | None, dataset) -> None:
+    """Begin with the weights of ``init_from``, with rows of new items in an update."""
+    if config["replay"] is None:
+        facts = load_initial_weights(config, model)
+    else:
+        facts = load_grown_weights(config, model, dataset)
+    check_rows(facts, Path(config["init_from"]), trained, dataset)
 
 
 def _count_parameters(model, config) -> int:
@@ -477,10 +487,10 @@ def _complete(result, model, dataset, config, id_type: str):
         )
 
 
-def _count_parts(loaders, split: str) -> dict[str, int]:
+def _count_parts(loaders, split: str, config) -> dict[str, int]:
     """Rows of the parts of a split; warns of what an empty part means, before the training."""
     parts = dict(zip(("train", "valid", "test"), (len(x._dataset) for x in loaders), strict=True))
-    if not parts["valid"]:
+    if not parts["valid"] and config["replay"] is None:  # an update has none
         getLogger().warning(
             f"{split} leave no validation part: the weights of the last epoch are kept; "
             "valid_metric and stopping_step have no effect"
@@ -502,6 +512,7 @@ def _weights_to_start_from(config, resume: bool) -> tuple:
             return resumed, None, trained_vocabulary(Path(resumed))
     if initial:
         check_initial_weights(config)
+        check_grows(config)
         trained = trained_vocabulary(Path(initial))
     elif config["pre_model_path"] and config["train_stage"] not in ("pretrain", "actor_pretrain"):
         trained = checkpoint.load_pretrained_vocabulary(Path(config["pre_model_path"]))
@@ -509,6 +520,7 @@ def _weights_to_start_from(config, resume: bool) -> tuple:
         trained = None
     if trained is not None:
         trained.interactions = None  # others of the same users and items are welcome
+        trained.grows = config["replay"] is not None
     return resumed, initial, trained
 
 

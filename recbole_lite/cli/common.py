@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -134,3 +134,17 @@ def load_recommender(args: argparse.Namespace):
         return Recommender.load(args.model, args.device, args.runtime)
     except (RuntimeError, AssertionError) as error:  # torch's, about the device
         raise RequestError(f"--device={args.device}: {str(error).splitlines()[0]}") from error
+
+
+def print_ranked(found: Iterable) -> None:
+    """Print recommendations as a numbered table, reasons below each."""
+    found = list(found)
+    width = max((len(one.title) for one in found), default=0)
+    for rank, one in enumerate(found, 1):
+        print(f"{rank:>7}. {one.title:<{width}}  {one.score:9.4f}  id {one.id}")
+        reasons = [
+            reason.title if reason.effect is None else f"{reason.title} ({reason.effect:+.2f})"
+            for reason in getattr(one, "because", [])
+        ]
+        if reasons:
+            print(f"{'':9}because of {' | '.join(reasons)}")

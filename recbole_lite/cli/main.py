@@ -23,7 +23,8 @@ from recbole_lite.utils.files import check_folder
 
 SUBCOMMANDS = (  # the first five are those of a newcomer
     "data", "run", "compare", "recommend", "serve",
-    "ablate", "reproduce", "adapt-llm", "report", "pack", "export",
+    "similar", "mcp", "calibrate", "update", "ablate", "reproduce", "adapt-llm", "report", "pack",
+    "export",
 )  # fmt: skip
 EPILOG = """\
 first steps:

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
-from recbole_lite.cli.common import add_command, add_model, add_runtime, load_recommender
+from recbole_lite.cli.common import (
+    add_command,
+    add_model,
+    add_runtime,
+    load_recommender,
+    print_ranked,
+)
 from recbole_lite.utils.errors import RequestError
 
 EPILOG = """\
@@ -16,6 +23,7 @@ user_id, rank, item_id, title and score. - is standard input or output; pipes wo
 examples:
   %(prog)s --model=saved/LiteLLM4Rec-ml-1m-... --history="Toy Story;Heat"
   %(prog)s --model=packed --history="1;6" --k=5 --candidates="Casino;Fargo;Jumanji"
+  %(prog)s --model=packed --history="1;6" --explain --where="{genre: Comedy, year: {gte: 1990}}"
   %(prog)s --model=packed --input=histories.csv --output=recommendations.csv
   zcat histories.csv.gz | %(prog)s --model=packed --input=- --output=- | head
 """
@@ -33,6 +41,27 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     one.add_argument("--output", metavar="FILE", help="with --input: CSV file to write")
     one.add_argument("--k", type=int, default=10, help="items for each user (default: 10)")
     one.add_argument("--candidates", metavar="A;B", help="ids or titles to choose from")
+    one.add_argument(
+        "--where", metavar="YAML", help="conditions on the fields of items: '{year: {gte: 1990}}'"
+    )
+    one.add_argument("--exclude", metavar="A;B", help="ids or titles that are not recommended")
+    one.add_argument(
+        "--diversity",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="from 0 (order of scores, default) to 1 (items unlike those before)",
+    )
+    one.add_argument(
+        "--explain",
+        action="store_true",
+        help="with --history: also the items of the history that add most to each score",
+    )
+    one.add_argument(
+        "--probabilities",
+        action="store_true",
+        help="calibrated probabilities as scores (recbole-lite calibrate fits them)",
+    )
     seen = one.add_mutually_exclusive_group()
     seen.add_argument(
         "--include_seen", action="store_true", help="also rank the items of the history"
@@ -59,41 +88,44 @@ def run(args: argparse.Namespace) -> int:
         raise RequestError("--input and --output go together")
     if args.batch_size < 1:
         raise RequestError("--batch_size must be at least 1")
+    if args.explain and args.input is not None:
+        raise RequestError(
+            "--explain goes with --history; a file of recommendations has no reasons"
+        )
     recommender = load_recommender(args)
-    names = _split(args.candidates, args.separator)
-    candidates = None if names is None else _ids(recommender, names)
+    choice = {
+        "exclude_seen": args.exclude_seen or (False if args.include_seen else None),
+        "candidates": _ids(recommender, args.candidates, args.separator),
+        "where": _where(args.where),
+        "exclude": _ids(recommender, args.exclude, args.separator),
+        "diversity": args.diversity,
+        "probabilities": args.probabilities,
+    }
     if args.input is not None:
-        return _recommend_file(args, recommender, candidates)
-    history = _ids(recommender, _split(args.history, args.separator) or [])
+        return _recommend_file(args, recommender, choice)
+    history = _ids(recommender, args.history, args.separator)
     (found,) = recommender.recommend(
-        [history],
-        args.k,
-        exclude_seen=_exclude_seen(args),
-        candidates=candidates,
-        no_history="error",
+        [history], args.k, no_history="error", explain=args.explain, **choice
     )
     titles = recommender.catalogue.titles
     print("History  " + " | ".join(titles[recommender.catalogue.index[i]] for i in history))
-    width = max((len(r.title) for r in found), default=0)
-    for rank, (raw, title, score) in enumerate(found, 1):
-        print(f"{rank:>7}. {title:<{width}}  {score:9.4f}  id {raw}")
+    print_ranked(found)
     if not found:
         print("nothing is left to recommend")
     return 0
 
 
-def _recommend_file(args: argparse.Namespace, recommender, candidates) -> int:
+def _recommend_file(args: argparse.Namespace, recommender, choice: dict[str, Any]) -> int:
     from recbole_lite.inference.batch_recommend import BatchOptions, recommend_file
     from recbole_lite.utils.files import STANDARD, is_stream
 
     options = BatchOptions(
         k=args.k,
-        exclude_seen=_exclude_seen(args),
-        candidates=candidates,
         unknown=args.unknown,
         separator=args.separator,
         batch_size=args.batch_size,
         show_progress=sys.stderr.isatty(),
+        **choice,
     )
     summary = recommend_file(recommender, args.input, args.output, options)
     streams = is_stream(args.output)  # the rows may be on standard output
@@ -102,16 +134,18 @@ def _recommend_file(args: argparse.Namespace, recommender, candidates) -> int:
     return 0
 
 
-def _exclude_seen(args: argparse.Namespace) -> bool | None:
-    return args.exclude_seen or (False if args.include_seen else None)
+def _where(text: str | None) -> Any:
+    if text is None:
+        return None
+    from recbole_lite.config.command_line import parse_scalar
+
+    return parse_scalar(text) or text  # no mapping: the filter says what it found
 
 
-def _split(names: str | None, separator: str) -> list[str] | None:
+def _ids(recommender, names: str | None, separator: str) -> Any:
+    """Raw ids of ids or titles; None for None."""
     if names is None:
         return None
-    return [name for part in names.split(separator) if (name := part.strip())]
-
-
-def _ids(recommender, names: list[str]) -> list[str]:
     catalogue = recommender.catalogue
-    return [catalogue.ids[catalogue.find(name)] for name in names]
+    parts = [name for part in names.split(separator) if (name := part.strip())]
+    return [catalogue.ids[catalogue.find(name)] for name in parts]

@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         raise RequestError(f"--{wrong[0]} must be at least 1")
     limits = Limits(**{name: getattr(args, name) for name in LIMITS})
     options = _options(args, limits)
-    listener = _listen(args.host, args.port)
+    listener = listen(args.host, args.port)
     hang_up = getattr(signal, "SIGHUP", None)  # Windows has none
     before = hang_up and signal.getsignal(hang_up)
     try:
@@ -92,7 +92,9 @@ def run(args: argparse.Namespace) -> int:
             signal.signal(hang_up, app.state.live.request_reload)
         if args.access_log:
             _write_access_log()
-        print(f"{_address(listener, options)}  (API: /docs)  Ctrl+C stops it", flush=True)
+        print(
+            f"{shown_address(listener, options.token)}  (API: /docs)  Ctrl+C stops it", flush=True
+        )
         with suppress(KeyboardInterrupt):  # uvicorn's, after it has answered what was open
             uvicorn.Server(server_config(app, limits)).run(sockets=[listener])
     finally:
@@ -114,27 +116,37 @@ def _options(args: argparse.Namespace, limits: Limits) -> Options:
         raise RequestError(
             f"--root_path={args.root_path}: begin with / and end without, as in /api"
         )
-    token = None
-    if args.token_file:
-        try:
-            token = Path(args.token_file).read_text(encoding="ascii").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise RequestError(f"--token_file={args.token_file}: {one_line(error)}") from None
-        if not re.fullmatch(r"[!-~]+", token):
-            raise RequestError(f"--token_file={args.token_file}: holds no token of one word")
     return Options(
         load=partial(_load, args, limits),
         watch=args.watch,
         root_path=args.root_path or "",
-        token=token,
+        token=read_token(args.token_file),
         cors_origins=args.cors_origin,
     )
 
 
-def _address(listener: socket.socket, options: Options) -> str:
+def read_token(path: str | None) -> str | None:
+    """Bearer token of ``--token_file``; None for None.
+
+    Raises
+    ------
+    RequestError
+    """
+    if path is None:
+        return None
+    try:
+        token = Path(path).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"--token_file={path}: {one_line(error)}") from None
+    if not re.fullmatch(r"[!-~]+", token):
+        raise RequestError(f"--token_file={path}: holds no token of one word")
+    return token
+
+
+def shown_address(listener: socket.socket, token: str | None) -> str:
     """Address to print; warns if it is open to others."""
     host, port = listener.getsockname()[:2]
-    if not ipaddress.ip_address(host.split("%")[0]).is_loopback and options.token is None:
+    if not ipaddress.ip_address(host.split("%")[0]).is_loopback and token is None:
         print(
             f"warning: no authentication; anyone who can reach {host} can use the service",
             file=sys.stderr,
@@ -168,8 +180,13 @@ def server_config(app, limits: Limits):
     )
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """Bind before the model is loaded: a port that is taken should not cost the wait."""
+def listen(host: str, port: int) -> socket.socket:
+    """Bind before the model is loaded: a port that is taken should not cost the wait.
+
+    Raises
+    ------
+    RequestError
+    """
     if not 0 <= port < 65536:
         raise RequestError(f"--port={port}: a port is a number from 0 to 65535")
     try:

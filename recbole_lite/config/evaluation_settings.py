@@ -34,7 +34,7 @@ def check_protocol(settings: Mapping[str, Any], sequential: bool) -> None:
         With the key, what was found and what to write.
     """
     _check_eval_args(settings["eval_args"], sequential)
-    _check_parts(settings["benchmark_filename"])
+    _check_parts(settings["benchmark_filename"], settings["replay"])
     metrics = _checked_metrics(settings["metrics"])
     topk = _checked_topk(settings["topk"])
     _check_kinds(metrics, settings["eval_args"]["mode"])
@@ -94,14 +94,16 @@ def _check_split(split: Any) -> None:
         )
 
 
-def _check_parts(parts: Any) -> None:
-    if parts is None:
+def _check_parts(parts: Any, replay: float | None) -> None:
+    if parts is None and replay is None:
         return
     names = isinstance(parts, (list, tuple)) and all(isinstance(part, str) for part in parts)
-    if not names or len(parts) not in (2, 3):
+    known = replay is not None
+    if not names or len(parts) - known not in (2, 3):
+        first = "known, " * known
         raise ConfigError(
-            "benchmark_filename must name the parts, [train, valid, test] or [train, test], found "
-            f"{parts!r}"
+            f"benchmark_filename must name the parts, [{first}train, valid, test] or "
+            f"[{first}train, test]{', because replay is set' * known}, found {parts!r}"
         )
     if len(set(parts)) < len(parts) or not all(parts):
         raise ConfigError(f"benchmark_filename: each part must have a name of its own: {parts!r}")

@@ -41,6 +41,8 @@ class PrefixWindows(ResampledWindows):
         `overlap` is not in ``0 .. max_length - 1``.
     """
 
+    of_each = ("rows", "counts")
+
     def __init__(self, windows: Windows, overlap: int = 0):
         super().__init__(windows)
         if not isinstance(overlap, int) or not 0 <= overlap < self.max_length:
@@ -52,7 +54,7 @@ class PrefixWindows(ResampledWindows):
         # Any sample will do here: it gives the loader a typical number of windows.
         self.resample(torch.Generator().manual_seed(0))
 
-    def resample(self, generator: torch.Generator) -> None:
+    def lay(self, generator: torch.Generator) -> None:
         """Sample new windows, each user's at a random phase."""
         n = self.last_rows - self.first_rows  # targets of each user
         chance = torch.rand(len(n), generator=generator, dtype=torch.float64).numpy()

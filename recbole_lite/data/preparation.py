@@ -25,7 +25,7 @@ from recbole_lite.data.repeated_targets import warn_of_repeats
 from recbole_lite.data.sharding import shard_loaders, skip_empty_batches
 from recbole_lite.data.topn_candidates import attach_candidates
 from recbole_lite.data.vocabulary import Vocabulary
-from recbole_lite.data.windows import RandomSegments, ResampledWindows, Windows
+from recbole_lite.data.windows import RandomSegments, ReplayedWindows, ResampledWindows, Windows
 from recbole_lite.utils.errors import ConfigError, DataError
 from recbole_lite.utils.process_group import as_single_process
 
@@ -213,6 +213,8 @@ def _training_windows(config, windows):
         windows = RandomSegments(windows)
     elif config["train_strategy"] == "prefix":
         windows = PrefixWindows(windows, config["prefix_overlap"])
+    elif windows.store.is_known is not None:
+        windows = ReplayedWindows(windows)
     if config["loss_exclude_history"]:
         windows.lists_seen = getattr(config.model_class, "can_exclude_history", False)
         if not windows.lists_seen:

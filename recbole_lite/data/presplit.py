@@ -2,6 +2,9 @@
 
 The parts become windows over one store, like those of any other split. A row of a part is an
 interaction, or, where the parts have a column ``item_id_list``, a history with its target.
+
+With ``replay`` a part of known interactions, which another run was trained on, comes first. It
+belongs to the training part, of whose windows each pass draws some.
 """
 
 from __future__ import annotations
@@ -52,6 +55,11 @@ class PartsMixin:
         counts = np.bincount(self._part, minlength=len(self.part_names)).tolist()
         files = (part_file(self.dataset_name, part) for part in self.part_names)
         return dict(zip(files, counts, strict=True))
+
+    @property
+    def _n_known(self) -> int:
+        """Number of parts before that of the training."""
+        return int(self.config["replay"] is not None)
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -202,7 +210,9 @@ class PartsMixin:
             self.iid_field,
             self.user_num,
         )
-        store.part = part
+        store.part = np.maximum(part - self._n_known, 0)
+        if self._n_known:
+            store.is_known, store.replay = part < self._n_known, self.config["replay"]
         if row is not None:
             store.set_sequences(row[order])
             store.without_list = {field for field in columns if field not in lists}
@@ -257,7 +267,8 @@ class PartsMixin:
         """Windows of each part; warns of what the parts ask that training cannot answer."""
         store = windows.store
         of_part = store.part[windows.rows]
-        parts = [windows.select(windows.rows[of_part == p]) for p in range(len(self.part_names))]
+        numbers = range(len(self.part_names) - self._n_known)
+        parts = [windows.select(windows.rows[of_part == number]) for number in numbers]
         training = np.flatnonzero(store.part == 0)
         if store.sequence is not None:
             training = parts[0].covered_rows()
@@ -265,7 +276,8 @@ class PartsMixin:
             first = np.ones(len(store), dtype=bool)
             first[windows.rows] = False
             first &= store.part > 0
-            self._warn_of_rows(first, store.part, "have no earlier row of their user: left out")
+            of_file = np.where(store.part > 0, store.part + self._n_known, 0)
+            self._warn_of_rows(first, of_file, "have no earlier row of their user: left out")
             self._warn_of_overlap(store)
         held_out = windows.rows[of_part > 0]
         store.counted_rows = np.sort(np.concatenate([training, held_out]))
@@ -279,9 +291,10 @@ class PartsMixin:
         new = np.setdiff1d(ids[held_out], ids[training])
         if len(new):
             files = [part_file(self.dataset_name, part) for part in self.part_names]
+            n = 1 + self._n_known
             self.logger.warning(
-                f"{len(new):,} {what} of {' and '.join(files[1:])} do not occur in {files[0]}; "
-                "nothing is learned of them"
+                f"{len(new):,} {what} of {' and '.join(files[n:])} do not occur in "
+                f"{' and '.join(files[:n])}; nothing is learned of them"
             )
 
     def _warn_of_rows(self, which: np.ndarray, part: np.ndarray, what: str) -> None:

@@ -37,11 +37,14 @@ class Vocabulary:
         None: unknown.
     source : str
         What messages call the checkpoint.
+    grows : bool
+        Whether data may have further ids, which come behind those of the checkpoint.
     """
 
     tables: list[tuple[list[str], list[str]]] = field(default_factory=list)
     interactions: str | None = None
     source: str = "the checkpoint"
+    grows: bool = False
 
     def add(self, fields: Sequence[str], ids: Sequence[str]) -> None:
         """Add the raw ids of fields."""
@@ -136,6 +139,9 @@ class Numbering:
             raise CheckpointError(f"{self.vocabulary.source}: a {fields[0]} stands twice in it")
         place = stored.get_indexer(found)
         new = found[place < 0]
+        if self.vocabulary.grows:
+            stored = stored.append(new)
+            place, new = stored.get_indexer(found), new[:0]
         missing = stored[np.bincount(place[place >= 0], minlength=len(stored)) == 0]
         if len(new) or len(missing):
             self._differences.append(

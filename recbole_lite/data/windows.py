@@ -40,6 +40,10 @@ class SequenceStore:
         Part of a split that the files give (:mod:`recbole_lite.data.presplit`).
     counted_rows : numpy.ndarray or None
         Rows that have each interaction of training, validation and test once; None: all.
+    is_known : numpy.ndarray or None
+        ``[n]``, whether another run was trained on the row (``replay``); None: no row.
+    replay : float
+        Share of the windows of known rows that an epoch trains on.
     without_list : set of str
         Fields that have no values in the history.
     """
@@ -62,6 +66,8 @@ class SequenceStore:
         self.sequence: np.ndarray | None = None
         self.part: np.ndarray | None = None
         self.counted_rows: np.ndarray | None = None
+        self.is_known: np.ndarray | None = None
+        self.replay = 1.0
         self.without_list = {user_field}
 
     def __len__(self) -> int:
@@ -391,6 +397,8 @@ class ResampledWindows(Windows):
         ``[n_users]`` first and last row of the store for the windows of each user.
     """
 
+    of_each = ("rows",)  # attributes with one value for each window
+
     def __init__(self, windows: Windows):
         vars(self).update(vars(windows))  # store and settings
         self.first_rows, self.last_rows = windows.user_bounds()
@@ -400,8 +408,37 @@ class ResampledWindows(Windows):
         return self.first_rows, self.last_rows
 
     def resample(self, generator: torch.Generator) -> None:
-        """Sample new windows; the generator's state decides which."""
+        """Sample new windows; the generator's state decides which.
+
+        Of windows whose targets are all known, a share stays (``replay``).
+        """
+        self.lay(generator)
+        if self.store.is_known is None:
+            return
+        new = np.concatenate([[0], np.cumsum(~self.store.is_known)])  # rows before each row
+        ends = self.rows + 1
+        chance = torch.rand(len(ends), generator=generator, dtype=torch.float64).numpy()
+        kept = (new[ends] > new[ends - self.target_counts()]) | (chance < self.store.replay)
+        for name in self.of_each:
+            setattr(self, name, getattr(self, name)[kept])
+
+    def lay(self, generator: torch.Generator) -> None:
+        """Lay windows over everything that is trained on."""
         raise NotImplementedError
+
+
+class ReplayedWindows(ResampledWindows):
+    """The training windows, of those of known interactions others in every epoch."""
+
+    def __init__(self, windows: Windows):
+        super().__init__(windows)
+        self.all_rows = windows.rows
+        # Any sample will do here: it gives the loader a typical number of windows.
+        self.resample(torch.Generator().manual_seed(0))
+
+    def lay(self, generator: torch.Generator) -> None:
+        """Lay all windows."""
+        self.rows = self.all_rows
 
 
 class RandomSegments(ResampledWindows):
@@ -417,12 +454,14 @@ class RandomSegments(ResampledWindows):
         The training windows; a user without any has no segment.
     """
 
+    of_each = ("rows", "begins")
+
     def __init__(self, windows: Windows):
         super().__init__(windows)
         self.rows = self.last_rows  # until the first draw: whole sequences
         self.begins = self.first_rows
 
-    def resample(self, generator: torch.Generator) -> None:
+    def lay(self, generator: torch.Generator) -> None:
         """Sample a new segment for every user."""
         chance = torch.rand((2, len(self.first_rows)), generator=generator, dtype=torch.float64)
         start, end = chance.numpy()

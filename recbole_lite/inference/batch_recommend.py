@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from recbole_lite.inference.history_inputs import describe_unknown, resolve_candidates
+from recbole_lite.inference.history_inputs import describe_unknown, resolve_excluded, share
 from recbole_lite.inference.recommender import Recommender
 from recbole_lite.utils.errors import DataError
 from recbole_lite.utils.files import STANDARD, is_stream, open_stream, spooled, write_atomically
@@ -30,7 +30,7 @@ class BatchOptions:
 
     Attributes
     ----------
-    k, exclude_seen, candidates, unknown
+    k, exclude_seen, candidates, unknown, where, exclude, diversity, probabilities
         See :meth:`Recommender.recommend`. With ``unknown="warn"``, users without a known item get
         no rows and are counted.
     separator : str
@@ -48,6 +48,10 @@ class BatchOptions:
     separator: str = ";"
     batch_size: int = 256
     show_progress: bool | None = None
+    where: Mapping[str, Any] | None = None
+    exclude: list[str] | None = None
+    diversity: float = 0.0
+    probabilities: bool = False
 
 
 @dataclass
@@ -131,12 +135,18 @@ def recommend_file(
         With the line: not UTF-8, missing columns, a wrong number of cells, an empty history; with
         ``unknown="error"`` also an id that is not in the catalogue.
     RequestError
-        `k` or `candidates` are invalid.
+        An option is invalid.
     """
     target, options = Path(target), options or BatchOptions()
     _check_target(target, Path(source))
     recommender.check_k(options.k)
-    candidates = resolve_candidates(recommender.catalogue, options.candidates)
+    share(options.diversity, "diversity")
+    if options.probabilities:
+        recommender.check_probabilities()
+    choice = {
+        "candidates": recommender.choices(options.candidates, options.where, 1),
+        "exclude": resolve_excluded(recommender.catalogue, options.exclude, 1)[0],
+    }
     summary = BatchSummary()
     shown = "standard input" if str(source) == STANDARD else source
     with spooled(source) as file:
@@ -147,19 +157,19 @@ def recommend_file(
         rows = read()
         _write_to(
             target,
-            lambda out: _write_batches(out, rows, recommender, options, candidates, summary),
+            lambda out: _write_batches(out, rows, recommender, options, choice, summary),
         )
     return summary
 
 
-def _write_batches(out: TextIO, rows, recommender, options, candidates, summary) -> None:
+def _write_batches(out: TextIO, rows, recommender, options, choice, summary) -> None:
     """Rank the resolved rows batch by batch, and write the lines of each."""
     table = csv.writer(out, lineterminator="\n")
     hidden = None if options.show_progress is None else not options.show_progress
     table.writerow(OUTPUT_COLUMNS)
     with tqdm(total=summary.users, unit="user", disable=hidden) as bar:
         while chunk := list(islice(rows, options.batch_size * _READ_AHEAD)):
-            ranked = _rank(recommender, chunk, options, candidates, bar)
+            ranked = _rank(recommender, chunk, options, choice, bar)
             _write_rows(table, recommender, chunk, ranked, summary)
             out.flush()
 
@@ -187,7 +197,7 @@ def _write_to(target: Path, write: Callable[[TextIO], None]) -> None:
         write(text)
 
 
-def _rank(recommender, chunk, options: BatchOptions, candidates, bar) -> list:
+def _rank(recommender, chunk, options: BatchOptions, choice: dict[str, Any], bar) -> list:
     """Ranked items and scores of each row of a chunk; None for a user without a known item."""
     ranked: list = [None] * len(chunk)
     order = [i for i, (_, known, _) in enumerate(chunk) if known]
@@ -195,7 +205,15 @@ def _rank(recommender, chunk, options: BatchOptions, candidates, bar) -> list:
     for start in range(0, len(order), options.batch_size):
         batch = order[start : start + options.batch_size]
         histories = [chunk[i][1] for i in batch]
-        found = recommender.rank(histories, options.k, options.exclude_seen, candidates)
+        found = recommender.rank(
+            histories,
+            options.k,
+            options.exclude_seen,
+            choice["candidates"],
+            [choice["exclude"]] * len(batch),
+            options.diversity,
+            options.probabilities,
+        )
         for i, items in zip(batch, found, strict=True):
             ranked[i] = items
         bar.update(len(batch))

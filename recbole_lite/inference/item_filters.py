@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,6 +15,16 @@ from recbole_lite.utils.suggestions import suggest
 
 _MOST_SUGGESTED = 1000  # values that are compared with an unknown one
 _COMPARE = {"gte": np.greater_equal, "gt": np.greater, "lte": np.less_equal, "lt": np.less}
+
+
+class FieldSummary(NamedTuple):
+    """A field of items: its most frequent values, and its range if most are numbers."""
+
+    name: str
+    values: list[str]
+    n_values: int
+    least: float | None
+    most: float | None
 
 
 class ItemFilters:
@@ -63,14 +74,37 @@ class ItemFilters:
             found &= self._compared(name, wanted) if compares else self._among(name, wanted)
         return found
 
+    def summary(self, limit: int = 100) -> list[FieldSummary]:
+        """What each field holds, with at most `limit` values."""
+        found = []
+        for name in self._names:
+            places = self._places_of(name)
+            values = sorted(places, key=lambda value: -len(places[value]))
+            least = most = None
+            with suppress(RequestError):  # texts
+                numbers = self._numbers_of(name)
+                here = sum(name in row for row in self._rows)
+                if 2 * (~np.isnan(numbers)).sum() > here:  # a film named 1917 makes no range
+                    least, most = float(np.nanmin(numbers)), float(np.nanmax(numbers))
+            found.append(FieldSummary(name, values[:limit], len(values), least, most))
+        return found
+
+    def _places_of(self, name: str) -> dict[str, np.ndarray]:
+        if name not in self._places:
+            self._places[name] = _places(self._rows, name)
+        return self._places[name]
+
+    def _numbers_of(self, name: str) -> np.ndarray:
+        if name not in self._numbers:
+            self._numbers[name] = _numbers(self._rows, name)
+        return self._numbers[name]
+
     def _among(self, name: str, wanted: Any) -> np.ndarray:
         single = isinstance(wanted, (str, bytes)) or not isinstance(wanted, Iterable)
         texts = [_text(value, name) for value in ([wanted] if single else wanted)]
         if not texts:
             raise RequestError(f"where: {name}: the list is empty; leave the field out")
-        if name not in self._places:
-            self._places[name] = _places(self._rows, name)
-        places = self._places[name]
+        places = self._places_of(name)
         found = np.zeros(len(self._rows), bool)
         for text in texts:
             if text not in places:
@@ -84,14 +118,13 @@ class ItemFilters:
         if unknown or not wanted:
             other = repr(unknown[0]) if unknown else "none"
             raise RequestError(f"where: {name}: comparisons are gte, gt, lte and lt, found {other}")
-        if name not in self._numbers:
-            self._numbers[name] = _numbers(self._rows, name)
+        numbers = self._numbers_of(name)
         found = np.ones(len(self._rows), bool)
         for key, bound in wanted.items():
             number = _number(bound)
             if math.isnan(number):
                 raise RequestError(f"where: {name}: {key} needs a number, found {bound!r}")
-            found &= _COMPARE[key](self._numbers[name], number)  # False for a missing number
+            found &= _COMPARE[key](numbers, number)  # False for a missing number
         return found
 
 
@@ -112,11 +145,12 @@ def _numbers(rows: Sequence[Mapping], name: str) -> np.ndarray:
 
 
 def _number(value: Any) -> float:
-    """NaN for what is no number."""
+    """NaN for what is no finite number."""
     try:
-        return math.nan if isinstance(value, (bool, list)) else float(value)
+        found = math.nan if isinstance(value, (bool, list)) else float(value)
     except (TypeError, ValueError, OverflowError):
         return math.nan
+    return found if math.isfinite(found) else math.nan
 
 
 def _text(value: Any, name: str) -> str:

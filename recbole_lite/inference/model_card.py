@@ -143,7 +143,18 @@ def _results(about) -> str:
     for name, values in results.items():
         cells = " | ".join(f"{float(values[m]):.4f}" for m in metrics if m in values)
         lines.append(f"| {name} | {cells} |")
-    return "\n".join(lines)
+    return "\n".join(lines) + _probabilities(about)
+
+
+def _probabilities(about) -> str:
+    test = (about.get("temperature") or {}).get("test")
+    if not test:
+        return ""
+    return (
+        "\n\nCalibrated on the validation part (`probabilities=True`): on the test part, the first "
+        f"ten items have a probability of {test['expected'][1]:.3f} in sum, and "
+        f"{test['hits']:.3f} of the targets are among them."
+    )
 
 
 def _limits(bundle: ModelBundle) -> str:

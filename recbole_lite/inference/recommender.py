@@ -339,6 +339,7 @@ class Recommender(ModelHubMixin):
         exclude: Sequence | None = None,
         diversity: float = 0.0,
         explain: bool = False,
+        probabilities: bool = False,
     ) -> list[list[Recommendation]]:
         """Recommend items to users, given their histories.
 
@@ -378,6 +379,10 @@ class Recommender(ModelHubMixin):
         explain : bool
             Add the three items of each history that add most to a score. Costs as many further
             histories as the model reads items.
+        probabilities : bool
+            Scores are calibrated probabilities that the item is the user's next one, among all
+            items that `exclude_seen` leaves (other conditions do not change them); of popular
+            items, their share of the interactions. Scores all users a second time.
 
         Returns
         -------
@@ -397,6 +402,8 @@ class Recommender(ModelHubMixin):
         diversity = history_inputs.share(diversity, "diversity")
         if explain:
             self._check_scored("explain")
+        if probabilities:
+            self.check_probabilities()
         if is_frame(histories):
             histories = history_inputs.histories_of(histories, self._bundle.settings)
         histories, candidates, exclude = map(self._ids.as_texts, (histories, candidates, exclude))
@@ -406,20 +413,18 @@ class Recommender(ModelHubMixin):
         own = chosen if isinstance(chosen, list) else [chosen] * len(known)  # of each user
         result: list[list] = [[] for _ in known]
         choosing = [row for row, among in enumerate(own) if among is None or len(among)]
-        wanted = reranking.pool_size(k, len(self.catalogue)) if diversity else k
         for rows in _chunks([row for row in choosing if known[row]], batch_size):
             among = [own[row] for row in rows] if chosen is own else chosen
             excluded = [left_out[row] for row in rows]
             users = [known[row] for row in rows]
-            ranked = self.rank(users, wanted, exclude_seen, among, excluded)
+            ranked = self.rank(users, k, exclude_seen, among, excluded, diversity, probabilities)
             for row, (items, scores) in zip(rows, ranked, strict=True):
-                items, scores = self._diverse(items, scores, k, diversity)
                 result[row] = self.describe(items, scores)
                 if explain:
                     result[row] = self._explained(known[row], items, result[row])
         if no_history == "popular":
             for row in (row for row in choosing if not known[row]):
-                result[row] = self._popular(k, own[row], left_out[row])
+                result[row] = self._popular(k, own[row], left_out[row], probabilities)
                 if explain:
                     result[row] = [
                         Explained(one.id, one.title, one.score, []) for one in result[row]
@@ -470,7 +475,7 @@ class Recommender(ModelHubMixin):
         return result
 
     def _popular(
-        self, k: int, candidates: np.ndarray | None, exclude: list[int]
+        self, k: int, candidates: np.ndarray | None, exclude: list[int], probabilities: bool
     ) -> list[Recommendation]:
         if self.catalogue.counts is None:
             raise RequestError(
@@ -478,6 +483,8 @@ class Recommender(ModelHubMixin):
                 f"version wrote it); type: recbole-lite pack --model={quote(str(self.folder))}"
             )
         counts = np.array([[-np.inf, *self.catalogue.counts[1:]]])
+        if probabilities:
+            counts /= max(1, sum(self.catalogue.counts))
         ids, scores = top_k(counts, k, [exclude], candidates)
         return self.describe(*next(filled(ids, scores)))
 
@@ -494,6 +501,8 @@ class Recommender(ModelHubMixin):
         exclude_seen: bool | None = None,
         candidates: np.ndarray | list[np.ndarray] | list[np.ndarray | None] | None = None,
         exclude: Sequence[Sequence[int]] | None = None,
+        diversity: float = 0.0,
+        probabilities: bool = False,
     ) -> Iterator[tuple[list[int], list[float]]]:
         """Best items of one batch of histories, in internal ids of the catalogue.
 
@@ -501,7 +510,7 @@ class Recommender(ModelHubMixin):
         ----------
         histories : sequence of sequence of int
             Not empty, each.
-        k, exclude_seen
+        k, exclude_seen, diversity, probabilities
             See :meth:`recommend`.
         candidates : numpy.ndarray, or list of one array or None per history, optional
             Internal ids to choose from; None: the catalogue.
@@ -518,6 +527,47 @@ class Recommender(ModelHubMixin):
         seen = histories if exclude_seen else [[]] * len(histories)
         more = [[]] * len(histories) if exclude is None else exclude
         left_out = [[*one, *other] for one, other in zip(seen, more, strict=True)]
+        wanted = reranking.pool_size(k, len(self.catalogue)) if diversity else k
+        logs = self._log_probabilities(histories, seen) if probabilities else None
+        ranked = self._ranked(histories, wanted, left_out, candidates)
+        for row, (items, scores) in enumerate(ranked):
+            items, scores = self._diverse(items, scores, k, diversity)
+            yield items, scores if logs is None else np.exp(logs[row, items]).tolist()
+
+    def _log_probabilities(
+        self, histories: Sequence[Sequence[int]], seen: Sequence[Sequence[int]]
+    ) -> np.ndarray:
+        scores = self.score(histories) / self.check_probabilities()
+        scores[:, 0] = -np.inf
+        for row, items in zip(scores, seen, strict=True):
+            row[list(items)] = -np.inf
+        with np.errstate(invalid="ignore"):  # of a user who has had all items
+            return reranking.log_probabilities(scores)
+
+    def check_probabilities(self) -> float:
+        """Temperature of calibrated probabilities.
+
+        Raises
+        ------
+        RequestError
+            The folder has none, or the model has no scores.
+        """
+        self._check_scored("probabilities")
+        value = (self.about.get("temperature") or {}).get("value")
+        if value is None:
+            raise RequestError(
+                f"probabilities: {self.folder} has no temperature; type: recbole-lite calibrate "
+                "--model=RUN with the folder of the training, and pack it again"
+            )
+        return value
+
+    def _ranked(
+        self,
+        histories: Sequence[Sequence[int]],
+        k: int,
+        left_out: list[list[int]],
+        candidates: np.ndarray | list[np.ndarray] | None,
+    ) -> Iterator[tuple[list[int], list[float]]]:
         if not isinstance(candidates, list):
             yield from filled(*self.runtime.rank(histories, k, left_out, candidates))
             return

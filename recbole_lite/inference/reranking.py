@@ -70,13 +70,14 @@ def leave_one_out(
         return distinct, None
     rows = [list(history), *([i for i in history if i != one] for one in distinct)]
     found = [
-        _log_probabilities(score(rows[first : first + _ROWS]))[:, list(items)]
+        log_probabilities(score(rows[first : first + _ROWS]))[:, list(items)]
         for first in range(0, len(rows), _ROWS)
     ]
     values = np.concatenate(found)
     return distinct, values[:1] - values[1:]
 
 
-def _log_probabilities(scores: np.ndarray) -> np.ndarray:
+def log_probabilities(scores: np.ndarray) -> np.ndarray:
+    """Logarithm of the softmax of each row."""
     highest = scores.max(1, keepdims=True)
     return scores - highest - np.log(np.exp(scores - highest).sum(1, keepdims=True))

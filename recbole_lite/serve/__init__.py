@@ -1,1 +1,1 @@
-"""A trained model behind HTTP."""
+"""A trained model behind HTTP, and as tools of a language model."""

@@ -130,7 +130,7 @@ def _add_recommendations(app: FastAPI, limits: Limits) -> None:
         known, unknown = _resolved(model.recommender, query.history, query)
         if not known:
             raise RequestError(f"history: {describe_unknown(unknown)}")
-        if query.diversity or query.explain:
+        if query.diversity or query.explain or query.probabilities:
             found = (await _rows(model, query, [known]))[0]
         else:
             found = await _batched(model, query, known)
@@ -190,6 +190,12 @@ def _add_items(app: FastAPI, limits: Limits) -> None:
             places = list(range(1 + offset, min(1 + offset + limit, len(catalogue) + 1)))
         return schemas.Items(items=[_item(catalogue, i) for i in places], total=len(catalogue))
 
+    @app.get("/fields")
+    async def fields(model: UsedModel) -> schemas.Fields:
+        """Fields of the items, for `where`."""
+        found = await run_sync(lambda: model.recommender.catalogue.filters.summary())
+        return schemas.Fields(fields=[schemas.ItemField(**one._asdict()) for one in found])
+
     @app.get(
         "/items/{id:path}/similar",
         responses={**_ABSENT, **_REFUSED, 501: _NO_TORCH, 503: _LIMITED[503]},
@@ -223,7 +229,9 @@ def _add_operations(app: FastAPI, live: LiveModel, metrics: Metrics) -> None:
     @app.get("/health")
     async def health() -> schemas.Health:
         """Model, data set and number of waiting requests."""
-        return schemas.Health(status="ok", **_facts(live.current))
+        model = live.current
+        explains = not model.recommender.searches
+        return schemas.Health(status="ok", explains=explains, **_facts(model))
 
     @app.get("/health/live")
     async def alive() -> schemas.Ready:
@@ -318,7 +326,7 @@ async def _rows(
     """Recommendations by :meth:`Recommender.recommend`."""
     recommender = model.recommender
     ids = recommender.catalogue.ids
-    names = ("k", "exclude_seen", "candidates", "exclude", "where", "diversity", "explain")
+    names = set(schemas.Choice.model_fields) - {"unknown"}
     work = partial(
         recommender.recommend,
         [[ids[item] for item in history] for history in histories],
@@ -358,18 +366,10 @@ def _add_error_handlers(app: FastAPI) -> None:
         if request.method == "POST" and kind != "application/json":
             detail = f"the content type is {kind[:80]!r}; send application/json"
             return JSONResponse({"detail": detail}, 415)
-        found = [_described(problem) for problem in error.errors()[:3]]
+        found = [schemas.described(problem) for problem in error.errors()[:3]]
         return JSONResponse({"detail": "; ".join(found)}, 422)
 
     @app.exception_handler(OverloadedError)
     async def overloaded(_: Request, error: OverloadedError) -> JSONResponse:
         detail = "too many requests are waiting; try again"
         return JSONResponse({"detail": detail}, 503, headers={"retry-after": "1"})
-
-
-def _described(problem: dict) -> str:
-    if problem["type"] == "json_invalid":
-        reason, place = problem["ctx"]["error"], problem["loc"][-1]
-        return f"body: not JSON at character {place}: {reason}"
-    place = ".".join(str(part) for part in problem["loc"] if part not in ("body", "query"))
-    return f"{place or 'body'}: {problem['msg']}"

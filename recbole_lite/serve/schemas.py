@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
@@ -34,6 +35,9 @@ class Choice(BaseModel):
     )
     explain: StrictBool = Field(
         False, description="Add the items of the history that add most to each score."
+    )
+    probabilities: StrictBool = Field(
+        False, description="Scores are calibrated probabilities, if the model has a temperature."
     )
     unknown: Literal["warn", "error"] = Field(
         "warn", description="Unknown ids of the history: ignore and list them, or refuse."
@@ -114,6 +118,22 @@ class Items(BaseModel):
     total: int = Field(description="Number of items in the catalogue.")
 
 
+class ItemField(BaseModel):
+    """A field of the items, for `where`."""
+
+    name: str
+    values: list[str] = Field(description="At most 100, the most frequent first.")
+    n_values: int = Field(description="Number of different values.")
+    least: float | None = Field(description="null unless all values are numbers.")
+    most: float | None
+
+
+class Fields(BaseModel):
+    """Fields of the items."""
+
+    fields: list[ItemField]
+
+
 class Health(BaseModel):
     """What is being served."""
 
@@ -123,6 +143,7 @@ class Health(BaseModel):
     items: int
     waiting: int = Field(description="Requests that wait for the model.")
     version: str = Field(description="Version of the model.")
+    explains: bool = Field(description="Whether it has explanations and similar items.")
 
 
 class Ready(BaseModel):
@@ -135,3 +156,12 @@ class Problem(BaseModel):
     """Why there is no answer."""
 
     detail: str
+
+
+def described(problem: Mapping) -> str:
+    """Place and message of one of pydantic's errors."""
+    if problem["type"] == "json_invalid":
+        reason, place = problem["ctx"]["error"], problem["loc"][-1]
+        return f"body: not JSON at character {place}: {reason}"
+    place = ".".join(str(part) for part in problem["loc"] if part not in ("body", "query"))
+    return f"{place or 'body'}: {problem['msg']}"

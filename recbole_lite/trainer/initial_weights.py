@@ -54,11 +54,11 @@ def check_initial_weights(config) -> None:
     Raises
     ------
     CheckpointError
-        No such run; another model or other data.
+        No such run; another model or, unless interactions are added (``replay``), other data.
     """
     folder = Path(config["init_from"])
     saved = checkpoint.load_config(folder)
-    for name in ("model", "dataset"):
+    for name in ("model", "dataset") if config["replay"] is None else ("model",):
         if saved[name] != config[name]:
             raise CheckpointError(
                 f"init_from: {folder} is a run of {saved['model']} on {saved['dataset']}, this is "

@@ -72,6 +72,8 @@ def test_a_path_that_could_be_several_files(files, capsys):
     [
         "run --config_files=", "run --model=", "recommend --model= --history=x",
         "recommend --model=x --input= --output=y", "recommend --model=x --history=i --candidates=",
+        "recommend --model=x --history=i --where=", "similar --model=x --item=",
+        "calibrate --model=",
         "pack --model=x --out=", "export --model=x --out=", "serve --model=", "report a ''",
         "data check x --data_path=", "ablate --out=", "reproduce table4 --out=",
         "run --model=Pop --dataset=tiny --resume=", "run --model=Pop --dataset=tiny --init_from=",

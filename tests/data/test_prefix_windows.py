@@ -11,7 +11,13 @@ from torch.utils.data import RandomSampler, SequentialSampler
 from recbole_lite import create_dataset, data_preparation
 from recbole_lite.data.dataset import split_last
 from recbole_lite.data.prefix_windows import TARGETS, PrefixWindows
-from recbole_lite.data.windows import SEEN, RandomSegments, SequenceStore, Windows
+from recbole_lite.data.windows import (
+    SEEN,
+    RandomSegments,
+    ReplayedWindows,
+    SequenceStore,
+    Windows,
+)
 from recbole_lite.utils.errors import ConfigError
 
 LENGTHS = [1, 2, 3, 4, 5, 6, 7, 9, 14, 23, 40]  # interactions; all but 1 have a training target
@@ -358,6 +364,33 @@ def test_seen_items_are_gathered_only_where_the_loss_asks(strategy, loaders):
     train, *_ = loaders(train_strategy=strategy)
     assert all(SEEN not in batch for batch in train)
     assert all((TARGETS in batch) is (strategy == "prefix") for batch in train)
+
+
+@pytest.mark.parametrize("kind", ["all", "prefix", "sampling"])
+def test_replay_keeps_windows_of_new_targets_and_a_share_of_the_others(kind):
+    """20 users of 40 items; the last 3 targets of each of the first 10 are new."""
+    windows = training_windows(numbered([42] * 20), max_length=8)
+    store = windows.store
+    new = np.concatenate([np.arange(user * 42 + 37, user * 42 + 40) for user in range(10)])
+    store.is_known, store.replay = ~np.isin(np.arange(len(store)), new), 0.25
+    makers = {"all": ReplayedWindows, "prefix": PrefixWindows, "sampling": RandomSegments}
+    laid, generator, asked, replayed = makers[kind](windows), seeded(1), Counter(), 0
+    for _ in range(40):
+        laid.resample(generator)
+        ends, counts = laid.rows, laid.target_counts()
+        assert len(laid) == len(ends) == len(counts)
+        targets = [np.arange(e - n + 1, e + 1) for e, n in zip(ends, counts, strict=True)]
+        asked.update(np.intersect1d(np.concatenate(targets), new).tolist())
+        replayed += sum(bool(store.is_known[rows].all()) for rows in targets)
+    if kind == "sampling":  # one label of each user and epoch, mostly late ones
+        assert 0.15 < replayed / (40 * 20) < 0.35
+        return
+    assert asked == dict.fromkeys(new.tolist(), 40)
+    everything = {"all": 20 * 39 - 30, "prefix": None}[kind]
+    if everything:
+        assert replayed / 40 == pytest.approx(everything / 4, rel=0.05)
+    else:  # of 5 or 6 windows of each user, 1 or 2 of the first 10 users have new targets
+        assert 0.8 < replayed / 40 / (0.25 * (20 * 5.4 - 10 * 1.3)) < 1.2
 
 
 # -- dropped interactions (history_drop_ratio) --------------------------------------------------

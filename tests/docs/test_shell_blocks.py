@@ -43,6 +43,7 @@ NOT_RUN = {
     "pip install --no-deps recbole==1.2.1": INSTALLS,
     "pip install '.[onnx]'": INSTALLS,
     "pip install '.[serve]'": INSTALLS,
+    "pip install '.[mcp]'": INSTALLS,
     "pip install 'ray[tune]'": INSTALLS,
     "recbole-lite reproduce table4 --dataset=ml-1m --budget=30m": HOURS,
     "recbole-lite reproduce table4 --dataset=ml-100k --budget=20m --with=tiger,e4srec,hllm": HOURS,
@@ -57,6 +58,8 @@ NOT_RUN = {
     "recbole-lite reproduce benchmark --datasets=ml-1m,amazon-beauty-2014 --budget=30m "
     "--weights=scratch": HOURS,
     "recbole-lite serve --model=saved/LiteLLM4Rec-ml-1m-...": SERVER,
+    "recbole-lite mcp --model=saved/LiteLLM4Rec-ml-1m-...": SERVER,
+    "recbole-lite mcp --model=saved/LiteLLM4Rec-ml-1m-... --transport=http --port=8001": SERVER,
     "curl -s localhost:8000/recommend -H 'content-type: application/json' "
     """-d '{"history": ["1", "6"], "k": 3}'""": SERVER,
     "python benchmarks/serving.py --model=saved/RUN --clients=20 --seconds=300 "
@@ -131,6 +134,8 @@ ALSO = {
         "--num_beams=5",
     ],
     "python benchmarks/time_to_accuracy.py --side": ["--minutes=0.001"],
+    "recbole-lite update": ["--epochs=1"],
+    "python benchmarks/update.py": ["--steps=1", "--epochs=1", "--without_anew"],
     "python benchmarks/new_items.py": ["--max_steps=2", "--new_share=0.3", "--user_share=0.5"],
 }
 # Exit status, where it is not 0.
@@ -203,6 +208,9 @@ def write_csv(folder: Path) -> None:
         rows = (folder / "dataset" / "ml-1m" / f"ml-1m.{ending}").read_text().splitlines()[1:]
         cells = (row.replace(", ", " ").replace("\t", ",") for row in rows)
         (folder / f"{table}.csv").write_text("\n".join([header, *cells]) + "\n")
+    later = ["user_id,item_id,timestamp", "1,260,988300000", "1,6,988300001", "ann,1,988300002"]
+    (folder / "today.csv").write_text("\n".join([*later, "ann,new,988300003"]) + "\n")
+    (folder / "new_movies.csv").write_text("item_id,movie_title\nnew,A film of today\n")
 
 
 @pytest.fixture(scope="module")

@@ -195,3 +195,17 @@ def test_similar_items(recommender):
 def test_a_model_without_texts_has_no_text_vectors(trained):
     with pytest.raises(RequestError, match="the model has no vectors of texts"):
         Recommender.load(trained("SASRec")).similar("i3", by="text")
+
+
+def test_summary_of_fields():
+    filters = ItemFilters([{}, {"genre": ["c", "d"], "year": "1990"}, {"genre": "d"}, {"year": 3}])
+    assert filters.summary() == [
+        ("genre", ["d", "c"], 2, None, None),
+        ("year", ["1990", "3"], 2, 3, 1990),
+    ]
+    assert [field.values for field in filters.summary(1)] == [["d"], ["1990"]]
+    # A range where most are finite numbers: neither titles such as 1917 nor a film named Infinity.
+    titles = [{}, {"title": "1917"}, {"title": "Heat"}, {"title": "Infinity"}]
+    assert ItemFilters(titles).summary()[0][3:] == (None, None)
+    years = [{}, {"year": "1990"}, {"year": "1995"}, {"year": "inf"}, {"genre": "d"}]
+    assert ItemFilters(years).summary()[1][3:] == (1990, 1995)

@@ -169,6 +169,43 @@ def test_a_file_on_the_command_line(model, capsys, workdir):
     assert len(written("out.csv")) == 2
 
 
+CHOICE = {"where": {"year": {"gte": 1991}}, "exclude": ["i9"], "diversity": 0.5}
+FLAGS = ["--where={year: {gte: 1991}}", "--exclude=i9", "--diversity=0.5", "--k=4"]
+
+
+def test_filters_exclusion_diversity_and_reasons_on_the_command_line(model, capsys):
+    recommender = Recommender.load(model)
+    (expected,) = recommender.recommend([["i3", "i5"]], 4, explain=True, **CHOICE)
+    assert main(["recommend", f"--model={model}", "--history=i3;i5", "--explain", *FLAGS]) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert [line.split()[-1] for line in lines[::2]] == [one.id for one in expected]
+    reasons = expected[0].because
+    named = " | ".join(f"{one.title} ({one.effect:+.2f})" for one in reasons)
+    assert lines[1].strip() == f"because of {named}"
+
+
+def test_filters_exclusion_and_diversity_of_a_file(model, workdir, capsys):
+    Path("in.csv").write_text("user_id,history\na,i3;i5\nb,i7\n")
+    files = ["--input=in.csv", "--output=out.csv"]
+    assert main(["recommend", f"--model={model}", *files, *FLAGS]) == 0
+    rows = Recommender.load(model).recommend([["i3", "i5"], ["i7"]], 4, **CHOICE)
+    wanted = [one.id for row in rows for one in row]
+    assert [row["item_id"] for row in written("out.csv")] == wanted
+
+
+def test_similar_items_on_the_command_line(model, capsys):
+    command = ["similar", f"--model={model}", "--item=toy toy 0"]
+    assert main([*command, "--k=3"]) == 0
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == "Similar to toy toy 0 (id i0)"
+    expected = Recommender.load(model).similar("i0", 3)
+    assert [line.split()[-1] for line in lines] == [one.id for one in expected]
+    assert f"{expected[0].title}  " in lines[0]
+    assert f"{expected[0].score:.4f}" in lines[0]
+    assert main([*command, "--by=text"]) == 2
+    assert "the model has no vectors of texts" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -176,7 +213,12 @@ def test_a_file_on_the_command_line(model, capsys, workdir):
         (["--history=;"], "history 0 is empty"),
         (["--history=i1", "--k=99"], "k must be a whole number from 1 to 24"),
         (["--history=i1", "--candidates=Nil"], "no item has the id or title 'Nil'"),
+        (["--history=i1", "--exclude=Nil"], "no item has the id or title 'Nil'"),
+        (["--history=i1", "--where=year"], "where maps fields to values, as in"),
+        (["--history=i1", "--where={yaer: 1990}"], "no item has the field 'yaer'; did you mean ye"),
+        (["--history=i1", "--diversity=2"], "diversity must be a number from 0 to 1, found 2.0"),
         (["--input=in.csv"], "--input and --output go together"),
+        (["--input=a", "--output=b", "--explain"], "--explain goes with --history"),
         (["--history=i1", "--device=gpu9"], "--device=gpu9: "),
         (["--history=i1", "--separator="], "--separator must not be empty"),
     ],

@@ -13,6 +13,7 @@ BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
 INSTALL = "apt-get update && apt-get install -y chromium"
+_CODES = {"Enter": 13, "Escape": 27, "ArrowUp": 38, "ArrowDown": 40}
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --remote-debugging-pipe"
 
 
@@ -104,9 +105,11 @@ class Chromium:
         """Type into what has the focus."""
         self.call("Input.insertText", text=text)
 
-    def press_enter(self) -> None:
-        """Press and release the enter key."""
-        key = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "text": "\r"}
+    def press(self, name: str) -> None:
+        """Press and release a key."""
+        key = {"key": name, "code": name, "windowsVirtualKeyCode": _CODES[name]}
+        if name == "Enter":
+            key["text"] = "\r"
         self.call("Input.dispatchKeyEvent", type="keyDown", **key)
         self.call("Input.dispatchKeyEvent", type="keyUp", **key)
 

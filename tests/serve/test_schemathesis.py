@@ -41,6 +41,7 @@ def described(trained):
         ("POST", "/recommend/users", {200}, GenerationMode.POSITIVE),
         ("POST", "/recommend/users", {422}, GenerationMode.NEGATIVE),
         ("GET", "/items/{id}/similar", {404}, GenerationMode.POSITIVE),
+        ("GET", "/fields", {200}, GenerationMode.POSITIVE),
         ("GET", "/health", {200}, GenerationMode.POSITIVE),  # takes nothing
     ],
 )

@@ -22,7 +22,7 @@ from fastapi.testclient import TestClient
 
 from recbole_lite import Recommender
 from recbole_lite.cli.main import main
-from recbole_lite.cli.serve import _listen, server_config
+from recbole_lite.cli.serve import listen, server_config
 from recbole_lite.serve.app import create_app
 from recbole_lite.serve.batching import Batcher, OverloadedError, RankRequest
 from recbole_lite.serve.limits import Limits
@@ -206,6 +206,13 @@ def test_items(client):
     assert (answer.status_code, "less than or equal to 100" in answer.text) == (422, True)
 
 
+def test_fields(client, recommender):
+    found = client.get("/fields").json()["fields"]
+    summary = recommender.catalogue.filters.summary()
+    assert found == [one._asdict() for one in summary]
+    assert [one["name"] for one in found] == ["genre", "year"]
+
+
 def test_items_by_ids(client):
     found = client.get("/items", params={"id": ["i7", "zz", "i3"]}).json()["items"]
     assert [item["id"] for item in found] == ["i7", "i3"]
@@ -255,6 +262,7 @@ def test_health_page_and_description(client):
         "dataset": "tiny",
         "items": 24,
         "waiting": 0,
+        "explains": True,
     }
     page = client.get("/")
     assert page.headers["content-type"].startswith("text/html")
@@ -264,6 +272,7 @@ def test_health_page_and_description(client):
     paths = client.get("/openapi.json").json()["paths"]
     health = {"/health", "/health/live", "/health/ready"}
     answers = {"/recommend", "/recommend/users", "/items", "/items/{id}", "/items/{id}/similar"}
+    answers.add("/fields")
     assert set(paths) == answers | health
 
 
@@ -377,7 +386,7 @@ def refused(address):
 
 def test_half_sent_requests_are_closed(recommender):
     limits = Limits(read_timeout=1)
-    listener = _listen("127.0.0.1", 0)
+    listener = listen("127.0.0.1", 0)
     server = uvicorn.Server(server_config(create_app(recommender, limits), limits))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

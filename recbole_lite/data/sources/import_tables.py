@@ -166,17 +166,24 @@ def _seconds(span: str | None) -> float | None:
 # -- reading and converting -------------------------------------------------------------------
 
 
-def _read(path: Path, options: ImportOptions, roles: dict[str, str]) -> Source:
-    table = read_source_table(path, separator=options.separator)
+def file_source(path: Path, flags: Mapping[str, str], separator: str | None = None) -> Source:
+    """Read a table with the lines of its rows; `flags`: see :class:`.Source`.
+
+    Raises
+    ------
+    DataError
+        As :func:`~recbole_lite.data.source_tables.read_source_table`.
+    """
+    table = read_source_table(path, separator=separator)
     ending = file_ending(path)
     first_line = None if ending in PARQUET else 1 if ending in JSON_LINES else 2
-    return Source(table, str(path), roles, first_line)
+    return Source(table, str(path), flags, first_line)
 
 
 def _convert(paths: dict[str, Path], options: ImportOptions) -> dict[str, Converted]:
     """Tables by the ending of their file."""
     flags = {role: f"--{role}" for role in CANONICAL}
-    inter = _read(paths["inter"], options, flags)
+    inter = file_source(paths["inter"], flags, options.separator)
     given = {role: getattr(options, role) for role in CANONICAL}
     roles = guess_interactions(inter, given)
     for name in options.keep:
@@ -190,7 +197,7 @@ def _convert(paths: dict[str, Path], options: ImportOptions) -> dict[str, Conver
     tables, taken = {"inter": made}, dict.fromkeys(made.types, "inter")
     for role, given_id in (("item", options.item_id), ("user", options.user_id)):
         if role in paths:  # the role is the file's ending, too
-            source = _read(paths[role], options, {role: f"--{role}_id"})
+            source = file_source(paths[role], {role: f"--{role}_id"}, options.separator)
             column = guess_id(source, role, given_id, [roles[role], CANONICAL[role]])
             tables[role] = convert_descriptions(
                 source,
@@ -355,4 +362,6 @@ def _cells(column: pd.Series, kind: str) -> pa.Array:
         cells = pc.binary_join(values.cast(pa.list_(pa.string())), " ")
     else:
         cells = pa.array(column, from_pandas=True)
+        if isinstance(cells, pa.ChunkedArray):  # of joined columns of strings
+            cells = cells.combine_chunks()
     return pc.fill_null(cells.cast(pa.large_string()), "")

@@ -1,0 +1,1 @@
+"""A finished run continued with new interactions and a grown catalogue."""
