@@ -221,10 +221,11 @@ def _settings_of(bundle: ModelBundle) -> Settings:
             "new items need the Item LLM, and of one that was trained (item_llm_training: full) "
             "the folder keeps only the vectors of its items; train with frozen or embeddings"
         )
-    if settings["loss_type"] == "InfoNCE" and not settings["tie_head"]:
+    cosines = settings["loss_type"] == "InfoNCE" or settings["cosine_head"]
+    if cosines and not settings["tie_head"]:
         raise RequestError(
-            "new items of a model that was trained with loss_type: InfoNCE need tie_head: True, "
-            "with which their vectors are the rows of the head"
+            "new items of a model that scores by cosines (loss_type: InfoNCE, cosine_head) need "
+            "tie_head: True, with which their vectors are the rows of the head"
         )
     if settings["item_vectors"] and "embeddings" in _item_llm_trainings(settings):
         raise RequestError(

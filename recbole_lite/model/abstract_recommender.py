@@ -74,7 +74,8 @@ class NextItemModel(SequentialRecommender):
             )
         if self.loss_type == "InfoNCE" and self.label_smoothing:
             raise ConfigError("label_smoothing works with loss_type: CE and SCE only")
-        self.scale = LearnedScale() if self.loss_type == "InfoNCE" else None
+        cosines = self.loss_type == "InfoNCE" or config["cosine_head"]
+        self.scale = LearnedScale() if cosines else None
 
     @property
     def reader(self) -> EmbeddingEncoder | None:
@@ -118,13 +119,13 @@ class NextItemModel(SequentialRecommender):
     def score_head(self) -> torch.Tensor:
         """Rows whose product with :meth:`score_users` gives scores, ``[n_items - 1, d]``.
 
-        With InfoNCE of length exp(t), so that scores are the loss's exp(t) cos(u, v).
+        With cosines (``cosine_head``, InfoNCE) of length exp(t): scores are exp(t) cos(u, v).
         """
         weight = self.head_weight()
         return weight if self.scale is None else self.scale() * F.normalize(weight, dim=-1)
 
     def score_users(self, h_u: torch.Tensor) -> torch.Tensor:
-        """h_u as it is scored, ``[B, d]``: with InfoNCE of length 1."""
+        """h_u as it is scored, ``[B, d]``: with cosines of length 1."""
         return h_u if self.scale is None else F.normalize(h_u, dim=-1)
 
     def forward(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> torch.Tensor:
@@ -219,11 +220,12 @@ class NextItemModel(SequentialRecommender):
         """Loss of ``loss_type`` for what :meth:`represent` gives."""
         if self.loss_type == "InfoNCE":
             return self._contrastive_loss(users, targets)
+        users, head = self.score_users(users), self.score_head()
         if self.loss_type == "SCE":
             return sampled_cross_entropy(
-                users, self.head_weight(), targets - 1, self.n_negatives, self.label_smoothing
+                users, head, targets - 1, self.n_negatives, self.label_smoothing
             )
-        return cross_entropy(users, self.head_weight(), targets - 1, seen, self.label_smoothing)
+        return cross_entropy(users, head, targets - 1, seen, self.label_smoothing)
 
     def _contrastive_loss(self, users, targets):
         """InfoNCE against the batch's other targets and a uniform sample, each item once."""

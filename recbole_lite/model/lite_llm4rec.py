@@ -193,7 +193,8 @@ class LiteLLM4Rec(NextItemModel):
         h_u = self.pooling(
             self.encode(inputs, n_candidates=n_candidates), inputs != 0, n_candidates
         )
-        return score_candidates(self.user_dropout(h_u), self.head_weight(), candidates)
+        h_u = self.score_users(self.user_dropout(h_u))
+        return score_candidates(h_u, self.score_head(), candidates)
 
     def calculate_loss(self, interaction):
         """Cross entropy over all items, with ``task: topn`` over the candidates."""

@@ -1,4 +1,4 @@
-"""``loss_type: InfoNCE`` in models: the loss of a batch, scores, recommendations."""
+"""Scores that are cosines: ``loss_type: InfoNCE`` and ``cosine_head`` in models."""
 
 import math
 from contextlib import nullcontext
@@ -61,7 +61,35 @@ def test_negatives_are_the_batch_and_the_sample(config_for, monkeypatch):
     assert read == [[2, 8, 9]]
 
 
-@pytest.mark.parametrize("changes", [HLLM, {**NCE, "train_strategy": "sampling"}])
+@pytest.mark.parametrize("loss_type", ["CE", "SCE"])
+def test_cosine_head(loss_type, config_for):
+    """SCE with all items in its sample is CE but for the noise of the sample."""
+    changes = {**CAUSAL, "loss_type": loss_type, "cosine_head": True, "num_negatives": 20000}
+    model, _ = build(config_for("LiteLLM4Rec", **changes))
+    with torch.no_grad():
+        model.scale.log_scale.fill_(math.log(3))
+    targets = [5, 1, 9]
+    batch = batch_of([[3, 7], [5], [2, 4, 6]], 6, targets)
+    with torch.no_grad():
+        users = model.forward(batch["item_id_list"], batch["item_length"]).double().numpy()
+        scores = 3 * cosines(users, model.head_weight().double().numpy())
+    own = scores[range(3), np.array(targets) - 1]
+    expected = np.mean(np.log(np.exp(scores).sum(1)) - own)
+    loss = model.calculate_loss(batch)
+    assert loss.item() == pytest.approx(expected, rel=1e-5 if loss_type == "CE" else 0.02)
+    loss.backward()
+    assert model.scale.log_scale.grad.abs() > 0
+    assert np.allclose(model.full_sort_predict(batch).detach().numpy()[:, 1:], scores, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        HLLM,
+        {**NCE, "train_strategy": "sampling"},
+        {**CAUSAL, "cosine_head": True, "train_strategy": "sampling"},
+    ],
+)
 def test_training_and_recommending(changes, quick):
     result = run("LiteLLM4Rec", "tiny", config_dict=quick(**changes, num_negatives=8))
     folder = result["run_dir"]
@@ -75,7 +103,7 @@ def test_training_and_recommending(changes, quick):
         assert all(abs(item.score) <= scale * 1.0001 for item in one)
         assert [item.score for item in one] == pytest.approx([i.score for i in other], abs=1e-3)
     if not changes.get("tie_head"):
-        with pytest.raises(RequestError, match="loss_type: InfoNCE need tie_head: True"):
+        with pytest.raises(RequestError, match=r"scores by cosines .* need tie_head: True"):
             recommender.add_items(["toy story"])
 
 

@@ -119,14 +119,15 @@ class Distillation(nn.Module):
             divergence = partial(
                 checkpoint, divergence, use_reentrant=False, preserve_rng_state=False
             )
-        head = None if own.targets is None else self.student.head_weight()
-        its_users, its_head = its.users, None
+        users, head, its_users, its_head = own.users, None, its.users, None
+        if own.targets is not None:
+            users, head = self.student.score_users(users), self.student.score_head()
         if its.targets is not None:
             its_users, its_head = self.teacher.score_users(its_users), self._its_head
         total = torch.zeros((), device=own.users.device)
         for begin in range(0, n, step):
             part = slice(begin, min(begin + step, n))
-            total = total + divergence(own.users, head, its_users, its_head, seen, part)
+            total = total + divergence(users, head, its_users, its_head, seen, part)
         return self.weight * self.temperature**2 * total / max(n, 1)
 
     @cached_property

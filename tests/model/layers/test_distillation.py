@@ -157,10 +157,10 @@ def test_scores_of_any_two_models(student, teacher, pair):
     assert model.distillation(batch).item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_teacher_that_scores_by_cosines(pair):
+def test_models_that_score_by_cosines(pair):
     teacher = ("LiteLLM4Rec", {"loss_type": "InfoNCE", "num_negatives": 8})
     shared = {**ALL, "distill_loss": "scores", "loss_exclude_history": False}
-    model, batch, loss = pair(("ItemLM", {}), teacher, **shared)
+    model, batch, loss = pair(("ItemLM", {"cosine_head": True}), teacher, **shared)
     expected = loss + scores_in_numpy(model, batch, False)
     assert model.distillation(batch).item() == pytest.approx(expected, rel=1e-4)
 
