@@ -1,11 +1,11 @@
-"""What oneDNN's matrix products are worth in training (the key ``matmul_backend``).
+"""What matrix products of oneDNN and bfloat16 are worth in training (``matmul_backend``).
 
     python benchmarks/products.py --dataset=ml-1m --data_path=DIR --tokenizer=FOLDER \
         --out=results/products
 
-First products of the shapes that training makes, then whole training steps of models; torch and
-oneDNN take turns in one process on one thread. Times are of this process's work, medians of
---repeats, so that other work on the machine counts little.
+First products of the shapes that training makes, then whole training steps of models. torch,
+oneDNN and, where the processor has it, bfloat16 take turns in one process on one thread. Times are
+of this process's work, medians of --repeats, so that other work on the machine counts little.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tabulate import tabulate
 from recbole_lite import LiteConfig, create_dataset, data_preparation
 from recbole_lite.experiments.reproduce.baselines import PREFIX, TUNED
 from recbole_lite.experiments.reproduce.time_budget import TrainingSteps
-from recbole_lite.trainer.matmul_backend import matrix_products, wants_onednn
+from recbole_lite.trainer.matmul_backend import has_bfloat16, matrix_products, wants_onednn
 
 # Rows, inputs, outputs of a layer: of prefix/ml-1m.yaml, of its head, of T5-small.
 SHAPES = [
@@ -34,7 +34,7 @@ SHAPES = [
     (5120, 512, 512),
     (5120, 512, 2048),
 ]
-KINDS = ("torch", "onednn")
+KINDS = ("torch", "onednn", *["bf16"] * has_bfloat16())
 TEXT = {"item_llm": "minilm"}
 SCRATCH = {"rec_llm_init": "scratch", **TEXT}
 MODELS = {
@@ -99,12 +99,13 @@ def steps(name: str, args: argparse.Namespace) -> dict:
 
 def text(found: dict) -> str:
     """Both tables in Markdown."""
+    others = KINDS[1:]
     first = [
         [
             row["product"],
             " x ".join(map(str, row["shape"])),
             *(f"{row['gflops'][kind]:.0f}" for kind in KINDS),
-            f"{row['gflops']['onednn'] / row['gflops']['torch']:.2f}x",
+            *(f"{row['gflops'][kind] / row['gflops']['torch']:.2f}x" for kind in others),
         ]
         for row in found["products"]
     ]
@@ -114,13 +115,13 @@ def text(found: dict) -> str:
             f"{row['trained']:,}",
             row["batch"],
             *(f"{row['seconds'][kind]:.3f}" for kind in KINDS),
-            f"{row['seconds']['torch'] / row['seconds']['onednn']:.2f}x",
+            *(f"{row['seconds']['torch'] / row['seconds'][kind]:.2f}x" for kind in others),
         ]
         for row in found["steps"]
     ]
     heads = (
-        ["product", "rows x inputs x outputs", "torch, GFLOP/s", "oneDNN", "ratio"],
-        ["training step", "trained parameters", "batch", "torch, s", "oneDNN, s", "speed-up"],
+        ["product", "rows x inputs x outputs", "torch, GFLOP/s", *others, *others],
+        ["training step", "trained parameters", "batch", "torch, s", *others, *others],
     )
     return "\n\n".join(
         tabulate(rows, head, tablefmt="github", disable_numparse=True)

@@ -370,7 +370,10 @@ def _load_initial(config, model, trained: Vocabulary | None, dataset) -> None:
 def _count_parameters(model, config) -> int:
     """Number of trainable parameters; logs it."""
     number = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    how = ", products by oneDNN" * uses_onednn(config["matmul_backend"], config["device"])
+    kind, device = config["matmul_backend"], config["device"]
+    how = ", products by oneDNN" * uses_onednn(kind, device)
+    if kind == "bf16" and device.type == "cpu":
+        how = ", products of bfloat16"
     getLogger().info(f"{number:,} trainable parameters on {config['device']}{how}")
     return number
 

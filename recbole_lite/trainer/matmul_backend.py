@@ -1,4 +1,4 @@
-"""Backend of matrix products: oneDNN on a CPU whose AVX-512 torch leaves unused, TF32 on a GPU.
+"""Backend of matrix products: oneDNN or bfloat16 on a CPU, TF32 on a GPU.
 
 On a CPU torch hands float32 products to MKL, which takes AVX2 on a processor that is not Intel's
 even where it has AVX-512. oneDNN, which is part of torch as well, takes AVX-512 on any. Measured:
@@ -7,6 +7,7 @@ even where it has AVX-512. oneDNN, which is part of torch as well, takes AVX-512
 
 from __future__ import annotations
 
+import re
 import threading
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,10 @@ _CPUINFO = Path("/proc/cpuinfo")
 # Every operator of a training comes by, so these are looked up once.
 _MM, _ADDMM = torch.ops.aten.mm.default, torch.ops.aten.addmm.default
 
+# Names of the kinds that round the factors of float32 products: kind of device, torch's precision.
+_ROUNDED = {"tf32": ("cuda", "high"), "bf16": ("cpu", "medium")}
+_BFLOAT16 = re.compile(r"\b(avx512_bf16|amx_bf16|bf16)\b")  # x86, Arm
+
 _running = threading.local()  # a dispatch mode holds for its thread alone
 
 
@@ -31,16 +36,21 @@ def uses_onednn(kind: str, device: str | torch.device = "cpu") -> bool:
 
     Parameters
     ----------
-    kind : {"auto", "torch", "onednn", "tf32"}
-        auto: onednn where :func:`wants_onednn`, else torch. tf32: of a GPU, see :func:`tf32`.
+    kind : {"auto", "torch", "onednn", "bf16", "tf32"}
+        auto: onednn where :func:`wants_onednn`, else torch. bf16, tf32: see :func:`rounded`.
     device : str or torch.device
         Where the model is; the answer is no unless that is a CPU.
 
     Raises
     ------
     ConfigError
-        This torch has no oneDNN.
+        This torch has no oneDNN, or this processor no products of bfloat16.
     """
+    if kind == "bf16" and torch.device(device).type == "cpu" and not has_bfloat16():
+        raise ConfigError(
+            "matmul_backend: bf16: this processor has no products of bfloat16 (avx512_bf16, "
+            "amx_bf16); use auto"
+        )
     if kind == "onednn" and not _works():
         raise ConfigError("matmul_backend: onednn: this torch has no oneDNN; use auto or torch")
     wanted = kind == "onednn" or (kind == "auto" and wants_onednn())
@@ -48,14 +58,14 @@ def uses_onednn(kind: str, device: str | torch.device = "cpu") -> bool:
 
 
 @contextmanager
-def matrix_products(kind: str, device: str | torch.device = "cpu"):
+def matrix_products(kind: str, device: str | torch.device = "cpu", training: bool = True):
     """Let oneDNN multiply float32 matrices while the context lasts, if :func:`uses_onednn`.
 
-    Gradients are included. Sums are made in another order, so results differ by rounding. With
-    ``tf32`` a GPU multiplies as :func:`tf32` says.
+    Gradients are included. Sums are made in another order, so results differ by rounding.
+    ``tf32`` and ``bf16`` round the factors (:func:`rounded`), ``bf16`` in trainings alone.
     """
-    if kind == "tf32":
-        with tf32(device):
+    if kind in _ROUNDED:
+        with rounded(kind, device, training or kind == "tf32"):
             yield
         return
     if getattr(_running, "yes", False) or not uses_onednn(kind, device):
@@ -70,13 +80,24 @@ def matrix_products(kind: str, device: str | torch.device = "cpu"):
 
 
 @contextmanager
-def tf32(device: str | torch.device):
-    """Let a CUDA device multiply float32 matrices with factors of 10 bits behind the point."""
-    if torch.device(device).type != "cuda":
+def rounded(kind: str, device: str | torch.device, enabled: bool = True):
+    """Round the factors of float32 products; sums stay float32.
+
+    Parameters
+    ----------
+    kind : {"tf32", "bf16"}
+        tf32: to 10 bits behind the point, on a CUDA device; bf16: to 7 bits, on a CPU. On other
+        devices nothing changes.
+    device : str or torch.device
+    enabled : bool
+        False: not within this context, even if an outer one rounds.
+    """
+    where, precision = _ROUNDED[kind]
+    if torch.device(device).type != where:
         yield
         return
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
+    torch.set_float32_matmul_precision(precision if enabled else "highest")
     try:
         yield
     finally:
@@ -92,7 +113,8 @@ def mixed_precision(device: torch.device, enabled: bool = True):
     """
     lacks_it = device.type == "cuda" and not torch.cuda.is_bf16_supported()
     dtype = torch.float16 if lacks_it else torch.bfloat16
-    with torch.autocast(device.type, dtype, enabled), tf32(device if enabled else "cpu"):
+    products = rounded("tf32", device if enabled else "cpu")
+    with torch.autocast(device.type, dtype, enabled), products:
         yield
 
 
@@ -103,6 +125,14 @@ def wants_onednn() -> bool:
     """
     widest = torch.backends.cpu.get_cpu_capability() == "AVX512"
     return widest and torch.backends.mkl.is_available() and not _is_intel() and _works()
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 by instructions of its own."""
+    try:
+        return _BFLOAT16.search(_CPUINFO.read_text()[:4096]) is not None
+    except OSError:  # not Linux
+        return False
 
 
 def _is_intel() -> bool:

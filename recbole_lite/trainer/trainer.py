@@ -53,7 +53,7 @@ class LiteMixin(ResumeMixin):
 
     def __init__(self, config, model):
         self.stages = read_stages(config)
-        uses_onednn(config["matmul_backend"])  # a wrong value is to be known now
+        uses_onednn(config["matmul_backend"], config["device"])  # a wrong value is to be known now
         self._stage = self._stage_first_epoch = 0  # number of the present stage; its first epoch
         self._steps = 0  # of the optimiser, in the present stage
         self.distributed_model = self._weighted = None
@@ -128,8 +128,8 @@ class LiteMixin(ResumeMixin):
                 checkpoint.warn_unknown_vocabulary(folder)
             checkpoint.check_vocabulary(named, self._vocabulary, folder)
 
-    def _products(self):
-        return matrix_products(self.config["matmul_backend"], self.device)
+    def _products(self, training: bool = True):
+        return matrix_products(self.config["matmul_backend"], self.device, training)
 
     # -- saving -----------------------------------------------------------------------------
 
@@ -447,7 +447,7 @@ class LiteMixin(ResumeMixin):
         counts = getattr(self.model, "beam_counts", None)
         if counts is not None:
             counts.clear()
-        with self._products(), fixed_items(self.model):
+        with self._products(training=False), fixed_items(self.model):
             result = super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
         if eval_data and counts is not None and not self.config["single_spec"]:
             process_group.all_reduce_counts(counts, self.device)

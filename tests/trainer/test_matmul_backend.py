@@ -1,5 +1,7 @@
 """Matrix products by oneDNN: which are replaced, what they give, when the choice is made."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -8,7 +10,6 @@ from recbole_lite.trainer import matmul_backend
 from recbole_lite.trainer.matmul_backend import (
     matrix_products,
     mixed_precision,
-    tf32,
     uses_onednn,
     wants_onednn,
 )
@@ -169,14 +170,67 @@ def test_a_torch_without_the_operator(monkeypatch):
         uses_onednn("onednn")
 
 
-def test_tf32_is_a_gpus_and_ends_with_its_context():
-    usual = torch.get_float32_matmul_precision()
-    for context in (tf32("cuda"), matrix_products("tf32", "cuda:1")):
-        with context:
-            assert torch.get_float32_matmul_precision() == "high"
-        assert torch.get_float32_matmul_precision() == usual
-    with matrix_products("tf32", "cpu"):
-        assert torch.get_float32_matmul_precision() == usual
+def test_rounded_products_are_one_kind_of_devices_and_end_with_their_context():
+    precision = torch.get_float32_matmul_precision
+    usual = precision()
+    for kind, device, there in (
+        ("tf32", "cuda:1", "high"),
+        ("tf32", "cpu", usual),
+        ("bf16", "cpu", "medium"),
+        ("bf16", "cuda", usual),
+    ):
+        with matrix_products(kind, device):
+            assert precision() == there
+            with matrix_products(kind, device, training=False):
+                assert precision() == ("highest" if there == "medium" else there)
+            assert precision() == there
+        assert precision() == usual
+
+
+@pytest.mark.parametrize(
+    ("flags", "has"),
+    [
+        ("flags\t\t: fpu avx512f avx512_bf16 avx512_vnni", True),
+        ("flags\t\t: fpu amx_bf16 amx_tile", True),
+        ("Features\t: asimd bf16 sve", True),
+        ("flags\t\t: fpu avx2 avx512f avx512_vnni", False),
+        (None, False),
+    ],
+)
+def test_bfloat16_needs_a_processor_that_has_it(flags, has, monkeypatch, tmp_path):
+    if flags:
+        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{flags}\n")
+    monkeypatch.setattr(matmul_backend, "_CPUINFO", tmp_path / "cpuinfo")
+    assert matmul_backend.has_bfloat16() is has
+    assert uses_onednn("bf16", "cuda") is False
+    with nullcontext() if has else pytest.raises(ConfigError, match="bf16: this processor has no"):
+        assert uses_onednn("bf16") is False
+
+
+def test_bfloat16_trains_and_does_not_evaluate(monkeypatch, tmp_path, caplog):
+    from recbole.model.sequential_recommender import SASRec
+
+    from recbole_lite import run
+
+    seen = {"loss": set(), "scores": set()}
+
+    class Watched(SASRec):
+        def calculate_loss(self, interaction):
+            seen["loss"].add(torch.get_float32_matmul_precision())
+            return super().calculate_loss(interaction)
+
+        def full_sort_predict(self, interaction):
+            seen["scores"].add(torch.get_float32_matmul_precision())
+            return super().full_sort_predict(interaction)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(matmul_backend, "has_bfloat16", lambda: True)
+    write_tiny(tmp_path)
+    settings = {**QUICK, "data_path": str(tmp_path), "matmul_backend": "bf16", "state": "INFO"}
+    with caplog.at_level("INFO"):
+        run(Watched, "tiny", config_dict=settings)
+    assert seen == {"loss": {"medium"}, "scores": {"highest"}}
+    assert "products of bfloat16" in caplog.text
 
 
 @pytest.mark.parametrize(("enabled", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])

@@ -344,7 +344,7 @@ def measure(
     device, dtype = config["device"], options.autocast
     precision = torch.autocast(device.type, getattr(torch, dtype)) if dtype else nullcontext()
     with_sweeps = options.with_sweeps and "POD" in models
-    with precision, matrix_products(config["matmul_backend"], device):
+    with precision, matrix_products(config["matmul_backend"], device, False):
         return {
             "command": command,
             "environment": environment(),

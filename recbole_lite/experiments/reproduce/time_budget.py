@@ -178,7 +178,7 @@ def _inference(folder: str | Path) -> dict[str, Any]:
     times = []
     batch = test.collate_fn(torch.arange(min(BATCH, len(test._dataset))))[0].to(config["device"])
     with (
-        matrix_products(config["matmul_backend"], config["device"]),
+        matrix_products(config["matmul_backend"], config["device"], training=False),
         fixed_items(model),
     ):
         for _ in range(1 + BATCHES):
