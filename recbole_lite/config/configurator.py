@@ -26,7 +26,13 @@ from torch.nn.utils import clip_grad_norm_
 from recbole_lite.config.command_line import parse_overrides, parse_scalar
 from recbole_lite.config.evaluation_settings import check_protocol
 from recbole_lite.config.keys import affecting
-from recbole_lite.config.known_keys import check_known, default_files, known_keys, own_keys
+from recbole_lite.config.known_keys import (
+    check_known,
+    default_files,
+    known_keys,
+    own_keys,
+    unread,
+)
 from recbole_lite.config.registry import (
     can_train_prefixes,
     check_kind,
@@ -177,6 +183,8 @@ class LiteConfig(Config):
 
     def _get_final_config_dict(self):
         check_known(self.origins, known_keys(self.model_class) | set(self.internal_config_dict))
+        for line in unread(self.origins, self.model_class, self.internal_config_dict):
+            _warn_once(line)
         own = own_keys(self.model_class)
         for key, setting in self.origins.items():
             if key in {"model", "dataset"}:

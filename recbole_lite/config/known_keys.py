@@ -47,6 +47,33 @@ def check_known(settings: Mapping[str, Setting], known: Iterable[str]) -> None:
         raise ConfigError("\n".join(problems))
 
 
+def unread(
+    settings: Mapping[str, Setting], model_class: type, defaults: Iterable[str]
+) -> list[str]:
+    """Warnings about settings on the command line that are other models' alone.
+
+    Files of settings serve several models without a warning.
+
+    Parameters
+    ----------
+    settings : mapping
+    model_class : type
+    defaults : iterable of str
+        Keys of every run and of the model's files.
+    """
+    read = {*defaults, *_general_keys(), *own_keys(model_class), *_read_by(model_class)}
+    warnings = []
+    for key, setting in settings.items():
+        readers = _readers(key) if setting.origin == "command line" and key not in read else []
+        if readers:
+            more = f" and {len(readers) - 4} more" * (len(readers) > 4)
+            warnings.append(
+                f"command line: {key} has no effect on {model_class.__name__}; it is a setting of "
+                f"{', '.join(readers[:4])}{more}{suggest(key, sorted(read))}"
+            )
+    return warnings
+
+
 def known_keys(model_class: type) -> frozenset[str]:
     """Return the keys that a run may set.
 
@@ -64,15 +91,37 @@ def known_keys(model_class: type) -> frozenset[str]:
 @lru_cache(maxsize=1)
 def _shipped_keys() -> frozenset[str]:
     """Every key of the table, of a property file of RecBole or of a data set of this project."""
+    models = {key for path in _model_files() for key in _keys_of(path)}
+    return frozenset(models | _general_keys() | {key for key in table() if "*" not in key})
+
+
+@lru_cache(maxsize=1)
+def _general_keys() -> frozenset[str]:
+    """Keys of property files that are no model's, and of RecBole's lists of arguments."""
     # Not everything under PROPERTIES: rec_llm/ has the names of Hugging Face's configurations.
     files = [*RECBOLE_PROPERTIES.glob("**/*.yaml"), *PROPERTIES.glob("dataset/*")]
-    keys = {key for key in table() if "*" not in key}
-    for path in files:
-        if path.name not in {"url.yaml", "kg_url.yaml"}:
-            keys.update(yaml.load(path.read_text(encoding="utf-8"), Loader=Loader) or {})
+    keys = {key for path in files if path.parent.name != "model" for key in _keys_of(path)}
     for name in ("general", "training", "evaluation", "dataset"):
         keys.update(getattr(argument_list, f"{name}_arguments"))
     return frozenset(keys)
+
+
+def _model_files() -> list[Path]:
+    folders = (RECBOLE_PROPERTIES, PROPERTIES)
+    return [path for folder in folders for path in sorted(folder.glob("model/*.yaml"))]
+
+
+@lru_cache(maxsize=512)
+def _keys_of(path: Path) -> frozenset[str]:
+    if path.name in {"url.yaml", "kg_url.yaml"}:
+        return frozenset()
+    return frozenset(yaml.load(path.read_text(encoding="utf-8"), Loader=Loader) or {})
+
+
+def _readers(key: str) -> list[str]:
+    """Models whose files have a key, this project's first."""
+    files = reversed(_model_files())
+    return list(dict.fromkeys(path.stem for path in files if key in _keys_of(path)))
 
 
 # -- a model's own ----------------------------------------------------------------------------

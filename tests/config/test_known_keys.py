@@ -8,6 +8,7 @@ import pytest
 from recbole.model.sequential_recommender import SASRec
 
 from recbole_lite import LiteConfig, run
+from recbole_lite.config import configurator
 from recbole_lite.config.known_keys import known_keys
 from recbole_lite.utils.errors import ConfigError
 
@@ -141,3 +142,40 @@ def test_a_subclass_has_the_defaults_of_its_base():
     config = LiteConfig(Mine, "tiny")
     assert (config["n_layers"], config["hidden_act"]) == (2, "gelu")  # RecBole's SASRec.yaml
     assert config["MAX_ITEM_LIST_LENGTH"] == 20  # ours comes after RecBole's
+
+
+# -- settings of other models -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "message"),
+    [
+        ("ItemLM", "rec_llm_lora={r: 4}", "no effect on ItemLM; it is a setting of LiteLLM4Rec"),
+        ("GRU4Rec", "item_mask_ratio=0.1", "it is a setting of LiteLLM4Rec, ItemLM"),
+        ("SASRec", "dropout_prob=0.3", "more; did you mean attn_dropout_prob or hidden_dropout_"),
+        ("LiteLLM4Rec", "lm_dropout=0.3", "no effect on LiteLLM4Rec; it is a setting of ItemLM"),
+        ("SASRec", "train_strategy=prefix", None),
+        ("S3Rec", "pretrain_epochs=3", None),
+        ("TIGER", "item_llm=minilm", None),
+        ("GRU4Rec", "hidden_size=8", None),
+    ],
+)
+def test_a_setting_that_the_model_does_not_read_is_told(model, given, message, caplog):
+    configurator._warn_once.cache_clear()
+    LiteConfig(model, "tiny", overrides=[f"--{given}"])
+    assert message in caplog.text if message else not caplog.text
+    key, value = given.split("=")  # a file of settings may serve several models
+    caplog.clear()
+    LiteConfig(model, "tiny", config_dict={key: value})
+    assert not caplog.text
+
+
+def test_what_the_code_of_a_class_reads_is_no_other_models(caplog):
+    class Shaped(SASRec):
+        def __init__(self, config, dataset):
+            super().__init__(config, dataset)
+            self.beams = config["num_beams"]  # also a setting of P5
+
+    configurator._warn_once.cache_clear()
+    LiteConfig(Shaped, "tiny", overrides=["--num_beams=4"])
+    assert not caplog.text
