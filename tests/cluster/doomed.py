@@ -30,5 +30,6 @@ def _wait_for_death() -> None:
     if ray.get_runtime_context().get_node_id() == (held / "doomed").read_text():
         (held / "started").touch()
         time.sleep(600)
-    while not (held / "started").exists():
+    patience = time.monotonic() + 100
+    while not (held / "started").exists() and time.monotonic() < patience:
         time.sleep(0.05)

@@ -1,7 +1,10 @@
 """Item vectors by Ray's workers: those of one process, in shards that are kept."""
 
+from pathlib import Path
+
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from recbole_lite.cli.main import main
@@ -88,10 +91,9 @@ def test_errors_of_workers_and_settings(settings, items, ray_here):
         load_item_vectors(settings(item_embedding_cache_dir=None), items(), RayOptions())
 
 
-def test_on_the_command_line(quick, ray_here, data_path, llm_folders, capsys, config_for):
-    flags = [f"--data_path={data_path}", f"--item_llm={llm_folders['bert']}", "--use_gpu=False"]
-    command = ["encode", "--model=LiteLLM4Rec", "--dataset=tiny", *flags]
-    command += ["--title_field=title", "--item_embedding_cache_dir=vectors"]
+def test_on_the_command_line(quick, ray_here, capsys, config_for):
+    Path("set.yaml").write_text(yaml.safe_dump(quick(item_embedding_cache_dir="vectors")))
+    command = ["encode", "--model=LiteLLM4Rec", "--dataset=tiny", "--config_files=set.yaml"]
     assert main([*command, "--ray"]) == 0
     path, rest = capsys.readouterr().out.strip().split(": ")
     assert rest == "24 items, 16 dimensions"
