@@ -231,7 +231,7 @@ def _write_to(target: Path, write: Callable[[TextIO], None]) -> None:
         write(text)
 
 
-def _rank(recommender, chunk, options: BatchOptions, choice: dict[str, Any], bar) -> list:
+def _rank(recommender, chunk, options: BatchOptions, choice: Mapping[str, Any], bar) -> list:
     """Ranked items and scores of each row of a chunk; None for a user without a known item."""
     ranked: list = [None] * len(chunk)
     order = [i for i, (_, known, _) in enumerate(chunk) if known]

@@ -13,7 +13,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -93,32 +93,29 @@ def recommend_folder(
     folder = recommender.folder.absolute()
     model = _model_digest(recommender)
     with ExitStack() as stack:
-        tasks = None
+        quiet = replace(options, show_progress=False)
+        tasks: Callable[[Iterator], Iterator] = partial(_ranked_here, recommender, quiet, choice)
         if ray is not None:
             joined = stack.enter_context(session(ray.address, ray.use_gpu, "ray"))
             check_workers(joined, ray, {"--model": folder})
             worker = (str(folder), model, device, runtime)
-            common = (worker, replace(options, show_progress=False), choice)
+            common = (worker, quiet, choice)
             tasks = partial(run_tasks, joined, _rank_part, common, options=ray)
         files, shown = stack.enter_context(history_files(source))
         parts = _Parts(target, ".parquet" if files[0].lower().endswith(PARQUET) else ".csv")
+        size = options.batch_size * READ_AHEAD * _PART_CHUNKS
         made_from = {"model": model, **{name: getattr(options, name) for name in _AFFECTING}}
+        made_from["rows_per_part"] = size
         parts.compare(made_from)
         read = partial(resolved, recommender, files, options, shown)
         summary, histories = _check_input(read())
         parts.claim({**made_from, "users": summary.users, "histories": histories})
-        size = options.batch_size * READ_AHEAD * _PART_CHUNKS
         n_parts = max(1, -(-summary.users // size))
         done = parts.numbers() & set(range(n_parts))
         todo = (one for one in _divided(read(), size) if one[0] not in done)
-        if tasks is None:
-            quiet = replace(options, show_progress=False)
-            results = ((n, _rank(recommender, quiet, choice, rows)) for n, rows in todo)
-        else:
-            results = tasks(todo)
         hidden = None if options.show_progress is None else not options.show_progress
         with tqdm(total=n_parts, initial=len(done), unit="part", disable=hidden) as bar:
-            for number, (text, part) in results:
+            for number, (text, part) in tasks(todo):
                 parts.write(number, text)
                 summary.add_ranked(part)
                 bar.update()
@@ -149,6 +146,16 @@ def _model_digest(recommender: Recommender) -> str:
     names = (CONFIG_FILE, ITEMS_FILE, recommender.about["weights"])
     digests = [file_sha256(recommender.folder / name) for name in names]
     return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _ranked_here(
+    recommender: Recommender,
+    options: BatchOptions,
+    choice: Mapping[str, Any],
+    parts: Iterator[tuple[int, list[Row]]],
+) -> Iterator[tuple[int, tuple[str, BatchSummary]]]:
+    for number, rows in parts:
+        yield number, _rank(recommender, options, choice, rows)
 
 
 # -- in a worker ------------------------------------------------------------------------------

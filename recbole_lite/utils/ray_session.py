@@ -293,7 +293,8 @@ def run_tasks(
     task = ray.remote(num_cpus=options.cpus, num_gpus=gpus, max_retries=_RETRIES, max_calls=0)(
         function
     )
-    shared, pending, arguments = ray.put(common), {}, iter(arguments)
+    pending: dict[Any, Any] = {}
+    shared, arguments = ray.put(common), iter(arguments)
     while True:
         room = _room(ray, options) - len(pending)
         for argument in islice(arguments, max(0, room)):
