@@ -12,14 +12,16 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import marshal
 import re
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
@@ -107,14 +109,14 @@ def recommend_folder(
         made_from = {"model": model, **{name: getattr(options, name) for name in _AFFECTING}}
         made_from["rows_per_part"] = size
         parts.compare(made_from)
-        read = partial(resolved, recommender, files, options, shown)
-        summary, histories = _check_input(read())
+        read = resolved(recommender, files, options, shown)
+        spool = stack.enter_context(tempfile.TemporaryFile())
+        summary, histories, places = _check_input(read, size, spool)
         parts.claim({**made_from, "users": summary.users, "histories": histories})
-        n_parts = max(1, -(-summary.users // size))
-        done = parts.numbers() & set(range(n_parts))
-        todo = (one for one in _divided(read(), size) if one[0] not in done)
+        done = parts.numbers() & set(range(len(places)))
+        todo = ((n, _part_at(spool, *at)) for n, at in enumerate(places) if n not in done)
         hidden = None if options.show_progress is None else not options.show_progress
-        with tqdm(total=n_parts, initial=len(done), unit="part", disable=hidden) as bar:
+        with tqdm(total=len(places), initial=len(done), unit="part", disable=hidden) as bar:
             for number, (text, part) in tasks(todo):
                 parts.write(number, text)
                 summary.add_ranked(part)
@@ -124,22 +126,29 @@ def recommend_folder(
     return summary
 
 
-def _check_input(rows: Iterator[Row]) -> tuple[BatchSummary, str]:
-    """Counts of all rows, and a digest of their content."""
-    summary, digest = BatchSummary(), hashlib.sha256()
-    for row in rows:
-        summary.users += 1
-        summary.add_unknown(row[2])
-        digest.update(repr(row).encode("utf-8", "backslashreplace"))
-    return summary, digest.hexdigest()
+def _check_input(
+    rows: Iterator[Row], size: int, spool: BinaryIO
+) -> tuple[BatchSummary, str, list[tuple[int, int]]]:
+    """Read all rows; their counts, a digest of them, and place and size of each part in `spool`.
+
+    They are kept there because reading them again would take longer than ranking on many workers.
+    """
+    summary, digest, places = BatchSummary(), hashlib.sha256(), []
+    while (part := list(islice(rows, size))) or not places:
+        summary.users += len(part)
+        for _, _, unknown in part:
+            if unknown:
+                summary.add_unknown(unknown)
+        content = marshal.dumps(part, 2)  # of this version, equal rows are equal bytes
+        places.append((spool.tell(), len(content)))
+        digest.update(content)
+        spool.write(content)
+    return summary, digest.hexdigest(), places
 
 
-def _divided(rows: Iterator[Row], size: int) -> Iterator[tuple[int, list[Row]]]:
-    """Numbered parts of the rows; one, if there are none."""
-    number, part = 0, list(islice(rows, size))
-    while part or not number:
-        yield number, part
-        number, part = number + 1, list(islice(rows, size))
+def _part_at(spool: BinaryIO, place: int, size: int) -> list[Row]:
+    spool.seek(place)
+    return marshal.loads(spool.read(size))
 
 
 def _model_digest(recommender: Recommender) -> str:
