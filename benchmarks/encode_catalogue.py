@@ -2,7 +2,7 @@
 
     python benchmarks/encode_catalogue.py --texts=20000 --out=FILE.json
     python benchmarks/encode_catalogue.py --texts=1000000 --out=FILE.json
-    python benchmarks/encode_catalogue.py --texts=1000 --item_llm=minilm --out=FILE.json
+    python benchmarks/encode_catalogue.py --texts=10000 --item_llm=minilm --out=FILE.json
 
 By default the encoder is tiny and random (BERT, one layer of 32 dimensions), with the tokenizer of
 minilm, so that what is measured is all but the encoder. Texts are 5 to 20 words of the tokenizer's

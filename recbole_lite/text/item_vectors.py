@@ -251,7 +251,8 @@ def _encode(
     encoded = (spread or _encode_here)(encoder, distinct, settings.show_progress)  # [n_distinct, d]
     row = {text: i for i, text in enumerate(distinct)}
     vectors = torch.zeros(len(texts), encoded.size(1))
-    vectors[items] = encoded[[row[texts[i]] for i in items]]  # [n_distinct, d] -> [n_items, d]
+    for some in torch.tensor(items).split(2**16):  # all at once would be a third matrix
+        vectors[some] = encoded[[row[texts[i]] for i in some.tolist()]]  # -> [n_items, d]
     return vectors
 
 

@@ -105,9 +105,10 @@ NOT_RUN = {
     "--output=recs/ --ray": RAY,
     "recbole-lite recommend --model=/shared/model '--input=s3://bucket/histories/*.parquet' "
     "--output=s3://bucket/recs/ --ray_address=auto": RAY,
-    "python benchmarks/encode_catalogue.py --texts=1000000 --out=FILE.json": MEASURES,
-    "python benchmarks/encode_catalogue.py --texts=1000 --item_llm=minilm "
-    "--out=FILE.json": MEASURES,
+    "python benchmarks/encode_catalogue.py --texts=1000000 "
+    "--out=results/scaling/encode-1m.json": MEASURES,
+    "python benchmarks/encode_catalogue.py --texts=10000 --item_llm=minilm "
+    "--out=results/scaling/encode-minilm.json": MEASURES,
 }
 
 SHORT = ["--epochs=1", "--max_steps=2", "--train_batch_size=16", "--show_progress=False"]
