@@ -133,7 +133,8 @@ def _check_input(
 
     They are kept there because reading them again would take longer than ranking on many workers.
     """
-    summary, digest, places = BatchSummary(), hashlib.sha256(), []
+    summary, digest = BatchSummary(), hashlib.sha256()
+    places: list[tuple[int, int]] = []
     while (part := list(islice(rows, size))) or not places:
         summary.users += len(part)
         for _, _, unknown in part:
