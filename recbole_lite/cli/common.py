@@ -120,6 +120,39 @@ def add_runtime(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_ray(parser: argparse.ArgumentParser) -> None:
+    """Add ``--ray``, ``--ray_address`` and ``--cpus_per_worker``."""
+    parser.add_argument(
+        "--ray", action="store_true", help="spread the work over Ray's workers (docs/scaling.md)"
+    )
+    parser.add_argument(
+        "--ray_address",
+        "--ray-address",
+        metavar="HOST:PORT",
+        help="cluster to use with Ray, or auto (default: $RAY_ADDRESS, else this machine)",
+    )
+    parser.add_argument(
+        "--cpus_per_worker", type=int, default=1, metavar="N", help="with Ray (default: 1)"
+    )
+
+
+def ray_options(args: argparse.Namespace, use_gpu: bool):
+    """`RayOptions` of the command line; None where Ray is not asked for.
+
+    Raises
+    ------
+    RequestError
+        No processor is left to a worker.
+    """
+    from recbole_lite.utils.ray_session import RayOptions
+
+    if args.cpus_per_worker < 1:
+        raise RequestError("--cpus_per_worker must be at least 1")
+    if not args.ray and args.ray_address is None:
+        return None
+    return RayOptions(args.ray_address, args.cpus_per_worker, use_gpu)
+
+
 def load_recommender(args: argparse.Namespace):
     """Load the model that the command line names.
 

@@ -23,8 +23,8 @@ from recbole_lite.utils.files import check_folder
 
 SUBCOMMANDS = (  # the first five are those of a newcomer
     "data", "run", "compare", "recommend", "serve",
-    "similar", "mcp", "calibrate", "update", "ablate", "reproduce", "adapt-llm", "report", "pack",
-    "export",
+    "similar", "mcp", "calibrate", "update", "ablate", "reproduce", "adapt-llm", "encode", "report",
+    "pack", "export",
 )  # fmt: skip
 EPILOG = """\
 first steps:

@@ -9,22 +9,27 @@ from typing import Any
 from recbole_lite.cli.common import (
     add_command,
     add_model,
+    add_ray,
     add_runtime,
     load_recommender,
     print_ranked,
+    ray_options,
 )
 from recbole_lite.utils.errors import RequestError
 
 EPILOG = """\
 --history takes raw ids or titles (ids first; "The Matrix" finds "Matrix, The"), oldest first.
---input takes a CSV file with the columns user_id and history (raw ids); the output has
-user_id, rank, item_id, title and score. - is standard input or output; pipes work as well.
+--input takes a CSV or Parquet file with the columns user_id and history (raw ids), or a folder, a
+pattern or an fsspec URL of such files; the output has user_id, rank, item_id, title and score.
+- is standard input or output; pipes work as well. --output=DIR/ writes a folder of parts; the same
+command goes on with the parts that are missing. --ray spreads the parts over Ray's workers.
 
 examples:
   %(prog)s --model=saved/LiteLLM4Rec-ml-1m-... --history="Toy Story;Heat"
   %(prog)s --model=packed --history="1;6" --k=5 --candidates="Casino;Fargo;Jumanji"
   %(prog)s --model=packed --history="1;6" --explain --where="{genre: Comedy, year: {gte: 1990}}"
   %(prog)s --model=packed --input=histories.csv --output=recommendations.csv
+  %(prog)s --model=packed --input=histories.parquet --output=recs/ --ray
   zcat histories.csv.gz | %(prog)s --model=packed --input=- --output=- | head
 """
 INTERRUPTED = "interrupted; the output file is written only when it is complete"
@@ -37,8 +42,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add_model(one)
     source = one.add_mutually_exclusive_group(required=True)
     source.add_argument("--history", metavar="A;B", help="ids or titles of one user")
-    source.add_argument("--input", metavar="FILE", help="CSV file of histories")
-    one.add_argument("--output", metavar="FILE", help="with --input: CSV file to write")
+    source.add_argument("--input", metavar="FILE", help="CSV or Parquet of histories")
+    one.add_argument("--output", metavar="FILE", help="with --input: CSV file or DIR/ to write")
     one.add_argument("--k", type=int, default=10, help="items for each user (default: 10)")
     one.add_argument("--candidates", metavar="A;B", help="ids or titles to choose from")
     one.add_argument(
@@ -80,6 +85,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     one.add_argument("--separator", default=";", help="separator of ids (default: ;)")
     one.add_argument("--batch_size", type=int, default=256, help="histories scored together")
     add_runtime(one)
+    add_ray(one)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -92,7 +98,11 @@ def run(args: argparse.Namespace) -> int:
         raise RequestError(
             "--explain goes with --history; a file of recommendations has no reasons"
         )
-    recommender = load_recommender(args)
+    ray = ray_options(args, args.device.startswith("cuda"))
+    if ray is not None and args.input is None:
+        raise RequestError("--ray goes with --input")
+    # With Ray, the workers have the device.
+    recommender = load_recommender(args if ray is None else _with(args, device="cpu"))
     choice = {
         "exclude_seen": args.exclude_seen or (False if args.include_seen else None),
         "candidates": _ids(recommender, args.candidates, args.separator),
@@ -102,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
         "probabilities": args.probabilities,
     }
     if args.input is not None:
-        return _recommend_file(args, recommender, choice)
+        return _recommend_file(args, recommender, choice, ray)
     history = _ids(recommender, args.history, args.separator)
     (found,) = recommender.recommend(
         [history], args.k, no_history="error", explain=args.explain, **choice
@@ -115,8 +125,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _recommend_file(args: argparse.Namespace, recommender, choice: dict[str, Any]) -> int:
+def _recommend_file(args: argparse.Namespace, recommender, choice: dict[str, Any], ray) -> int:
     from recbole_lite.inference.batch_recommend import BatchOptions, recommend_file
+    from recbole_lite.inference.history_files import is_url
     from recbole_lite.utils.files import STANDARD, is_stream
 
     options = BatchOptions(
@@ -127,11 +138,24 @@ def _recommend_file(args: argparse.Namespace, recommender, choice: dict[str, Any
         show_progress=sys.stderr.isatty(),
         **choice,
     )
+    if ray is not None or args.output.endswith("/") or is_url(args.output):
+        from recbole_lite.inference.recommend_folder import recommend_folder
+
+        args.interrupted = "interrupted; the same command goes on with the parts that are missing"
+        summary = recommend_folder(
+            recommender, args.input, args.output, options, ray, args.device, args.runtime
+        )
+        print(f"{args.output}: {summary}")
+        return 0
     summary = recommend_file(recommender, args.input, args.output, options)
     streams = is_stream(args.output)  # the rows may be on standard output
     name = "standard output" if args.output == STANDARD else args.output
     print(f"{name}: {summary}", file=sys.stderr if streams else sys.stdout)
     return 0
+
+
+def _with(args: argparse.Namespace, **changes: Any) -> argparse.Namespace:
+    return argparse.Namespace(**{**vars(args), **changes})
 
 
 def _where(text: str | None) -> Any:

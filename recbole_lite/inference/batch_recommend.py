@@ -1,10 +1,10 @@
-"""Recommendations for a CSV file of histories, in bounded memory."""
+"""Recommendations for files of histories, in bounded memory."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -13,14 +13,15 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from recbole_lite.inference.history_files import PARQUET, history_files, read_histories
 from recbole_lite.inference.history_inputs import describe_unknown, resolve_excluded, share
 from recbole_lite.inference.recommender import Recommender
 from recbole_lite.utils.errors import DataError
-from recbole_lite.utils.files import STANDARD, is_stream, open_stream, spooled, write_atomically
+from recbole_lite.utils.files import is_stream, open_stream, write_atomically
 
-INPUT_COLUMNS = ("user_id", "history")
+Row = tuple[str, list[int], list[str]]  # user, known internal ids, unknown raw ids
 OUTPUT_COLUMNS = ("user_id", "rank", "item_id", "title", "score")
-_READ_AHEAD = 16  # batches sorted by length together, so that a batch has little padding
+READ_AHEAD = 16  # batches sorted by length together, so that a batch has little padding
 _SHOWN = 5
 
 
@@ -70,6 +71,8 @@ class BatchSummary:
         Users without a known item, who got no recommendation.
     unserved_users : list of str
         The first of these users.
+    kept : int
+        Parts of a folder that an earlier call has written.
     """
 
     users: int = 0
@@ -78,11 +81,18 @@ class BatchSummary:
     unknown_ids: list[str] = field(default_factory=list)
     unserved: int = 0
     unserved_users: list[str] = field(default_factory=list)
+    kept: int = 0
 
     def add_unknown(self, ids: list[str]) -> None:
         """Count unknown ids of a history, and keep the first distinct ones."""
         self.unknown += len(ids)
         self.unknown_ids = list(dict.fromkeys(self.unknown_ids + ids))[:_SHOWN]
+
+    def add_ranked(self, part: BatchSummary) -> None:
+        """Count what was written for a part of the users."""
+        self.rows += part.rows
+        self.unserved += part.unserved
+        self.unserved_users = [*self.unserved_users, *part.unserved_users][:_SHOWN]
 
     def __str__(self) -> str:
         text = f"{self.users:,} histories, {self.rows:,} recommendations"
@@ -96,6 +106,8 @@ class BatchSummary:
                 f"; nothing for {self.unserved:,} users with unknown items alone "
                 f"({', '.join(self.unserved_users)}{', ...' * (self.unserved > _SHOWN)})"
             )
+        if self.kept:
+            text += f"; {self.kept:,} parts were there already, their rows are not counted"
         return text
 
 
@@ -105,20 +117,20 @@ def recommend_file(
     target: str | Path,
     options: BatchOptions | None = None,
 ) -> BatchSummary:
-    """Recommend for every row of a CSV file.
+    """Recommend for every row of a file of histories.
 
-    The file is read twice: first to check all of it, so that an error in the last line is found
+    The input is read twice: first to check all of it, so that an error in the last line is found
     in seconds; then in batches. A stream is copied to a temporary file first. Memory use does not
-    depend on the size of the file. An output file appears under its name when it is complete; a
+    depend on the size of the input. An output file appears under its name when it is complete; a
     stream gets each batch as soon as it is ranked.
 
     Parameters
     ----------
     recommender : Recommender
     source : str or Path
-        CSV in UTF-8 with the columns ``user_id`` and ``history`` (others are ignored); a history
-        consists of raw item ids, oldest first, joined by ``options.separator``. ``-`` is standard
-        input; pipes work as well.
+        CSV or Parquet with the columns ``user_id`` and ``history``
+        (:func:`~recbole_lite.inference.history_files.read_histories`), a history oldest first; or
+        a folder, pattern or URL of such files. ``-`` is standard input; pipes work as well.
     target : str or Path
         CSV with the columns ``user_id, rank, item_id, title, score``, one row for each
         recommendation, users in the order of `source`. ``-`` is standard output; pipes and
@@ -132,43 +144,63 @@ def recommend_file(
     Raises
     ------
     DataError
-        With the line: not UTF-8, missing columns, a wrong number of cells, an empty history; with
-        ``unknown="error"`` also an id that is not in the catalogue.
+        With the file and line or column, see :func:`resolved`.
     RequestError
         An option is invalid.
     """
-    target, options = Path(target), options or BatchOptions()
-    _check_target(target, Path(source))
-    recommender.check_k(options.k)
-    share(options.diversity, "diversity")
-    if options.probabilities:
-        recommender.check_probabilities()
-    choice = {
-        "candidates": recommender.choices(options.candidates, options.where, 1),
-        "exclude": resolve_excluded(recommender.catalogue, options.exclude, 1)[0],
-    }
+    options = options or BatchOptions()
+    _check_target(Path(target), Path(source))
+    choice = check_options(recommender, options)
     summary = BatchSummary()
-    shown = "standard input" if str(source) == STANDARD else source
-    with spooled(source) as file:
-        read = partial(_resolved, recommender, file, options, shown)
+    with history_files(source) as (files, shown):
+        read = partial(resolved, recommender, files, options, shown)
         for _, _, unknown in read():
             summary.users += 1
             summary.add_unknown(unknown)
         rows = read()
         _write_to(
-            target,
-            lambda out: _write_batches(out, rows, recommender, options, choice, summary),
+            Path(target),
+            lambda out: write_batches(out, rows, recommender, options, choice, summary),
         )
     return summary
 
 
-def _write_batches(out: TextIO, rows, recommender, options, choice, summary) -> None:
-    """Rank the resolved rows batch by batch, and write the lines of each."""
+def check_options(recommender: Recommender, options: BatchOptions) -> dict[str, Any]:
+    """Candidates and excluded items of every user, in internal ids.
+
+    Raises
+    ------
+    RequestError
+        An option is invalid.
+    """
+    recommender.check_k(options.k)
+    share(options.diversity, "diversity")
+    if options.probabilities:
+        recommender.check_probabilities()
+    return {
+        "candidates": recommender.choices(options.candidates, options.where, 1),
+        "exclude": resolve_excluded(recommender.catalogue, options.exclude, 1)[0],
+    }
+
+
+def write_batches(
+    out: TextIO,
+    rows: Iterator[Row],
+    recommender: Recommender,
+    options: BatchOptions,
+    choice: Mapping[str, Any],
+    summary: BatchSummary,
+) -> None:
+    """Rank the resolved rows batch by batch, and write a header and the lines of each.
+
+    Lines depend on the batches by rounding alone; parts of ``batch_size * READ_AHEAD`` rows have
+    the batches that the whole has.
+    """
     table = csv.writer(out, lineterminator="\n")
     hidden = None if options.show_progress is None else not options.show_progress
     table.writerow(OUTPUT_COLUMNS)
     with tqdm(total=summary.users, unit="user", disable=hidden) as bar:
-        while chunk := list(islice(rows, options.batch_size * _READ_AHEAD)):
+        while chunk := list(islice(rows, options.batch_size * READ_AHEAD)):
             ranked = _rank(recommender, chunk, options, choice, bar)
             _write_rows(table, recommender, chunk, ranked, summary)
             out.flush()
@@ -177,7 +209,9 @@ def _write_batches(out: TextIO, rows, recommender, options, choice, summary) -> 
 def _check_target(target: Path, source: Path) -> None:
     """Refuse an output that is a folder or the input file, before anything is ranked."""
     if target.is_dir():
-        raise DataError("is a folder; name a file for the output", target)
+        raise DataError("is a folder; name a file for the output, or DIR/ for parts", target)
+    if target.suffix.lower() in PARQUET:
+        raise DataError("a file of recommendations is CSV; Parquet needs a folder: DIR/", target)
     if target.is_file() and source.is_file() and target.samefile(source):
         raise DataError("the output would replace the input; give another name", target)
 
@@ -197,7 +231,7 @@ def _write_to(target: Path, write: Callable[[TextIO], None]) -> None:
         write(text)
 
 
-def _rank(recommender, chunk, options: BatchOptions, choice: dict[str, Any], bar) -> list:
+def _rank(recommender, chunk, options: BatchOptions, choice: Mapping[str, Any], bar) -> list:
     """Ranked items and scores of each row of a chunk; None for a user without a known item."""
     ranked: list = [None] * len(chunk)
     order = [i for i, (_, known, _) in enumerate(chunk) if known]
@@ -235,53 +269,19 @@ def _write_rows(out, recommender, chunk, ranked, summary) -> None:
         )
 
 
-def _resolved(recommender, source, options, shown) -> Iterator[tuple[str, list, list]]:
-    """User, known internal ids and unknown raw ids of each row."""
-    for line, user, history in _read(source, options.separator, shown):
+def resolved(
+    recommender: Recommender, files: Sequence[str], options: BatchOptions, shown: str | None
+) -> Iterator[Row]:
+    """User, known internal ids and unknown raw ids of each row.
+
+    Raises
+    ------
+    DataError
+        See :func:`~recbole_lite.inference.history_files.read_histories`; with ``unknown="error"``
+        also an id that is not in the catalogue.
+    """
+    for name, line, user, history in read_histories(files, options.separator, shown):
         known, unknown = recommender.catalogue.resolve(history)
         if unknown and options.unknown == "error":
-            raise DataError(f"{describe_unknown(unknown)} (user {user})", shown, line)
+            raise DataError(f"{describe_unknown(unknown)} (user {user})", name, line)
         yield user, known, unknown
-
-
-def _read(source: Path, separator: str, shown: str | Path) -> Iterator[tuple[int, str, list[str]]]:
-    """Line, user and history of each row; errors name the file `shown`."""
-    reader = None
-    try:
-        with source.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = next(reader, [])
-            absent = [name for name in INPUT_COLUMNS if name not in header]
-            if absent:
-                raise DataError(
-                    f"no column {absent[0]!r}; the header must name user_id and history, it has "
-                    f"{', '.join(header) or 'nothing'}",
-                    shown,
-                    1,
-                )
-            user_at, history_at = (header.index(name) for name in INPUT_COLUMNS)
-            for row in reader:
-                if not row:
-                    continue  # an empty line, as at the end of many files
-                if len(row) != len(header):
-                    raise DataError(
-                        f"{len(row)} cells, the header has {len(header)}", shown, reader.line_num
-                    )
-                history = [i for part in row[history_at].split(separator) if (i := part.strip())]
-                if not history:
-                    raise DataError(
-                        f"the history of user {row[user_at]!r} is empty", shown, reader.line_num
-                    )
-                yield reader.line_num, row[user_at], history
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", shown) from None
-    except UnicodeDecodeError as error:
-        line = reader.line_num + 1 if reader else 1
-        raise DataError(
-            f"not UTF-8 text (byte {error.object[error.start]:#04x} in line {line} or after); "
-            "convert it, e.g. with iconv",
-            shown,
-        ) from None
-    except csv.Error as error:
-        line = reader.line_num if reader else 1
-        raise DataError(f"not valid CSV: {error}", shown, line) from None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +19,7 @@ from recbole_lite.text.item_text import render_item_texts
 from recbole_lite.text.llm_files import resolve_llm, weights_fingerprint
 from recbole_lite.text.sentence_transformers_folder import Recipe
 from recbole_lite.utils.errors import ConfigError, MissingDependencyError, ModelFilesError, listed
+from recbole_lite.utils.ray_session import RayOptions
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +47,7 @@ class ItemVectors:
     sha256: str | None = None
 
 
-def load_item_vectors(config, dataset) -> ItemVectors:
+def load_item_vectors(config, dataset, ray: RayOptions | None = None) -> ItemVectors:
     """Item LLM of the paper (Section 4.2, eqs. 1-3): a vector for every item with text.
 
     If the cache in ``item_embedding_cache_dir`` holds vectors of the same texts by the same model,
@@ -59,6 +62,8 @@ def load_item_vectors(config, dataset) -> ItemVectors:
         ``dataset``.
     dataset : LiteSequentialDataset
         Has the texts and raw ids.
+    ray : RayOptions, optional
+        Spread the texts over Ray's workers; default: this process encodes them.
 
     Returns
     -------
@@ -89,7 +94,7 @@ def load_item_vectors(config, dataset) -> ItemVectors:
         )
     texts, has_text = read_texts(settings, dataset)
     started = time.perf_counter()
-    vectors, from_cache, path = _find_or_encode(settings, texts)
+    vectors, from_cache, path = _find_or_encode(settings, texts, ray)
     warn_of_equal_vectors(texts, vectors)
     message = f"item vectors read from cache {path} (0 texts encoded)"
     if not from_cache:
@@ -163,7 +168,7 @@ def _warn_of_items_without_text(has_text: torch.Tensor, dataset) -> None:
 
 
 def _find_or_encode(
-    settings: TextSettings, texts: list[str]
+    settings: TextSettings, texts: list[str], ray: RayOptions | None
 ) -> tuple[torch.Tensor, bool, Path | None]:
     """Return vectors [n_items, d], whether they come from the cache, and the cache file."""
 
@@ -179,13 +184,26 @@ def _find_or_encode(
         return _read_without_weights(settings, inputs, len(texts), error)
     recipe = settings.recipe(folder)
     if settings.cache_dir is None:
+        if ray is not None:
+            raise ConfigError(
+                "item_embedding_cache_dir: Ray's results are kept there; name a folder"
+            )
         return _encode(settings, folder, recipe, texts), False, None
     inputs = inputs_of(settings.cache_labels(recipe)[0])
     key = vector_cache.cache_key(inputs, weights_fingerprint(folder, recipe.files))
     path = vector_cache.cache_path(settings.cache_dir, settings.dataset, settings.llm, key)
     make = partial(_encode, settings, folder, recipe, texts)
     about = {"inputs": inputs, "llm": settings.llm}
-    return vector_cache.find_or_make(path, key, len(texts), make, about)
+    if ray is None:
+        return vector_cache.find_or_make(path, key, len(texts), make, about)
+    from recbole_lite.text.ray_encoding import encode_on_ray
+
+    shards = path.with_name(f"{path.name}.shards")
+    spread = partial(encode_on_ray, shards=shards, key=key, options=ray)
+    result = vector_cache.find_or_make(path, key, len(texts), partial(make, spread), about)
+    if result[2] is not None:
+        shutil.rmtree(shards, ignore_errors=True)
+    return result
 
 
 def _read_without_weights(
@@ -205,28 +223,43 @@ def _read_without_weights(
     return vectors, True, path
 
 
-def _encode(settings: TextSettings, folder: Path, recipe: Recipe, texts: list[str]) -> torch.Tensor:
-    """Encode each distinct text once: n_items texts -> [n_items, d], zeros without text."""
-    # Imports transformers, which a cache hit does not need.
-    from recbole_lite.text.text_encoder import TextEncoder
+def _encode(
+    settings: TextSettings,
+    folder: Path,
+    recipe: Recipe,
+    texts: list[str],
+    spread: Callable[..., torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """Encode each distinct text once: n_items texts -> [n_items, d], zeros without text.
 
+    `spread` gets the arguments of a `TextEncoder`, the texts and whether to show progress, and has
+    other processes encode them.
+    """
     items = [i for i, text in enumerate(texts) if text]
     distinct = list(dict.fromkeys(texts[i] for i in items))
     logging.getLogger().info(
         f"Item LLM {settings.llm}: encoding {len(items):,} items ({len(distinct):,} distinct texts)"
     )
-    cuda = [settings.device] if settings.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):  # training must not depend on the cache
-        encoder = TextEncoder(
-            folder,
-            recipe=recipe,
-            max_length=settings.max_length,
-            batch_size=settings.batch_size,
-            dtype=settings.dtype,
-            device=settings.device,
-        )
-        encoded = encoder.encode(distinct, settings.show_progress)  # [n_distinct, d]
+    encoder = {
+        "folder": folder,
+        "recipe": recipe,
+        "max_length": settings.max_length,
+        "batch_size": settings.batch_size,
+        "dtype": settings.dtype,
+        "device": settings.device,
+    }
+    encoded = (spread or _encode_here)(encoder, distinct, settings.show_progress)  # [n_distinct, d]
     row = {text: i for i, text in enumerate(distinct)}
     vectors = torch.zeros(len(texts), encoded.size(1))
-    vectors[items] = encoded[[row[texts[i]] for i in items]]  # [n_distinct, d] -> [n_items, d]
+    for some in torch.tensor(items).split(2**16):  # all at once would be a third matrix
+        vectors[some] = encoded[[row[texts[i]] for i in some.tolist()]]  # -> [n_items, d]
     return vectors
+
+
+def _encode_here(encoder: dict, texts: list[str], show_progress: bool) -> torch.Tensor:
+    # Imports transformers, which a cache hit does not need.
+    from recbole_lite.text.text_encoder import TextEncoder
+
+    cuda = [encoder["device"]] if encoder["device"].type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):  # training must not depend on the cache
+        return TextEncoder(**encoder).encode(texts, show_progress)

@@ -126,17 +126,26 @@ class TextEncoder:
 
         The prompt is part of them. A warning counts texts that are cut.
         """
+        tokens, cut = self._tokens(texts)
+        warn_of_cut_texts(cut, len(texts), self.max_length)
+        return [torch.tensor(ids, dtype=torch.long) for ids in tokens]
+
+    def count_tokens(self, texts: list[str]) -> tuple[list[int], list[int]]:
+        """Numbers of tokens that are read of each text, and of all tokens of those that are cut."""
+        tokens, cut = self._tokens(texts)
+        return [len(ids) for ids in tokens], cut
+
+    def _tokens(self, texts: list[str]) -> tuple[list[list[int]], list[int]]:
+        """Token ids, and the lengths of the texts that are cut."""
         if not texts:
-            return []
+            return [], []
         texts = [self.prompt + text for text in texts]
         tokens = self._token_ids(texts, truncation=True, max_length=self.max_length)
         full = [
             text for text, ids in zip(texts, tokens, strict=True) if len(ids) == self.max_length
         ]
         lengths = [len(ids) for ids in self._token_ids(full)] if full else []
-        cut = [length for length in lengths if length > self.max_length]
-        warn_of_cut_texts(cut, len(texts), self.max_length)
-        return [torch.tensor(ids, dtype=torch.long) for ids in tokens]
+        return tokens, [length for length in lengths if length > self.max_length]
 
     def _token_ids(self, texts: list[str], **options) -> list[list[int]]:
         return self.tokenizer(

@@ -33,6 +33,7 @@ HOURS = "minutes to hours at T5-small's size, and no flag for a smaller one; tes
 SERVER = "a server, or asks one; tests/serve does both"
 CLUSTER = "needs several machines; `make test-cluster` has two Ray nodes on one"
 PEERS = "needs another library in an environment of its own"
+RAY = "starts Ray; tests/text/test_ray_encoding.py, tests/inference/test_recommend_folder.py"
 MEASURES = "minutes of timing on data that no wheel brings"
 LARGE = "language models of billions of parameters; tests/model/test_related_work.py has tiny ones"
 NOT_RUN = {
@@ -96,6 +97,18 @@ NOT_RUN = {
     "weights from the hub, and needs a GPU",
     "python benchmarks/recommend_file.py --model=RUN_FOLDER --users=20000,200000,1000000 "
     "--out=results/recommend/prefix-ml-1m.json": MEASURES,
+    "pip install '.[tune]'": INSTALLS,
+    "recbole-lite encode --model=LiteLLM4Rec --dataset=ml-1m --item_llm=minilm --ray": RAY,
+    "recbole-lite encode --model=LiteLLM4Rec --dataset=ml-1m --item_llm=minilm "
+    "--ray_address=auto": RAY,
+    "recbole-lite recommend --model=saved/LiteLLM4Rec-ml-1m-... --input=histories.parquet "
+    "--output=recs/ --ray": RAY,
+    "recbole-lite recommend --model=/shared/model '--input=s3://bucket/histories/*.parquet' "
+    "--output=s3://bucket/recs/ --ray_address=auto": RAY,
+    "python benchmarks/encode_catalogue.py --texts=1000000 "
+    "--out=results/scaling/encode-1m.json": MEASURES,
+    "python benchmarks/encode_catalogue.py --texts=10000 --item_llm=minilm "
+    "--out=results/scaling/encode-minilm.json": MEASURES,
 }
 
 SHORT = ["--epochs=1", "--max_steps=2", "--train_batch_size=16", "--show_progress=False"]

@@ -34,7 +34,7 @@ def written(path):
 
 
 def test_a_file_gets_what_its_histories_get(recommender, workdir, monkeypatch):
-    monkeypatch.setattr(batch_recommend, "_READ_AHEAD", 2)
+    monkeypatch.setattr(batch_recommend, "READ_AHEAD", 2)
     draw = random.Random(1)
     histories = [[f"i{draw.randrange(24)}" for _ in range(draw.randrange(1, 12))] for _ in "x" * 23]
     lines = [f'{n},"x, y",{"; ".join(row)}' for n, row in enumerate(histories)]

@@ -50,7 +50,7 @@ def prepare(space: Space, configure: Callable[[dict[str, Any]], Any]) -> None:
     for params in combinations:
         config = configure(params)
         dataset = dataset or create_dataset(config)
-        if not _reads_vectors(config, space.keys):
+        if not reads_vectors(config, space.keys):
             continue
         try:
             load_item_vectors(config, dataset)
@@ -68,7 +68,7 @@ def prepare(space: Space, configure: Callable[[dict[str, Any]], Any]) -> None:
         )
 
 
-def _reads_vectors(config, swept: list[str]) -> bool:
+def reads_vectors(config, swept: list[str]) -> bool:
     """Whether the model starts from fixed vectors; a trained Item LLM has them change."""
     if config["item_init"] == "random" and "item_init" not in swept:
         return False

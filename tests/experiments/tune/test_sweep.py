@@ -11,26 +11,22 @@ import torch
 import yaml
 from counting import count_encodings
 
-import recbole_lite
 from recbole_lite import LiteConfig, run
 from recbole_lite.experiments.tune.runner import SweepOptions, sweep
 from recbole_lite.utils.errors import ConfigError
 
-ray = pytest.importorskip("ray")
-from ray.tune.result import AUTO_RESULT_KEYS, DEBUG_METRICS  # noqa: E402
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler  # noqa: E402
+pytest.importorskip("ray")
+from local_ray import importable, local_ray, two_nodes
+from ray.tune.result import AUTO_RESULT_KEYS, DEBUG_METRICS
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
 pytestmark = pytest.mark.integration
 
-QUIET = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
-
 
 @pytest.fixture(autouse=True)
-def _importable(monkeypatch):
-    """Ray's workers are processes of their own; the tests need no installed package."""
-    paths = [str(Path(recbole_lite.__file__).parents[1]), str(Path(__file__).parent)]
-    paths.append(os.environ.get("PYTHONPATH"))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+def _importable():
+    with importable(Path(__file__).parent):
+        yield
 
 
 @pytest.fixture
@@ -43,40 +39,16 @@ def space(tmp_path):
     return write
 
 
-def patiently(start):
-    """Start Ray; it gives itself 30 s, which on a busy machine are not always enough."""
-    for attempt in range(3):
-        try:
-            return start()
-        except Exception as error:
-            if attempt == 2 or "timed out" not in str(error):
-                raise
-            ray.shutdown()
-
-
 @pytest.fixture
 def cluster(_importable):
-    """Two Ray nodes of one processor each; the driver is on the first."""
-    from ray.cluster_utils import Cluster
-
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    sizes = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
-    detection = {"health_check_period_ms": 500, "health_check_failure_threshold": 3}
-    head = {**sizes, "include_dashboard": False, "_system_config": detection}
-    both = patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
-    both.second = patiently(lambda: both.add_node(**sizes))
-    both.wait_for_nodes()
-    yield both
-    ray.shutdown()
-    both.shutdown()
+    with two_nodes() as both:
+        yield both
 
 
 @pytest.fixture
 def local(_importable):
-    sizes = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
-    patiently(lambda: ray.init(address="local", **sizes, **QUIET))
-    yield
-    ray.shutdown()
+    with local_ray():
+        yield
 
 
 class Watcher:
@@ -245,10 +217,7 @@ def test_four_concurrent_trials_encode_the_items_once(space, quick, monkeypatch,
     monkeypatch.setattr(TextEncoder, "encode", TextEncoder.encode)  # put back after the test
     monkeypatch.setenv("ENCODINGS", str(calls))
     count_encodings()
-    settings = {"num_cpus": 4, "object_store_memory": 80 * 2**20, **QUIET}
-    settings["runtime_env"] = {"worker_process_setup_hook": count_encodings}
-    patiently(lambda: ray.init(address="local", **settings))
-    try:
+    with local_ray(4, runtime_env={"worker_process_setup_hook": count_encodings}):
         result = sweep(
             "LiteLLM4Rec",
             "tiny",
@@ -257,8 +226,6 @@ def test_four_concurrent_trials_encode_the_items_once(space, quick, monkeypatch,
                 space("user_dropout: {grid: [0.1, 0.2, 0.3, 0.4]}\n"), {"sweep_dir": "shared"}
             ),
         )
-    finally:
-        ray.shutdown()
     assert [t["status"] for t in result["trials"]] == ["finished"] * 4
     pids = {
         json.loads(line)["pid"]
