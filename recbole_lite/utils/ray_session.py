@@ -1,20 +1,22 @@
-"""Ray: import, start or join a cluster, divide its resources."""
+"""Ray: import, start or join a cluster, run tasks on it. Nothing else imports Ray."""
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
-from recbole_lite.experiments.tune.tune_settings import TuneSettings
-from recbole_lite.utils.errors import ConfigError, MissingDependencyError
+from recbole_lite.utils.errors import ConfigError, MissingDependencyError, one_line
 from recbole_lite.utils.process import children_in_own_group, termination_interrupts
 
-INSTALL = 'pip install "ray[tune]"'
+INSTALL = 'pip install "ray[tune]"'  # what the extra "tune" installs
 _OBJECT_STORE = 200 * 2**20  # bytes; nothing large passes through it
 # Ray reports usage, and insists on a metric that a failed trial cannot have.
 _ENVIRONMENT = {
@@ -30,19 +32,34 @@ _LOGGERS = {
     "ray.tune.tune": "CRITICAL",
     "ray.tune.execution.insufficient_resources_manager": "WARNING",
 }
+_RETRIES = 3  # of a task whose process or machine died
+_PROBE_SECONDS = 60  # a machine may have to start a process first
 
 
 @dataclass(frozen=True)
-class Resources:
-    """What each trial gets, and how many run at a time."""
+class RayOptions:
+    """Where tasks run, and what each of them gets.
 
-    cpus: float
-    gpus: float
-    concurrent: int
+    Attributes
+    ----------
+    address : str, optional
+        See :func:`session`.
+    cpus : int
+        Processors of a task.
+    use_gpu : bool
+        Whether each task has a GPU.
+    """
+
+    address: str | None = None
+    cpus: int = 1
+    use_gpu: bool = False
 
 
-def import_ray():
-    """Ray with its Tune library.
+# -- session ----------------------------------------------------------------------------------
+
+
+def import_ray(library: str = "ray"):
+    """Ray, with one of its libraries.
 
     Raises
     ------
@@ -50,18 +67,28 @@ def import_ray():
         With the command that installs it.
     """
     try:
-        import ray
-        import ray.tune
+        importlib.import_module(library)
+        return importlib.import_module("ray")
     except ImportError as error:
-        raise MissingDependencyError(f"a sweep needs Ray Tune ({error}); type: {INSTALL}") from None
-    return ray
+        raise MissingDependencyError(
+            f"Ray cannot be imported ({error}); type: {INSTALL} (the extra tune)"
+        ) from None
 
 
 @contextmanager
-def session(address: str | None, use_gpu: bool) -> Iterator[Any]:
+def session(address: str | None, use_gpu: bool, library: str = "ray.tune") -> Iterator[Any]:
     """Connect to the cluster at `address`, or start Ray on this machine, for the block.
 
     A session that exists already (of a program that uses Ray itself) is used and not ended.
+
+    Parameters
+    ----------
+    address : str, optional
+        ``auto`` or ``HOST:PORT``; None: ``$RAY_ADDRESS``, else this machine.
+    use_gpu : bool
+        Whether a Ray that is started here has this machine's GPUs.
+    library : str
+        Part of Ray that the block needs.
 
     Yields
     ------
@@ -72,6 +99,8 @@ def session(address: str | None, use_gpu: bool) -> Iterator[Any]:
     ------
     ConfigError
         Nobody answers at `address`.
+    MissingDependencyError
+        Ray is not installed.
     """
     address = address or os.environ.get("RAY_ADDRESS") or None
     for name, level in _LOGGERS.items():
@@ -79,7 +108,7 @@ def session(address: str | None, use_gpu: bool) -> Iterator[Any]:
     before = {name: os.environ.get(name) for name in _ENVIRONMENT}
     os.environ.update(_ENVIRONMENT)
     try:
-        ray = import_ray()
+        ray = import_ray(library)
         joined = ray.is_initialized()
         try:
             with termination_interrupts():  # Ray's own answer to SIGTERM is a dump of its stack
@@ -124,7 +153,7 @@ def _check_reachable(address: str) -> None:
         return
     if "://" in address:
         raise ConfigError(
-            f"ray_address: {address!r}: start the sweep on a machine of the cluster and give "
+            f"ray_address: {address!r}: start the command on a machine of the cluster and give "
             "auto or HOST:PORT"
         )
     host, _, port = address.rpartition(":")
@@ -150,31 +179,25 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
-def plan_resources(ray, settings: TuneSettings, use_gpu: bool) -> Resources:
-    """What each trial gets: as set, else by what the cluster has.
+# -- resources and files of the machines ------------------------------------------------------
+
+
+def check_present(key: str, kind: str, wanted: float, nodes: Iterable[Mapping]) -> None:
+    """Refuse tasks that no machine has room for; Ray would wait for one.
+
+    Parameters
+    ----------
+    key : str
+        Setting that asks for it.
+    kind : {"CPU", "GPU"}
+    wanted : float
+    nodes : iterable of mapping
+        Resources of each machine.
 
     Raises
     ------
     ConfigError
-        A trial is to have more than any machine of the cluster has.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    total = {kind: sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU")}
-    gpus = settings.gpus_per_trial
-    if gpus is None:
-        gpus = 1 if use_gpu and total["GPU"] >= 1 else 0
-    if gpus > 1 and int(gpus) != gpus:
-        raise ConfigError(f"gpus_per_trial: above 1 it must be a whole number, found {gpus:g}")
-    _check_present("gpus_per_trial", "GPU", gpus, nodes)
-    cpus = settings.cpus_per_trial
-    if cpus is None:
-        cpus = max(1, int(total["CPU"] / (total["GPU"] / gpus))) if gpus else 1
-    _check_present("cpus_per_trial", "CPU", cpus, nodes)
-    fit = sum(_fit(node, cpus, gpus) for node in nodes)
-    return Resources(cpus, gpus, min(settings.max_concurrent or fit, max(fit, 1)))
-
-
-def _check_present(key: str, kind: str, wanted: float, nodes: list[dict[str, float]]) -> None:
     most = max((node.get(kind, 0) for node in nodes), default=0)
     if wanted > most:
         raise ConfigError(
@@ -183,9 +206,122 @@ def _check_present(key: str, kind: str, wanted: float, nodes: list[dict[str, flo
         )
 
 
-def _fit(node: dict[str, float], cpus: float, gpus: float) -> int:
-    """How many trials a machine holds at a time."""
-    shares = [node.get("CPU", 0) / cpus]
-    if gpus:
-        shares.append(node.get("GPU", 0) / gpus)
-    return int(min(shares) + 1e-9)
+def check_workers(ray, options: RayOptions, paths: Mapping[str, str | Path]) -> None:
+    """Check that tasks fit on a machine, and that every machine sees the files.
+
+    Parameters
+    ----------
+    ray : module
+    options : RayOptions
+    paths : mapping
+        What a path is (it begins the message) -> the path.
+
+    Raises
+    ------
+    ConfigError
+        Naming the setting, or the path and the machine.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    check_present("cpus_per_worker", "CPU", options.cpus, (node["Resources"] for node in nodes))
+    if options.use_gpu:
+        check_present("GPUs per worker", "GPU", 1, (node["Resources"] for node in nodes))
+    names, texts = list(paths), [str(path) for path in paths.values()]
+    probe = ray.remote(num_cpus=0, max_retries=0)(_unseen)
+    asked = {
+        probe.options(
+            scheduling_strategy=ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+                node["NodeID"], soft=False
+            )
+        ).remote(texts): node["NodeManagerAddress"]
+        for node in nodes
+        if node["Resources"].get("CPU")  # others get no tasks
+    }
+    answered, silent = ray.wait(list(asked), num_returns=len(asked), timeout=_PROBE_SECONDS)
+    if silent:
+        raise ConfigError(
+            f"Ray: machine {asked[silent[0]]} has not answered within {_PROBE_SECONDS} s; check it "
+            "with `ray status`"
+        )
+    for one in answered:
+        for place in _result(ray, one, "a test of the machine", asked[one]):
+            raise ConfigError(
+                f"{names[place]}: {texts[place]} is not visible on machine {asked[one]}; put it on "
+                "storage that all machines share, under the same path"
+            )
+
+
+def _unseen(paths: list[str]) -> list[int]:
+    """Places of the paths that this machine does not see."""
+    return [place for place, path in enumerate(paths) if not Path(path).exists()]
+
+
+# -- tasks ------------------------------------------------------------------------------------
+
+
+def run_tasks(
+    ray, function: Callable, common: Any, arguments: Iterable[tuple], options: RayOptions
+) -> Iterator[tuple[Any, Any]]:
+    """Call ``function(common, *argument)`` in worker processes, as many at a time as fit.
+
+    A task whose process or machine dies runs again elsewhere, up to three times. A worker process
+    runs many tasks: what `function` caches stays.
+
+    Parameters
+    ----------
+    ray : module
+    function : callable
+        Of a module that the workers can import.
+    common : object
+        Sent to each machine once.
+    arguments : iterable of tuple
+        Drawn as tasks end, so that few are held at once. The first element names the task.
+    options : RayOptions
+
+    Yields
+    ------
+    (object, object)
+        Name and result of each task, as they end.
+
+    Raises
+    ------
+    Exception
+        What `function` raised.
+    ConfigError
+        A task has lost its process again and again.
+    """
+    gpus = 1 if options.use_gpu else 0
+    task = ray.remote(num_cpus=options.cpus, num_gpus=gpus, max_retries=_RETRIES, max_calls=0)(
+        function
+    )
+    shared, pending, arguments = ray.put(common), {}, iter(arguments)
+    while True:
+        room = _room(ray, options) - len(pending)
+        for argument in islice(arguments, max(0, room)):
+            pending[task.remote(shared, *argument)] = argument[0]
+        if not pending:
+            return
+        (done,), _ = ray.wait(list(pending))
+        name = pending.pop(done)
+        yield name, _result(ray, done, "task", name)
+
+
+def _room(ray, options: RayOptions) -> int:
+    """Number of tasks to submit: as many as run at once, and one more for each machine."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    fit = (
+        min(node.get("CPU", 0) // options.cpus, node.get("GPU", 0) if options.use_gpu else 1e9)
+        for node in nodes
+    )
+    return max(1, int(sum(fit))) + len(nodes)
+
+
+def _result(ray, reference, what: str, name: Any) -> Any:
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except ray.exceptions.RayError as error:
+        raise ConfigError(
+            f"Ray: {what} {name} was lost {_RETRIES + 1} times ({one_line(error)}); see "
+            "Ray's log of the machine, whose memory may be too small"
+        ) from None
