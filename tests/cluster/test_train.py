@@ -76,6 +76,7 @@ def test_a_killed_node_costs_an_epoch_and_changes_no_figure(cluster, quick, tmp_
     cluster.remove_node(cluster.second, allow_graceful=False)
     cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
     output, _ = killed.communicate(timeout=600)
+    print(output)
     assert killed.returncode == 0, output
     assert "training interrupted: worker" in output
     for model in ("GRU4Rec", "SASRec"):
