@@ -155,7 +155,8 @@ class _FailureCallback(UserCallback):
             if isinstance(error, RecboleLiteError):
                 raise error
         for rank, error in worker_exceptions.items():
-            print(f"training interrupted: worker {rank}: {one_line(error)}", flush=True)
+            cause = getattr(error, "health_check_failure", error)  # Ray's, of a worker that died
+            print(f"training interrupted: worker {rank}: {one_line(cause)}", flush=True)
 
 
 def _work(plan: dict[str, Any]) -> Any:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -49,6 +50,14 @@ def history(folder, model):
     return [[float(v) for k, v in row.items() if k not in ("epoch", "seconds")] for row in rows]
 
 
+def wait_for(folder, pattern, started):
+    patience = time.monotonic() + 300
+    while not list(folder.glob(pattern)):
+        assert started.poll() is None, started.stdout.read()
+        assert time.monotonic() < patience
+        time.sleep(0.02)
+
+
 def compare(folder, other, model, **tolerance):
     for one, two in zip(history(folder, model), history(other, model), strict=True):
         assert one == pytest.approx(two, **tolerance)
@@ -68,11 +77,7 @@ def test_a_killed_node_costs_an_epoch_and_changes_no_figure(cluster, quick, tmp_
     assert whole.returncode == 0, output
 
     killed = start(folders["killed"], values, cluster)
-    patience = time.monotonic() + 300
-    while not list(folders["killed"].glob("saved/SASRec-*/last-000002.pt")):
-        assert killed.poll() is None, killed.stdout.read()
-        assert time.monotonic() < patience
-        time.sleep(0.02)
+    wait_for(folders["killed"], "saved/SASRec-*/last-000002.pt", killed)
     cluster.remove_node(cluster.second, allow_graceful=False)
     cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
     output, _ = killed.communicate(timeout=600)
@@ -89,6 +94,18 @@ def test_a_killed_node_costs_an_epoch_and_changes_no_figure(cluster, quick, tmp_
     os.chdir(folders["alone"])
     run("GRU4Rec", "tiny", config_dict={**values, "baselines": []})
     compare(folders["killed"], folders["alone"], "GRU4Rec", rel=1e-3, abs=1e-3)
+
+
+def test_a_signal_ends_it_as_a_training_without_ray(cluster, quick, tmp_path):
+    values = quick(epochs=9999, stopping_step=9999, loss_type="CE", use_gpu=False)
+    started = start(tmp_path, values, cluster)
+    wait_for(tmp_path, "saved/GRU4Rec-*/last-*.pt", started)
+    started.send_signal(signal.SIGTERM)
+    output, _ = started.communicate(timeout=120)
+    assert started.returncode == 128 + signal.SIGTERM, output
+    assert output.splitlines()[-1].startswith("interrupted; --resume=FOLDER")
+    assert "Traceback" not in output
+    assert [path.name[:8] for path in (tmp_path / "saved").iterdir()] == ["GRU4Rec-"]
 
 
 def test_an_error_in_a_worker_is_one_line_and_not_tried_again(cluster, quick, tmp_path):

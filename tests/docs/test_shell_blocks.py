@@ -60,8 +60,8 @@ NOT_RUN = {
     "recbole-lite serve --model=saved/LiteLLM4Rec-ml-1m-...": SERVER,
     "recbole-lite mcp --model=saved/LiteLLM4Rec-ml-1m-...": SERVER,
     "recbole-lite mcp --model=saved/LiteLLM4Rec-ml-1m-... --transport=http --port=8001": SERVER,
-    "ray start --head --port=6379 --num-cpus=2": CLUSTER,
-    "ray start --address=127.0.0.1:6379 --num-cpus=2": CLUSTER,
+    "ray start --head --port=6379 --num-cpus=1": CLUSTER,
+    "ray start --address=127.0.0.1:6379 --num-cpus=1": CLUSTER,
     "python run_recbole_lite.py --model=SASRec --dataset=ml-100k --num_workers=2 "
     "--ray-address=127.0.0.1:6379 --use_gpu=False": CLUSTER,
     "ray stop": CLUSTER,

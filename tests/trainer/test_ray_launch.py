@@ -10,6 +10,7 @@ from test_data_parallel import PLAIN, figures
 
 from recbole_lite import run
 from recbole_lite.cli.main import run_main
+from recbole_lite.quick_start import run_one
 from recbole_lite.trainer.resume import note_run, noted_run
 from recbole_lite.utils import process_group
 from recbole_lite.utils.errors import ConfigError
@@ -61,6 +62,12 @@ def test_contradictions_are_one_line(flags, message, quick, capsys):
     assert run_main([*command, *flags]) == 2
     (line,) = (x for x in capsys.readouterr().err.splitlines() if x.startswith("error: "))
     assert message in line
+
+
+def test_commands_of_one_process_refuse_several(config_for):
+    for settings in ({"nproc": 2}, {"num_workers": 2}):
+        with pytest.raises(ConfigError, match="this command trains in its own process"):
+            run_one(config_for("GRU4Rec", **settings))
 
 
 def test_without_ray_the_extra_is_named(quick, capsys, monkeypatch):
