@@ -150,7 +150,9 @@ def _start(ray, address: str | None, use_gpu: bool, log_to_driver: bool) -> None
     try:
         ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise _unreachable(address, str(error).strip().split("\n")[0]) from None
+        reason = str(error).strip().split("\n")[0]
+        hint = "a cluster with token authentication needs RAY_AUTH_MODE=token here"
+        raise _unreachable(address, f"{reason}; {hint}") from None
 
 
 def _check_reachable(address: str) -> None:

@@ -22,7 +22,9 @@ from recbole_lite.trainer.ray_launch import launch_on_ray, plan_workers  # noqa:
 
 
 @pytest.mark.integration
-def test_two_workers_are_one_process_with_the_joint_batch(quick, config_for, workdir, monkeypatch):
+def test_two_workers_are_one_process_with_the_joint_batch(
+    quick, config_for, workdir, tmp_path, monkeypatch
+):
     monkeypatch.setenv("RAY_worker_niceness", "0")
 
     def several(config_dict, runs):  # starting the workers is what takes the time
@@ -32,7 +34,13 @@ def test_two_workers_are_one_process_with_the_joint_batch(quick, config_for, wor
     values = quick(epochs=2)
     alone = several(values, PLAIN)
     config = config_for("GRU4Rec", num_workers=2, use_gpu=False)
+    # A folder that only this process sees: Ray's start in another one.
+    unshared = config_for("GRU4Rec", num_workers=2, checkpoint_dir="/proc/self/cwd/saved")
+    monkeypatch.chdir(tmp_path)
     with local_ray(num_cpus=2):
+        monkeypatch.chdir(workdir)
+        with pytest.raises(ConfigError, match=r"checkpoint_dir: /proc/.* is not visible"):
+            launch_on_ray(several, unshared, {"config_dict": values, "runs": PLAIN})
         together = launch_on_ray(several, config, {"config_dict": values, "runs": PLAIN})
     for one, two in zip(alone, together, strict=True):
         assert figures(two) == pytest.approx(figures(one), rel=2e-5)
