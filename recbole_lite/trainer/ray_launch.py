@@ -69,6 +69,12 @@ def launch_on_ray(run: Callable[..., Any], config, arguments: dict[str, Any]) ->
             own: dict[str, Any] = {"attempts_dir": str(folder)}
             if options.use_gpu != wants_gpu:
                 own["use_gpu"] = options.use_gpu
+            gpu = " and 1 GPU" if options.use_gpu else ""
+            print(
+                f"{config['num_workers']} workers with {options.cpus} CPU{gpu} each; they start "
+                "when the cluster has room for all of them",
+                flush=True,
+            )
             plan = {"run": run, "arguments": arguments, "own": own, "cwd": str(Path.cwd())}
             return _fit(config, {**plan, "threads": options.cpus}, options, folder)
         finally:
@@ -157,6 +163,7 @@ class _FailureCallback(UserCallback):
         for rank, error in worker_exceptions.items():
             cause = getattr(error, "health_check_failure", error)  # Ray's, of a worker that died
             print(f"training interrupted: worker {rank}: {one_line(cause)}", flush=True)
+        print("it continues when the cluster has room for all workers", flush=True)
 
 
 def _work(plan: dict[str, Any]) -> Any:
