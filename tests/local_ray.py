@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import ray
 
 import recbole_lite
@@ -17,16 +18,16 @@ _SIZES = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
 
 @contextmanager
 def importable(*folders: str | Path) -> Iterator[None]:
-    """Ray's workers are processes of their own; the tests need no installed package."""
-    before = os.environ.get("PYTHONPATH")
-    paths = [str(Path(recbole_lite.__file__).parents[1]), *map(str, folders), before]
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    try:
+    """Ray's workers are processes of their own; the tests need no installed package.
+
+    Nor do workers wait for other work on the machine, as Ray has them do.
+    """
+    paths = [str(Path(recbole_lite.__file__).parents[1]), *map(str, folders)]
+    paths += filter(None, [os.environ.get("PYTHONPATH")])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(paths))
+        patch.setenv("RAY_worker_niceness", "0")
         yield
-    finally:
-        os.environ.pop("PYTHONPATH")
-        if before is not None:
-            os.environ["PYTHONPATH"] = before
 
 
 def patiently(start):

@@ -232,7 +232,7 @@ def check_workers(ray, options: RayOptions, paths: Mapping[str, str | Path]) -> 
     nodes = [node for node in ray.nodes() if node["Alive"]]
     check_present("cpus_per_worker", "CPU", options.cpus, (node["Resources"] for node in nodes))
     if options.use_gpu:
-        check_present("GPUs per worker", "GPU", 1, (node["Resources"] for node in nodes))
+        check_present("a GPU for each worker", "GPU", 1, (node["Resources"] for node in nodes))
     names, texts = list(paths), [str(path) for path in paths.values()]
     probe = ray.remote(num_cpus=0, max_retries=0)(_unseen)
     asked = {
@@ -301,7 +301,8 @@ def run_tasks(
     task = ray.remote(num_cpus=options.cpus, num_gpus=gpus, max_retries=_RETRIES, max_calls=0)(
         function
     )
-    shared, pending, arguments = ray.put(common), {}, iter(arguments)
+    pending: dict[Any, Any] = {}
+    shared, arguments = ray.put(common), iter(arguments)
     while True:
         room = _room(ray, options) - len(pending)
         for argument in islice(arguments, max(0, room)):

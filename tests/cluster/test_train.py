@@ -25,8 +25,7 @@ PROGRAM = Path(recbole_lite.__file__).parents[1] / "run_recbole_lite.py"
 
 
 @pytest.fixture
-def cluster(monkeypatch):
-    monkeypatch.setenv("RAY_worker_niceness", "0")
+def cluster():
     with importable(), two_nodes() as both:
         yield both
 

@@ -25,8 +25,6 @@ from recbole_lite.trainer.ray_launch import launch_on_ray, plan_workers  # noqa:
 def test_two_workers_are_one_process_with_the_joint_batch(
     quick, config_for, workdir, tmp_path, monkeypatch
 ):
-    monkeypatch.setenv("RAY_worker_niceness", "0")
-
     def several(config_dict, runs):  # starting the workers is what takes the time
         return [run(model, "tiny", config_dict={**config_dict, **runs[model]}) for model in runs]
 
