@@ -10,7 +10,7 @@ help:
 	@echo "make demo   train LITE-LLM4Rec on ml-100k and compare it with popularity"
 	@echo "make test   lint and tests"
 	@echo "make faults kills, random settings and files, a long run, every model: half an hour (docs/robustness.md)"
-	@echo "make test-cluster  sweeps on two Ray nodes, one of which is killed (minutes)"
+	@echo "make test-cluster  jobs on two Ray nodes, one of which is killed (minutes)"
 	@echo "make docs   the documentation site, in site/"
 	@echo "make clean  remove .venv and what runs have written"
 

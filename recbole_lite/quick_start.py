@@ -54,13 +54,13 @@ from recbole_lite.trainer.initial_weights import (
 )
 from recbole_lite.trainer.launch import launch, needs_launch
 from recbole_lite.trainer.matmul_backend import uses_onednn
-from recbole_lite.trainer.resume import check_same_run
+from recbole_lite.trainer.resume import check_same_run, noted_run
 from recbole_lite.trainer.trackers import check_trackers
 from recbole_lite.utils.errors import ConfigError, RecboleLiteError, best_effort
 from recbole_lite.utils.files import to_plain
 from recbole_lite.utils.log import FILE_ONLY, collected_warnings, init_logger
 from recbole_lite.utils.memory import memory
-from recbole_lite.utils.process_group import is_main_process
+from recbole_lite.utils.process_group import is_main_process, rank
 
 
 def run(
@@ -135,8 +135,9 @@ def run(
     config = LiteConfig(model, overrides=overrides, **sources)
     if needs_launch(config):
         if interactions is not None:
+            key = "nproc" if config["num_workers"] is None else "num_workers"
             raise ConfigError(
-                "nproc: frames cannot be passed to other processes; write them to files and use "
+                f"{key}: frames cannot be passed to other processes; write them to files and use "
                 "recbole-lite data import"
             )
         given = {"saved": saved, "per_user": per_user, "overrides": overrides}
@@ -309,6 +310,10 @@ def _start_log(config, folder: str | Path) -> Path:
 
 def _check_before_data(config, saved: bool) -> None:
     """Check what can be checked before the data are read."""
+    if needs_launch(config):
+        raise ConfigError(
+            "nproc, num_workers: this command trains in its own process; leave both out"
+        )
     check_train_stage(config)
     check_trackers(config)
     if saved:
@@ -352,7 +357,7 @@ def _resume(trainer, checkpoint_file, on_epoch) -> None:
 
 
 def _build_model(config, dataset):
-    init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
+    init_seed(config["seed"] + rank(config), config["reproducibility"])
     model = config.model_class(config, dataset).to(config["device"])
     getLogger().info(model, extra=FILE_ONLY)
     return model
@@ -508,7 +513,8 @@ def _weights_to_start_from(config, resume: bool) -> tuple:
 
     Each is None where there is none. What does not fit is refused before the data are read.
     """
-    resumed, initial = config["resume"] if resume else None, config["init_from"]
+    resumed = noted_run(config) or (config["resume"] if resume else None)
+    initial = config["init_from"]
     if resumed:
         check_same_run(Path(resumed), config)
         if checkpoint.has_last(resumed):  # else it was killed in its first epoch: it starts again

@@ -30,7 +30,13 @@ def _threads():
     torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
-SLOWEST = ("test_device.py", "test_integration.py", "test_sweep.py", "test_shell_blocks.py")
+SLOWEST = (
+    "test_device.py",
+    "test_ray_launch.py",
+    "test_integration.py",
+    "test_sweep.py",
+    "test_shell_blocks.py",
+)
 
 
 def pytest_collection_modifyitems(items):

@@ -18,6 +18,7 @@ examples:
   %(prog)s --model=BERT4Rec --dataset=ml-100k --config_files=a.yaml --config_files="my b.yaml"
   %(prog)s --model=S3Rec --dataset=ml-100k --train_stage=pretrain --pretrain_epochs=50
   %(prog)s --model=LiteLLM4Rec --dataset=ml-1m --resume=saved/LiteLLM4Rec-ml-1m-...
+  %(prog)s --model=LiteLLM4Rec --dataset=ml-1m --num_workers=4 --ray-address=auto
 
 --tune=FILE searches hyper-parameters with Ray Tune (docs/sweeps.md); the keys of
 properties/tune.yaml can then be given as well:

@@ -19,7 +19,7 @@ from recbole_lite.utils.errors import ConfigError
 
 
 def parse_overrides(arguments: Iterable[str]) -> dict[str, Setting]:
-    """Read ``--key=value`` arguments; the values stay strings.
+    """Read ``--key=value`` arguments; the values stay strings. ``-`` in a key stands for ``_``.
 
     Raises
     ------
@@ -31,7 +31,7 @@ def parse_overrides(arguments: Iterable[str]) -> dict[str, Setting]:
         match = re.fullmatch(r"--([A-Za-z_][\w-]*)=(.*)", argument, flags=re.DOTALL)
         if match is None:
             raise ConfigError(f"command line: cannot read {argument!r}; write --key=value")
-        key, value = match.groups()
+        key, value = match[1].replace("-", "_"), match[2]
         if not value and _is_path(key):  # --resume=$UNSET would begin a run anew
             raise ConfigError(
                 f"command line: --{key} must not be empty; name a path, or leave it out"

@@ -1,4 +1,4 @@
-"""Starting the processes of a data-parallel training (``--nproc``) on this machine."""
+"""Starting the processes of a data-parallel training (``--nproc``, ``--num_workers``)."""
 
 from __future__ import annotations
 
@@ -14,54 +14,74 @@ import torch.distributed as dist
 
 from recbole_lite.utils.errors import ConfigError, RecboleLiteError, TrainingError
 from recbole_lite.utils.process_group import uses_cuda
+from recbole_lite.utils.ray_session import import_ray
+
+_THIS_MACHINE = (None, "localhost", "127.0.0.1")
 
 
 def needs_launch(config) -> bool:
-    """Whether this process must start those that train, instead of training itself."""
+    """Whether this process must start those that train, instead of training itself.
+
+    Raises
+    ------
+    ConfigError
+        Settings that contradict each other, or that only RecBole's own launching has.
+    """
     if not config["single_spec"]:
         return False
     for key in ("nproc", "world_size"):
         value = config[key]
         if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
             raise ConfigError(f"{key} must be a whole number, found {value!r}")
-    return max(config["nproc"] or 1, config["world_size"] or 1) > 1
+    nproc, workers = config["nproc"] or 1, config["num_workers"]
+    if (config["world_size"] or 1) > nproc or config["offset"] or config["ip"] not in _THIS_MACHINE:
+        raise ConfigError(
+            "world_size, offset, ip: training on several machines runs on Ray; use "
+            "--num_workers=N --ray_address=auto instead (docs/scaling.md)"
+        )
+    if workers is not None and nproc > 1:
+        raise ConfigError(
+            "nproc and num_workers: both start the processes of one training; --nproc is for this "
+            "machine, --num_workers for Ray"
+        )
+    if workers is None and config["ray_address"] is not None:
+        raise ConfigError("ray_address: trains on Ray only with --num_workers=N; add it")
+    return nproc > 1 or workers is not None
 
 
 def launch(run: Callable[..., Any], config, arguments: dict[str, Any]) -> Any:
-    """Run ``run(**arguments)`` in ``nproc`` processes of this machine as one process group.
+    """Run ``run(**arguments)`` in several processes as one process group.
 
     Parameters
     ----------
     run : callable
         Called with `arguments`; each process adds its own keys to ``config_dict``.
     config : LiteConfig
-        Keys ``nproc``, and with more machines ``world_size``, ``offset``, ``ip``, ``port``
-        (RecBole's keys).
+        Keys ``nproc`` and ``port`` (RecBole's), or ``num_workers`` and those of Ray.
 
     Returns
     -------
     object
-        Return value of the first process of this machine.
+        Return value of the first process.
 
     Raises
     ------
     RecboleLiteError
         Raised by a process; `TrainingError` if one died.
     """
-    nproc = config["nproc"] or 1
+    if config["num_workers"] is not None:
+        import_ray("ray.train.torch")
+        from recbole_lite.trainer.ray_launch import launch_on_ray
+
+        return launch_on_ray(run, config, arguments)
+    nproc = config["nproc"]
     here = torch.cuda.device_count()
     if uses_cuda(config) and here < nproc:
         raise ConfigError(
             f"nproc: {nproc} processes need {nproc} GPUs, visible: {here}; --use_gpu=False "
             "trains on CPUs"
         )
-    values = {
-        "nproc": nproc,
-        "world_size": max(config["world_size"] or 0, nproc),
-        "ip": config["ip"] or "localhost",
-        "port": str(config["port"] or _free_port()),
-        "offset": config["offset"] or 0,
-    }
+    values = {"nproc": nproc, "port": str(config["port"] or _free_port())}
     queue = torch.multiprocessing.get_context("spawn").SimpleQueue()
     processes = torch.multiprocessing.spawn(
         _process, (run, arguments, values, queue), nprocs=nproc, join=False
@@ -88,7 +108,7 @@ def launch(run: Callable[..., Any], config, arguments: dict[str, Any]) -> Any:
 
 
 def _process(rank: int, run, arguments, values, queue) -> None:
-    """One of the processes, numbered from 0 on this machine."""
+    """One of the processes, numbered from 0."""
     if "OMP_NUM_THREADS" not in os.environ:
         available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
         torch.set_num_threads(max(1, available // values["nproc"]))
@@ -96,8 +116,7 @@ def _process(rank: int, run, arguments, values, queue) -> None:
     try:
         result = run(**{**arguments, "config_dict": own})
     except RecboleLiteError as error:
-        kind = type(error) if type(error) is not RecboleLiteError else TrainingError
-        queue.put(("error", kind(str(error))))
+        queue.put(("error", sendable(error)))
         sys.exit(2)
     if rank == 0:
         queue.put(("result", result))
@@ -109,6 +128,12 @@ def _process(rank: int, run, arguments, values, queue) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+def sendable(error: RecboleLiteError) -> RecboleLiteError:
+    """Error with the same class and message that another process can unpickle."""
+    kind = type(error) if type(error) is not RecboleLiteError else TrainingError
+    return kind(str(error))
 
 
 def _free_port() -> int:

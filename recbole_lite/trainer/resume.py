@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -11,13 +12,13 @@ from recbole_lite.config.keys import affecting
 from recbole_lite.trainer import checkpoint
 from recbole_lite.utils import process_group
 from recbole_lite.utils.errors import CheckpointError
-from recbole_lite.utils.files import leftovers
+from recbole_lite.utils.files import leftovers, to_json, write_text
 
 
 class ResumeMixin:
     """Saving and restoring the state of a trainer."""
 
-    def _state(self, epoch) -> dict:
+    def _state(self, epoch, random_states: list[dict]) -> dict:
         best = self.best_valid_result
         return {
             "epoch": epoch,
@@ -38,7 +39,8 @@ class ResumeMixin:
             },
             "schedule": self._schedule and self._schedule.state_dict(),
             "average": self._average and self._average.state(),
-            "random": checkpoint.random_state(self._generator),
+            "random": random_states[0],
+            "random_of_others": random_states[1:],  # the other processes, by rank
             "vocabulary": self._vocabulary and self._vocabulary.sha256,
             **checkpoint.initial_vectors(self.model),
         }
@@ -67,6 +69,9 @@ class ResumeMixin:
         folder = Path(resume_file)
         settings = check_same_run(folder, self.config)
         last = checkpoint.load_last(folder)
+        if len(set(process_group.gather(self.config, last and last[1]["epoch"]))) > 1:
+            # Shared storage can be late. Ray Train tries again.
+            raise RuntimeError(f"{folder}: its last epoch is not the same on all machines")
         mine = process_group.is_main_process(self.config)
         for stale in leftovers(folder) if mine else ():  # the main process may be writing them now
             stale.unlink(missing_ok=True)
@@ -108,7 +113,8 @@ class ResumeMixin:
             setattr(self, name, state[name])
         self.history = state["history"]
         self._steps = state["steps"]
-        self._random_state = state["random"]
+        rank, others = process_group.rank(self.config), state.get("random_of_others", [])
+        self._random_state = others[rank - 1] if 0 < rank <= len(others) else state["random"]
         self._schedule_state = state["schedule"]
         self._average_state = state.get("average")
         self.start_epoch = state["epoch"] + 1
@@ -146,6 +152,32 @@ def check_same_run(folder: Path, config) -> dict:
             f"{folder}: cannot be resumed with other settings: {'; '.join(different[:5])}"
         )
     return saved["settings"]
+
+
+def note_run(config, folder: Path) -> None:
+    """Note the folder of a run for later attempts at the same training (``attempts_dir``)."""
+    if config["attempts_dir"]:
+        write_text(_note(config), str(folder))
+
+
+def noted_run(config) -> str | None:
+    """Folder of the run that an earlier attempt has begun and that can be continued, if any.
+
+    The first process reads it for all: they must agree.
+    """
+    if not (config["attempts_dir"] and config["checkpoint_every"]):
+        return None
+    note = _note(config)
+    found = note.read_text(encoding="utf-8") if note.exists() else None
+    return process_group.gather(config, found)[0]
+
+
+def _note(config) -> Path:
+    """Note of one of the models that are trained one after another (``baselines``)."""
+    detected = affecting("detected")
+    settings = {key: value for key, value in config.settings.items() if key not in detected}
+    digest = hashlib.sha256(to_json(settings).encode()).hexdigest()
+    return Path(config["attempts_dir"], f"{config['model']}-{digest[:16]}")
 
 
 def counters(model: torch.nn.Module) -> dict[tuple[str, str], int | float]:

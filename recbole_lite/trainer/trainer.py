@@ -26,7 +26,7 @@ from recbole_lite.trainer.compilation import compile_reader
 from recbole_lite.trainer.initial_weights import next_train_stage
 from recbole_lite.trainer.matmul_backend import matrix_products, uses_onednn
 from recbole_lite.trainer.nan_checks import NonFiniteGuard, check_scores, check_weights
-from recbole_lite.trainer.resume import ResumeMixin, counters
+from recbole_lite.trainer.resume import ResumeMixin, counters, note_run
 from recbole_lite.trainer.trackers import SafeTracker, start_wandb, tensorboard_folder
 from recbole_lite.trainer.training_loop import LOSSES_PER_CHECK, TrainingLoop
 from recbole_lite.trainer.weight_averaging import WeightAverage
@@ -102,6 +102,7 @@ class LiteMixin(ResumeMixin):
             folder = create_unique(Path(self.checkpoint_dir), run_name(self.config))
             self._set_run_dir(folder)
             checkpoint.save_config(folder, self.config)
+            note_run(self.config, folder)
         return self._run_dir
 
     def _set_run_dir(self, folder: Path):
@@ -135,8 +136,12 @@ class LiteMixin(ResumeMixin):
 
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
         """Save the weights as the best so far (RecBole calls this when validation improved)."""
-        if not process_group.is_main_process(self.config):
-            return
+        if process_group.is_main_process(self.config):
+            self._save_best(epoch, verbose)
+        if not self._validates and epoch >= 0:
+            self._save_last(epoch)
+
+    def _save_best(self, epoch, verbose):
         check_weights(self.model, epoch, self._last_good())
         best = self.run_dir / checkpoint.BEST_FILE
         if epoch < 0 and best.exists():
@@ -147,17 +152,23 @@ class LiteMixin(ResumeMixin):
         facts |= checkpoint.initial_vectors(self.model)
         with self._averaged_weights():
             checkpoint.save_weights(best, self.model, checkpoint.FOR_TRAINING, **facts)
-        if not self._validates:
-            self._save_last(epoch)
         if verbose:
             self.logger.info(f"Saved the best so far: {best}")
 
     def _save_last(self, epoch):
-        every = self.config["checkpoint_every"] if process_group.is_main_process(self.config) else 0
+        every = self.config["checkpoint_every"]
         if every and (epoch + 1) % every == 0:
+            self._write_last(epoch)
+
+    def _write_last(self, epoch):
+        """Save what a run is resumed from; all processes take part."""
+        own = checkpoint.random_state(self._generator)
+        random_states = process_group.gather(self.config, own)
+        if process_group.is_main_process(self.config):
             check_weights(self.model, epoch, self._last_good())
             self._save_vocabulary()
-            checkpoint.save_last(self.run_dir, epoch, self.model, self._state(epoch))
+            state = self._state(epoch, random_states)
+            checkpoint.save_last(self.run_dir, epoch, self.model, state)
 
     def save_pretrained_model(self, epoch, saved_model_file):
         """Save after pre-training (S3Rec, RaCT), in a form that the model's torch.load takes."""
@@ -326,18 +337,17 @@ class LiteMixin(ResumeMixin):
         return result
 
     def _fit_stages(self, *arguments):
-        saved, mine = arguments[3], process_group.is_main_process(self.config)
+        saved = arguments[3]
         result = self._fit_stage(*arguments)
         for number in range(self._stage + 1, len(self.stages)):
             first = max(self.train_loss_dict, default=-1) + 1
             if saved and (self.run_dir / checkpoint.BEST_FILE).exists():
                 self._load_best(self.run_dir, before=first)
             self._start_stage(number, first)
-            if saved and first and self.config["checkpoint_every"] and mine:
+            if saved and first and self.config["checkpoint_every"]:
                 # A run killed later in this stage must not look for the best of the last one:
                 # by then it may have been replaced.
-                self._save_vocabulary()
-                checkpoint.save_last(self.run_dir, first - 1, self.model, self._state(first - 1))
+                self._write_last(first - 1)
             result = self._fit_stage(*arguments)
         return result
 

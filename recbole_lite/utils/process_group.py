@@ -1,4 +1,6 @@
-"""The process group of a run in several processes (``--nproc``), through torch.distributed.
+"""The process group of a run in several processes, through torch.distributed.
+
+``--nproc`` makes it here, ``--num_workers`` lets Ray Train make it.
 
 Without one (``config["single_spec"]``) nothing here communicates.
 """
@@ -15,7 +17,7 @@ import torch.distributed as dist
 
 
 def init_process_group(final: dict[str, Any]) -> None:
-    """Join the process group; set ``device`` and ``single_spec`` as RecBole does.
+    """Join the process group, unless Ray Train has; set ``device`` and ``single_spec`` as RecBole.
 
     Parameters
     ----------
@@ -23,19 +25,19 @@ def init_process_group(final: dict[str, Any]) -> None:
         ``final_config_dict`` with the keys that affect the process (properties/recbole.yaml).
     """
     cuda = uses_cuda(final)
-    rank = final["local_rank"] + int(final["offset"] or 0)
-    if cuda:
-        torch.cuda.set_device(final["local_rank"])
     if not dist.is_initialized():  # the baselines of a run come in the same process
+        if cuda:
+            torch.cuda.set_device(final["local_rank"])
         dist.init_process_group(
             "nccl" if cuda else "gloo",
-            rank=rank,
-            world_size=int(final["world_size"]),
-            init_method=f"tcp://{final['ip']}:{final['port']}",
+            rank=final["local_rank"],
+            world_size=final["nproc"],
+            init_method=f"tcp://localhost:{final['port']}",
         )
-    device = torch.device("cuda", final["local_rank"]) if cuda else torch.device("cpu")
-    final.update(device=device, single_spec=False)
-    if rank:
+    device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
+    # RecBole's loaders divide by the number of processes.
+    final.update(device=device, single_spec=False, world_size=dist.get_world_size())
+    if dist.get_rank():
         final.update(state="error", show_progress=False)
 
 
@@ -44,9 +46,14 @@ def uses_cuda(config) -> bool:
     return bool(config["use_gpu"]) and torch.cuda.is_available()
 
 
+def rank(config) -> int:
+    """Number of this process, from 0; 0 without a group."""
+    return 0 if config["single_spec"] else dist.get_rank()
+
+
 def is_main_process(config) -> bool:
     """Whether this is the process that writes the files of a run; always true without a group."""
-    return config["single_spec"] or dist.get_rank() == 0
+    return rank(config) == 0
 
 
 def barrier(config) -> None:
@@ -60,6 +67,25 @@ def broadcast(config, value: Any) -> Any:
     values = [value]
     dist.broadcast_object_list(values, device=config["device"])
     return values[0]
+
+
+def gather(config, value: Any) -> list[Any]:
+    """Values of all processes in the order of their ranks, in all of them."""
+    if config["single_spec"]:
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def is_lost_peer(error: BaseException | None) -> bool:
+    """Whether an error comes of another process of the group that has died."""
+    while error is not None:
+        # gloo raises plain RuntimeErrors, which name its source file.
+        if isinstance(error, dist.DistError) or "/gloo/" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @contextmanager

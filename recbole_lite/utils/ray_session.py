@@ -24,6 +24,8 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process for a notice that no training uses
+    "RAY_worker_niceness": "0",  # of a Ray that is started here: the priority of this program
     "RAY_AIR_NEW_OUTPUT": "0",  # its tables; the sweep speaks for itself
 }
 # The sweep itself logs what becomes of a trial; only Ray says that a cluster is full.
@@ -76,7 +78,9 @@ def import_ray(library: str = "ray"):
 
 
 @contextmanager
-def session(address: str | None, use_gpu: bool, library: str = "ray.tune") -> Iterator[Any]:
+def session(
+    address: str | None, use_gpu: bool, library: str = "ray.tune", log_to_driver: bool = False
+) -> Iterator[Any]:
     """Connect to the cluster at `address`, or start Ray on this machine, for the block.
 
     A session that exists already (of a program that uses Ray itself) is used and not ended.
@@ -89,6 +93,8 @@ def session(address: str | None, use_gpu: bool, library: str = "ray.tune") -> It
         Whether a Ray that is started here has this machine's GPUs.
     library : str
         Part of Ray that the block needs.
+    log_to_driver : bool
+        Whether this process prints what the workers print.
 
     Yields
     ------
@@ -114,7 +120,7 @@ def session(address: str | None, use_gpu: bool, library: str = "ray.tune") -> It
             with termination_interrupts():  # Ray's own answer to SIGTERM is a dump of its stack
                 if not joined:
                     with children_in_own_group():
-                        _start(ray, address, use_gpu)
+                        _start(ray, address, use_gpu, log_to_driver)
                 yield ray
         finally:
             if not joined:
@@ -124,8 +130,8 @@ def session(address: str | None, use_gpu: bool, library: str = "ray.tune") -> It
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
-def _start(ray, address: str | None, use_gpu: bool) -> None:
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+def _start(ray, address: str | None, use_gpu: bool, log_to_driver: bool) -> None:
+    quiet: dict[str, Any] = {"log_to_driver": log_to_driver, "logging_level": "ERROR"}
     if address is None:
         try:
             ray.init(
@@ -144,7 +150,9 @@ def _start(ray, address: str | None, use_gpu: bool) -> None:
     try:
         ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise _unreachable(address, str(error).strip().split("\n")[0]) from None
+        reason = str(error).strip().split("\n")[0]
+        hint = "a cluster with token authentication needs RAY_AUTH_MODE=token here"
+        raise _unreachable(address, f"{reason}; {hint}") from None
 
 
 def _check_reachable(address: str) -> None:

@@ -61,6 +61,13 @@ NOT_RUN = {
     "recbole-lite serve --model=saved/LiteLLM4Rec-ml-1m-...": SERVER,
     "recbole-lite mcp --model=saved/LiteLLM4Rec-ml-1m-...": SERVER,
     "recbole-lite mcp --model=saved/LiteLLM4Rec-ml-1m-... --transport=http --port=8001": SERVER,
+    "ray start --head --port=6379 --num-cpus=1": CLUSTER,
+    "ray start --address=127.0.0.1:6379 --num-cpus=1": CLUSTER,
+    "python run_recbole_lite.py --model=SASRec --dataset=ml-100k --num_workers=2 "
+    "--ray-address=127.0.0.1:6379 --use_gpu=False": CLUSTER,
+    "ray stop": CLUSTER,
+    "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-1m --num_workers=8 "
+    "--ray-address=auto": CLUSTER,
     "curl -s localhost:8000/recommend -H 'content-type: application/json' "
     """-d '{"history": ["1", "6"], "k": 3}'""": SERVER,
     "python benchmarks/serving.py --model=saved/RUN --clients=20 --seconds=300 "

@@ -39,6 +39,7 @@ MODELS = ["LiteLLM4Rec", "ItemLM", "SASRec", "Pop", "P5"]
 # Settings that start processes, join networks, ask for packages, or only say where things are.
 ELSEWHERE = {
     "worker", "gpu_id", "local_rank", "nproc", "world_size", "ip", "port", "offset", "log_wandb",
+    "num_workers", "ray_address",
     "data_path", "checkpoint_dir", "dataset", "model", "resume", "encoding",
 }  # fmt: skip
 

@@ -141,9 +141,9 @@ def test_an_error_in_the_processes_is_one_line(quick, capsys):
 
 def test_one_process_is_no_group(config_for):
     assert not needs_launch(config_for("GRU4Rec"))
-    assert not needs_launch(config_for("GRU4Rec", nproc=1, world_size=-1))
-    assert needs_launch(config_for("GRU4Rec", nproc=2))
-    assert needs_launch(config_for("GRU4Rec", world_size=4))
+    assert not needs_launch(config_for("GRU4Rec", nproc=1, world_size=-1, ip="localhost"))
+    assert needs_launch(config_for("GRU4Rec", nproc=2, world_size=2))
+    assert needs_launch(config_for("GRU4Rec", num_workers=1))
     with pytest.raises(ConfigError, match="nproc must be a whole number, found 'two'"):
         needs_launch(config_for("GRU4Rec", nproc="two"))
 

@@ -18,6 +18,7 @@ from recbole_lite.experiments.tune.space import Parameter, Space
 from recbole_lite.experiments.tune.tune_settings import SWEEP_FILE, TuneSettings, read_settings
 from recbole_lite.text.item_llm_settings import check_item_llm_is_read
 from recbole_lite.trainer.initial_weights import next_train_stage
+from recbole_lite.trainer.launch import needs_launch
 from recbole_lite.utils.errors import ConfigError
 
 
@@ -191,8 +192,9 @@ def check_space(spec: SweepSpec) -> LiteConfig:
     for key in ("resume", "last_epoch"):
         if config[key] is not None:
             raise ConfigError(f"{key}: trials set this key themselves; leave it out")
-    if (config["nproc"] or 1) > 1 or (config["world_size"] or 1) > 1:
-        raise ConfigError("nproc: a trial is one process; leave it out, or train without --tune")
+    if needs_launch(config):
+        key = "nproc" if config["num_workers"] is None else "num_workers"
+        raise ConfigError(f"{key}: a trial is one process; leave it out, or train without --tune")
     if next_train_stage(config) or config["eval_step"] == 0:
         raise ConfigError("train_stage, eval_step: a sweep compares validations; there are none")
     return config

@@ -176,7 +176,9 @@ def _configured(
     settings |= {**parts, **defaults, **changes, **written, "init_from": str(folder)}
     new = LiteConfig(old["model"], name, config_dict=settings, typed=True)
     if new["replay"] is None or needs_launch(new):
-        raise ConfigError("update: replay must be a number from 0 to 1, and nproc 1")
+        raise ConfigError(
+            "update: replay must be a number from 0 to 1; nproc and num_workers must be left out"
+        )
     check_grows(new)
     return old, new
 

@@ -49,6 +49,7 @@ LR = "learning_rate: {choice: [0.1]}\n"
         ("end_epoch: {choice: [1]}", [], "last_epoch cannot be a parameter"),
         (LR, ["--valid_metric=Hit@10"], "valid_metric 'Hit@10' is not measured: metrics are"),
         (LR, ["--nproc=2"], "nproc: a trial is one process"),
+        (LR, ["--num_workers=2"], "num_workers: a trial is one process"),
         (LR, ["--eval_step=0"], "a sweep compares validations"),
         (LR, ["--eval_args={split: {LS: test_only}}"], "eval_args: a sweep selects by validation"),
         (LR, ["--eval_args={split: {RS: [1, 0, 0]}}"], "and {'RS': .* has no validation part"),
