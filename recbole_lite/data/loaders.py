@@ -83,7 +83,7 @@ class HistoryMaskLoader(FullSortEvalDataLoader):
             ends = starts[:-1]
         history = np.empty(len(ends), dtype=object)
         history[:] = [
-            torch.from_numpy(np.unique(items[start:end]))
+            torch.from_numpy(np.unique(items[start:end])).long()
             for start, end in zip(starts[:-1], ends, strict=True)
         ]
         return history
