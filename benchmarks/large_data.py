@@ -104,6 +104,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="of the training; 0: none")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    here = Path.cwd()
     with tempfile.TemporaryDirectory() as scratch:
         folder, results = (args.folder or Path(scratch)).resolve(), []
         os.chdir(scratch)  # RecBole writes its log where it stands
@@ -124,6 +125,7 @@ def main() -> None:
     ]
     head = ["interactions", "first start s", "peak MiB", "second start s", "peak MiB"]
     head += ["steps / s", "peak MiB"]
+    os.chdir(here)
     text = tabulate(rows, head, tablefmt="github", floatfmt=",.1f", missingval="-")
     write(args.out and args.out / "large_data.json", {"results": results}, text)
 

@@ -20,6 +20,7 @@ from recbole_lite.model.layers.row_packing import RowPacking, pack_rows
 from recbole_lite.model.layers.softmax_loss import cross_entropy, sampled_cross_entropy
 from recbole_lite.utils.errors import ConfigError
 
+_COPIED = 2**21  # items up to which an evaluation copies the head
 LOSSES = ("CE", "SCE", "InfoNCE")
 
 
@@ -91,7 +92,7 @@ class NextItemModel(SequentialRecommender):
             return self.item_vectors(items)
         if "table" not in self._kept:
             self._kept["table"] = self.item_table().detach()
-        return F.embedding(items, self._kept["table"])
+        return F.embedding(items, self._kept["table"]).float()
 
     def item_table(self) -> torch.Tensor:
         """Input vectors of all items, ``[n_items, d]``; row 0 is padding.
@@ -221,7 +222,7 @@ class NextItemModel(SequentialRecommender):
             return self._contrastive_loss(users, targets)
         if self.loss_type == "SCE":
             return sampled_cross_entropy(
-                users, self.head_weight(), targets - 1, self.n_negatives, self.label_smoothing
+                users, HeadRows(self), targets - 1, self.n_negatives, self.label_smoothing
             )
         return cross_entropy(users, self.head_weight(), targets - 1, seen, self.label_smoothing)
 
@@ -243,9 +244,24 @@ class NextItemModel(SequentialRecommender):
     def full_sort_predict(self, interaction):
         """Scores of all items, ``[B, n_items]``; -inf for padding (id 0)."""
         h_u = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        if self.n_items > _COPIED:
+            return F.pad(self.score_users(h_u) @ self.score_head().T, (1, 0), value=-torch.inf)
         scores = self.score_users(h_u) @ self._padded_head()
         scores[:, 0] = -torch.inf
         return scores
+
+    @torch.no_grad()
+    def keep_items(self, dtype: torch.dtype) -> torch.Tensor:
+        """Compute the items' vectors once and keep them in `dtype`: the model is to score alone.
+
+        Returns
+        -------
+        torch.Tensor
+            :meth:`score_head` in `dtype`; where the head is tied, a part of the kept table.
+        """
+        table, head = self.item_table().detach().to(dtype), self.score_head().detach().to(dtype)
+        self._kept = {"table": table}
+        return head
 
     @contextmanager
     def fixed_items(self) -> Iterator[None]:
@@ -265,6 +281,19 @@ class NextItemModel(SequentialRecommender):
         if self._kept is not None:
             self._kept["head"] = head = head.contiguous()  # products read it faster
         return head
+
+
+class HeadRows:
+    """The head of a model as a table whose rows are computed when they are asked for."""
+
+    def __init__(self, model: NextItemModel):
+        self._model = model
+
+    def __len__(self) -> int:
+        return self._model.n_items - 1
+
+    def __getitem__(self, rows: torch.Tensor) -> torch.Tensor:
+        return self._model.head_rows(rows + 1)
 
 
 def fixed_items(model: torch.nn.Module) -> AbstractContextManager:
