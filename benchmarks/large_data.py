@@ -30,6 +30,7 @@ SETTINGS = {
     "loss_type": "SCE",
     "loss_exclude_history": False,
     "num_negatives": 4096,
+    "sparse_item_updates": True,
     "eval_exclude_history": True,
     "hidden_size": 64,
     "inner_size": 256,

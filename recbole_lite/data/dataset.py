@@ -14,7 +14,7 @@ from recbole_lite.data.parquet_interactions import parquet_file
 from recbole_lite.data.stable_order import counts_of, smallest_type, stable_order
 from recbole_lite.data.stored_sequences import StoredSequences, locked, store_folder
 from recbole_lite.data.vocabulary import interactions_sha256
-from recbole_lite.data.windows import SequenceStore, Windows, ranges
+from recbole_lite.data.windows import RunWindows, SequenceStore, Windows
 from recbole_lite.utils.errors import DataError, OtherIdsError
 
 WITHOUT_TIMES = '--eval_args="{order: RO}"'
@@ -152,8 +152,11 @@ class LiteSequentialDataset(SequencesMixin, SequentialDataset):
                 field: [kind.value, self.field2seqlen.get(field), self.field2bucketnum.get(field)]
                 for field, kind in self.field2type.items()
             }
-            StoredSequences(store.columns, store.time, fields, self.vocabulary).write(folder)
-            del store
+            found = StoredSequences(
+                store.columns, store.time, store.starts, fields, self.vocabulary
+            )
+            found.write(folder)
+            del store, found
             self._open_store(folder)
 
     def _store_folder(self):
@@ -188,7 +191,12 @@ class LiteSequentialDataset(SequencesMixin, SequentialDataset):
         self._init_alias()
         self._check_interactions()
         self._stored = SequenceStore(
-            found.columns, found.time, self.uid_field, self.iid_field, self.user_num
+            found.columns,
+            found.time,
+            self.uid_field,
+            self.iid_field,
+            self.user_num,
+            found.starts,
         )
         return True
 
@@ -315,7 +323,7 @@ class LiteGeneralDataset(SequencesMixin, Dataset):
             self._compare_with_training(users, items, shuffled=True)
 
 
-def split_last(windows: Windows, n: int) -> list[Windows]:
+def split_last(windows: RunWindows, n: int) -> list[Windows]:
     """Hold out the last `n` windows of each user, one part each; at least one stays.
 
     Users have the order of the time of their first window, at equal times that of their ids. It is
@@ -326,15 +334,11 @@ def split_last(windows: Windows, n: int) -> list[Windows]:
     list of Windows
         Training, then the parts left out, the latest last.
     """
-    store, rows = windows.store, windows.rows
-    if (rows[1:] < rows[:-1]).any():
-        rows = np.sort(rows)
-    bounds = np.searchsorted(rows, store.starts)  # of each user in rows
-    starts, counts = bounds[:-1], np.diff(bounds)
-    users = np.flatnonzero(counts)
+    store, starts, counts = windows.store, windows.run_starts, windows.run_counts
     if store.time is not None:
-        users = users[stable_order(store.time[rows[starts[users]]])]
-    starts, counts = starts[users], counts[users]
-    parts = [rows[(starts + counts - k)[counts > k]] for k in range(n, 0, -1)]
-    training = ranges(starts, counts - np.minimum(counts - 1, n))
-    return [windows.select(part) for part in (rows[training], *parts)]
+        order = stable_order(store.time[starts])
+        starts, counts = starts[order], counts[order]
+    parts = [(starts + counts - k)[counts > k] for k in range(n, 0, -1)]
+    settings = (windows.max_length, windows.list_suffix, windows.length_field)
+    training = RunWindows(store, starts, counts - np.minimum(counts - 1, n), *settings)
+    return [training, *map(windows.select, parts)]

@@ -29,7 +29,7 @@ from recbole_lite.utils.files import file_sha256, to_json, write_json
 
 FORMAT_VERSION = 1
 FOLDER = ".sequences"
-_FACTS, _TIME = "store.json", "time.npy"
+_FACTS, _TIME, _STARTS = "store.json", "time.npy", "starts.npy"
 _LATER = {"MAX_ITEM_LIST_LENGTH", "unused_col"}  # settings of what is made of a store
 
 
@@ -43,6 +43,8 @@ class StoredSequences:
         Field -> ``[n]`` or ``[n, k]``, mapped; sorted by user, time and file order.
     time : numpy.ndarray or None
         ``[n]`` exact times, mapped.
+    starts : numpy.ndarray
+        ``[n_users + 1]`` first row of each user.
     fields : dict of str to list
         Field -> its type, and RecBole's length of its sequences and number of buckets.
     vocabulary : Vocabulary
@@ -50,6 +52,7 @@ class StoredSequences:
 
     columns: dict[str, torch.Tensor]
     time: np.ndarray | None
+    starts: np.ndarray
     fields: dict[str, list]
     vocabulary: Vocabulary
 
@@ -60,6 +63,7 @@ class StoredSequences:
         temporary.mkdir(parents=True)
         for number, column in enumerate(self.columns.values()):
             np.save(temporary / f"{number}.npy", column.numpy())
+        np.save(temporary / _STARTS, self.starts)
         if self.time is not None:
             np.save(temporary / _TIME, self.time)
         (temporary / VOCABULARY_FILE).write_bytes(self.vocabulary.to_bytes())
@@ -82,6 +86,7 @@ class StoredSequences:
             return cls(
                 columns,
                 _mapped(folder / _TIME) if facts["has_time"] else None,
+                np.load(folder / _STARTS),
                 facts["fields"],
                 Vocabulary.from_bytes(path.read_bytes(), str(path)),
             )

@@ -173,7 +173,7 @@ def interactions_sha256(*columns: np.ndarray) -> str:
 
 
 def _strings(found) -> list[str]:
-    if not isinstance(found, list) or not all(type(entry) is str for entry in found):
+    if not isinstance(found, list) or not {*map(type, found)} <= {str}:
         raise ValueError("not a list of ids")
     return found
 

@@ -8,6 +8,7 @@ the flat arrays, so here only positions are stored.
 from __future__ import annotations
 
 import copy
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -33,6 +34,8 @@ class SequenceStore:
     user_field, item_field : str
     n_users : int
         Number of users, padding included; user ids are below it.
+    starts : numpy.ndarray, optional
+        ``[n_users + 1]`` first row of each user, where they are known.
 
     Attributes
     ----------
@@ -56,14 +59,16 @@ class SequenceStore:
         user_field: str,
         item_field: str,
         n_users: int,
+        starts: np.ndarray | None = None,
     ):
         self.columns = columns
         self.time = time
         self.user_field = user_field
         self.item_field = item_field
-        counts = counts_of(columns[user_field].numpy(), n_users)
-        # starts[u]..starts[u + 1] are the rows of user u.
-        self.starts = np.concatenate([[0], np.cumsum(counts)])
+        if starts is None:
+            counts = counts_of(columns[user_field].numpy(), n_users)
+            starts = np.concatenate([[0], np.cumsum(counts)])
+        self.starts = starts  # starts[u]..starts[u + 1] are the rows of user u
         self.sequence: np.ndarray | None = None
         self.part: np.ndarray | None = None
         self.counted_rows: np.ndarray | None = None
@@ -138,12 +143,9 @@ class Windows(Interaction):
         self.dropped: np.ndarray | None = None
 
     @classmethod
-    def over_all_targets(cls, store: SequenceStore, *args) -> Windows:
+    def over_all_targets(cls, store: SequenceStore, *args) -> RunWindows:
         """One window for every interaction that has an earlier one of the same user."""
-        is_first = np.zeros(len(store), dtype=bool)
-        starts = store.starts[:-1]
-        is_first[starts[starts < len(store)]] = True
-        return cls(store, np.flatnonzero(~is_first), *args)
+        return RunWindows(store, store.starts[:-1] + 1, np.diff(store.starts) - 1, *args)
 
     # -- RecBole's view: columns of the targets ---------------------------------------------
 
@@ -386,6 +388,50 @@ class Windows(Interaction):
             values[padding] = 0
             lists[name] = values
         return lists
+
+
+class RunWindows(Windows):
+    """Windows of users' first targets, whose rows are laid out when they are asked for.
+
+    Most trainings never ask: windows that are resampled need the bounds of the runs alone.
+
+    Parameters
+    ----------
+    store : SequenceStore
+    starts, counts : numpy.ndarray
+        ``[n_users]`` row of each user's second interaction, and number of targets from there on;
+        users with fewer than one are left out.
+    *settings
+        See :class:`Windows`.
+    """
+
+    def __init__(self, store: SequenceStore, starts: np.ndarray, counts: np.ndarray, *settings):
+        super().__init__(store, np.zeros(0), *settings)
+        del self.rows
+        self.run_starts, self.run_counts = starts[counts > 0], counts[counts > 0]
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """Positions of the targets in the store, user by user."""
+        return ranges(self.run_starts, self.run_counts)
+
+    @property
+    def length(self) -> int:
+        """Number of windows."""
+        return int(self.run_counts.sum())
+
+    def select(self, rows: np.ndarray) -> Windows:
+        """Windows with the same settings at other rows of the store."""
+        other = Windows.__new__(Windows)
+        vars(other).update(vars(self), rows=np.atleast_1d(np.asarray(rows, dtype=np.int64)))
+        return other
+
+    def user_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """See :meth:`Windows.user_bounds`."""
+        if self.store.sequence is not None:
+            return super().user_bounds()
+        order = np.argsort(self.run_starts)
+        return self.run_starts[order] - 1, (self.run_starts + self.run_counts)[order] - 1
 
 
 class ResampledWindows(Windows):

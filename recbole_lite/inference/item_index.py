@@ -14,7 +14,7 @@ from recbole_lite.utils.files import write_atomically
 
 Blocks = Callable[[], Iterable[np.ndarray]]
 # Fewer items are compared one by one. Lists of more items are searched less exactly, but faster.
-_FEWEST, _SHARE_OF_LISTS, _FEWEST_LISTS = 10_000, 1 / 32, 16
+_FEWEST, _SHARE_OF_LISTS, _FEWEST_LISTS = 10_000, 1 / 8, 16
 _PER_LIST = 40  # items from which the centre of a list is computed
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from logging import getLogger
+
 import torch
 
 from recbole_lite.utils.errors import ConfigError
 
 
-def update_rows_only(optimizer: torch.optim.Optimizer, config) -> None:
+def update_rows_only(optimizer: torch.optim.Optimizer, model: torch.nn.Module, config) -> None:
     """Let an Adam optimiser take steps with sparse gradients (``sparse_item_updates``).
 
     Rows with a gradient get Adam's update, with moments and a number of steps of their own; one
@@ -17,6 +19,8 @@ def update_rows_only(optimizer: torch.optim.Optimizer, config) -> None:
     Parameters
     ----------
     optimizer : torch.optim.Adam or torch.optim.AdamW
+    model : torch.nn.Module
+        Without tables that give sparse gradients nothing is changed, with a warning.
     config : LiteConfig
 
     Raises
@@ -24,6 +28,11 @@ def update_rows_only(optimizer: torch.optim.Optimizer, config) -> None:
     ConfigError
         A setting needs the gradient of all rows.
     """
+    if not any(getattr(module, "sparse", False) for module in model.modules()):
+        getLogger().warning(
+            f"sparse_item_updates is ignored: {type(model).__name__} updates all items"
+        )
+        return
     if config["learner"].lower() not in ("adam", "adamw"):
         found = f"learner {config['learner']}; set adam or adamw"
     elif any(group["weight_decay"] for group in optimizer.param_groups):

@@ -222,7 +222,7 @@ class LiteMixin(ResumeMixin):
             if isinstance(optimizer, torch.optim.Adam):
                 group["fused"] = True  # one kernel for all parameters, one pass over them
         if self.config["sparse_item_updates"]:
-            update_rows_only(optimizer, self.config)
+            update_rows_only(optimizer, self.model, self.config)
         return optimizer
 
     def _start_schedule(self):

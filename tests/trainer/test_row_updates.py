@@ -25,9 +25,12 @@ def loaded(config_for):
     return load
 
 
+SPARSE = torch.nn.Embedding(2, 2, sparse=True)
+
+
 def optimiser(*parameters, decay=0.0):
     made = torch.optim.AdamW(parameters, lr=0.1, weight_decay=decay)
-    update_rows_only(made, SETTINGS)
+    update_rows_only(made, SPARSE, SETTINGS)
     return made
 
 
@@ -74,7 +77,12 @@ def test_rows_are_those_of_adam_with_own_counts():
 def test_settings_that_need_all_rows_are_refused(change, named):
     made = torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))], weight_decay=0.0)
     with pytest.raises(ConfigError, match=f"sparse_item_updates.* {named}"):
-        update_rows_only(made, {**SETTINGS, **change})
+        update_rows_only(made, SPARSE, {**SETTINGS, **change})
+
+
+def test_other_models_ignore_the_setting(caplog):
+    update_rows_only(torch.optim.SGD([torch.ones(1)]), torch.nn.Linear(1, 1), {})
+    assert "sparse_item_updates is ignored: Linear" in caplog.text
 
 
 def test_weight_decay_is_refused():
