@@ -67,13 +67,14 @@ class SequencesMixin(ReadingMixin, ProcessingMixin):
         rows, columns = torch.from_numpy(order), {}
         for field in list(frame):  # one at a time
             if field in (self.uid_field, self.iid_field):
-                ids = frame[field].to_numpy()
-                values = torch.from_numpy(ids.astype(smallest_type(self.num(field)), copy=False))
+                ids = frame[field].to_numpy()[order]
+                ids = ids.astype(smallest_type(self.num(field)), copy=False)
+                columns[field] = torch.from_numpy(ids)
             else:
                 values = self._dataframe_to_interaction(frame[[field]])[field]
+                columns[field] = values.index_select(0, rows)
+                del values
             del frame[field]
-            columns[field] = values.index_select(0, rows)
-            del values
         self._compare_with_training(
             columns[self.uid_field].numpy(), columns[self.iid_field].numpy()
         )

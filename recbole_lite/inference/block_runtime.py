@@ -13,7 +13,7 @@ from recbole_lite.inference import item_index, ranking
 from recbole_lite.inference.ranking import Histories, Ranked
 from recbole_lite.inference.torch_runtime import TorchRuntime
 
-ITEMS_AT_ONCE = 2**17
+ITEMS_AT_ONCE = 2**15
 
 
 class BlockRuntime(TorchRuntime):
@@ -50,15 +50,21 @@ class BlockRuntime(TorchRuntime):
         return self.model.score_users(self.model(items, (items != 0).sum(1))).float()
 
     def _blocks(self, candidates: np.ndarray | None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Ids ``[n]``, ascending, and their rows of the head in float32 ``[n, d]``."""
+        """Ids ``[n]``, ascending, and their rows of the head in float32 ``[n, d]``.
+
+        The next block can overwrite the rows: to allocate memory takes longer than to convert.
+        """
+        buffer = torch.empty(ITEMS_AT_ONCE, self.head.shape[1], device=self.device)
         total = self.n_items - 1 if candidates is None else len(candidates)
         for begin in range(0, total, ITEMS_AT_ONCE):
             part = slice(begin, min(begin + ITEMS_AT_ONCE, total))
             if candidates is None:
-                yield torch.arange(part.start + 1, part.stop + 1), self.head[part].float()
+                ids, rows = torch.arange(part.start + 1, part.stop + 1), self.head[part]
             else:
                 ids = torch.from_numpy(candidates[part])
-                yield ids, self.head[(ids - 1).to(self.device)].float()
+                rows = self.head[(ids - 1).to(self.device)]
+            exact = rows.dtype == torch.float32
+            yield ids, rows if exact else buffer[: len(ids)].copy_(rows)
 
     def _rank(self, histories, k, exclude, candidates) -> Ranked:
         users = self.users(histories)

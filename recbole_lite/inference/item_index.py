@@ -42,7 +42,8 @@ def open_index(path: Path, shape: tuple[int, int], blocks: Blocks) -> Any:
     shape : tuple of int
         Number and size of the vectors.
     blocks : callable
-        Gives the vectors, in blocks of ``[n, d]`` float32, at each call.
+        Gives the vectors, in blocks of ``[n, d]`` float32, at each call; the next block can
+        overwrite one.
 
     Raises
     ------
@@ -76,7 +77,7 @@ def _build(shape: tuple[int, int], blocks: Blocks) -> Any:
     kind = f"IVF{lists},SQfp16" if lists else "SQfp16"
     index = faiss.index_factory(d, kind, faiss.METRIC_INNER_PRODUCT)
     step = max(n // max(lists * _PER_LIST, 1), 1)
-    index.train(np.concatenate([block[::step] for block in blocks()]))
+    index.train(np.concatenate([block[::step].copy() for block in blocks()]))
     for block in blocks():
         index.add(block)
     return index
