@@ -76,19 +76,21 @@ def measure(name: str, folder: str, steps: int) -> dict[str, float]:
     torch.set_num_threads(1)
     settings = {**SETTINGS, "data_path": folder, "max_steps": max(steps, 1), "state": "WARNING"}
     config = LiteConfig("ItemLM", name, config_dict=settings)
-    before, started = peak_mib(), time.perf_counter()
+    before, started, worked = peak_mib(), time.perf_counter(), time.process_time()
     dataset = create_dataset(config)
     found = {"interactions": dataset.inter_num, "users": dataset.user_num - 1}
     found |= {"items": dataset.item_num - 1, "imports_mib": before, "read_mib": peak_mib()}
     loaders = data_preparation(config, dataset)
     next(iter(loaders[0]))
     found |= {"seconds": time.perf_counter() - started, "peak_mib": peak_mib()}
+    found["cpu_seconds"] = time.process_time() - worked
     if steps:
         model = config.model_class(config, loaders[0]._dataset)
         trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
-        started = time.perf_counter()
+        started, worked = time.perf_counter(), time.process_time()
         trainer.fit(loaders[0], saved=False, verbose=False)
         found["steps_per_second"] = steps / (time.perf_counter() - started)
+        found["steps_per_cpu_second"] = steps / (time.process_time() - worked)
         found["trained_peak_mib"] = peak_mib()
     return found
 
@@ -119,13 +121,14 @@ def main() -> None:
             second = in_child(measure, name, str(folder), args.steps)
             results.append({"first": first, "second": second})
             print(f"{interactions:,}: {results[-1]}", flush=True)
-    keys = ("seconds", "peak_mib", "steps_per_second", "trained_peak_mib")
+    keys = ("seconds", "cpu_seconds", "peak_mib")
+    of_second = (*keys, "steps_per_second", "steps_per_cpu_second", "trained_peak_mib")
     rows = [
-        [f"{first['interactions']:,}", first["seconds"], first["peak_mib"], *map(second.get, keys)]
+        [f"{first['interactions']:,}", *map(first.get, keys), *map(second.get, of_second)]
         for first, second in (result.values() for result in results)
     ]
-    head = ["interactions", "first start s", "peak MiB", "second start s", "peak MiB"]
-    head += ["steps / s", "peak MiB"]
+    head = ["interactions", "first start s", "CPU s", "peak MiB", "second start s", "CPU s"]
+    head += ["peak MiB", "steps / s", "steps / CPU s", "peak MiB"]
     os.chdir(here)
     text = tabulate(rows, head, tablefmt="github", floatfmt=",.1f", missingval="-")
     write(args.out and args.out / "large_data.json", {"results": results}, text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,14 @@ def open_index(path: Path, shape: tuple[int, int], blocks: Blocks) -> Any:
 
     if not path.exists():
         index = _build(shape, blocks)
-        write_atomically(path, lambda name: faiss.write_index(index, str(name)))
+        try:
+            write_atomically(path, lambda name: faiss.write_index(index, str(name)))
+        except (OSError, RuntimeError) as error:  # another user's folder, a full disk
+            getLogger().warning(
+                f"{path}: cannot be written, the next start makes it again: {one_line(error)}"
+            )
+        for old in {*path.parent.glob(f"model-*{path.suffix}")} - {path}:
+            old.unlink(missing_ok=True)  # of other weights
         return index
     try:
         index = faiss.read_index(str(path))

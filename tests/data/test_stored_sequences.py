@@ -9,6 +9,7 @@ from tiny_data import QUICK, write_tiny
 
 from recbole_lite import LiteConfig, create_dataset, data_preparation
 from recbole_lite.data.dataset import SequencesMixin
+from recbole_lite.data.sources.check_dataset import check
 from recbole_lite.utils.errors import DataError, OtherIdsError
 
 SETTINGS = {
@@ -134,6 +135,8 @@ def test_ids_beyond_32_bits_and_missing_columns(tmp_path, rows):
     write_parquet(tmp_path, numbered)
     _, dataset = load(tmp_path)
     assert set(dataset.field2id_token["user_id"][1:]) == {str(2**40 + i) for i in range(30)}
+    with pytest.raises(DataError, match=r"tiny.inter.parquet is checked by a run"):
+        check("tiny", tmp_path)
     path = write_parquet(tmp_path, numbered.rename(columns={"item_id": "product"}))
     with pytest.raises(DataError, match=r"no column 'item_id' \(ITEM_ID_FIELD\).* product"):
         load(tmp_path)
