@@ -98,5 +98,6 @@ def search(index: Any, users: np.ndarray, k: int) -> np.ndarray:
     options = None
     if lists := getattr(index, "nlist", 0):
         probed = max(int(lists * _SHARE_OF_LISTS), _FEWEST_LISTS)
-        options = faiss.SearchParametersIVF(nprobe=min(probed, lists))
+        options = faiss.SearchParametersIVF()
+        options.nprobe = min(probed, lists)
     return index.search(np.ascontiguousarray(users), k, params=options)[1]
