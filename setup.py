@@ -41,6 +41,7 @@ INSTALL_REQUIRES = [
 
 ONNX = ["onnx>=1.18", "onnxscript>=0.5"]  # making graphs; running them needs onnxruntime alone
 LORA = ["peft>=0.18"]
+ANN = ["faiss-cpu>=1.9"]
 SERVE = ["fastapi>=0.110", "uvicorn>=0.29", "prometheus-client>=0.20"]
 
 EXTRAS = {
@@ -50,6 +51,7 @@ EXTRAS = {
     "serve": SERVE,
     "mcp": ["mcp>=2.3", *SERVE],
     "onnx": ONNX,
+    "ann": ANN,
     "lora": LORA,
     "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.30"],
     "dev": [
@@ -66,6 +68,7 @@ EXTRAS = {
         "mcp>=2.3",
         *SERVE,
         *ONNX,
+        *ANN,
         *LORA,
         "sentence-transformers>=6.0",  # tests compare item vectors with its own
         "schemathesis>=4.0",  # brings what FastAPI's test client needs

@@ -114,9 +114,10 @@ def add_runtime(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="e.g. cuda (default: cpu)")
     parser.add_argument(
         "--runtime",
-        choices=("auto", "onnx", "torch"),
+        choices=("auto", "onnx", "torch", "blocks", "ann"),
         default="auto",
-        help="what computes the scores; auto (default): onnxruntime if available",
+        help="what computes the scores; auto (default): onnxruntime if available, of more than a "
+        "million items torch by blocks; ann: an approximate index",
     )
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -81,7 +81,7 @@ class Source:
         Whether fields keep the columns' names as they are.
     """
 
-    table: pa.Table
+    table: Any  # or what gives columns and their names as it does
     name: str
     flags: Mapping[str, str]
     first_line: int | None = None

@@ -6,12 +6,15 @@ import numpy as np
 import torch
 from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction
+from recbole.utils import FeatureSource, FeatureType
 
 from recbole_lite.data.dataset_processing import ProcessingMixin
 from recbole_lite.data.dataset_reading import ReadingMixin
-from recbole_lite.data.stable_order import stable_order
+from recbole_lite.data.parquet_interactions import parquet_file
+from recbole_lite.data.stable_order import counts_of, smallest_type, stable_order
+from recbole_lite.data.stored_sequences import StoredSequences, locked, store_folder
 from recbole_lite.data.vocabulary import interactions_sha256
-from recbole_lite.data.windows import SequenceStore, Windows, expand_ranges
+from recbole_lite.data.windows import RunWindows, SequenceStore, Windows
 from recbole_lite.utils.errors import DataError, OtherIdsError
 
 WITHOUT_TIMES = '--eval_args="{order: RO}"'
@@ -29,11 +32,15 @@ class SequencesMixin(ReadingMixin, ProcessingMixin):
     ):
         """Compare the interactions, in the order in which they are used, with the training's."""
         columns = (users, items) if part is None else (users, items, part)
-        found = self.vocabulary.interactions = interactions_sha256(*columns)
+        self.vocabulary.interactions = interactions_sha256(*columns)
+        self._check_interactions(shuffled, part is not None)
+
+    def _check_interactions(self, shuffled: bool = False, in_parts: bool = False):
+        found = self.vocabulary.interactions
         trained = self._numbering and self._numbering.vocabulary
         if trained is None or trained.interactions in (None, found):
             return
-        if part is not None:
+        if in_parts:
             raise OtherIdsError(
                 f"{trained.source}: the parts of {self.dataset_name} have other rows than in "
                 "training; training interactions could be tested. Use the files of the training"
@@ -53,18 +60,40 @@ class SequencesMixin(ReadingMixin, ProcessingMixin):
         """Sort interactions by user, exact time and file order (call before conversion)."""
         if self._part is not None:
             return self._part_store()
-        users = self.inter_feat[self.uid_field].to_numpy()
+        frame, self.inter_feat = self.inter_feat, None  # the callers put the columns in its place
+        users = frame[self.uid_field].to_numpy()
         order = stable_order(users) if self._time is None else stable_order(users, self._time)
         del users
-        unsorted = self._dataframe_to_interaction(self.inter_feat).interaction
-        self.inter_feat = None  # the callers put the sorted columns in its place
-        rows = torch.from_numpy(order)
-        columns = {field: unsorted.pop(field).index_select(0, rows) for field in list(unsorted)}
+        rows, columns = torch.from_numpy(order), {}
+        for field in list(frame):  # one at a time
+            if field in (self.uid_field, self.iid_field):
+                ids = frame[field].to_numpy()[order]
+                ids = ids.astype(smallest_type(self.num(field)), copy=False)
+                columns[field] = torch.from_numpy(ids)
+            else:
+                values = self._dataframe_to_interaction(frame[[field]])[field]
+                columns[field] = values.index_select(0, rows)
+                del values
+            del frame[field]
         self._compare_with_training(
             columns[self.uid_field].numpy(), columns[self.iid_field].numpy()
         )
         self._time = None if self._time is None else self._time[order]
         return SequenceStore(columns, self._time, self.uid_field, self.iid_field, self.user_num)
+
+    @property
+    def avg_actions_of_users(self) -> float:
+        """Interactions per user; RecBole counts in a dictionary."""
+        return self._mean_count(self.uid_field)
+
+    @property
+    def avg_actions_of_items(self) -> float:
+        """Interactions per item."""
+        return self._mean_count(self.iid_field)
+
+    def _mean_count(self, field: str) -> float:
+        counts = counts_of(np.asarray(self.inter_feat[field]), self.num(field))
+        return float(counts[counts > 0].mean())
 
     def _convert_side_features(self):
         for name in self.feat_name_list:
@@ -100,7 +129,80 @@ class SequencesMixin(ReadingMixin, ProcessingMixin):
 
 
 class LiteSequentialDataset(SequencesMixin, SequentialDataset):
-    """Dataset of sequential models: windows over sequences in exact order."""
+    """Dataset of sequential models: windows over sequences in exact order.
+
+    Sequences that are read from a Parquet file are stored (:mod:`.stored_sequences`), unless
+    features of users or items are read, too.
+    """
+
+    _stored: SequenceStore | None = None
+
+    def _from_scratch(self):
+        folder = self._store_folder()
+        if folder is None:
+            super()._from_scratch()
+            return
+        with locked(folder) as writable:
+            if self._open_store(folder):
+                return
+            super()._from_scratch()
+            if not writable or self._numbering is not None:  # it may number the ids in its own way
+                return
+            store = self._sequence_store()
+            fields = {
+                field: [kind.value, self.field2seqlen.get(field), self.field2bucketnum.get(field)]
+                for field, kind in self.field2type.items()
+            }
+            found = StoredSequences(
+                store.columns, store.time, store.starts, fields, self.vocabulary
+            )
+            found.write(folder)
+            del store, found
+            self._open_store(folder)
+
+    def _store_folder(self):
+        config = self.config
+        if self.tables is not None or config["benchmark_filename"] is not None:
+            return None
+        if set(config["load_col"] or ()) != {"inter"} or config["additional_feat_suffix"]:
+            return None
+        path = parquet_file(config["data_path"], config["dataset"])
+        return None if path is None else store_folder(path, config)
+
+    def _open_store(self, folder) -> bool:
+        """Take the place of reading; False where there is no store of the same ids."""
+        found = StoredSequences.open(folder)
+        trained = self._numbering and self._numbering.vocabulary
+        if found is None or (trained and trained.sha256 != found.vocabulary.sha256):
+            return False
+        self._get_preset()
+        self._get_field_from_config()
+        for field, (kind, length, buckets) in found.fields.items():
+            self.field2type[field] = FeatureType(kind)
+            self.field2source[field] = FeatureSource.INTERACTION
+            if length is not None:
+                self.field2seqlen[field] = length
+            if buckets is not None:
+                self.field2bucketnum[field] = buckets
+        self.vocabulary, self._time = found.vocabulary, found.time
+        for fields, ids in found.vocabulary.tables:
+            self._set_tokens(fields, np.array(["[PAD]", *ids], dtype=object))
+        self.inter_feat, self.user_feat, self.item_feat = Interaction(found.columns), None, None
+        self.feat_name_list = ["inter_feat"]
+        self._init_alias()
+        self._check_interactions()
+        self._stored = SequenceStore(
+            found.columns,
+            found.time,
+            self.uid_field,
+            self.iid_field,
+            self.user_num,
+            found.starts,
+        )
+        return True
+
+    def _sequence_store(self) -> SequenceStore:
+        return super()._sequence_store() if self._stored is None else self._stored
 
     def _change_feat_format(self):
         if self._time is None and not self._has_histories:
@@ -210,8 +312,7 @@ class LiteGeneralDataset(SequencesMixin, Dataset):
             for part in held_out:
                 in_training[part.rows] = False
         rows = np.flatnonzero(in_training) if store.sequence is None else train.covered_rows()
-        rows = torch.from_numpy(rows)
-        train = Interaction({field: column[rows] for field, column in store.columns.items()})
+        train = Interaction({field: store.take(field, rows) for field in store.columns})
         return [self.copy(part) for part in (train, *held_out)]
 
     def _compare_lines_with_training(self):
@@ -223,7 +324,7 @@ class LiteGeneralDataset(SequencesMixin, Dataset):
             self._compare_with_training(users, items, shuffled=True)
 
 
-def split_last(windows: Windows, n: int) -> list[Windows]:
+def split_last(windows: RunWindows, n: int) -> list[Windows]:
     """Hold out the last `n` windows of each user, one part each; at least one stays.
 
     Users have the order of the time of their first window, at equal times that of their ids. It is
@@ -234,15 +335,11 @@ def split_last(windows: Windows, n: int) -> list[Windows]:
     list of Windows
         Training, then the parts left out, the latest last.
     """
-    store, rows = windows.store, windows.rows
-    if (rows[1:] < rows[:-1]).any():
-        rows = np.sort(rows)
-    bounds = np.searchsorted(rows, store.starts)  # of each user in rows
-    starts, counts = bounds[:-1], np.diff(bounds)
-    users = np.flatnonzero(counts)
+    store, starts, counts = windows.store, windows.run_starts, windows.run_counts
     if store.time is not None:
-        users = users[stable_order(store.time[rows[starts[users]]])]
-    starts, counts = starts[users], counts[users]
-    parts = [rows[(starts + counts - k)[counts > k]] for k in range(n, 0, -1)]
-    training = expand_ranges(starts, counts - np.minimum(counts - 1, n))[1]
-    return [windows.select(part) for part in (rows[training], *parts)]
+        order = stable_order(store.time[starts])
+        starts, counts = starts[order], counts[order]
+    parts = [(starts + counts - k)[counts > k] for k in range(n, 0, -1)]
+    settings = (windows.max_length, windows.list_suffix, windows.length_field)
+    training = RunWindows(store, starts, counts - np.minimum(counts - 1, n), *settings)
+    return [training, *map(windows.select, parts)]

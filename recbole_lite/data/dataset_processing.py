@@ -16,7 +16,7 @@ from recbole.utils import FeatureType
 from recbole_lite.data.atomic_reader import AtomicTable
 from recbole_lite.data.column_settings import TYPE_OF, names_in
 from recbole_lite.data.interaction_filters import drop_repeated_pairs, filter_by_counts
-from recbole_lite.data.stable_order import by_appearance
+from recbole_lite.data.stable_order import by_appearance, smallest_type
 from recbole_lite.data.vocabulary import Numbering, Vocabulary
 from recbole_lite.utils.errors import ConfigError, DataError
 
@@ -181,18 +181,15 @@ class ProcessingMixin:
         place = np.arange(len(raw))
         if self._numbering is not None:
             raw, place = self._numbering.arrange(fields, raw)
-        id_of = np.zeros(len(tokens) + 1, dtype=np.int64)  # the last: of a missing token, code -1
+        # The last: of a missing token, code -1.
+        id_of = np.zeros(len(tokens) + 1, dtype=smallest_type(len(raw)))
         id_of[appeared] = place + 1
         ids = id_of[flat]
         id_token = np.concatenate([np.array(["[PAD]"], dtype=object), raw.to_numpy(dtype=object)])
         self.vocabulary.add(fields, id_token[1:])
-        token_id = TokenIds(id_token)
-
+        self._set_tokens(fields, id_token)
         splits = np.cumsum([len(piece) for piece in codes])[:-1]
         for (feat, field, ftype), new_ids in zip(remap_list, np.split(ids, splits), strict=True):
-            if field not in self.field2id_token:
-                self.field2id_token[field] = id_token
-                self.field2token_id[field] = token_id
             if ftype == FeatureType.TOKEN:
                 feat[field] = new_ids
             else:
@@ -201,6 +198,13 @@ class ProcessingMixin:
                 cells[:] = np.split(new_ids, ends)
                 feat[field] = cells
 
+    def _set_tokens(self, fields, id_token: np.ndarray) -> None:
+        """Let fields have these tokens, by internal id, unless they have some."""
+        token_id = TokenIds(id_token)
+        for field in fields:
+            self.field2id_token.setdefault(field, id_token)
+            self.field2token_id.setdefault(field, token_id)
+
     def _fill_nan(self):
         """Fill by assignment; RecBole's ``fillna(inplace=True)`` does nothing in pandas 3."""
         for name in self.feat_name_list:
@@ -208,7 +212,8 @@ class ProcessingMixin:
             for field in feat:
                 ftype = self.field2type[field]
                 if ftype == FeatureType.TOKEN:
-                    feat[field] = feat[field].fillna(0).astype(np.int64)
+                    if feat[field].dtype.kind != "i":
+                        feat[field] = feat[field].fillna(0).astype(np.int64)
                 elif ftype == FeatureType.FLOAT:
                     if feat[field].isna().any():
                         self._check_not_empty(name, field, feat[field])

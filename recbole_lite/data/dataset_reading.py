@@ -15,6 +15,8 @@ from recbole_lite.data.column_settings import (
     check_load_columns,
     check_types,
 )
+from recbole_lite.data.parquet_interactions import SUFFIX as PARQUET
+from recbole_lite.data.parquet_interactions import parquet_file, read_parquet
 from recbole_lite.data.presplit import PartsMixin
 from recbole_lite.data.sources.prepare_dataset import ensure_dataset
 from recbole_lite.utils.dataset_names import find_parts
@@ -34,7 +36,8 @@ class ReadingMixin(PartsMixin):
             return
         if self.benchmark_filename_list is None:
             _check_for_parts(Path(dataset_path), token)
-            ensure_dataset(token, Path(dataset_path).parent, log=self.logger.info)
+            if parquet_file(dataset_path, token) is None:
+                ensure_dataset(token, Path(dataset_path).parent, log=self.logger.info)
         elif not Path(dataset_path).is_dir():
             raise DataError("there is no such folder; check dataset and data_path", dataset_path)
         super()._load_data(token, dataset_path)
@@ -69,6 +72,8 @@ class ReadingMixin(PartsMixin):
         if load == set():
             return None
         memory = (self.tables or {}).get(getattr(source, "value", source))
+        if Path(filepath).name.endswith(PARQUET):
+            memory = read_parquet(Path(filepath), self.config, load, unload)
         header = read_header(filepath, **self._format) if memory is None else memory.types
         if source == FeatureSource.INTERACTION:
             load = self._with_lists(load, header)
@@ -230,7 +235,8 @@ class ReadingMixin(PartsMixin):
 
 def _check_for_parts(folder: Path, name: str) -> None:
     parts = find_parts(folder, name)
-    if "train" in parts and not (folder / f"{name}.inter").is_file():
+    single = (folder / f"{name}.inter", folder / f"{name}{PARQUET}")
+    if "train" in parts and not any(path.is_file() for path in single):
         raise DataError(
             f"there is no such file; if the parts {', '.join(parts)} in its folder are the split "
             f"to use, set benchmark_filename: [{', '.join(parts)}]",

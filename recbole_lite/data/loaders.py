@@ -28,6 +28,7 @@ _LARGEST_BATCH = {"cpu": (256, 4096)}
 _LARGEST_BATCH_ELSEWHERE = (1024, 65536)
 # On a CPU fewer users, as long as their scores do not fit into 6 MB of cache.
 _CACHED_SCORES, _FEWEST_USERS = 1_500_000, 64
+_MOST_SCORES = 2**28  # at once: 1 GiB, and RecBole's loop copies some of them
 
 
 class HistoryMaskLoader(FullSortEvalDataLoader):
@@ -83,7 +84,7 @@ class HistoryMaskLoader(FullSortEvalDataLoader):
             ends = starts[:-1]
         history = np.empty(len(ends), dtype=object)
         history[:] = [
-            torch.from_numpy(np.unique(items[start:end]))
+            torch.from_numpy(np.unique(items[start:end])).long()
             for start, end in zip(starts[:-1], ends, strict=True)
         ]
         return history
@@ -98,6 +99,7 @@ class HistoryMaskLoader(FullSortEvalDataLoader):
             if device == "cpu":
                 cached = _CACHED_SCORES // self._dataset.item_num
                 rows = min(rows, max(cached, _FEWEST_USERS))
+            rows = min(rows, max(_MOST_SCORES // self._dataset.item_num, 1))
             self.batches = batches_by_length(windows.lengths(), min(self.step, rows), tokens)
         else:
             self.batches = batches_by_length(np.zeros(len(windows)), self.step)  # in their order

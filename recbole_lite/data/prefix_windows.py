@@ -84,7 +84,7 @@ class PrefixWindows(ResampledWindows):
         # Each input is followed by the next; the last one by the row itself.
         steps, last = np.arange(positions.shape[1]), lengths[:, None] - 1
         following = np.where(steps < last, np.roll(positions, -1, axis=1), rows[:, None])
-        targets = self.store.columns[self.store.item_field][torch.from_numpy(following)]
+        targets = self.store.take(self.store.item_field, following)
         asked = (steps <= last) & (following > (rows - counts)[:, None])
         targets[torch.from_numpy(~asked)] = 0
         batch.interaction[TARGETS] = targets

@@ -8,6 +8,7 @@ from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from recbole.data import dataset as recbole_datasets
 from recbole.data.dataloader import NegSampleEvalDataLoader
 from recbole.data.dataset import Dataset
@@ -102,6 +103,7 @@ def data_preparation(config: LiteConfig, dataset: Dataset):
     if len(parts) == 2:
         parts.insert(1, parts[1].copy(parts[1].inter_feat.select([])))
     _check_parts(config, dataset, parts)
+    parts[1:] = [_sampled(config, part) for part in parts[1:]]
     classes = [_loader_class(config, *each) for each in zip(phases, parts, strict=True)]
     if config["task"] == "topn":
         attach_candidates(config, dataset, parts)
@@ -119,6 +121,19 @@ def data_preparation(config: LiteConfig, dataset: Dataset):
             for loader, phase, part, sampler in zip(classes, phases, parts, samplers, strict=True)
         )
     return shard_loaders(config, loaders)
+
+
+def _sampled(config, part):
+    """A part of an evaluation with the rows that ``eval_users`` leaves, in their order."""
+    count = config["eval_users"]
+    if count is None or len(part) <= count:
+        return part
+    if not isinstance(part.inter_feat, Windows):
+        getLogger().warning(f"eval_users is ignored with eval_args {config['eval_args']}")
+        return part
+    # Not by the seed: runs with other seeds are compared on the same users.
+    rows = np.random.default_rng(0).choice(len(part), count, replace=False)
+    return part.copy(part.inter_feat[np.sort(rows)])
 
 
 def get_dataloader(config: LiteConfig, phase: str) -> Callable:

@@ -17,6 +17,7 @@ import pandas as pd
 from pandas.api.types import union_categoricals
 from recbole.utils import FeatureSource, FeatureType, ModelType
 
+from recbole_lite.data.parquet_interactions import parquet_file
 from recbole_lite.data.stable_order import stable_order
 from recbole_lite.data.windows import SequenceStore, Windows
 from recbole_lite.utils.dataset_names import find_parts, part_file
@@ -45,7 +46,10 @@ class PartsMixin:
     def inter_path(self) -> Path:
         """File of the interactions, or of their first part; for messages."""
         name, parts = self.dataset_name, self.part_names
-        return Path(self.dataset_path, part_file(name, parts[0]) if parts else f"{name}.inter")
+        if parts:
+            return Path(self.dataset_path, part_file(name, parts[0]))
+        found = parquet_file(self.dataset_path, name)
+        return found or Path(self.dataset_path, f"{name}.inter")
 
     @property
     def part_files(self) -> dict[str, int] | None:
@@ -65,7 +69,10 @@ class PartsMixin:
 
     def _load_inter_feat(self, token, dataset_path):
         if self.benchmark_filename_list is None:
-            super()._load_inter_feat(token, dataset_path)
+            if path := parquet_file(dataset_path, token):
+                self.inter_feat = self._load_feat(path, FeatureSource.INTERACTION)
+            else:
+                super()._load_inter_feat(token, dataset_path)
             return
         self.part_names = list(self.benchmark_filename_list)
         paths = [Path(dataset_path, part_file(token, part)) for part in self.part_names]

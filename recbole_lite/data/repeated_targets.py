@@ -17,9 +17,12 @@ def repeated_targets(windows: Windows) -> np.ndarray:
     """Whether the user has had each window's target before, ``[n]`` bool."""
     targets = windows[windows.store.item_field].numpy()
     repeated = np.zeros(len(windows), dtype=bool)
+    order = np.argsort(windows.rows)  # neighbours in memory, one after another
     for begin in range(0, len(windows), _WINDOWS):
-        owner, seen = (part.numpy() for part in windows.history(slice(begin, begin + _WINDOWS)))
-        repeated[begin + owner[seen == targets[begin + owner]]] = True
+        chosen = order[begin : begin + _WINDOWS]
+        owner, seen = (part.numpy() for part in windows.history(chosen))
+        owner = chosen[owner]
+        repeated[owner[seen == targets[owner]]] = True
     return repeated
 
 

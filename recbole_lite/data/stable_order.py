@@ -3,9 +3,28 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import torch
+
+_AT_ONCE = 2**24  # rows; a sort takes several times their memory
+
+
+def smallest_type(most: int) -> type[np.signedinteger]:
+    """Type of ids up to `most`: int32 where they fit."""
+    return np.int32 if most < 2**31 else np.int64
+
+
+def counts_of(values: np.ndarray, n: int) -> np.ndarray:
+    """Counts of the numbers 0 .. n - 1 in an array of integers, ``[n]``.
+
+    ``np.bincount`` copies integers that are shorter than its own, here a part at a time.
+    """
+    counts = np.zeros(n, np.int64)
+    for begin in range(0, len(values), _AT_ONCE):
+        counts += np.bincount(values[begin : begin + _AT_ONCE], minlength=n)
+    return counts
 
 
 def stable_order(*keys: np.ndarray) -> np.ndarray:
@@ -23,6 +42,27 @@ def stable_order(*keys: np.ndarray) -> np.ndarray:
     numpy.ndarray of int64
         Shape ``[n]``.
     """
+    first = keys[0]
+    if len(first) > _AT_ONCE and first.dtype.kind == "i" and first.min() >= 0:
+        n = int(first.max()) + 1
+        if n <= len(first):
+            return _order_in_parts(keys, n)
+    return _order(keys)
+
+
+def _order_in_parts(keys: tuple[np.ndarray, ...], n: int) -> np.ndarray:
+    """Order of rows, sorted for a range of the first key (0 .. n - 1) at a time."""
+    first, order, done = keys[0], np.empty(len(keys[0]), np.int64), 0
+    before = np.cumsum(counts_of(first, n))
+    cuts = np.searchsorted(before, np.arange(_AT_ONCE, len(first), _AT_ONCE), side="right")
+    for low, high in pairwise(np.unique([0, *cuts.tolist(), n])):
+        rows = np.flatnonzero((first >= low) & (first < high))
+        order[done : done + len(rows)] = rows[_order(tuple(key[rows] for key in keys))]
+        done += len(rows)
+    return order
+
+
+def _order(keys: tuple[np.ndarray, ...]) -> np.ndarray:
     order = None
     for key in reversed(_packed(keys)):
         values = torch.from_numpy(np.ascontiguousarray(key))

@@ -204,7 +204,7 @@ def to_ids(source: Source, column: str) -> pd.Categorical:
     DataError
         An id is missing, or an atomic file cannot hold it; with its line.
     """
-    ids = categories(_as_strings(source, column).chunks).array
+    ids = _as_categories(source, column)
     fail = _fail_at(source, column)
     missing = ids.codes < 0
     if missing.any():
@@ -222,7 +222,7 @@ def to_ids(source: Source, column: str) -> pd.Categorical:
     return ids
 
 
-def _as_strings(source: Source, column: str) -> pa.ChunkedArray:
+def _as_categories(source: Source, column: str) -> pd.Categorical:
     values = decoded(source.table[column])
     kind = values.type
     if pa.types.is_floating(kind):  # pandas' form of whole numbers, some of which are missing
@@ -237,9 +237,13 @@ def _as_strings(source: Source, column: str) -> pa.ChunkedArray:
     if not is_id(kind):
         raise source.error(f"column {column!r} holds {kind}, which are no ids; name another one")
     try:
-        return values.cast(pa.string())
+        if is_text(values.type):
+            return categories(values.cast(pa.string()).chunks).array
+        encoded = values.dictionary_encode().combine_chunks()  # only the different ids become text
+        texts = encoded.dictionary.cast(pa.string())
     except pa.ArrowInvalid as error:
         raise source.error(f"column {column!r}: the ids cannot be read: {error}") from None
+    return pa.DictionaryArray.from_arrays(encoded.indices, texts).to_pandas().array
 
 
 def _fail_at(source: Source, column: str):

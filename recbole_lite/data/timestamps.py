@@ -103,7 +103,7 @@ def _from_numbers(values: np.ndarray, fail: Fail, unit: str | None, flag: str) -
             remedy = f"{flag}=%Y%m%d, or {flag}=s if not" if flag else "convert them to datetimes"
             raise fail(f"the times look like dates written as numbers ({example}): {remedy}", 0)
     name = f"unix {_UNIT_NAMES[unit]}"
-    if unit == "s" and np.abs(values).max() < _RELATIVE:
+    if unit == "s" and _range_of_sizes(values)[1] < _RELATIVE:
         name = "numbers, taken as they are"
     if values.dtype == np.int64:
         return _joined(*_split(values, UNITS[unit]), name)
@@ -112,6 +112,9 @@ def _from_numbers(values: np.ndarray, fail: Fail, unit: str | None, flag: str) -
 
 def _unit(values: np.ndarray, fail: Fail) -> str:
     """Unit that the size of all values says."""
+    least, most = np.searchsorted(_UNIT_STARTS, _range_of_sizes(values), side="right")
+    if least == most:
+        return list(UNITS)[least]
     sizes = np.searchsorted(_UNIT_STARTS, np.abs(values.astype(np.float64)), side="right")
     other = sizes != sizes[0]
     units = list(UNITS)
@@ -126,8 +129,16 @@ def _unit(values: np.ndarray, fail: Fail) -> str:
     return units[sizes[0]]
 
 
+def _range_of_sizes(values: np.ndarray) -> tuple[float, float]:
+    """Least and largest absolute value."""
+    low, high = float(values.min()), float(values.max())
+    return max(low, -high, 0.0), max(-low, high)
+
+
 def _are_calendar_numbers(values: np.ndarray) -> bool:
     """Whether all values are numbers like 20200131."""
+    if values.min() < 19_000_101 or values.max() > 21_001_231:
+        return False
     years, months, days = values // 10_000, values // 100 % 100, values % 100
     return bool(
         ((years >= 1900) & (years <= 2100)).all()
@@ -137,7 +148,9 @@ def _are_calendar_numbers(values: np.ndarray) -> bool:
 
 
 def _split(ticks: np.ndarray, per_second: int) -> tuple[np.ndarray, np.ndarray]:
-    """Whole seconds, and the nanoseconds beyond them."""
+    """Whole seconds, and the nanoseconds beyond them; none for ticks of a second."""
+    if per_second == 1:
+        return ticks, np.zeros(0, np.int64)
     seconds, rest = np.divmod(ticks, per_second)
     return seconds, rest * (UNITS["ns"] // per_second)
 

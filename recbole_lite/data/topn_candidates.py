@@ -212,7 +212,8 @@ def attach_candidates(config, dataset, parts) -> None:
             "be drawn. Set a smaller topn_negatives"
         )
     store = held_out[-1].store
-    users, items = (store.columns[name].numpy() for name in (store.user_field, store.item_field))
+    rows = np.arange(len(store))
+    users, items = (store.take(name, rows).numpy() for name in (store.user_field, store.item_field))
     whole = sampler(users, items)
     for phase, windows in enumerate(held_out, 1):
         windows.candidates = EvalCandidates(whole, windows, [seed, phase])

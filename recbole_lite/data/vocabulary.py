@@ -21,6 +21,7 @@ from recbole_lite.utils.errors import CheckpointError, OtherIdsError
 
 FORMAT_VERSION = 1
 VOCABULARY_FILE = "vocabulary.jsonl"  # in the folder of a run
+_HASHED = 2**20  # ids at a time
 SHOWN = 3  # ids that a message gives as examples
 
 
@@ -166,12 +167,13 @@ def interactions_sha256(*columns: np.ndarray) -> str:
     """SHA-256 of internal ids of users and items (and parts), ``[n]`` each, in their order."""
     found = hashlib.sha256()
     for column in columns:
-        found.update(np.ascontiguousarray(column, dtype="<i8"))
+        for begin in range(0, len(column), _HASHED):
+            found.update(np.ascontiguousarray(column[begin : begin + _HASHED], dtype="<i8"))
     return found.hexdigest()
 
 
 def _strings(found) -> list[str]:
-    if not isinstance(found, list) or not all(type(entry) is str for entry in found):
+    if not isinstance(found, list) or not {*map(type, found)} <= {str}:
         raise ValueError("not a list of ids")
     return found
 

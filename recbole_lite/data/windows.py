@@ -8,13 +8,14 @@ the flat arrays, so here only positions are stored.
 from __future__ import annotations
 
 import copy
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_lite.data.stable_order import by_appearance, stable_order
+from recbole_lite.data.stable_order import by_appearance, counts_of, stable_order
 
 SEEN = "seen_list"  # field of a batch: items of the user before the window
 CANDIDATES = "topn_candidates"  # field of a batch: the target among negatives (task: topn)
@@ -26,12 +27,15 @@ class SequenceStore:
     Parameters
     ----------
     columns : dict of str to torch.Tensor
-        Field -> ``[n]`` or ``[n, k]``; rows of a user are contiguous, users ascending.
+        Field -> ``[n]`` or ``[n, k]``; rows of a user are contiguous, users ascending. Ids can be
+        int32.
     time : numpy.ndarray or None
         ``[n]`` exact times (not rounded to float32), ascending within a user.
     user_field, item_field : str
     n_users : int
         Number of users, padding included; user ids are below it.
+    starts : numpy.ndarray, optional
+        ``[n_users + 1]`` first row of each user, where they are known.
 
     Attributes
     ----------
@@ -55,14 +59,16 @@ class SequenceStore:
         user_field: str,
         item_field: str,
         n_users: int,
+        starts: np.ndarray | None = None,
     ):
         self.columns = columns
         self.time = time
         self.user_field = user_field
         self.item_field = item_field
-        counts = np.bincount(columns[user_field].numpy(), minlength=n_users)
-        # starts[u]..starts[u + 1] are the rows of user u.
-        self.starts = np.concatenate([[0], np.cumsum(counts)])
+        if starts is None:
+            counts = counts_of(columns[user_field].numpy(), n_users)
+            starts = np.concatenate([[0], np.cumsum(counts)])
+        self.starts = starts  # starts[u]..starts[u + 1] are the rows of user u
         self.sequence: np.ndarray | None = None
         self.part: np.ndarray | None = None
         self.counted_rows: np.ndarray | None = None
@@ -72,6 +78,11 @@ class SequenceStore:
 
     def __len__(self) -> int:
         return len(self.columns[self.user_field])
+
+    def take(self, field: str, rows: np.ndarray) -> torch.Tensor:
+        """Values of a field at rows, in the types of RecBole: ids as int64."""
+        values = self.columns[field][torch.from_numpy(rows)]
+        return values.long() if values.dtype == torch.int32 else values
 
     def user_start(self, rows: np.ndarray) -> np.ndarray:
         """First row of the user, or of the sequence, to which each of `rows` belongs."""
@@ -132,12 +143,9 @@ class Windows(Interaction):
         self.dropped: np.ndarray | None = None
 
     @classmethod
-    def over_all_targets(cls, store: SequenceStore, *args) -> Windows:
+    def over_all_targets(cls, store: SequenceStore, *args) -> RunWindows:
         """One window for every interaction that has an earlier one of the same user."""
-        is_first = np.zeros(len(store), dtype=bool)
-        starts = store.starts[:-1]
-        is_first[starts[starts < len(store)]] = True
-        return cls(store, np.flatnonzero(~is_first), *args)
+        return RunWindows(store, store.starts[:-1] + 1, np.diff(store.starts) - 1, *args)
 
     # -- RecBole's view: columns of the targets ---------------------------------------------
 
@@ -149,8 +157,7 @@ class Windows(Interaction):
     @property
     def interaction(self) -> dict[str, torch.Tensor]:
         """The targets' own fields, read from the store at each call."""
-        rows = torch.from_numpy(self.rows)
-        fields = {field: column[rows] for field, column in self.store.columns.items()}
+        fields = {field: self.store.take(field, self.rows) for field in self.store.columns}
         fields[self.length_field] = torch.from_numpy(self.lengths())
         return fields
 
@@ -176,7 +183,7 @@ class Windows(Interaction):
             if index == self.length_field:
                 return torch.from_numpy(self.lengths())
             if index in self.store.columns:
-                return self.store.columns[index][torch.from_numpy(self.rows)]
+                return self.store.take(index, self.rows)
             lengths = self.lengths()
             positions = self._positions(self.rows, lengths, self.max_length)
             return self._lists(positions, lengths, [index])[index]
@@ -249,8 +256,7 @@ class Windows(Interaction):
         """
         index = _as_index(index)
         rows = np.atleast_1d(self.rows[index])
-        picked = torch.from_numpy(rows)
-        batch = {field: column[picked] for field, column in self.store.columns.items()}
+        batch = {field: self.store.take(field, rows) for field in self.store.columns}
         positions, lengths = inputs or self.inputs(index)
         batch[self.length_field] = torch.from_numpy(lengths)
         names = [
@@ -304,8 +310,7 @@ class Windows(Interaction):
         """Items that were dropped between two rows, ``[B, longest]``, zeros between them."""
         positions = self._positions(rows, rows - first, (rows - first).max(initial=1))
         out = self.dropped[positions] & (positions < rows[:, None])
-        items = self.store.columns[self.store.item_field]
-        return items[torch.from_numpy(positions)] * torch.from_numpy(out)
+        return self.store.take(self.store.item_field, positions) * torch.from_numpy(out)
 
     def history(self, index) -> tuple[torch.Tensor, torch.Tensor]:
         """All items of the users before the targets, not only those in the window.
@@ -319,8 +324,7 @@ class Windows(Interaction):
         rows = np.atleast_1d(self.rows[_as_index(index)])
         starts = self.store.user_start(rows)
         owner, before = expand_ranges(starts, rows - starts)
-        items = self.store.columns[self.store.item_field].numpy()
-        return torch.from_numpy(owner), torch.from_numpy(items[before])
+        return torch.from_numpy(owner), self.store.take(self.store.item_field, before)
 
     def _seen(self, rows: np.ndarray) -> torch.Tensor:
         """Items of the users before each of `rows`, ``[B, longest]``, padded with zeros."""
@@ -329,7 +333,7 @@ class Windows(Interaction):
         steps = np.arange(counts.max(initial=0))
         inside = torch.from_numpy(steps < counts[:, None])
         positions = starts[:, None] + np.minimum(steps, np.maximum(counts - 1, 0)[:, None])
-        return self.store.columns[self.store.item_field][torch.from_numpy(positions)] * inside
+        return self.store.take(self.store.item_field, positions) * inside
 
     def user_bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """First row in the store and row of the last target, of each user who has a window.
@@ -337,9 +341,14 @@ class Windows(Interaction):
         Where a user has several sequences: of each, but of those that another one continues.
         """
         rows = self.rows
-        if self.store.sequence is not None:
-            rows = rows[~_continued(self.store, rows)]
-        last = np.zeros(len(self.store), dtype=np.int64)  # by first row; a target comes behind it
+        if self.store.sequence is None:
+            users = self.store.columns[self.store.user_field].numpy()[rows]
+            last = np.zeros(len(self.store.starts) - 1, dtype=np.int64)
+            np.maximum.at(last, users, rows)
+            users = np.flatnonzero(last)  # a target comes behind the user's first row
+            return self.store.starts[users], last[users]
+        rows = rows[~_continued(self.store, rows)]
+        last = np.zeros(len(self.store), dtype=np.int64)  # by first row
         np.maximum.at(last, self.store.user_start(rows), rows)
         first = np.flatnonzero(last)
         return first, last[first]
@@ -347,14 +356,13 @@ class Windows(Interaction):
     def covered_rows(self) -> np.ndarray:
         """Rows of the store from the first of each user to the last target, ``[n]``."""
         first, last = self.user_bounds()
-        return expand_ranges(first, last - first + 1)[1]
+        return ranges(first, last - first + 1)
 
     def interactions(self) -> tuple[np.ndarray, np.ndarray]:
         """Users and items of all interactions that the windows cover, ``[n]`` each."""
-        rows = self.covered_rows()
-        columns = self.store.columns
-        users, items = columns[self.store.user_field], columns[self.store.item_field]
-        return users.numpy()[rows], items.numpy()[rows]
+        rows, store = self.covered_rows(), self.store
+        users, items = (store.take(field, rows) for field in (store.user_field, store.item_field))
+        return users.numpy(), items.numpy()
 
     def lengths(self) -> np.ndarray:
         """Number of inputs of each window, ``[n]``."""
@@ -373,14 +381,57 @@ class Windows(Interaction):
         self, positions: np.ndarray, lengths: np.ndarray, names: list[str]
     ) -> dict[str, torch.Tensor]:
         padding = torch.from_numpy(np.arange(positions.shape[1]) >= lengths[:, None])
-        picked = torch.from_numpy(positions)
         lists = {}
         for name in names:
-            column = self.store.columns[name.removesuffix(self.list_suffix)]
-            values = column[picked]  # [B, L] or [B, L, k]
+            # [B, L] or [B, L, k]
+            values = self.store.take(name.removesuffix(self.list_suffix), positions)
             values[padding] = 0
             lists[name] = values
         return lists
+
+
+class RunWindows(Windows):
+    """Windows of users' first targets, whose rows are laid out when they are asked for.
+
+    Most trainings never ask: windows that are resampled need the bounds of the runs alone.
+
+    Parameters
+    ----------
+    store : SequenceStore
+    starts, counts : numpy.ndarray
+        ``[n_users]`` row of each user's second interaction, and number of targets from there on;
+        users with fewer than one are left out.
+    *settings
+        See :class:`Windows`.
+    """
+
+    def __init__(self, store: SequenceStore, starts: np.ndarray, counts: np.ndarray, *settings):
+        super().__init__(store, np.zeros(0), *settings)
+        del self.rows
+        self.run_starts, self.run_counts = starts[counts > 0], counts[counts > 0]
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """Positions of the targets in the store, user by user."""
+        return ranges(self.run_starts, self.run_counts)
+
+    @property
+    def length(self) -> int:
+        """Number of windows."""
+        return int(self.run_counts.sum())
+
+    def select(self, rows: np.ndarray) -> Windows:
+        """Windows with the same settings at other rows of the store."""
+        other = Windows.__new__(Windows)
+        vars(other).update(vars(self), rows=np.atleast_1d(np.asarray(rows, dtype=np.int64)))
+        return other
+
+    def user_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """See :meth:`Windows.user_bounds`."""
+        if self.store.sequence is not None:
+            return super().user_bounds()
+        order = np.argsort(self.run_starts)
+        return self.run_starts[order] - 1, (self.run_starts + self.run_counts)[order] - 1
 
 
 class ResampledWindows(Windows):
@@ -499,6 +550,16 @@ def expand_ranges(starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, n
     owner = np.repeat(np.arange(len(counts)), counts)
     step = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
     return owner, starts[owner] + step
+
+
+def ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Numbers of :func:`expand_ranges` alone, in the memory of the result."""
+    starts, counts = starts[counts > 0], counts[counts > 0]
+    steps = np.ones(counts.sum(), dtype=np.int64)
+    if len(starts):
+        steps[0] = starts[0]
+        steps[np.cumsum(counts)[:-1]] = starts[1:] - (starts + counts)[:-1] + 1
+    return np.cumsum(steps, out=steps)
 
 
 def _as_index(index):

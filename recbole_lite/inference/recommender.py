@@ -39,7 +39,9 @@ if TYPE_CHECKING:
     from recbole_lite.inference.torch_runtime import TorchRuntime
 
 _REASONS = 3  # of each explained recommendation
-RUNTIMES = ("auto", "onnx", "torch")
+RUNTIMES = ("auto", "onnx", "torch", "blocks", "ann")
+ITEM_TYPES = ("float32", "bfloat16", "float16")
+_LARGE = 2**20  # items from which blocks are ranked
 _DOWNLOAD = ("revision", "cache_dir", "force_download", "local_files_only", "token")
 _HUB_FILES = [CONFIG_FILE, ITEMS_FILE, WEIGHTS_FILE, "model-*.onnx", "README.md"]
 
@@ -84,7 +86,7 @@ class Recommender(ModelHubMixin):
     ----------
     bundle : ModelBundle
         Content of a model's folder.
-    device, runtime, item_ids
+    device, runtime, item_ids, item_dtype
         See :meth:`load`.
 
     Attributes
@@ -104,10 +106,18 @@ class Recommender(ModelHubMixin):
         device="cpu",
         runtime: str = "auto",
         item_ids: Iterable[Hashable] | None = None,
+        item_dtype: str = "float32",
     ):
+        if item_dtype not in ITEM_TYPES:
+            raise RequestError(
+                f"item_dtype must be one of {', '.join(ITEM_TYPES)}, found {item_dtype!r}"
+            )
         if runtime not in RUNTIMES:
             raise RequestError(f"runtime must be one of {', '.join(RUNTIMES)}, found {runtime!r}")
-        self._bundle, self._device = bundle, device
+        self._bundle, self._device, self._item_dtype = bundle, device, item_dtype
+        large = len(bundle.catalogue) > _LARGE or item_dtype != "float32"
+        if runtime == "auto" and large and bundle.model in graph_file.EXPORTABLE:
+            runtime = "blocks"
         self._requested, self._graph = runtime, Path()
         self._ids = history_inputs.OriginalIds(item_ids, bundle.about.get("item_id_type"))
         self._torch_reason = self._reason_for_torch(runtime)
@@ -124,9 +134,18 @@ class Recommender(ModelHubMixin):
         Raises
         ------
         RequestError, MissingDependencyError
-            `runtime` is ``onnx`` and onnxruntime cannot run this model.
+            `runtime` cannot run this model, or its package is missing.
         """
-        if runtime == "torch":
+        if runtime == "ann":
+            from recbole_lite.inference.item_index import check_installed
+
+            check_installed()
+        if runtime in ("blocks", "ann") and self._bundle.model not in graph_file.EXPORTABLE:
+            raise RequestError(
+                f"runtime: {runtime} ranks {' and '.join(graph_file.EXPORTABLE)}, and this is a "
+                f"{self._bundle.model}; set torch"
+            )
+        if runtime in ("torch", "blocks", "ann"):
             return "asked for"
         if self._bundle.model not in graph_file.EXPORTABLE:
             reason = f"{self._bundle.model} has no graph"
@@ -153,6 +172,7 @@ class Recommender(ModelHubMixin):
         device="cpu",
         runtime: str = "auto",
         item_ids: Iterable[Hashable] | None = None,
+        item_dtype: str = "float32",
     ) -> Recommender:
         """Load the folder of a finished run, or a packed folder.
 
@@ -161,11 +181,16 @@ class Recommender(ModelHubMixin):
         folder : str or Path
             ``saved/<run>``, or a folder written by :meth:`save_pretrained`.
         device : str or torch.device
-        runtime : {"auto", "onnx", "torch"}
-            onnx: onnxruntime, on the CPU; torch: the model itself; auto: onnx if available.
+        runtime : {"auto", "onnx", "torch", "blocks", "ann"}
+            onnx: onnxruntime, on the CPU; torch: the model itself; blocks: torch, which ranks a
+            block of the catalogue at a time; ann: an approximate index of faiss, which is made in
+            the folder at first use; auto: blocks of more than a million items, else onnx if
+            available.
         item_ids : iterable of hashable, optional
             Items' ids of any type, such as the column of a data frame: histories may hold them,
             and recommendations do. Not needed for texts and whole numbers.
+        item_dtype : {"float32", "bfloat16", "float16"}
+            Type in which the items' vectors and the head are in memory, with blocks and ann.
 
         Raises
         ------
@@ -175,7 +200,7 @@ class Recommender(ModelHubMixin):
         RequestError, MissingDependencyError
             Unknown runtime, or one that cannot run this model on this device.
         """
-        return cls(read_bundle(folder), device, runtime, item_ids)
+        return cls(read_bundle(folder), device, runtime, item_ids, item_dtype)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs) -> Recommender:
@@ -281,10 +306,20 @@ class Recommender(ModelHubMixin):
         if self._runtime is None and not self._torch_reason:
             self._runtime = self._open_graph()
         if self._runtime is None:
-            from recbole_lite.inference.torch_runtime import TorchRuntime
-
-            self._runtime = TorchRuntime(self.model)
+            self._runtime = self._open_torch()
         return self._runtime
+
+    def _open_torch(self) -> TorchRuntime:
+        from recbole_lite.inference import block_runtime, torch_runtime
+
+        if self._requested not in ("blocks", "ann"):
+            return torch_runtime.TorchRuntime(self.model)
+        model = self.model
+        self._bundle.__dict__.pop("tensors", None)  # free its memory; read again if need be
+        if self._requested == "blocks":
+            return block_runtime.BlockRuntime(model, self._item_dtype)
+        path = graph_file.graph_path(self._bundle).with_suffix(".faiss")
+        return block_runtime.IndexRuntime(model, path, self._item_dtype)
 
     def _build(self) -> None:
         import torch
@@ -566,12 +601,12 @@ class Recommender(ModelHubMixin):
         histories: Sequence[Sequence[int]],
         k: int,
         left_out: list[list[int]],
-        candidates: np.ndarray | list[np.ndarray] | None,
+        candidates: np.ndarray | list[np.ndarray] | list[np.ndarray | None] | None,
     ) -> Iterator[tuple[list[int], list[float]]]:
         if not isinstance(candidates, list):
             yield from filled(*self.runtime.rank(histories, k, left_out, candidates))
             return
-        if self.searches:
+        if self.searches or self._requested in ("blocks", "ann"):
             for history, own, out in zip(histories, candidates, left_out, strict=True):
                 yield from filled(*self.runtime.rank([history], k, [out], own))
             return
@@ -696,6 +731,8 @@ class Recommender(ModelHubMixin):
         """
         from recbole_lite.inference.new_items import NewItemPredictor, add_items
 
+        if self._requested in ("blocks", "ann"):
+            raise RequestError(f"add_items: not with runtime {self._requested}; load with torch")
         if self._new_items is None:
             self._new_items = NewItemPredictor(self._bundle, self.model)
         ids = add_items(self._bundle, self.model, self._new_items, items, vectors)
@@ -731,7 +768,9 @@ class Recommender(ModelHubMixin):
 def _load_arguments(arguments: Mapping) -> dict:
     """Arguments of ``from_pretrained`` that are meant for :meth:`Recommender.load`."""
     return {
-        name: arguments[name] for name in ("device", "runtime", "item_ids") if name in arguments
+        name: arguments[name]
+        for name in ("device", "runtime", "item_ids", "item_dtype")
+        if name in arguments
     }
 
 

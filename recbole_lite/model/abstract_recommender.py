@@ -20,6 +20,7 @@ from recbole_lite.model.layers.row_packing import RowPacking, pack_rows
 from recbole_lite.model.layers.softmax_loss import cross_entropy, sampled_cross_entropy
 from recbole_lite.utils.errors import ConfigError
 
+_COPIED = 2**21  # items up to which an evaluation copies the head
 LOSSES = ("CE", "SCE", "InfoNCE")
 
 
@@ -92,7 +93,7 @@ class NextItemModel(SequentialRecommender):
             return self.item_vectors(items)
         if "table" not in self._kept:
             self._kept["table"] = self.item_table().detach()
-        return F.embedding(items, self._kept["table"])
+        return F.embedding(items, self._kept["table"]).float()
 
     def item_table(self) -> torch.Tensor:
         """Input vectors of all items, ``[n_items, d]``; row 0 is padding.
@@ -121,8 +122,10 @@ class NextItemModel(SequentialRecommender):
 
         With cosines (``cosine_head``, InfoNCE) of length exp(t): scores are exp(t) cos(u, v).
         """
-        weight = self.head_weight()
-        return weight if self.scale is None else self.scale() * F.normalize(weight, dim=-1)
+        return self._scored(self.head_weight())
+
+    def _scored(self, rows: torch.Tensor) -> torch.Tensor:
+        return rows if self.scale is None else self.scale() * F.normalize(rows, dim=-1)
 
     def score_users(self, h_u: torch.Tensor) -> torch.Tensor:
         """h_u as it is scored, ``[B, d]``: with cosines of length 1."""
@@ -220,12 +223,12 @@ class NextItemModel(SequentialRecommender):
         """Loss of ``loss_type`` for what :meth:`represent` gives."""
         if self.loss_type == "InfoNCE":
             return self._contrastive_loss(users, targets)
-        users, head = self.score_users(users), self.score_head()
+        users = self.score_users(users)
         if self.loss_type == "SCE":
             return sampled_cross_entropy(
-                users, head, targets - 1, self.n_negatives, self.label_smoothing
+                users, HeadRows(self), targets - 1, self.n_negatives, self.label_smoothing
             )
-        return cross_entropy(users, head, targets - 1, seen, self.label_smoothing)
+        return cross_entropy(users, self.score_head(), targets - 1, seen, self.label_smoothing)
 
     def _contrastive_loss(self, users, targets):
         """InfoNCE against the batch's other targets and a uniform sample, each item once."""
@@ -245,9 +248,24 @@ class NextItemModel(SequentialRecommender):
     def full_sort_predict(self, interaction):
         """Scores of all items, ``[B, n_items]``; -inf for padding (id 0)."""
         h_u = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        if self.n_items > _COPIED:
+            return F.pad(self.score_users(h_u) @ self.score_head().T, (1, 0), value=-torch.inf)
         scores = self.score_users(h_u) @ self._padded_head()
         scores[:, 0] = -torch.inf
         return scores
+
+    @torch.no_grad()
+    def keep_items(self, dtype: torch.dtype) -> torch.Tensor:
+        """Compute the items' vectors once and keep them in `dtype`: the model is to score alone.
+
+        Returns
+        -------
+        torch.Tensor
+            :meth:`score_head` in `dtype`; where the head is tied, a part of the kept table.
+        """
+        table, head = self.item_table().detach().to(dtype), self.score_head().detach().to(dtype)
+        self._kept = {"table": table}
+        return head
 
     @contextmanager
     def fixed_items(self) -> Iterator[None]:
@@ -267,6 +285,19 @@ class NextItemModel(SequentialRecommender):
         if self._kept is not None:
             self._kept["head"] = head = head.contiguous()  # products read it faster
         return head
+
+
+class HeadRows:
+    """:meth:`~NextItemModel.score_head`; its rows are computed when they are asked for."""
+
+    def __init__(self, model: NextItemModel):
+        self._model = model
+
+    def __len__(self) -> int:
+        return self._model.n_items - 1
+
+    def __getitem__(self, rows: torch.Tensor) -> torch.Tensor:
+        return self._model._scored(self._model.head_rows(rows + 1))
 
 
 def fixed_items(model: torch.nn.Module) -> AbstractContextManager:

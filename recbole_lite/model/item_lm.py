@@ -65,7 +65,7 @@ class ItemLM(NextItemModel):
                 f"lm_architecture {name!r} reads vectors of {d} numbers and gives "
                 f"{self.lm.hidden_size}; set its size of embeddings in lm_config to hidden_size"
             )
-        self.items = nn.Embedding(self.n_items, d)
+        self.items = nn.Embedding(self.n_items, d, sparse=bool(config["sparse_item_updates"]))
         nn.init.normal_(self.items.weight, std=config["initializer_range"])
         self.item_tower = None
         how = config["item_init"]
@@ -91,6 +91,11 @@ class ItemLM(NextItemModel):
         tied = config["tie_head"]
         self.head = None if tied else nn.Linear(d, self.n_items - 1, bias=False)
         self.read_loss(config)
+        if self.items.sparse and (not tied or self.loss_type == "CE"):
+            raise ConfigError(
+                "sparse_item_updates needs a loss over a sample of the items, which reads only "
+                "their rows: set loss_type: SCE or InfoNCE, and tie_head: True"
+            )
 
     @property
     def reader(self) -> EmbeddingEncoder:
@@ -115,6 +120,17 @@ class ItemLM(NextItemModel):
     def head_weight(self) -> torch.Tensor:
         """``[n_items - 1, d]``: row i - 1 scores item i; the input table with ``tie_head``."""
         return self.item_table()[1:] if self.head is None else self.head.weight
+
+    def keep_items(self, dtype: torch.dtype) -> torch.Tensor:
+        """See :class:`NextItemModel`; the weights are converted themselves, without a copy."""
+        for module in (self.items, self.head):
+            if module is not None:
+                module.to(dtype)
+        return super().keep_items(dtype)
+
+    def head_rows(self, items: torch.Tensor) -> torch.Tensor:
+        """Rows of the head of some items, ``[n]`` ids -> ``[n, d]``; no others are computed."""
+        return self.item_vectors(items) if self.head is None else self.head.weight[items - 1]
 
 
 def _architecture(config, max_length: int) -> PretrainedConfig:

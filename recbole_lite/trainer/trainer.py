@@ -27,6 +27,7 @@ from recbole_lite.trainer.initial_weights import next_train_stage
 from recbole_lite.trainer.matmul_backend import matrix_products, uses_onednn
 from recbole_lite.trainer.nan_checks import NonFiniteGuard, check_scores, check_weights
 from recbole_lite.trainer.resume import ResumeMixin, counters, note_run
+from recbole_lite.trainer.row_updates import update_rows_only
 from recbole_lite.trainer.trackers import SafeTracker, start_wandb, tensorboard_folder
 from recbole_lite.trainer.training_loop import LOSSES_PER_CHECK, TrainingLoop
 from recbole_lite.trainer.weight_averaging import WeightAverage
@@ -231,6 +232,8 @@ class LiteMixin(ResumeMixin):
                 group["eps"] = float(self.config["adam_eps"])
             if isinstance(optimizer, torch.optim.Adam):
                 group["fused"] = True  # one kernel for all parameters, one pass over them
+        if self.config["sparse_item_updates"]:
+            update_rows_only(optimizer, self.model, self.config)
         return optimizer
 
     def _start_schedule(self):

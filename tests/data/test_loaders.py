@@ -5,7 +5,7 @@ import pytest
 import torch
 from recbole.utils.case_study import full_sort_scores, full_sort_topk
 
-from recbole_lite import load_data_and_model
+from recbole_lite import create_dataset, data_preparation, load_data_and_model
 
 
 @pytest.mark.parametrize("model", ["BPR", "NeuMF", "Pop", "SASRec", "LightGCN"])
@@ -47,3 +47,19 @@ def test_history_is_what_came_before_the_target(trained):
     assert test.uid2history_item[0].dtype == torch.int64
     assert not len(test.uid2history_item[0])  # padding
     assert isinstance(test.uid2history_item, np.ndarray)
+
+
+@pytest.mark.parametrize("model", ["ItemLM", "BPR"])
+def test_a_sample_of_the_users_is_evaluated(config_for, model):
+    found = {}
+    for count in (None, 7):
+        for seed in (1, 2):
+            config = config_for(model, eval_users=count, seed=seed)
+            loaders = data_preparation(config, create_dataset(config))
+            found[count, seed] = [
+                loader._dataset.inter_feat.rows.tolist() for loader in loaders[1:]
+            ]
+    assert found[7, 1] == found[7, 2]
+    for some, every in zip(found[7, 1], found[None, 1], strict=True):
+        assert len(some) == 7
+        assert [row for row in every if row in some] == some  # in their order

@@ -15,6 +15,7 @@ from recbole_lite.data.windows import (
     SEEN,
     RandomSegments,
     ReplayedWindows,
+    RunWindows,
     SequenceStore,
     Windows,
 )
@@ -334,7 +335,7 @@ def test_seen_items_are_those_before_the_window(strategy, loaders):
     windows = train._dataset.inter_feat
     assert (
         type(windows)
-        is {"all": Windows, "sampling": RandomSegments, "prefix": PrefixWindows}[strategy]
+        is {"all": RunWindows, "sampling": RandomSegments, "prefix": PrefixWindows}[strategy]
     )
     users, items, times = (
         windows.store.columns[name].tolist() for name in ("user_id", "item_id", "timestamp")

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from recbole_lite.data.stable_order import by_appearance, stable_order
+from recbole_lite.data import stable_order as stable_order_module
+from recbole_lite.data.stable_order import by_appearance, counts_of, stable_order
 
 
 @pytest.mark.parametrize("kind", [np.int8, np.int32, np.int64, np.float64])
@@ -29,3 +30,12 @@ def test_codes_by_first_appearance():
     assert by_appearance(np.array([], dtype=np.int64), 2).tolist() == []
     assert by_appearance(np.array([-1, 0, 1, -1, 0, 2]), 4).tolist() == [0, 1, 2]
     assert by_appearance(np.array([-1, 127, 0], dtype=np.int8), 128).tolist() == [127, 0]
+
+
+def test_parts_of_the_first_key_give_the_order_of_the_whole(monkeypatch):
+    rng = np.random.default_rng(1)
+    keys = rng.integers(0, 40, 500).astype(np.int32), rng.random(500)
+    wanted = np.lexsort(keys[::-1])
+    monkeypatch.setattr(stable_order_module, "_AT_ONCE", 64)
+    np.testing.assert_array_equal(stable_order(*keys), wanted)
+    np.testing.assert_array_equal(counts_of(keys[0], 41), np.bincount(keys[0], minlength=41))

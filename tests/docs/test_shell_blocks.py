@@ -35,6 +35,7 @@ CLUSTER = "needs several machines; `make test-cluster` has two Ray nodes on one"
 PEERS = "needs another library in an environment of its own"
 RAY = "starts Ray; tests/text/test_ray_encoding.py, tests/inference/test_recommend_folder.py"
 MEASURES = "minutes of timing on data that no wheel brings"
+PARQUET = "a Parquet file of the reader's; tests/data/test_stored_sequences.py makes one"
 LARGE = "language models of billions of parameters; tests/model/test_related_work.py has tiny ones"
 NOT_RUN = {
     "make demo": "sets up an environment from PyPI; tests/test_integration.py runs the same",
@@ -58,6 +59,11 @@ NOT_RUN = {
     "'--models=Pop;demo'": HOURS,
     "recbole-lite reproduce benchmark --datasets=ml-1m,amazon-beauty-2014 --budget=30m "
     "--weights=scratch": HOURS,
+    "python benchmarks/large_data.py --interactions 1M 10M 100M --folder=DIR --steps=20 "
+    "--out=results/data": MEASURES,
+    "python benchmarks/large_ranking.py --items 1M 10M --out=results/recommend": MEASURES,
+    "recbole-lite run --model=ItemLM --dataset=clicks --train_strategy=prefix --loss_type=SCE "
+    "--loss_exclude_history=False --sparse_item_updates=True --eval_users=10000": PARQUET,
     "recbole-lite serve --model=saved/LiteLLM4Rec-ml-1m-...": SERVER,
     "recbole-lite mcp --model=saved/LiteLLM4Rec-ml-1m-...": SERVER,
     "recbole-lite mcp --model=saved/LiteLLM4Rec-ml-1m-... --transport=http --port=8001": SERVER,

@@ -11,6 +11,8 @@ import pandas as pd
 
 from recbole_lite.data.atomic_reader import AtomicTable, read_atomic
 from recbole_lite.data.column_settings import check_types, names_in
+from recbole_lite.data.parquet_interactions import SUFFIX as PARQUET
+from recbole_lite.data.parquet_interactions import parquet_file
 from recbole_lite.data.sources.check_report import CheckReport, FileLine
 from recbole_lite.data.sources.dataset_meta import Expected, find_meta, known_names, load_meta
 from recbole_lite.data.sources.dataset_stats import Stats, codes, differences, measure
@@ -121,6 +123,11 @@ def check(name: str, data_path: str | Path, settings: FileSettings = FileSetting
     folder = data_path / check_name(name)
     settings = _with_parts(settings, folder, name)
     missing = [e for e in settings.interactions if not (folder / f"{name}.{e}").is_file()]
+    if missing and parquet_file(folder, name):
+        raise DataError(
+            f"{name}{PARQUET} is checked by a run, as it reads it; data check reads atomic files",
+            folder,
+        )
     if missing:
         raise DataError(
             f"no {name}.{missing[0]} here; on disk, {nearest(name, _present(data_path))}. A known "

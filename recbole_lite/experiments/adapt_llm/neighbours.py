@@ -45,8 +45,8 @@ def nearest(vectors: ItemVectors, items: torch.Tensor, k: int) -> torch.Tensor:
 
 def share_of_next(vectors: ItemVectors, windows: Windows) -> float:
     """Share of windows whose target is among the `NEAR` nearest items of the item before it."""
-    items = windows.store.columns[windows.store.item_field]
-    last, target = items[windows.rows - 1], items[windows.rows]
+    store = windows.store
+    last, target = (store.take(store.item_field, windows.rows + step) for step in (-1, 0))
     # [n, k] == [n, 1]
     return float((nearest(vectors, last, NEAR) == target[:, None]).any(dim=1).float().mean())
 

@@ -131,7 +131,9 @@ def sampled_cross_entropy(
     Parameters
     ----------
     users, weight, targets, smoothing
-        As in :func:`cross_entropy`; the mean score of all items is estimated by that of the sample.
+        As in :func:`cross_entropy`; `weight` can be what computes the rows that it is asked for
+        (:class:`~recbole_lite.model.abstract_recommender.HeadRows`). With smoothing, the mean
+        score of all items is estimated by that of the sample.
     n_negatives : int
         Size of the sample, drawn with replacement from torch's generator.
 
@@ -144,13 +146,14 @@ def sampled_cross_entropy(
         return users.sum()
     n_items = len(weight)
     sample = torch.randint(n_items, (n_negatives,), device=users.device)
-    negatives = users @ weight[sample].T + math.log(n_items / n_negatives)  # [N, sample]
+    rows = weight[sample]
+    negatives = users @ rows.T + math.log(n_items / n_negatives)  # [N, sample]
     negatives = negatives.masked_fill(sample == targets[:, None], -torch.inf)
     positives = (users * weight[targets]).sum(1, keepdim=True)  # [N, 1]
     scores = torch.cat([positives, negatives], 1).float()
     loss = F.cross_entropy(scores, torch.zeros_like(targets))
     if smoothing:
-        loss = loss + smoothing * (positives.squeeze(1) - users @ weight[sample].mean(0)).mean()
+        loss = loss + smoothing * (positives.squeeze(1) - users @ rows.mean(0)).mean()
     return loss
 
 

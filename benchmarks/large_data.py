@@ -1,0 +1,138 @@
+"""A large data set on one machine: Parquet to the first steps of a training; memory and time.
+
+    python benchmarks/large_data.py --interactions=10M --folder=DIR --out=results/data
+    python benchmarks/large_data.py --interactions=100M --folder=DIR --steps=0      # reading alone
+
+The data set is synthetic: 20 interactions per user, 100 per item, Zipf popularity, rows in the
+order of time, ids of up to 40 bits. It is written to --folder unless it is there. "First start"
+reads the Parquet file and writes the sequence store, "second start" opens the store; both end with
+the first batch of ``train_strategy: prefix``. Each runs in a process of its own. The peak is that
+of the resident memory, in which pages of mapped files count, too.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from shared import in_child, parser_of, peak_mib, write
+from tabulate import tabulate
+
+ROWS_PER_GROUP = 2_000_000
+SETTINGS = {
+    "train_strategy": "prefix",
+    "loss_type": "SCE",
+    "loss_exclude_history": False,
+    "num_negatives": 4096,
+    "sparse_item_updates": True,
+    "eval_exclude_history": True,
+    "hidden_size": 64,
+    "inner_size": 256,
+    "n_layers": 1,
+    "train_batch_size": 128,
+    "epochs": 1,
+    "warmup_ratio": 0.0,
+    "show_progress": False,
+}
+
+
+def write_parquet(path: Path, interactions: int) -> None:
+    """Write random interactions, a row group at a time."""
+    users, items = interactions // 20, max(interactions // 100, 50)
+    rng = np.random.default_rng(0)
+    popularity = np.cumsum(1 / np.arange(10, items + 10))
+    popularity /= popularity[-1]
+    schema = pa.schema([(name, pa.int64()) for name in ("user_id", "item_id", "timestamp")])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    with pq.ParquetWriter(temporary, schema) as writer:
+        for begin in range(0, interactions, ROWS_PER_GROUP):
+            n = min(ROWS_PER_GROUP, interactions - begin)
+            user = (users * rng.random(n) ** 1.5).astype(np.int64)
+            item = np.searchsorted(popularity, rng.random(n))
+            # An odd factor permutes the numbers below a power of two.
+            columns = [user * 2654435761 % 2**40, item * 40503 % 2**32]
+            seconds = 1_300_000_000 + (begin + np.arange(n)) * 300_000_000 // interactions
+            writer.write_table(pa.table([*columns, seconds], schema))
+    os.replace(temporary, path)
+
+
+def measure(name: str, folder: str, steps: int) -> dict[str, float]:
+    """Run in a child: load, split, take a batch, and train `steps` steps."""
+    import warnings
+
+    warnings.simplefilter("ignore")
+    import torch
+
+    from recbole_lite import LiteConfig, create_dataset, data_preparation
+    from recbole_lite.config.registry import get_trainer
+
+    torch.set_num_threads(1)
+    settings = {**SETTINGS, "data_path": folder, "max_steps": max(steps, 1), "state": "WARNING"}
+    config = LiteConfig("ItemLM", name, config_dict=settings)
+    before, started, worked = peak_mib(), time.perf_counter(), time.process_time()
+    dataset = create_dataset(config)
+    found = {"interactions": dataset.inter_num, "users": dataset.user_num - 1}
+    found |= {"items": dataset.item_num - 1, "imports_mib": before, "read_mib": peak_mib()}
+    loaders = data_preparation(config, dataset)
+    next(iter(loaders[0]))
+    found |= {"seconds": time.perf_counter() - started, "peak_mib": peak_mib()}
+    found["cpu_seconds"] = time.process_time() - worked
+    if steps:
+        model = config.model_class(config, loaders[0]._dataset)
+        trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+        started, worked = time.perf_counter(), time.process_time()
+        trainer.fit(loaders[0], saved=False, verbose=False)
+        found["steps_per_second"] = steps / (time.perf_counter() - started)
+        found["steps_per_cpu_second"] = steps / (time.process_time() - worked)
+        found["trained_peak_mib"] = peak_mib()
+    return found
+
+
+def count_of(text: str) -> int:
+    """Number written like 10M."""
+    return int(float(text.upper().removesuffix("M")) * 1_000_000)
+
+
+def main() -> None:
+    parser = parser_of(__doc__, data=False)
+    parser.add_argument("--interactions", type=count_of, nargs="+", default=[1_000_000])
+    parser.add_argument("--folder", type=Path, help="of the data sets; default: a temporary one")
+    parser.add_argument("--steps", type=int, default=20, help="of the training; 0: none")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    here = Path.cwd()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, results = (args.folder or Path(scratch)).resolve(), []
+        os.chdir(scratch)  # RecBole writes its log where it stands
+        for interactions in args.interactions:
+            name = f"large-{interactions}"
+            path = folder / name / f"{name}.inter.parquet"
+            if not path.is_file():
+                write_parquet(path, interactions)
+            shutil.rmtree(folder / name / ".sequences", ignore_errors=True)
+            first = in_child(measure, name, str(folder), 0)
+            second = in_child(measure, name, str(folder), args.steps)
+            results.append({"first": first, "second": second})
+            print(f"{interactions:,}: {results[-1]}", flush=True)
+    keys = ("seconds", "cpu_seconds", "peak_mib")
+    of_second = (*keys, "steps_per_second", "steps_per_cpu_second", "trained_peak_mib")
+    rows = [
+        [f"{first['interactions']:,}", *map(first.get, keys), *map(second.get, of_second)]
+        for first, second in (result.values() for result in results)
+    ]
+    head = ["interactions", "first start s", "CPU s", "peak MiB", "second start s", "CPU s"]
+    head += ["peak MiB", "steps / s", "steps / CPU s", "peak MiB"]
+    os.chdir(here)
+    text = tabulate(rows, head, tablefmt="github", floatfmt=",.1f", missingval="-")
+    write(args.out and args.out / "large_data.json", {"results": results}, text)
+
+
+if __name__ == "__main__":
+    main()

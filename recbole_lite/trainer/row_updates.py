@@ -1,0 +1,72 @@
+"""Adam for large item tables: a step touches the rows that have a gradient, and no others."""
+
+from __future__ import annotations
+
+from logging import getLogger
+
+import torch
+
+from recbole_lite.utils.errors import ConfigError
+
+
+def update_rows_only(optimizer: torch.optim.Optimizer, model: torch.nn.Module, config) -> None:
+    """Let an Adam optimiser take steps with sparse gradients (``sparse_item_updates``).
+
+    Rows with a gradient get Adam's update, with moments and a number of steps of their own; one
+    second moment serves a row, the mean of its squared gradients. Other rows, and their moments,
+    stay as they are. The state is part of the optimiser's.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Adam or torch.optim.AdamW
+    model : torch.nn.Module
+        Without tables that give sparse gradients nothing is changed, with a warning.
+    config : LiteConfig
+
+    Raises
+    ------
+    ConfigError
+        A setting needs the gradient of all rows.
+    """
+    if not any(getattr(module, "sparse", False) for module in model.modules()):
+        getLogger().warning(
+            f"sparse_item_updates is ignored: {type(model).__name__} updates all items"
+        )
+        return
+    if config["learner"].lower() not in ("adam", "adamw"):
+        found = f"learner {config['learner']}; set adam or adamw"
+    elif any(group["weight_decay"] for group in optimizer.param_groups):
+        found = "weight_decay, which changes all rows; set it to 0"
+    elif config["clip_grad_norm"]:
+        found = "clip_grad_norm, which reads all gradients; leave it out"
+    elif not config["single_spec"]:
+        found = "several processes, which sum dense gradients; use one"
+    else:
+        optimizer.register_step_pre_hook(_update_rows)
+        return
+    raise ConfigError(f"sparse_item_updates cannot be combined with {found}")
+
+
+def _update_rows(optimizer: torch.optim.Optimizer, *_) -> None:
+    """Before a step: update tables with sparse gradients; the step then passes them over."""
+    for group in optimizer.param_groups:
+        for table in group["params"]:
+            if table.grad is not None and table.grad.is_sparse:
+                gradient, table.grad = table.grad.coalesce(), None
+                rows, values = gradient.indices()[0], gradient.values()
+                _update(table.data, rows, values, group, optimizer.state[table])
+
+
+def _update(table, rows, gradient, group, state) -> None:
+    if not state:
+        state["exp_avg"] = torch.zeros_like(table)
+        for name in ("exp_avg_sq", "step"):  # a step for each row; float32 counts to 2^24
+            state[name] = table.new_zeros(len(table))
+    first, second = group["betas"]
+    steps = state["step"][rows] + 1
+    mean = state["exp_avg"][rows].lerp_(gradient, 1 - first)
+    square = state["exp_avg_sq"][rows].lerp_(gradient.square().mean(1), 1 - second)
+    for name, values in (("step", steps), ("exp_avg", mean), ("exp_avg_sq", square)):
+        state[name][rows] = values
+    scale = (square / (1 - second**steps)).sqrt_().add_(group["eps"]) * (1 - first**steps)
+    table[rows] -= group["lr"] * mean / scale[:, None]
