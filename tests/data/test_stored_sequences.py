@@ -7,7 +7,14 @@ import pyarrow.parquet as pq
 import pytest
 from tiny_data import QUICK, write_tiny
 
-from recbole_lite import LiteConfig, create_dataset, data_preparation
+from recbole_lite import (
+    LiteConfig,
+    Recommender,
+    create_dataset,
+    data_preparation,
+    load_data_and_model,
+    run,
+)
 from recbole_lite.data.dataset import SequencesMixin
 from recbole_lite.data.sources.check_dataset import check
 from recbole_lite.utils.errors import DataError, OtherIdsError
@@ -161,3 +168,19 @@ def test_checkpoint_of_other_ids_is_refused(tmp_path, rows):
     _, reordered = load(tmp_path, trained=trained)
     assert list(reordered.field2id_token["item_id"]) == list(again.field2id_token["item_id"])
     assert len(stores(tmp_path)) == 1
+
+
+def test_a_run_has_the_figures_of_the_atomic_file(tmp_path, rows):
+    write_parquet(tmp_path, rows)
+    (tmp_path / "tiny" / "tiny.item").write_text(
+        (tmp_path / "atomic" / "tiny" / "tiny.item").read_text()
+    )
+    folders = [tmp_path / "atomic", tmp_path, tmp_path]  # the last reads the store
+    found = [
+        run("ItemLM", "tiny", config_dict={**SETTINGS, "data_path": str(folder), "epochs": 1})
+        for folder in folders
+    ]
+    assert found[0]["test_result"] == found[1]["test_result"] == found[2]["test_result"]
+    loaded = load_data_and_model(found[1]["run_dir"])
+    assert loaded[2]._stored is not None
+    assert Recommender.load(found[1]["run_dir"]).recommend([["i1"]], 1)[0][0].title != ""

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from recbole_lite import create_dataset, data_preparation
+from recbole_lite import create_dataset, data_preparation, run
 from recbole_lite.model.abstract_recommender import HeadRows
 from recbole_lite.model.layers.softmax_loss import sampled_cross_entropy
 from recbole_lite.trainer.row_updates import update_rows_only
@@ -122,3 +122,17 @@ def test_a_full_loss_is_refused(loaded):
     config, loaders = loaded(sparse_item_updates=True)
     with pytest.raises(ConfigError, match="sparse_item_updates needs a loss over a sample"):
         config.model_class(config, loaders[0]._dataset)
+
+
+def test_a_resumed_run_equals_an_undisturbed_one(quick):
+    """The state of the rows is saved with the optimiser's."""
+    settings = quick(
+        loss_type="SCE", num_negatives=5, loss_exclude_history=False, sparse_item_updates=True
+    )
+    settings["epochs"] = 3
+    whole = run("ItemLM", "tiny", config_dict=settings)
+    part = run("ItemLM", "tiny", config_dict={**settings, "last_epoch": 1})
+    resumed = run("ItemLM", "tiny", config_dict={**settings, "resume": part["run_dir"]})
+    losses = [[epoch["train_loss"] for epoch in one["history"]] for one in (whole, resumed)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert resumed["test_result"] == whole["test_result"]
