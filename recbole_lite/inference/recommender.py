@@ -109,6 +109,7 @@ class Recommender(ModelHubMixin):
             raise RequestError(f"runtime must be one of {', '.join(RUNTIMES)}, found {runtime!r}")
         self._bundle, self._device = bundle, device
         self._requested, self._graph = runtime, Path()
+        self._mapped: Path | None = None  # folder of a graph that is mapped into memory
         self._ids = history_inputs.OriginalIds(item_ids, bundle.about.get("item_id_type"))
         self._torch_reason = self._reason_for_torch(runtime)
         self._model: torch.nn.Module | None = None
@@ -304,7 +305,7 @@ class Recommender(ModelHubMixin):
         """The graph in onnxruntime, exported if necessary; None if the export fails."""
         if self._graph.exists():
             try:
-                return OnnxRuntime(self._graph)
+                return self._onnx(self._graph)
             except CheckpointError as error:
                 getLogger().warning(f"{one_line(error)}; the graph is exported again")
                 self._graph.unlink(missing_ok=True)
@@ -321,7 +322,11 @@ class Recommender(ModelHubMixin):
             self._torch_reason = "the export failed"
             return None
         self._model = None  # free its memory
-        return OnnxRuntime(graph)
+        return self._onnx(graph)
+
+    def _onnx(self, graph: Path | bytes) -> OnnxRuntime:
+        mapped = self._mapped and self._mapped / self._graph.name
+        return OnnxRuntime(graph, mapped=mapped)
 
     # -- recommending -----------------------------------------------------------------------
 
@@ -712,6 +717,14 @@ class Recommender(ModelHubMixin):
             Equal to the model's ``full_sort_predict`` up to rounding; -inf for padding (id 0).
         """
         return self.runtime.scores(histories)
+
+    def map_weights(self, folder: Path) -> None:
+        """Share the weights with other processes of this machine that give the same folder.
+
+        The first one writes a copy of the graph, optimised for this processor, into the folder;
+        all map it into memory. Models that run in torch are not shared.
+        """
+        self._mapped, self._runtime = folder, None
 
     def warm_up(self, users: int = 32) -> None:
         """Export the graph if necessary, and run batches of up to `users` histories once."""
