@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 from huggingface_hub import ModelHubMixin, snapshot_download
 
+from recbole_lite.config.registry import require_recbole
 from recbole_lite.config.saved_config import BEST_FILE, CONFIG_FILE
 from recbole_lite.data.raw_values import is_frame
 from recbole_lite.inference import graph_file, history_inputs, reranking
@@ -288,7 +289,15 @@ class Recommender(ModelHubMixin):
         return self._runtime
 
     def _build(self) -> None:
-        import torch
+        require_recbole()
+        try:
+            import torch
+        except ModuleNotFoundError:
+            raise MissingDependencyError(
+                f"{self.folder}: torch is not installed, and runs this model "
+                f"({self._torch_reason or 'its graph is missing'}); type: pip install torch, or "
+                "pack the model with its graph: recbole-lite pack"
+            ) from None
 
         from recbole_lite.inference.loading import build_model
 
