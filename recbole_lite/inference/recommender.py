@@ -629,7 +629,8 @@ class Recommender(ModelHubMixin):
         ------
         MissingDependencyError
         """
-        return self._vector_tools().item_vectors(self.model)
+        found = self._vector_tools().item_vectors(self.model)
+        return found.copy()  # not the model's weights: callers normalise in place
 
     def user_vectors(self, histories: Any, unknown: str = "warn") -> np.ndarray:
         """Vectors of users, ``[B, d]`` float32; see :meth:`item_vectors`.
