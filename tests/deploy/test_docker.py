@@ -19,7 +19,7 @@ from recbole_lite.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
-BUILD, IMAGE = re.split(r"\n(?=FROM )", (DEPLOY / "Dockerfile").read_text())
+BUILD, IMAGE = re.split(r"^FROM .*\n", (DEPLOY / "Dockerfile").read_text(), flags=re.M)[1:]
 NAME = "recbole-lite-test"
 
 pytestmark = pytest.mark.deploy
