@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 _REASONS = 3  # of each explained recommendation
 RUNTIMES = ("auto", "onnx", "torch")
 _DOWNLOAD = ("revision", "cache_dir", "force_download", "local_files_only", "token")
-_HUB_FILES = [CONFIG_FILE, ITEMS_FILE, WEIGHTS_FILE, "model-*.onnx", "README.md"]
+_MODEL_FILES = ["model-*.onnx", "model-*.npy"]
+_HUB_FILES = [CONFIG_FILE, ITEMS_FILE, WEIGHTS_FILE, *_MODEL_FILES, "README.md"]
 
 
 class Recommendation(NamedTuple):
@@ -623,14 +624,24 @@ class Recommender(ModelHubMixin):
     def item_vectors(self) -> np.ndarray:
         """Vectors of the items in the order of ``catalogue.ids[1:]``, ``[n, d]`` float32.
 
-        ``user_vectors(histories) @ item_vectors().T`` are the scores. Needs torch.
+        ``user_vectors(histories) @ item_vectors().T`` are the scores. Needs torch, unless they
+        were saved beside the graph.
 
         Raises
         ------
         MissingDependencyError
         """
+        saved = self._saved_vectors()
+        if saved is not None:
+            return saved
         found = self._vector_tools().item_vectors(self.model)
         return found.copy()  # not the model's weights: callers normalise in place
+
+    def _saved_vectors(self) -> np.ndarray | None:
+        path = graph_file.vectors_path(self._graph) if self._graph.name else None
+        if self._torch_reason or path is None or not path.exists():
+            return None
+        return np.load(path)
 
     def user_vectors(self, histories: Any, unknown: str = "warn") -> np.ndarray:
         """Vectors of users, ``[B, d]`` float32; see :meth:`item_vectors`.
@@ -661,9 +672,11 @@ class Recommender(ModelHubMixin):
         if by not in ("trained", "text"):
             raise RequestError(f"by must be trained or text, found {by!r}")
         if by not in self._units:
-            tools = self._vector_tools()
-            read = tools.item_vectors if by == "trained" else tools.text_vectors
-            self._units[by] = tools.normalized(read(self.model))
+            if by == "trained":
+                vectors = self.item_vectors()
+            else:
+                vectors = self._vector_tools().text_vectors(self.model)
+            self._units[by] = reranking.normalized(vectors)
             if not self._torch_reason:
                 self._model = None  # free its memory; onnxruntime computes the scores
         return self._units[by]

@@ -51,9 +51,11 @@ def ask(port):
             connection.close()
             assert time.monotonic() < end
             time.sleep(0.2)
-    body = json.dumps({"history": ["i3"], "k": 3, "explain": True})
+    body = json.dumps({"history": ["i3"], "k": 3, "explain": True, "diversity": 0.3})
     connection.request("POST", "/recommend", body, {"content-type": "application/json"})
     assert len(json.load(connection.getresponse())["recommendations"]) == 3
+    connection.request("GET", "/items/i3/similar")
+    assert len(json.load(connection.getresponse())["items"]) == 10
     connection.close()
     connection.request("GET", "/metrics")
     assert b"recbole_lite_requests_total" in connection.getresponse().read()

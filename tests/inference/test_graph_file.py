@@ -156,7 +156,9 @@ from recbole_lite.cli.main import main
 for device in ("cpu", "cpu:0"):
     r = Recommender.load({str(out)!r}, device)
     assert len(r.recommend([["i3"]], k=3, candidates=["i3", "i5", "i7"])[0]) == 2
-    assert r.recommend([["i3"]], explain=True)[0][0].title
+    assert r.recommend([["i3"]], explain=True, diversity=0.5)[0][0].title
+    assert len(r.similar("i3", 4)) == 4
+    assert r.item_vectors().shape[0] == 24
 import recbole_lite.serve.app, recbole_lite.serve.workers, recbole_lite.inference.batch_recommend
 sys.exit(main(["recommend", {f"--model={out}"!r}, "--history=i3"]))
 """
