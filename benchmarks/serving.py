@@ -79,7 +79,7 @@ def starts(args) -> dict:
     found = []
     for _ in range(args.starts + 1):
         started = time.perf_counter()
-        with service(args.model) as (address, process):
+        with service(args.model, args.workers) as (address, process):
             connection = http.client.HTTPConnection(address, timeout=60)
             connection.request("GET", "/health")
             connection.getresponse().read()

@@ -581,7 +581,7 @@ class Recommender(ModelHubMixin):
         histories: Sequence[Sequence[int]],
         k: int,
         left_out: list[list[int]],
-        candidates: np.ndarray | list[np.ndarray] | None,
+        candidates: np.ndarray | list[np.ndarray] | list[np.ndarray | None] | None,
     ) -> Iterator[tuple[list[int], list[float]]]:
         if not isinstance(candidates, list):
             yield from filled(*self.runtime.rank(histories, k, left_out, candidates))
