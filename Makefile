@@ -4,13 +4,14 @@ PYTHON ?= python3
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test test-cluster lint docs faults clean
+.PHONY: help demo test test-cluster test-deploy lint docs faults clean
 
 help:
 	@echo "make demo   train LITE-LLM4Rec on ml-100k and compare it with popularity"
 	@echo "make test   lint and tests"
 	@echo "make faults kills, random settings and files, a long run, every model: half an hour (docs/robustness.md)"
 	@echo "make test-cluster  jobs on two Ray nodes, one of which is killed (minutes)"
+	@echo "make test-deploy  the container's image, or its build in a bare directory (minutes)"
 	@echo "make docs   the documentation site, in site/"
 	@echo "make clean  remove .venv and what runs have written"
 
@@ -37,6 +38,9 @@ faults: $(VENV)/.dev
 
 test-cluster: $(VENV)/.dev
 	$(BIN)/python -m pytest -m cluster
+
+test-deploy: $(VENV)/.dev
+	$(BIN)/python -m pytest -m deploy
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict

@@ -42,7 +42,7 @@ INSTALL_REQUIRES = [
 ONNX = ["onnx>=1.18", "onnxscript>=0.5"]  # making graphs; running them needs onnxruntime alone
 LORA = ["peft>=0.18"]
 ANN = ["faiss-cpu>=1.9"]
-SERVE = ["fastapi>=0.110", "uvicorn>=0.29", "prometheus-client>=0.20"]
+SERVE = ["fastapi>=0.110", "uvicorn>=0.54", "prometheus-client>=0.20"]
 
 EXTRAS = {
     "tune": ["ray[tune]>=2.60"],

@@ -50,5 +50,6 @@ if TYPE_CHECKING:
 def __getattr__(name: str):
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    importlib.import_module(f"{__name__}.config.registry").require_recbole()
+    if name != "Recommender":  # a model with its graph needs neither RecBole nor torch
+        importlib.import_module(f"{__name__}.config.registry").require_recbole()
     return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)

@@ -56,8 +56,11 @@ def run_main(argv: Sequence[str] | None = None) -> int:
     return _run_program(_run_alone, argv)
 
 
-def build_parser() -> tuple[argparse.ArgumentParser, list[str]]:
-    """Parser of ``recbole-lite``, and how the program is called."""
+def build_parser(argv: Sequence[str] = ()) -> tuple[argparse.ArgumentParser, list[str]]:
+    """Parser of ``recbole-lite``, and how the program is called.
+
+    It has one subcommand if `argv` begins with its name: others import packages that it can lack.
+    """
     parser = argparse.ArgumentParser(
         prog="recbole-lite",
         description="Text-based sequential recommendation with LITE-LLM4Rec, for RecBole.",
@@ -68,12 +71,12 @@ def build_parser() -> tuple[argparse.ArgumentParser, list[str]]:
     add_traceback(parser)
     shtab.add_argument_to(parser, "--print-completion")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for name in SUBCOMMANDS:
+    for name in argv[:1] if argv and argv[0] in SUBCOMMANDS else SUBCOMMANDS:
         import_module(f"recbole_lite.cli.{name.replace('-', '_')}").add_parser(commands)
     return parser, ["recbole-lite"]
 
 
-def _run_alone() -> tuple[argparse.ArgumentParser, list[str]]:
+def _run_alone(_: Sequence[str] = ()) -> tuple[argparse.ArgumentParser, list[str]]:
     """Parser of ``run_recbole_lite.py``, and how the program is called."""
     parser = argparse.ArgumentParser(
         prog="run_recbole_lite.py",
@@ -96,7 +99,7 @@ def _run_program(make_parser: Callable, argv: Sequence[str] | None) -> int:
         argv = sys.argv[1:]
     args = argparse.Namespace()  # filled by the parser, so that an error knows the command
     try:
-        return _exit_status(args, lambda: _parse_and_run(args, argv, *make_parser()))
+        return _exit_status(args, lambda: _parse_and_run(args, argv, *make_parser(argv)))
     finally:
         process.finish()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import logging
+import os
 import re
 import signal
 import socket
@@ -13,11 +14,17 @@ from contextlib import suppress
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 from recbole_lite.cli.common import add_command, add_model, add_runtime, load_recommender
 from recbole_lite.serve.limits import Limits, Options
-from recbole_lite.utils.errors import MissingDependencyError, RequestError, one_line
+from recbole_lite.utils.errors import (
+    MissingDependencyError,
+    RecboleLiteError,
+    RequestError,
+    one_line,
+)
 
 if TYPE_CHECKING:
     from recbole_lite import Recommender
@@ -34,6 +41,7 @@ examples:
 INTERRUPTED = "interrupted before the service had started"
 PACKAGES = ("fastapi", "uvicorn", "starlette", "pydantic", "prometheus_client")
 LIMITS = [limit.name for limit in fields(Limits)]
+WORKER_ANSWERS = 30  # seconds; a worker that is silent for longer is replaced
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -49,6 +57,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     for limit in fields(Limits):
         text = f"{limit.metadata['help']} ({limit.default:,})"
         parser.add_argument(f"--{limit.name}", type=int, default=limit.default, help=text)
+    parser.add_argument(
+        "--workers", type=int, default=1, help="processes that serve (default: %(default)s)"
+    )
     parser.add_argument(
         "--watch", action="store_true", help="load the model again when its files change"
     )
@@ -71,30 +82,27 @@ def run(args: argparse.Namespace) -> int:
     try:
         import uvicorn
 
-        from recbole_lite.serve.app import create_app
+        import recbole_lite.serve.app  # noqa: F401
     except ModuleNotFoundError as error:
         if error.name not in PACKAGES:
             raise
         raise MissingDependencyError(
             f"serving needs {error.name}; type: pip install fastapi uvicorn prometheus-client"
         ) from None
-    wrong = [name for name in LIMITS if getattr(args, name) < 1]
+    wrong = [name for name in (*LIMITS, "workers") if getattr(args, name) < 1]
     if wrong:
         raise RequestError(f"--{wrong[0]} must be at least 1")
     limits = Limits(**{name: getattr(args, name) for name in LIMITS})
     options = _options(args, limits)
     listener = listen(args.host, args.port)
+    if args.workers > 1:
+        with listener:
+            return _run_workers(args, limits, listener, options)
     hang_up = getattr(signal, "SIGHUP", None)  # Windows has none
     before = hang_up and signal.getsignal(hang_up)
     try:
-        app = create_app(_load(args, limits), limits, options)
-        if hang_up:
-            signal.signal(hang_up, app.state.live.request_reload)
-        if args.access_log:
-            _write_access_log()
-        print(
-            f"{shown_address(listener, options.token)}  (API: /docs)  Ctrl+C stops it", flush=True
-        )
+        app = _create_app(args, limits, options)
+        _tell(listener, options)
         with suppress(KeyboardInterrupt):  # uvicorn's, after it has answered what was open
             uvicorn.Server(server_config(app, limits)).run(sockets=[listener])
     finally:
@@ -104,20 +112,76 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _load(args: argparse.Namespace, limits: Limits) -> Recommender:
+def _create_app(args: argparse.Namespace, limits: Limits, options: Options):
+    from recbole_lite.serve.app import create_app
+
+    assert options.load is not None
+    app = create_app(options.load(), limits, options)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, app.state.live.request_reload)
+    if args.access_log:
+        _write_access_log()
+    return app
+
+
+def _tell(listener: socket.socket, options: Options) -> None:
+    print(f"{shown_address(listener, options.token)}  (API: /docs)  Ctrl+C stops it", flush=True)
+
+
+def _run_workers(
+    args: argparse.Namespace, limits: Limits, listener: socket.socket, options: Options
+) -> int:
+    with TemporaryDirectory(prefix="recbole-lite-") as folder:
+        metrics = Path(folder, "metrics")
+        metrics.mkdir()
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)  # of the workers
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // args.workers)))
+        from recbole_lite.serve.workers import Workers
+
+        app = partial(_worker_app, args, limits, Path(folder))
+        config = server_config(
+            app,
+            limits,
+            factory=True,
+            workers=args.workers,
+            timeout_worker_healthcheck=WORKER_ANSWERS,
+            timeout_graceful_shutdown=max(0.1, limits.grace - 1.5),  # signals wait for 0.5
+        )
+        on_ready = partial(_tell, listener, options)
+        workers = Workers(config, listener, Path(args.model), metrics, on_ready)
+        workers.run()
+    return 2 if workers.failed else 0
+
+
+def _worker_app(args: argparse.Namespace, limits: Limits, folder: Path):
+    """Application of one worker; an error of loading ends it with one message."""
+    try:
+        return _create_app(args, limits, _options(args, limits, folder))
+    except RecboleLiteError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _load(args: argparse.Namespace, limits: Limits, mapped: Path | None = None) -> Recommender:
     recommender = load_recommender(args)
+    if mapped is not None:
+        recommender.map_weights(mapped)
     recommender.warm_up(limits.max_batch)
     recommender.catalogue.search("no such title", 1)  # builds the index
     return recommender
 
 
-def _options(args: argparse.Namespace, limits: Limits) -> Options:
+def _options(args: argparse.Namespace, limits: Limits, mapped: Path | None = None) -> Options:
     if args.root_path is not None and not re.fullmatch(r"(/[^/?#\s]+)+", args.root_path):
         raise RequestError(
             f"--root_path={args.root_path}: begin with / and end without, as in /api"
         )
     return Options(
-        load=partial(_load, args, limits),
+        load=partial(_load, args, limits, mapped),
         watch=args.watch,
         root_path=args.root_path or "",
         token=read_token(args.token_file),
@@ -164,19 +228,20 @@ def _write_access_log() -> None:
     logger.addHandler(logging.StreamHandler())
 
 
-def server_config(app, limits: Limits):
+def server_config(app, limits: Limits, **settings: Any):
     """Configure uvicorn with the time limits of the service."""
     from uvicorn import Config
 
     from recbole_lite.serve.connections import Connection
 
+    # The end of the interpreter takes some tenths of a second besides.
+    settings = {"timeout_graceful_shutdown": max(0.1, limits.grace - 1), **settings}
     return Config(
         app,
         http=partial(Connection, header_timeout=limits.read_timeout),  # type: ignore[arg-type]
         log_level="warning",
         limit_concurrency=4 * limits.max_waiting,
-        # The end of the interpreter takes some tenths of a second besides.
-        timeout_graceful_shutdown=max(0.1, limits.grace - 1),  # type: ignore[arg-type]
+        **settings,
     )
 
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import partial
 from importlib.util import find_spec
 from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from recbole_lite.inference.model_folder import ModelBundle
 from recbole_lite.inference.onnx_runtime import FORMAT_VERSION
@@ -40,6 +43,16 @@ def graph_path(bundle: ModelBundle) -> Path:
     return bundle.weights.with_name(f"model-{digest[:16]}.onnx")
 
 
+def vectors_path(graph: Path) -> Path:
+    """Path of the items' vectors beside a graph, ``[n_items - 1, d]`` float32."""
+    return graph.with_suffix(".npy")
+
+
+def _save_array(path: Path, array: np.ndarray) -> None:
+    with path.open("wb") as file:  # np.save would add a suffix to the temporary name
+        np.save(file, array)
+
+
 def missing_package() -> str | None:
     """Name of a package that the export needs and that is not installed, or None."""
     return next((name for name in PACKAGES if find_spec(name) is None), None)
@@ -48,7 +61,8 @@ def missing_package() -> str | None:
 def export_graph(bundle: ModelBundle, model: torch.nn.Module) -> Path | bytes:
     """Export a model into its folder, unless another process has done so meanwhile.
 
-    Removes graphs of other weights from the folder.
+    The items' vectors are saved beside the graph (:func:`vectors_path`): similar items and diverse
+    lists need them. Removes graphs of other weights from the folder.
 
     Parameters
     ----------
@@ -69,6 +83,7 @@ def export_graph(bundle: ModelBundle, model: torch.nn.Module) -> Path | bytes:
     from filelock import FileLock
 
     from recbole_lite.inference.onnx_export import build_graph
+    from recbole_lite.inference.vectors import item_vectors
 
     path = graph_path(bundle)
     graph = None
@@ -77,9 +92,12 @@ def export_graph(bundle: ModelBundle, model: torch.nn.Module) -> Path | bytes:
             if path.exists():
                 return path
             graph = build_graph(model)
+            vectors = vectors_path(path)
+            write_atomically(vectors, partial(_save_array, array=item_vectors(model)))
             write_atomically(path, lambda name: name.write_bytes(graph))
-            for old in set(path.parent.glob("model-*.onnx")) - {path}:
-                old.unlink()
+            for kept in (path, vectors):
+                for old in set(path.parent.glob(f"model-*{kept.suffix}")) - {kept}:
+                    old.unlink()
     except OSError as error:  # another user's folder, a full disk
         getLogger().warning(
             f"{path}: cannot be written, the next start exports it again: {error.strerror}"

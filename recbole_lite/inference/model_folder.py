@@ -9,6 +9,7 @@
                          if inference needs other weights than training)
     model-*.onnx         an ONNX graph of the model, exported at first use or by packing
                          (recbole_lite.inference.graph_file)
+    model-*.npy          the items' vectors, with the graph
 
 The folder of a finished run has these files beside its checkpoints
 (recbole_lite.inference.saved_run writes them). Only the weights need torch.

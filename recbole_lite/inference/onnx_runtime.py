@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 from recbole_lite.inference import ranking
 from recbole_lite.inference.ranking import Histories, Ranked
@@ -30,6 +31,10 @@ class OnnxRuntime:
         content.
     threads : int, optional
         Default: ``OMP_NUM_THREADS`` if it is set, else onnxruntime's default, all cores.
+    mapped : Path, optional
+        File of a copy that is optimised for this processor, written if it does not exist. Its
+        weights are mapped into memory, so that several processes hold them once. Older copies in
+        its folder are removed.
 
     Attributes
     ----------
@@ -48,28 +53,23 @@ class OnnxRuntime:
 
     name = "onnx"
 
-    def __init__(self, graph: str | Path | bytes, threads: int | None = None):
-        try:
-            import onnxruntime
-        except ImportError:
-            raise MissingDependencyError(
-                "onnxruntime is not installed; type: pip install onnxruntime"
-            ) from None
-        options = onnxruntime.SessionOptions()
-        asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # "4,2": with nested levels
-        options.intra_op_num_threads = threads or (int(asked) if asked.isdigit() else 0)
-        options.log_severity_level = 4  # errors are raised anyway
+    def __init__(
+        self,
+        graph: str | Path | bytes,
+        threads: int | None = None,
+        mapped: Path | None = None,
+    ):
         source = "the graph" if isinstance(graph, bytes) else graph
         if source is graph and not Path(graph).is_file():
             raise CheckpointError(
                 f"{graph}: no such file; type: recbole-lite export --model=RUN_FOLDER --out=FOLDER"
             )
         try:
-            self.session = onnxruntime.InferenceSession(
-                graph if isinstance(graph, bytes) else str(graph),
-                options,
-                providers=["CPUExecutionProvider"],
+            self.session = (
+                _session(graph, threads) if mapped is None else _shared(graph, threads, mapped)
             )
+        except MissingDependencyError:
+            raise
         except Exception as error:  # onnxruntime's have no common class
             raise CheckpointError(f"{source}: onnxruntime cannot read it: {error}") from None
         facts = self.session.get_modelmeta().custom_metadata_map
@@ -159,6 +159,46 @@ class OnnxRuntime:
             if not refused:
                 raise
             raise RequestError(why.partition("'")[0]) from None
+
+
+def _session(graph: str | Path | bytes, threads: int | None, written: Path | None = None):
+    """Session of a graph, which can be written as onnxruntime runs it, weights in a file apart."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingDependencyError(
+            "onnxruntime is not installed; type: pip install onnxruntime"
+        ) from None
+    options = onnxruntime.SessionOptions()
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # "4,2": with nested levels
+    options.intra_op_num_threads = threads or (int(asked) if asked.isdigit() else 0)
+    options.log_severity_level = 4  # errors are raised anyway
+    if written is not None:
+        options.optimized_model_filepath = str(written)
+        for key, value in {
+            "optimized_model_external_initializers_file_name": f"{written.stem}.weights",
+            "optimized_model_external_initializers_min_size_in_bytes": "1024",
+            "save_external_prepacked_constant_initializers": "1",
+        }.items():
+            options.add_session_config_entry(f"session.{key}", value)
+    return onnxruntime.InferenceSession(
+        graph if isinstance(graph, bytes) else str(graph),
+        options,
+        providers=["CPUExecutionProvider"],
+    )
+
+
+def _shared(graph: str | Path | bytes, threads: int | None, mapped: Path):
+    with FileLock(mapped.with_name(".lock")):
+        if not mapped.exists():
+            unfinished = mapped.with_suffix(".part")
+            _session(graph, threads, unfinished)
+            unfinished.rename(mapped)
+        session = _session(mapped, threads)
+        for old in mapped.parent.glob("*.*"):  # processes that have mapped them keep them
+            if old.stem not in (mapped.stem, ".lock"):
+                old.unlink()
+    return session
 
 
 def _check_format(source, facts) -> None:

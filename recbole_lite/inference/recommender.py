@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 from huggingface_hub import ModelHubMixin, snapshot_download
 
+from recbole_lite.config.registry import require_recbole
 from recbole_lite.config.saved_config import BEST_FILE, CONFIG_FILE
 from recbole_lite.data.raw_values import is_frame
 from recbole_lite.inference import graph_file, history_inputs, reranking
@@ -43,7 +44,8 @@ RUNTIMES = ("auto", "onnx", "torch", "blocks", "ann")
 ITEM_TYPES = ("float32", "bfloat16", "float16")
 _LARGE = 2**20  # items from which blocks are ranked
 _DOWNLOAD = ("revision", "cache_dir", "force_download", "local_files_only", "token")
-_HUB_FILES = [CONFIG_FILE, ITEMS_FILE, WEIGHTS_FILE, "model-*.onnx", "README.md"]
+_MODEL_FILES = ["model-*.onnx", "model-*.npy"]
+_HUB_FILES = [CONFIG_FILE, ITEMS_FILE, WEIGHTS_FILE, *_MODEL_FILES, "README.md"]
 
 
 class Recommendation(NamedTuple):
@@ -119,6 +121,7 @@ class Recommender(ModelHubMixin):
         if runtime == "auto" and large and bundle.model in graph_file.EXPORTABLE:
             runtime = "blocks"
         self._requested, self._graph = runtime, Path()
+        self._mapped: Path | None = None  # folder of a graph that is mapped into memory
         self._ids = history_inputs.OriginalIds(item_ids, bundle.about.get("item_id_type"))
         self._torch_reason = self._reason_for_torch(runtime)
         self._model: torch.nn.Module | None = None
@@ -322,7 +325,15 @@ class Recommender(ModelHubMixin):
         return block_runtime.IndexRuntime(model, path, self._item_dtype)
 
     def _build(self) -> None:
-        import torch
+        require_recbole()
+        try:
+            import torch
+        except ModuleNotFoundError:
+            raise MissingDependencyError(
+                f"{self.folder}: torch is not installed, and runs this model "
+                f"({self._torch_reason or 'its graph is missing'}); type: pip install torch, or "
+                "pack the model with its graph: recbole-lite pack"
+            ) from None
 
         from recbole_lite.inference.loading import build_model
 
@@ -339,7 +350,7 @@ class Recommender(ModelHubMixin):
         """The graph in onnxruntime, exported if necessary; None if the export fails."""
         if self._graph.exists():
             try:
-                return OnnxRuntime(self._graph)
+                return self._onnx(self._graph)
             except CheckpointError as error:
                 getLogger().warning(f"{one_line(error)}; the graph is exported again")
                 self._graph.unlink(missing_ok=True)
@@ -356,7 +367,11 @@ class Recommender(ModelHubMixin):
             self._torch_reason = "the export failed"
             return None
         self._model = None  # free its memory
-        return OnnxRuntime(graph)
+        return self._onnx(graph)
+
+    def _onnx(self, graph: Path | bytes) -> OnnxRuntime:
+        mapped = self._mapped and self._mapped / self._graph.name
+        return OnnxRuntime(graph, mapped=mapped)
 
     # -- recommending -----------------------------------------------------------------------
 
@@ -644,13 +659,24 @@ class Recommender(ModelHubMixin):
     def item_vectors(self) -> np.ndarray:
         """Vectors of the items in the order of ``catalogue.ids[1:]``, ``[n, d]`` float32.
 
-        ``user_vectors(histories) @ item_vectors().T`` are the scores. Needs torch.
+        ``user_vectors(histories) @ item_vectors().T`` are the scores. Needs torch, unless they
+        were saved beside the graph.
 
         Raises
         ------
         MissingDependencyError
         """
-        return self._vector_tools().item_vectors(self.model)
+        saved = self._saved_vectors()
+        if saved is not None:
+            return saved
+        found = self._vector_tools().item_vectors(self.model)
+        return found.copy()  # not the model's weights: callers normalise in place
+
+    def _saved_vectors(self) -> np.ndarray | None:
+        path = graph_file.vectors_path(self._graph) if self._graph.name else None
+        if self._torch_reason or path is None or not path.exists():
+            return None
+        return np.load(path)
 
     def user_vectors(self, histories: Any, unknown: str = "warn") -> np.ndarray:
         """Vectors of users, ``[B, d]`` float32; see :meth:`item_vectors`.
@@ -681,9 +707,11 @@ class Recommender(ModelHubMixin):
         if by not in ("trained", "text"):
             raise RequestError(f"by must be trained or text, found {by!r}")
         if by not in self._units:
-            tools = self._vector_tools()
-            read = tools.item_vectors if by == "trained" else tools.text_vectors
-            self._units[by] = tools.normalized(read(self.model))
+            if by == "trained":
+                vectors = self.item_vectors()
+            else:
+                vectors = self._vector_tools().text_vectors(self.model)
+            self._units[by] = reranking.normalized(vectors)
             if not self._torch_reason:
                 self._model = None  # free its memory; onnxruntime computes the scores
         return self._units[by]
@@ -749,6 +777,14 @@ class Recommender(ModelHubMixin):
             Equal to the model's ``full_sort_predict`` up to rounding; -inf for padding (id 0).
         """
         return self.runtime.scores(histories)
+
+    def map_weights(self, folder: Path) -> None:
+        """Share the weights with other processes of this machine that give the same folder.
+
+        The first one writes a copy of the graph, optimised for this processor, into the folder;
+        all map it into memory. Models that run in torch are not shared.
+        """
+        self._mapped, self._runtime = folder, None
 
     def warm_up(self, users: int = 32) -> None:
         """Export the graph if necessary, and run batches of up to `users` histories once."""

@@ -81,3 +81,8 @@ def log_probabilities(scores: np.ndarray) -> np.ndarray:
     """Logarithm of the softmax of each row."""
     highest = scores.max(1, keepdims=True)
     return scores - highest - np.log(np.exp(scores - highest).sum(1, keepdims=True))
+
+
+def normalized(vectors: np.ndarray) -> np.ndarray:
+    """Vectors of length 1; zeros stay zeros."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

@@ -58,8 +58,3 @@ def text_vectors(model: torch.nn.Module) -> np.ndarray:
     if vectors is None:
         raise RequestError("by: text: the model has no vectors of texts; use by='trained'")
     return vectors[1:].float().cpu().numpy()
-
-
-def normalized(vectors: np.ndarray) -> np.ndarray:
-    """Vectors of length 1; zeros stay zeros."""
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

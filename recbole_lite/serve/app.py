@@ -88,10 +88,12 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI):
-        follower = asyncio.create_task(live.follow()) if live.load else None
+        tasks = [asyncio.create_task(_report(live, metrics))]
+        if live.load:
+            tasks.append(asyncio.create_task(live.follow()))
         yield
-        if follower:
-            follower.cancel()
+        for task in tasks:
+            task.cancel()
         live.current.batcher.close()
 
     app = FastAPI(
@@ -247,14 +249,25 @@ def _add_operations(app: FastAPI, live: LiveModel, metrics: Metrics) -> None:
 
     @app.get("/metrics", include_in_schema=False)
     async def figures() -> Response:
-        facts = _facts(live.current)
-        waiting = facts.pop("waiting")
-        text = metrics.text(waiting, {name: str(value) for name, value in facts.items()})
-        return Response(text, media_type="text/plain; version=0.0.4")
+        _update(live, metrics)
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4")
 
     @app.get("/", include_in_schema=False)
     async def home() -> HTMLResponse:
         return HTMLResponse(page, headers={"content-security-policy": _PAGE_POLICY})
+
+
+async def _report(live: LiveModel, metrics: Metrics) -> None:
+    """Keep the figures of this process up to date for the one that is asked."""
+    while True:
+        _update(live, metrics)
+        await asyncio.sleep(0.5)
+
+
+def _update(live: LiveModel, metrics: Metrics) -> None:
+    facts = _facts(live.current)
+    waiting = facts.pop("waiting")
+    metrics.update(waiting, {name: str(value) for name, value in facts.items()})
 
 
 def _facts(model: ServedModel) -> dict[str, Any]:

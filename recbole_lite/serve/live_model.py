@@ -74,7 +74,7 @@ class LiveModel:
         self._asked = False
         self.current = ServedModel(recommender, limits, on_batch)
         self._folder = recommender.folder
-        self._files = _state(self._folder)
+        self._files = model_state(self._folder)
 
     @contextmanager
     def use(self) -> Iterator[ServedModel]:
@@ -96,7 +96,7 @@ class LiveModel:
         before = self._files
         while True:
             await asyncio.sleep(_POLL)
-            files = _state(self._folder) if self.watch else ()
+            files = model_state(self._folder) if self.watch else ()
             settled = files not in ((), self._files) and files == before
             before = files
             if self._asked or settled:
@@ -130,7 +130,8 @@ def model_files(folder: Path) -> list[Path]:
     return [folder / CONFIG_FILE, folder / ITEMS_FILE, *filter(Path.exists, weights)]
 
 
-def _state(folder: Path) -> _Files:
+def model_state(folder: Path) -> _Files:
+    """Name, size and time of each of the files; nothing if one is missing."""
     try:
         found = [(path.name, path.stat()) for path in model_files(folder)]
     except OSError:

@@ -80,6 +80,9 @@ NOT_RUN = {
     "--out=results/serving": SERVER,
     "python benchmarks/serving.py --model=packed --starts=5 --name=start "
     "--out=results/serving": SERVER,
+    "schemathesis run http://127.0.0.1:8000/openapi.json --max-examples=50 "
+    "--exclude-checks=positive_data_acceptance": SERVER,
+    "python benchmarks/answers.py --model=saved/RUN --out=results/answers/ml-100k": MEASURES,
     "recbole-lite data prepare ml-1m": FETCHES,
     "recbole-lite data prepare ml-1m --from '~/Downloads/ml-1m.zip'": FETCHES,
     "recbole-lite data prepare amazon-toys-2018 --from '~/Downloads'": FETCHES,

@@ -1,5 +1,10 @@
 """Filters, exclusion, diversity, explanations, similar items and vectors of `Recommender`."""
 
+import csv
+import json
+import runpy
+from pathlib import Path
+
 import numpy as np
 import pytest
 from tiny_data import GENRES
@@ -9,6 +14,7 @@ from recbole_lite.inference.item_filters import ItemFilters
 from recbole_lite.inference.reranking import diverse
 from recbole_lite.utils.errors import RequestError
 
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "vector_index.py"
 HISTORIES = [["i3", "i4", "i3"], ["i7"], [f"i{n}" for n in range(12)]]
 
 
@@ -168,6 +174,7 @@ def test_products_of_vectors_are_the_scores(model, changes, trained):
     recommender = Recommender.load(trained(model, **changes))
     scores = recommender.user_vectors(HISTORIES) @ recommender.item_vectors().T
     known = [recommender.catalogue.resolve(history)[0] for history in HISTORIES]
+    recommender.item_vectors()[:] = 0  # a caller's own copy
     np.testing.assert_allclose(scores, recommender.score(known)[:, 1:], atol=1e-4)
 
 
@@ -209,3 +216,18 @@ def test_summary_of_fields():
     assert ItemFilters(titles).summary()[0][3:] == (None, None)
     years = [{}, {"year": "1990"}, {"year": "1995"}, {"year": "inf"}, {"genre": "d"}]
     assert ItemFilters(years).summary()[1][3:] == (1990, 1995)
+
+
+def test_the_example_of_a_vector_index(trained, tmp_path, capsys):
+    """Its table holds the vectors, and the largest products are the recommendations."""
+    folder = trained("ItemLM")
+    runpy.run_path(str(EXAMPLE))["main"](str(folder), str(tmp_path), "i3,i4")
+    shown = [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()]
+    recommender = Recommender.load(folder)
+    (expected,) = recommender.recommend([["i3", "i4"]], 5, exclude_seen=False)
+    assert shown == [one.id for one in expected]
+    with open(tmp_path / "items.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["id"] for row in rows] == recommender.catalogue.ids[1:]
+    vectors = [json.loads(row["embedding"]) for row in rows]
+    np.testing.assert_allclose(vectors, recommender.item_vectors(), rtol=1e-6)

@@ -145,19 +145,22 @@ def test_pack_brings_the_graph(trained, tmp_path, capsys):
     (graph,) = graphs(out)
     assert graph.name in capsys.readouterr().out
     assert graph == graph_file.graph_path(read_bundle(out))
-    # Without torch, transformers and RecBole in the process.
+    # With the packages of deploy/requirements.txt alone.
     code = f"""
 import sys
+for name in ("torch", "transformers", "recbole", "pandas", "pyarrow", "scipy", "sklearn",
+             "safetensors", "narwhals", "tabulate", "jinja2", "plotly", "psutil", "onnx"):
+    sys.modules[name] = None
 from recbole_lite import Recommender
+from recbole_lite.cli.main import main
 for device in ("cpu", "cpu:0"):
     r = Recommender.load({str(out)!r}, device)
     assert len(r.recommend([["i3"]], k=3, candidates=["i3", "i5", "i7"])[0]) == 2
-    assert r.recommend([["i3"]])[0][0].title
-heavy = {{"torch", "transformers", "recbole", "pandas", "scipy", "sklearn"}} & set(sys.modules)
-assert not heavy, heavy
-import recbole_lite.serve.app, recbole_lite.cli.serve, recbole_lite.inference.batch_recommend
-heavy = {{"torch", "transformers", "recbole"}} & set(sys.modules)
-assert not heavy, heavy
+    assert r.recommend([["i3"]], explain=True, diversity=0.5)[0][0].title
+    assert len(r.similar("i3", 4)) == 4
+    assert r.item_vectors().shape[0] == 24
+import recbole_lite.serve.app, recbole_lite.serve.workers, recbole_lite.inference.batch_recommend
+sys.exit(main(["recommend", {f"--model={out}"!r}, "--history=i3"]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

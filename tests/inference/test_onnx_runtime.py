@@ -188,3 +188,17 @@ def test_torch_runs_models_with_positions_for_all_of_the_padding(config_for):
     close(scorer.scores(HISTORIES), expected)
     close(scorer.scores([[3]]), expected[[0]])
     assert scorer.device == torch.device("cpu")
+
+
+def test_a_mapped_copy(model, tmp_path):
+    graph = graph_of(model, "t5")
+    plain = OnnxRuntime(graph, 1)
+    (tmp_path / "older.onnx").touch()
+    for _ in range(2):  # written, found
+        mapped = OnnxRuntime(graph, 1, tmp_path / "model-1.onnx")
+        np.testing.assert_array_equal(mapped.scores(HISTORIES), plain.scores(HISTORIES))
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names >= {"model-1.onnx", "model-1.weights"}
+    assert names.isdisjoint({"older.onnx", "model-1.part"})
+    with pytest.raises(CheckpointError, match="onnxruntime cannot read it"):
+        OnnxRuntime(b"damaged", 1, tmp_path / "model-2.onnx")

@@ -15,6 +15,7 @@ from recbole_lite import Recommender
 from recbole_lite.serve.app import create_app
 from recbole_lite.serve.limits import Limits, Options
 from recbole_lite.serve.live_model import model_files
+from recbole_lite.serve.metrics import FOLDER, Metrics
 from recbole_lite.serve.middleware import ACCESS_LOG
 
 ASKED = {"history": ["i3", "i4"], "k": 24}
@@ -54,6 +55,13 @@ def test_metrics(recommender):
     assert f'version="{version}"' in model
     assert 'model="SASRec"' in model
     assert found["process_resident_memory_bytes"] > 0
+
+
+def test_a_worker_that_is_just_creating_its_file(tmp_path, monkeypatch):
+    metrics = Metrics()
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    (tmp_path / "counter_1.db").touch()
+    assert metrics.text() == b""
 
 
 def test_request_ids_and_the_access_log(recommender, monkeypatch):
