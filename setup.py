@@ -16,6 +16,7 @@ INSTALL_REQUIRES = [
     "transformers>=5.2",  # is_causal in a configuration
     "safetensors>=0.4.3",
     "filelock>=3.12",
+    "fsspec>=2024.2",
     "numpy>=2.0",
     "pandas>=2.2",
     "pyarrow>=18",

@@ -153,9 +153,17 @@ def trained_values() -> dict[str, Any]:
     return {key.name: yaml.safe_load(key.trained) for key in keys if key.trained is not None}
 
 
-def values_before() -> dict[str, Any]:
-    """Values of settings of a run that was saved before there were these settings."""
-    keys = table().values()
+def values_before(model: str | None = None) -> dict[str, Any]:
+    """Values of settings of a run that was saved before there were these settings.
+
+    Parameters
+    ----------
+    model : str, optional
+        Name of the run's model, so that settings of other models are left out.
+    """
+    own = f"model/{model}.yaml"
+    files = () if model is None else ("recbole.yaml", "overall.yaml", own)
+    keys = table(*(name for name in files if (PROPERTIES / name).is_file())).values()
     return {key.name: yaml.safe_load(key.before) for key in keys if key.before is not None}
 
 

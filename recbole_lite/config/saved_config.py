@@ -33,14 +33,16 @@ def load_config(folder: Path) -> dict[str, Any]:
         not isinstance(content.get(name), kind) for name, kind in kinds.items()
     ):
         raise CheckpointError(f"{path}: not the settings of a run: it needs {', '.join(kinds)}")
-    content["settings"] = {**values_before(), **with_current_names(content["settings"])}
+    settings = with_current_names(content["settings"])
+    content["settings"] = {**values_before(content["model"]), **settings}
     return content
 
 
 def defaults_of_resumed(folder: Path) -> dict[str, Any]:
     """Settings that a run was saved without, as it was trained; nothing where no run is saved."""
     try:
-        saved = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))["settings"]
-        return {name: value for name, value in values_before().items() if name not in saved}
+        saved = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        before = values_before(saved["model"]).items()
+        return {name: value for name, value in before if name not in saved["settings"]}
     except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return {}  # the trainer says what is wrong

@@ -9,11 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import fsspec
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from recbole_lite.data.arrow_columns import is_list, is_text
-from recbole_lite.utils.errors import DataError, listed, one_line
+from recbole_lite.utils.errors import DataError, one_line
 from recbole_lite.utils.files import STANDARD, spooled
 
 INPUT_COLUMNS = ("user_id", "history")
@@ -119,7 +116,7 @@ def read_histories(
     """
     for path in files:
         name = shown or path
-        read = _read_parquet if path.lower().endswith(PARQUET) else _read_csv
+        read = _parquet_reader() if path.lower().endswith(PARQUET) else _read_csv
         system, place = file_system(path)
         try:
             with system.open(place, "rb") as file:
@@ -131,7 +128,14 @@ def read_histories(
             raise DataError(f"cannot be read: {error.strerror or one_line(error)}", name) from None
 
 
-def _split(text: str, separator: str) -> list[str]:
+def _parquet_reader():
+    from recbole_lite.inference.parquet_histories import read_parquet  # a service has no pyarrow
+
+    return read_parquet
+
+
+def split_ids(text: str, separator: str) -> list[str]:
+    """Ids of a history that is a text."""
     return [one for part in text.split(separator) if (one := part.strip())]
 
 
@@ -158,7 +162,7 @@ def _read_csv(file, separator: str, name: str) -> Iterator[tuple[int, str, list[
                 raise DataError(
                     f"{len(row)} cells, the header has {len(header)}", name, reader.line_num
                 )
-            yield reader.line_num, row[user_at], _split(row[history_at], separator)
+            yield reader.line_num, row[user_at], split_ids(row[history_at], separator)
     except UnicodeDecodeError as error:
         line = reader.line_num + 1
         raise DataError(
@@ -168,66 +172,3 @@ def _read_csv(file, separator: str, name: str) -> Iterator[tuple[int, str, list[
         ) from None
     except csv.Error as error:
         raise DataError(f"not valid CSV: {error}", name, reader.line_num) from None
-
-
-# -- Parquet ----------------------------------------------------------------------------------
-
-
-def _read_parquet(file, separator: str, name: str) -> Iterator[tuple[int, str, list[str]]]:
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.ParquetFile(file)
-        in_lists, line = _check_columns(table.schema_arrow, name), 0
-        for batch in table.iter_batches(batch_size=4096, columns=list(INPUT_COLUMNS)):
-            users, histories = (batch.column(column) for column in INPUT_COLUMNS)
-            texts = users.cast(pa.string()).to_pylist()
-            rows = _id_lists(histories) if in_lists else _texts_split(histories, separator)
-            for user, ids in zip(texts, rows, strict=True):
-                line += 1
-                if user is None or ids is None or None in ids:
-                    raise DataError("a value is missing (null)", name, line)
-                yield line, user, ids
-    except pa.ArrowException as error:
-        raise DataError(f"cannot be read as Parquet: {one_line(error)}", name) from None
-
-
-def _id_lists(column: pa.Array) -> Iterator[list | None]:
-    """Rows of a column of lists; converted as one column, which is faster than list by list."""
-    values, begin = column.flatten().cast(pa.string()).to_pylist(), 0
-    for length in pc.list_value_length(column).to_pylist():
-        yield None if length is None else values[begin : begin + length]
-        begin += length or 0
-
-
-def _texts_split(column: pa.Array, separator: str) -> Iterator[list | None]:
-    for text in column.cast(pa.string()).to_pylist():
-        yield None if text is None else _split(text, separator)
-
-
-def _check_columns(schema, name: str) -> bool:
-    """Refuse a file without the columns, or with other types; whether histories are lists."""
-    for column in INPUT_COLUMNS:
-        if column not in schema.names:
-            raise DataError(
-                f"no column {column!r}; a file of histories has user_id and history, this one has "
-                f"{listed(schema.names) or 'nothing'}",
-                name,
-            )
-    user, history = (schema.field(column).type for column in INPUT_COLUMNS)
-    if not _holds_ids(user, numbers=True):
-        raise DataError(f"column 'user_id' holds {user}; it must hold texts or whole numbers", name)
-    in_lists = is_list(history)
-    if not _holds_ids(history.value_type if in_lists else history, numbers=in_lists):
-        raise DataError(
-            f"column 'history' holds {history}; it must hold lists of texts or whole numbers, or "
-            "texts with a separator",
-            name,
-        )
-    return in_lists
-
-
-def _holds_ids(kind, numbers: bool) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return is_text(kind) or (numbers and pa.types.is_integer(kind))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from recbole_lite.config.keys import affecting
+from recbole_lite.config.keys import affecting, values_before
 from recbole_lite.trainer import checkpoint
 from recbole_lite.utils import process_group
 from recbole_lite.utils.errors import CheckpointError
@@ -139,9 +139,10 @@ def check_same_run(folder: Path, config) -> dict:
     free = affecting("session", "length", "machine", "output", "downloads")
     if checkpoint.has_last(folder):  # saved weights have taken the place of those it began with
         free |= affecting("start")
-    now = json.loads(json.dumps(config.settings))  # as the saved ones were written
+    unsaved = values_before()  # a subclass's name does not say which settings it has
+    now = unsaved | json.loads(json.dumps(config.settings))  # as the saved ones were written
     now |= {name: config[name] for name in ("model", "dataset")}
-    before = {**saved["settings"], "model": saved["model"], "dataset": saved["dataset"]}
+    before = {**unsaved, **saved["settings"], "model": saved["model"], "dataset": saved["dataset"]}
     different = [
         f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
         for key in sorted({*before, *now} - free)

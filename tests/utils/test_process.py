@@ -19,7 +19,7 @@ from recbole_lite.cli.main import _run_program
 def work(args):
     {}
 
-def make_parser():
+def make_parser(_):
     parser = argparse.ArgumentParser()
     parser.set_defaults(func=work, interrupted="own words")
     return parser, []
