@@ -224,8 +224,8 @@ def preparation_of(runs: list[dict]) -> str:
     """Steps of each run, and the time before its first step."""
     rows = [
         [
-            run["label"], run["schedule"], f"{run['minutes']:g}", str(run["points"][-1]["steps"]),
-            f"{run['preparation_seconds']:.0f}",
+            run["label"], run["schedule"], f"{run['points'][-1]['minutes']:.0f}",
+            str(run["points"][-1]["steps"]), f"{run['preparation_seconds']:.0f}",
         ]
         for run in runs
     ]  # fmt: skip
