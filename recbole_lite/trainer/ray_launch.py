@@ -6,7 +6,6 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -89,16 +88,13 @@ def plan_workers(ray, config) -> ray_session.RayOptions:
     ConfigError
         The cluster has no room for all of them.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = ray_session.machines(ray)
     cpus, gpus = (int(sum(node.get(kind, 0) for node in nodes)) for kind in ("CPU", "GPU"))
     workers, each = config["num_workers"], config["cpus_per_worker"]
     if each is None:
         each = max(1, cpus // workers) if len(nodes) == 1 else 1
     use_gpu = bool(config["use_gpu"]) and (gpus > 0 or "use_gpu" in config.origins)
-    room = sum(
-        int(min(node.get("CPU", 0) // each, node.get("GPU", 0) if use_gpu else inf))
-        for node in nodes
-    )
+    room = sum(ray_session.capacity(node, each, use_gpu) for node in nodes)
     if room < workers:
         raise ConfigError(
             f"num_workers: {workers} workers with {each} CPU{' and 1 GPU' if use_gpu else ''} each "

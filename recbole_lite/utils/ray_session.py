@@ -1,4 +1,4 @@
-"""Ray: import, start or join a cluster, run tasks on it. Nothing else imports Ray."""
+"""Ray: import, start or join a cluster, divide its resources, run tasks on it."""
 
 from __future__ import annotations
 
@@ -190,6 +190,19 @@ def processors() -> int:
 # -- resources and files of the machines ------------------------------------------------------
 
 
+def machines(ray) -> list[dict[str, float]]:
+    """Resources of each machine of the cluster."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def capacity(machine: Mapping[str, float], cpus: float, gpus: float) -> int:
+    """Number of tasks that a machine runs at a time; each takes `cpus` and `gpus`."""
+    shares = [machine.get("CPU", 0) / cpus]
+    if gpus:
+        shares.append(machine.get("GPU", 0) / gpus)
+    return int(min(shares) + 1e-9)
+
+
 def check_present(key: str, kind: str, wanted: float, nodes: Iterable[Mapping]) -> None:
     """Refuse tasks that no machine has room for; Ray would wait for one.
 
@@ -229,20 +242,19 @@ def check_workers(ray, options: RayOptions, paths: Mapping[str, str | Path]) -> 
     ConfigError
         Naming the setting, or the path and the machine.
     """
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    check_present("cpus_per_worker", "CPU", options.cpus, (node["Resources"] for node in nodes))
+    check_present("cpus_per_worker", "CPU", options.cpus, machines(ray))
     if options.use_gpu:
-        check_present("a GPU for each worker", "GPU", 1, (node["Resources"] for node in nodes))
+        check_present("a GPU for each worker", "GPU", 1, machines(ray))
     names, texts = list(paths), [str(path) for path in paths.values()]
-    probe = ray.remote(num_cpus=0, max_retries=0)(_unseen)
+    probe = ray.remote(num_cpus=0, max_retries=_RETRIES)(_unseen)
     asked = {
         probe.options(
             scheduling_strategy=ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
                 node["NodeID"], soft=False
             )
         ).remote(texts): node["NodeManagerAddress"]
-        for node in nodes
-        if node["Resources"].get("CPU")  # others get no tasks
+        for node in ray.nodes()
+        if node["Alive"] and node["Resources"].get("CPU")  # others get no tasks
     }
     answered, silent = ray.wait(list(asked), num_returns=len(asked), timeout=_PROBE_SECONDS)
     if silent:
@@ -316,12 +328,9 @@ def run_tasks(
 
 def _room(ray, options: RayOptions) -> int:
     """Number of tasks to submit: as many as run at once, and one more for each machine."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    fit = (
-        min(node.get("CPU", 0) // options.cpus, node.get("GPU", 0) if options.use_gpu else 1e9)
-        for node in nodes
-    )
-    return max(1, int(sum(fit))) + len(nodes)
+    nodes = machines(ray)
+    fit = sum(capacity(node, options.cpus, options.use_gpu) for node in nodes)
+    return max(1, fit) + len(nodes)
 
 
 def _result(ray, reference, what: str, name: Any) -> Any:

@@ -116,9 +116,10 @@ def _run(request: Request, cells: Sequence[tuple[Request, ModelSpec]]) -> Iterat
         return
     from recbole_lite.experiments.tune import cluster
     from recbole_lite.experiments.tune.tune_settings import read_settings
+    from recbole_lite.utils.ray_session import session
 
     use_gpu = torch.cuda.is_available()
-    with cluster.session(request.ray_address, use_gpu) as ray:
+    with session(request.ray_address, use_gpu) as ray:
         share = cluster.plan_resources(ray, read_settings({}), use_gpu)
         task = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus)(_train_elsewhere)
         folder, threads = str(Path.cwd()), max(1, int(share.cpus))

@@ -1,4 +1,4 @@
-"""Ray for sweeps: the session, and how trials share a cluster."""
+"""How the trials of a sweep share a Ray cluster."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from recbole_lite.experiments.tune.tune_settings import TuneSettings
 from recbole_lite.utils.errors import ConfigError
-from recbole_lite.utils.ray_session import check_present
-from recbole_lite.utils.ray_session import session as session
+from recbole_lite.utils.ray_session import capacity, check_present, machines
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ def plan_resources(ray, settings: TuneSettings, use_gpu: bool) -> Resources:
     ConfigError
         A trial is to have more than any machine of the cluster has.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = machines(ray)
     total = {kind: sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU")}
     gpus = settings.gpus_per_trial
     if gpus is None:
@@ -39,13 +38,5 @@ def plan_resources(ray, settings: TuneSettings, use_gpu: bool) -> Resources:
     if cpus is None:
         cpus = max(1, int(total["CPU"] / (total["GPU"] / gpus))) if gpus else 1
     check_present("cpus_per_trial", "CPU", cpus, nodes)
-    fit = sum(_fit(node, cpus, gpus) for node in nodes)
+    fit = sum(capacity(node, cpus, gpus) for node in nodes)
     return Resources(cpus, gpus, min(settings.max_concurrent or fit, max(fit, 1)))
-
-
-def _fit(node: dict[str, float], cpus: float, gpus: float) -> int:
-    """How many trials a machine holds at a time."""
-    shares = [node.get("CPU", 0) / cpus]
-    if gpus:
-        shares.append(node.get("GPU", 0) / gpus)
-    return int(min(shares) + 1e-9)

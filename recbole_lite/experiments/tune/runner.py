@@ -29,6 +29,7 @@ from recbole_lite.experiments.tune.tune_settings import SWEEP_FILE
 from recbole_lite.utils.environment import environment
 from recbole_lite.utils.errors import ConfigError
 from recbole_lite.utils.files import write_json
+from recbole_lite.utils.ray_session import session
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def sweep(
         again = f"--resume={shlex.quote(str(folder))}"
         raise ConfigError(f"{folder}: already contains a sweep; {again} continues it")
     started = perf_counter()
-    with cluster.session(spec.settings.ray_address, bool(config["use_gpu"])) as ray:
+    with session(spec.settings.ray_address, bool(config["use_gpu"])) as ray:
         resources = cluster.plan_resources(ray, spec.settings, bool(config["use_gpu"]))
         plan = _plan(spec, config, folder, resources)
         print(

@@ -16,6 +16,7 @@ from recbole_lite.experiments.reproduce.paper_tables import reproduce
 from recbole_lite.experiments.tune import cluster
 from recbole_lite.inference.saved_run import load_data_and_model
 from recbole_lite.report import tested_users
+from recbole_lite.utils import ray_session
 from recbole_lite.utils.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -120,7 +121,7 @@ def test_cells_on_a_cluster(rows, request_for, monkeypatch):
             get=lambda done: done.result,
         )
 
-    monkeypatch.setattr(cluster, "session", session)
+    monkeypatch.setattr(ray_session, "session", session)
     monkeypatch.setattr(cluster, "plan_resources", lambda *_: cluster.Resources(1, 0, 1))
     lines = []
     names = ("SASRec", "NoSuchModel")
