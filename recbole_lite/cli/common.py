@@ -133,7 +133,12 @@ def add_ray(parser: argparse.ArgumentParser) -> None:
         help="cluster to use with Ray, or auto (default: $RAY_ADDRESS, else this machine)",
     )
     parser.add_argument(
-        "--cpus_per_worker", type=int, default=1, metavar="N", help="with Ray (default: 1)"
+        "--cpus_per_worker",
+        "--cpus-per-worker",
+        type=int,
+        default=1,
+        metavar="N",
+        help="with Ray (default: 1)",
     )
 
 

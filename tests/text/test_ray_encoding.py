@@ -111,6 +111,7 @@ def test_on_the_command_line(quick, ray_here, capsys, config_for):
         (["--model=LiteLLM4Rec", "--item_llm_training=full"], "reads no vectors of a frozen Item"),
         (["--model=LiteLLM4Rec", "--item_embedding_cache_dir=~"], "keeps the vectors; name a fol"),
         (["--model=LiteLLM4Rec", "--ray", "--cpus_per_worker=0"], "--cpus_per_worker must be at"),
+        (["--model=LiteLLM4Rec", "--ray", "--cpus-per-worker=0"], "--cpus_per_worker must be at"),
     ],
 )
 def test_mistakes_on_the_command_line(flags, message, data_path, capsys):
