@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -49,7 +49,7 @@ class NextItemModel(SequentialRecommender):
     can_exclude_history = True  # loss_exclude_history
     reads_any_length = True  # cut_padding
     loss_terms = staticmethod(count_targets)
-    _kept: dict[str, torch.Tensor] | None = None  # within `fixed_items`: table and head
+    _kept: dict[str, torch.Tensor] | None = None  # within `fixed_items`, by name
 
     def read_loss(self, config) -> None:
         """Set the loss by its keys, from ``loss_type`` to ``label_smoothing``.
@@ -91,9 +91,7 @@ class NextItemModel(SequentialRecommender):
         """:meth:`item_vectors`; rows of a table within :meth:`fixed_items`."""
         if self._kept is None:
             return self.item_vectors(items)
-        if "table" not in self._kept:
-            self._kept["table"] = self.item_table().detach()
-        return F.embedding(items, self._kept["table"]).float()
+        return F.embedding(items, self._keep("table", self.item_table)).float()
 
     def item_table(self) -> torch.Tensor:
         """Input vectors of all items, ``[n_items, d]``; row 0 is padding.
@@ -248,9 +246,10 @@ class NextItemModel(SequentialRecommender):
     def full_sort_predict(self, interaction):
         """Scores of all items, ``[B, n_items]``; -inf for padding (id 0)."""
         h_u = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        h_u = self.score_users(h_u)
         if self.n_items > _COPIED:
-            return F.pad(self.score_users(h_u) @ self.score_head().T, (1, 0), value=-torch.inf)
-        scores = self.score_users(h_u) @ self._padded_head()
+            return F.pad(h_u @ self._keep("head", self.score_head).T, (1, 0), value=-torch.inf)
+        scores = h_u @ self._keep("padded head", self._padded_head)
         scores[:, 0] = -torch.inf
         return scores
 
@@ -279,12 +278,15 @@ class NextItemModel(SequentialRecommender):
 
     def _padded_head(self) -> torch.Tensor:
         """``[d, n_items]``; a column for padding in the scores would be a copy of them."""
-        if self._kept is not None and "head" in self._kept:
-            return self._kept["head"]
-        head = F.pad(self.score_head(), (0, 0, 1, 0)).T
-        if self._kept is not None:
-            self._kept["head"] = head = head.contiguous()  # products read it faster
-        return head
+        return F.pad(self.score_head(), (0, 0, 1, 0)).T.contiguous()  # products read it faster
+
+    def _keep(self, name: str, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """What `compute` gives, within :meth:`fixed_items` computed once."""
+        if self._kept is None:
+            return compute()
+        if name not in self._kept:
+            self._kept[name] = compute().detach()
+        return self._kept[name]
 
 
 class HeadRows:

@@ -9,6 +9,7 @@ import torch
 from test_lite_llm4rec import batch_of, build
 
 from recbole_lite import Recommender, run
+from recbole_lite.model import abstract_recommender
 from recbole_lite.utils.errors import ConfigError, RequestError
 
 CAUSAL = {"rec_llm_causal": True, "rec_llm_dropout": 0.0, "user_dropout": 0.0}
@@ -181,3 +182,19 @@ def test_gradients_of_hllm(quick, llm_folders, config_for):
         fixed = model.full_sort_predict(batch_of([[3, 7]], 6))
     plain = model.full_sort_predict(batch_of([[3, 7]], 6))
     torch.testing.assert_close(fixed, plain.detach())
+
+
+def test_a_large_catalogue_is_scored_as_a_small_one_and_its_head_computed_once(
+    config_for, monkeypatch
+):
+    model, _ = build(config_for("LiteLLM4Rec", **CAUSAL, cosine_head=True, tie_head=True))
+    model.eval()
+    batch = batch_of([[3, 7], [5]], 6)
+    expected = model.full_sort_predict(batch).detach()
+    monkeypatch.setattr(abstract_recommender, "_COPIED", 0)
+    heads, compute = [], model.head_weight
+    monkeypatch.setattr(model, "head_weight", lambda: heads.append(compute()) or heads[-1])
+    with model.fixed_items():
+        for _ in range(2):
+            torch.testing.assert_close(model.full_sort_predict(batch), expected)
+    assert len(heads) == 1
