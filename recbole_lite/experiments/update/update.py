@@ -175,10 +175,10 @@ def _configured(
     written = {"benchmark_filename": list(PARTS), "field_separator": "\t", "encoding": "utf-8"}
     settings |= {**parts, **defaults, **changes, **written, "init_from": str(folder)}
     new = LiteConfig(old["model"], name, config_dict=settings, typed=True)
-    if new["replay"] is None or needs_launch(new):
-        raise ConfigError(
-            "update: replay must be a number from 0 to 1; nproc and num_workers must be left out"
-        )
+    if new["replay"] is None:
+        raise ConfigError("update: replay must be a number from 0 to 1")
+    if needs_launch(new):
+        raise ConfigError("update: trains in one process; leave nproc and num_workers out")
     check_grows(new)
     return old, new
 

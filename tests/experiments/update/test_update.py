@@ -174,6 +174,8 @@ def test_what_cannot_be_joined_is_told_in_one_line(trained, tmp_path):
     refused("nothing to test", rows([("x", "i1", 50_000), ("y", "i2", 50_000)]))
     topn = {"task": "topn", "topn_negatives": 6, "metrics": ["Hit"], "valid_metric": "Hit@5"}
     refused("task: sequential", of=trained("SASRec", **topn, **SMALL), error=ConfigError)
+    refused("trains in one process", config_dict={"nproc": 2}, error=ConfigError)
+    refused("replay must be", config_dict={"replay": None}, error=ConfigError)
     refused("learning_rat", config_dict={"learning_rat": 1}, error=ConfigError)
     refused(
         "eval_exclude_history stays", config_dict={"eval_exclude_history": False}, error=ConfigError
