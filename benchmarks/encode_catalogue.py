@@ -12,7 +12,6 @@ time, which other work on the machine does not change as it does wall time.
 
 from __future__ import annotations
 
-import os
 import tempfile
 import threading
 import time
@@ -60,8 +59,6 @@ def main() -> None:
     parser.add_argument("--item_llm", help="default: a tiny random encoder")
     parser.add_argument("--out")
     args = parser.parse_args()
-    # Workers do not wait for other work on the machine.
-    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
     with tempfile.TemporaryDirectory() as folder:
         llm = args.item_llm or tiny_encoder(Path(folder, "tiny"))
         row = measure(llm, draw_texts(args.texts), Path(folder, "cache"))

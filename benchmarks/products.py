@@ -100,6 +100,7 @@ def steps(name: str, args: argparse.Namespace) -> dict:
 def text(found: dict) -> str:
     """Both tables in Markdown."""
     others = KINDS[1:]
+    speed_ups = [f"{kind}, speed-up" for kind in others]
     first = [
         [
             row["product"],
@@ -120,8 +121,8 @@ def text(found: dict) -> str:
         for row in found["steps"]
     ]
     heads = (
-        ["product", "rows x inputs x outputs", "torch, GFLOP/s", *others, *others],
-        ["training step", "trained parameters", "batch", "torch, s", *others, *others],
+        ["product", "rows x inputs x outputs", "torch, GFLOP/s", *others, *speed_ups],
+        ["training step", "trained parameters", "batch", "torch, s", *others, *speed_ups],
     )
     return "\n\n".join(
         tabulate(rows, head, tablefmt="github", disable_numparse=True)
