@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from logging import getLogger
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -11,10 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 from huggingface_hub import ModelHubMixin, snapshot_download
 
-from recbole_lite.config.registry import require_recbole
 from recbole_lite.config.saved_config import BEST_FILE, CONFIG_FILE
 from recbole_lite.data.raw_values import is_frame
-from recbole_lite.inference import graph_file, history_inputs, reranking
+from recbole_lite.inference import history_inputs, reranking
 from recbole_lite.inference.catalogue import Catalogue
 from recbole_lite.inference.history_inputs import UnknownItemWarning as UnknownItemWarning
 from recbole_lite.inference.model_folder import (
@@ -24,8 +22,8 @@ from recbole_lite.inference.model_folder import (
     read_bundle,
     write_bundle,
 )
-from recbole_lite.inference.onnx_runtime import OnnxRuntime
 from recbole_lite.inference.ranking import filled, top_k
+from recbole_lite.inference.runtimes import ModelRuntimes
 from recbole_lite.utils.errors import (
     CheckpointError,
     MissingDependencyError,
@@ -37,12 +35,10 @@ if TYPE_CHECKING:
     import torch
 
     from recbole_lite.inference.new_items import NewItemPredictor
+    from recbole_lite.inference.onnx_runtime import OnnxRuntime
     from recbole_lite.inference.torch_runtime import TorchRuntime
 
 _REASONS = 3  # of each explained recommendation
-RUNTIMES = ("auto", "onnx", "torch", "blocks", "ann")
-ITEM_TYPES = ("float32", "bfloat16", "float16")
-_LARGE = 2**20  # items from which blocks are ranked
 _DOWNLOAD = ("revision", "cache_dir", "force_download", "local_files_only", "token")
 _MODEL_FILES = ["model-*.onnx", "model-*.npy"]
 _HUB_FILES = [CONFIG_FILE, ITEMS_FILE, WEIGHTS_FILE, *_MODEL_FILES, "README.md"]
@@ -110,61 +106,11 @@ class Recommender(ModelHubMixin):
         item_ids: Iterable[Hashable] | None = None,
         item_dtype: str = "float32",
     ):
-        if item_dtype not in ITEM_TYPES:
-            raise RequestError(
-                f"item_dtype must be one of {', '.join(ITEM_TYPES)}, found {item_dtype!r}"
-            )
-        if runtime not in RUNTIMES:
-            raise RequestError(f"runtime must be one of {', '.join(RUNTIMES)}, found {runtime!r}")
-        self._bundle, self._device, self._item_dtype = bundle, device, item_dtype
-        large = len(bundle.catalogue) > _LARGE or item_dtype != "float32"
-        if runtime == "auto" and large and bundle.model in graph_file.EXPORTABLE:
-            runtime = "blocks"
-        self._requested, self._graph = runtime, Path()
-        self._mapped: Path | None = None  # folder of a graph that is mapped into memory
+        self._bundle = bundle
         self._ids = history_inputs.OriginalIds(item_ids, bundle.about.get("item_id_type"))
-        self._torch_reason = self._reason_for_torch(runtime)
-        self._model: torch.nn.Module | None = None
-        self._runtime: OnnxRuntime | TorchRuntime | None = None
+        self._runtimes = ModelRuntimes(bundle, device, runtime, item_dtype)
         self._units: dict[str, np.ndarray] = {}  # vectors of length 1
         self._new_items: NewItemPredictor | None = None  # fitted at the first call of add_items
-        if self._torch_reason or not self._graph.exists():
-            self._build()  # a model that cannot be built is an error of loading
-
-    def _reason_for_torch(self, runtime: str) -> str | None:
-        """Why torch computes the scores; None if onnxruntime does.
-
-        Raises
-        ------
-        RequestError, MissingDependencyError
-            `runtime` cannot run this model, or its package is missing.
-        """
-        if runtime == "ann":
-            from recbole_lite.inference.item_index import check_installed
-
-            check_installed()
-        if runtime in ("blocks", "ann") and self._bundle.model not in graph_file.EXPORTABLE:
-            raise RequestError(
-                f"runtime: {runtime} ranks {' and '.join(graph_file.EXPORTABLE)}, and this is a "
-                f"{self._bundle.model}; set torch"
-            )
-        if runtime in ("torch", "blocks", "ann"):
-            return "asked for"
-        if self._bundle.model not in graph_file.EXPORTABLE:
-            reason = f"{self._bundle.model} has no graph"
-        elif str(self._device).partition(":")[0] != "cpu":
-            reason = f"onnxruntime runs on the CPU here, device is {self._device}"
-        else:
-            self._graph = graph_file.graph_path(self._bundle)
-            missing = None if self._graph.exists() else graph_file.missing_package()
-            if missing is None:
-                return None
-            reason = f"{missing} is not installed; type: pip install 'recbole-lite[onnx]'"
-            if runtime == "onnx":
-                raise MissingDependencyError(f"runtime: onnx: {reason}")
-        if runtime == "onnx":
-            raise RequestError(f"runtime: onnx: {reason}; set auto or torch")
-        return reason
 
     # -- loading and saving -----------------------------------------------------------------
 
@@ -299,79 +245,12 @@ class Recommender(ModelHubMixin):
     @property
     def model(self) -> torch.nn.Module:
         """The torch model in evaluation mode, built at first use."""
-        if self._model is None:
-            self._build()
-        return self._model  # type: ignore[return-value]
+        return self._runtimes.model
 
     @property
     def runtime(self) -> OnnxRuntime | TorchRuntime:
         """Runtime that computes the scores, opened at first use; its ``name`` is onnx or torch."""
-        if self._runtime is None and not self._torch_reason:
-            self._runtime = self._open_graph()
-        if self._runtime is None:
-            self._runtime = self._open_torch()
-        return self._runtime
-
-    def _open_torch(self) -> TorchRuntime:
-        from recbole_lite.inference import block_runtime, torch_runtime
-
-        if self._requested not in ("blocks", "ann"):
-            return torch_runtime.TorchRuntime(self.model)
-        model = self.model
-        self._bundle.__dict__.pop("tensors", None)  # free its memory; read again if need be
-        if self._requested == "blocks":
-            return block_runtime.BlockRuntime(model, self._item_dtype)
-        path = graph_file.graph_path(self._bundle).with_suffix(".faiss")
-        return block_runtime.IndexRuntime(model, path, self._item_dtype)
-
-    def _build(self) -> None:
-        require_recbole()
-        try:
-            import torch
-        except ModuleNotFoundError:
-            raise MissingDependencyError(
-                f"{self.folder}: torch is not installed, and runs this model "
-                f"({self._torch_reason or 'its graph is missing'}); type: pip install torch, or "
-                "pack the model with its graph: recbole-lite pack"
-            ) from None
-
-        from recbole_lite.inference.loading import build_model
-
-        try:
-            self._model = build_model(self._bundle, torch.device(self._device))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            # Settings were edited or truncated. Errors about weights have their own messages.
-            raise CheckpointError(
-                f"{self._bundle.weights.parent}: its settings do not describe a "
-                f"{self._bundle.model} ({one_line(error)})"
-            ) from error
-
-    def _open_graph(self) -> OnnxRuntime | None:
-        """The graph in onnxruntime, exported if necessary; None if the export fails."""
-        if self._graph.exists():
-            try:
-                return self._onnx(self._graph)
-            except CheckpointError as error:
-                getLogger().warning(f"{one_line(error)}; the graph is exported again")
-                self._graph.unlink(missing_ok=True)
-        try:
-            graph = graph_file.export_graph(self._bundle, self.model)
-        except Exception as error:  # of the exporter, about unknown operators
-            if self._requested == "onnx":
-                raise CheckpointError(
-                    f"runtime: onnx: the export failed: {one_line(error)}"
-                ) from error
-            getLogger().warning(
-                f"the export to ONNX failed, torch runs the model: {one_line(error)}"
-            )
-            self._torch_reason = "the export failed"
-            return None
-        self._model = None  # free its memory
-        return self._onnx(graph)
-
-    def _onnx(self, graph: Path | bytes) -> OnnxRuntime:
-        mapped = self._mapped and self._mapped / self._graph.name
-        return OnnxRuntime(graph, mapped=mapped)
+        return self._runtimes.runtime
 
     # -- recommending -----------------------------------------------------------------------
 
@@ -621,7 +500,7 @@ class Recommender(ModelHubMixin):
         if not isinstance(candidates, list):
             yield from filled(*self.runtime.rank(histories, k, left_out, candidates))
             return
-        if self.searches or self._requested in ("blocks", "ann"):
+        if self.searches or self._runtimes.by_blocks:
             for history, own, out in zip(histories, candidates, left_out, strict=True):
                 yield from filled(*self.runtime.rank([history], k, [out], own))
             return
@@ -666,17 +545,11 @@ class Recommender(ModelHubMixin):
         ------
         MissingDependencyError
         """
-        saved = self._saved_vectors()
+        saved = self._runtimes.saved_vectors()
         if saved is not None:
             return saved
         found = self._vector_tools().item_vectors(self.model)
         return found.copy()  # not the model's weights: callers normalise in place
-
-    def _saved_vectors(self) -> np.ndarray | None:
-        path = graph_file.vectors_path(self._graph) if self._graph.name else None
-        if self._torch_reason or path is None or not path.exists():
-            return None
-        return np.load(path)
 
     def user_vectors(self, histories: Any, unknown: str = "warn") -> np.ndarray:
         """Vectors of users, ``[B, d]`` float32; see :meth:`item_vectors`.
@@ -712,8 +585,7 @@ class Recommender(ModelHubMixin):
             else:
                 vectors = self._vector_tools().text_vectors(self.model)
             self._units[by] = reranking.normalized(vectors)
-            if not self._torch_reason:
-                self._model = None  # free its memory; onnxruntime computes the scores
+            self._runtimes.free_model()
         return self._units[by]
 
     def _vector_tools(self):
@@ -759,12 +631,14 @@ class Recommender(ModelHubMixin):
         """
         from recbole_lite.inference.new_items import NewItemPredictor, add_items
 
-        if self._requested in ("blocks", "ann"):
-            raise RequestError(f"add_items: not with runtime {self._requested}; load with torch")
+        if self._runtimes.by_blocks:
+            raise RequestError(
+                f"add_items: not with runtime {self._runtimes.requested}; load with torch"
+            )
         if self._new_items is None:
             self._new_items = NewItemPredictor(self._bundle, self.model)
         ids = add_items(self._bundle, self.model, self._new_items, items, vectors)
-        self._torch_reason, self._runtime = "items were added", None  # its graph lacks them
+        self._runtimes.use_torch("items were added")  # the graph lacks them
         self._units.clear()
         return [self._ids.original(one) for one in ids]
 
@@ -784,7 +658,7 @@ class Recommender(ModelHubMixin):
         The first one writes a copy of the graph, optimised for this processor, into the folder;
         all map it into memory. Models that run in torch are not shared.
         """
-        self._mapped, self._runtime = folder, None
+        self._runtimes.map_weights(folder)
 
     def warm_up(self, users: int = 32) -> None:
         """Export the graph if necessary, and run batches of up to `users` histories once."""

@@ -125,7 +125,7 @@ CHOICES = {
     "item_llm_pooling": choices("item_llm_pooling")["item_llm_pooling"],
     "item_llm_dtype": choices("item_llm_dtype")["item_llm_dtype"],
     "eval_args_split": "recbole_lite.config.evaluation_settings:SPLITS",
-    "runtime": "recbole_lite.inference.recommender:RUNTIMES",
+    "runtime": "recbole_lite.inference.runtimes:RUNTIMES",
     "no_history": "recbole_lite.inference.history_inputs:NO_HISTORY",
     "recommending": "recbole_lite.inference.model_folder:RECOMMENDER_MODELS",
     "exportable": "recbole_lite.inference.graph_file:EXPORTABLE",
