@@ -170,6 +170,7 @@ def _ids(recommender, names: str | None, separator: str) -> Any:
     """Raw ids of ids or titles; None for None."""
     if names is None:
         return None
+    from recbole_lite.inference.history_files import split_ids
+
     catalogue = recommender.catalogue
-    parts = [name for part in names.split(separator) if (name := part.strip())]
-    return [catalogue.ids[catalogue.find(name)] for name in parts]
+    return [catalogue.ids[catalogue.find(name)] for name in split_ids(names, separator)]

@@ -355,9 +355,7 @@ class Recommender(ModelHubMixin):
             for row in (row for row in choosing if not known[row]):
                 result[row] = self._popular(k, own[row], left_out[row], probabilities)
                 if explain:
-                    result[row] = [
-                        Explained(one.id, one.title, one.score, []) for one in result[row]
-                    ]
+                    result[row] = [Explained(*one, because=[]) for one in result[row]]
         return [[one._replace(id=self._ids.original(one.id)) for one in row] for row in result]
 
     def choices(
@@ -400,7 +398,7 @@ class Recommender(ModelHubMixin):
                 Reason(original(ids[sources[row]]), titles[sources[row]], values[row])
                 for row in order
             ]
-            result.append(Explained(one.id, one.title, one.score, reasons))
+            result.append(Explained(*one, because=reasons))
         return result
 
     def _popular(
