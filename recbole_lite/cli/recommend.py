@@ -92,8 +92,6 @@ def run(args: argparse.Namespace) -> int:
     """Recommend for one history, or for a file of them."""
     if (args.input is None) != (args.output is None):
         raise RequestError("--input and --output go together")
-    if args.batch_size < 1:
-        raise RequestError("--batch_size must be at least 1")
     if args.explain and args.input is not None:
         raise RequestError(
             "--explain goes with --history; a file of recommendations has no reasons"
