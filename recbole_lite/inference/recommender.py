@@ -355,7 +355,9 @@ class Recommender(ModelHubMixin):
             for row in (row for row in choosing if not known[row]):
                 result[row] = self._popular(k, own[row], left_out[row], probabilities)
                 if explain:
-                    result[row] = [Explained(*one, []) for one in result[row]]
+                    result[row] = [
+                        Explained(one.id, one.title, one.score, []) for one in result[row]
+                    ]
         return [[one._replace(id=self._ids.original(one.id)) for one in row] for row in result]
 
     def choices(
