@@ -18,6 +18,7 @@ from shared import parser_of, write
 from tabulate import tabulate
 
 from recbole_lite import Recommender, load_data_and_model
+from recbole_lite.inference.reranking import normalized
 
 K = 10
 DIVERSITIES = (0, 0.1, 0.3, 0.5, 0.7)
@@ -58,8 +59,7 @@ def tested(folder: str, data_path: str | None) -> list[tuple[list[int], list[int
 
 
 def diverse(recommender: Recommender, users: list, weight: float) -> dict[str, float]:
-    vectors = recommender.item_vectors()
-    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    vectors = normalized(recommender.item_vectors())
     places, similarities, shown = [], [], set()
     started = time.perf_counter()
     for first in range(0, len(users), 256):

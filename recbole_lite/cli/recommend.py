@@ -92,8 +92,6 @@ def run(args: argparse.Namespace) -> int:
     """Recommend for one history, or for a file of them."""
     if (args.input is None) != (args.output is None):
         raise RequestError("--input and --output go together")
-    if args.batch_size < 1:
-        raise RequestError("--batch_size must be at least 1")
     if args.explain and args.input is not None:
         raise RequestError(
             "--explain goes with --history; a file of recommendations has no reasons"
@@ -170,6 +168,7 @@ def _ids(recommender, names: str | None, separator: str) -> Any:
     """Raw ids of ids or titles; None for None."""
     if names is None:
         return None
+    from recbole_lite.inference.history_files import split_ids
+
     catalogue = recommender.catalogue
-    parts = [name for part in names.split(separator) if (name := part.strip())]
-    return [catalogue.ids[catalogue.find(name)] for name in parts]
+    return [catalogue.ids[catalogue.find(name)] for name in split_ids(names, separator)]

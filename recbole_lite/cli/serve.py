@@ -262,8 +262,7 @@ def listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen()
-    except OSError as error:
-        raise RequestError(
-            f"--host={host} --port={port}: cannot listen there: {error.strerror}"
-        ) from None
+    except (OSError, UnicodeError) as error:  # of a name such as a..b
+        why = getattr(error, "strerror", None) or one_line(error)
+        raise RequestError(f"--host={host} --port={port}: cannot listen there: {why}") from None
     return listener

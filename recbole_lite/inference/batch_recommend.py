@@ -14,7 +14,12 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from recbole_lite.inference.history_files import PARQUET, history_files, read_histories
-from recbole_lite.inference.history_inputs import describe_unknown, resolve_excluded, share
+from recbole_lite.inference.history_inputs import (
+    describe_unknown,
+    resolve_excluded,
+    share,
+    whole_number,
+)
 from recbole_lite.inference.recommender import Recommender
 from recbole_lite.utils.errors import DataError
 from recbole_lite.utils.files import is_stream, open_stream, write_atomically
@@ -174,6 +179,7 @@ def check_options(recommender: Recommender, options: BatchOptions) -> dict[str, 
         An option is invalid.
     """
     recommender.check_k(options.k)
+    whole_number(options.batch_size, "batch_size", 1)
     share(options.diversity, "diversity")
     if options.probabilities:
         recommender.check_probabilities()

@@ -246,6 +246,7 @@ def _described(items, taken: Mapping[str, int], has_vectors: bool) -> list[tuple
     """Id, title and text of each item; all items are checked before any is added."""
     described: list[tuple[str, str, str]] = []
     used = set(taken)
+    free = (name for n in count(1) if (name := f"new-{n}") not in used)
     for number, item in enumerate(_records(items)):
         place = f"item {number}"
         fields: dict[str, Any] = {"text": item} if isinstance(item, str) else item
@@ -259,7 +260,6 @@ def _described(items, taken: Mapping[str, int], has_vectors: bool) -> list[tuple
         if text or not has_vectors:
             check_text(text, f"{place}: its text")
         try:
-            free = (name for n in count(1) if (name := f"new-{n}") not in used)
             raw = raw_id(fields["id"]) if "id" in fields else next(free)
         except RequestError as error:
             raise RequestError(f"{place}: {error}") from None

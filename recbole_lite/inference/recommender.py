@@ -400,7 +400,7 @@ class Recommender(ModelHubMixin):
                 Reason(original(ids[sources[row]]), titles[sources[row]], values[row])
                 for row in order
             ]
-            result.append(Explained(one.id, one.title, one.score, reasons))
+            result.append(Explained(*one, because=reasons))
         return result
 
     def _popular(

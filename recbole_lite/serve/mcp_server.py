@@ -88,13 +88,13 @@ class ToolServer(MCPServer):
 
     async def call_tool(self, name: str, arguments: dict[str, Any], context=None):
         """Call a tool; an unknown argument is an error, too."""
-        known = [tool.input_schema["properties"] for tool in await self.list_tools()
-                 if tool.name == name]  # fmt: skip
-        unknown = [key for key in arguments if known and key not in known[0]]
+        tools = {tool.name: tool.input_schema["properties"] for tool in await self.list_tools()}
+        known = tools.get(name, arguments)
+        unknown = [key for key in arguments if key not in known]
         if unknown:
             raise ToolError(
-                f"{name} has no argument {unknown[0]!r}{suggest(unknown[0], known[0])}; arguments: "
-                f"{', '.join(known[0])}"
+                f"{name} has no argument {unknown[0]!r}{suggest(unknown[0], known)}; arguments: "
+                f"{', '.join(known)}"
             )
         try:
             return await super().call_tool(name, arguments, context)

@@ -94,6 +94,8 @@ def test_files_that_cannot_be(recommender, workdir):
         recommend_file(recommender, "in.csv", "./in.csv")
     with pytest.raises(RequestError, match="k must be a whole number from 1 to 24"):
         recommend_file(recommender, "in.csv", "out.csv", BatchOptions(k=100))
+    with pytest.raises(RequestError, match="batch_size must be a whole number from 1 on, found 0"):
+        recommend_file(recommender, "in.csv", "out.csv", BatchOptions(batch_size=0))
 
 
 MEASURE = """

@@ -408,6 +408,7 @@ def test_half_sent_requests_are_closed(recommender):
         (["--model=absent"], "error: absent: no such folder"),
         (["--model=absent", "--max_batch=0"], "--max_batch must be at least 1"),
         (["--model=absent", "--host=no such host"], "cannot listen there"),
+        (["--model=absent", "--host=a..b"], "cannot listen there"),
         (["--model=absent", "--root_path=api/"], "--root_path=api/: begin with /"),
         (["--model=absent", "--token_file=absent"], "--token_file=absent: "),
         (["--model=absent", "--token_file=/dev/null"], "holds no token of one word"),
