@@ -92,7 +92,7 @@ class StoredSequences:
             )
         except (OSError, ValueError, KeyError, TypeError, CheckpointError) as error:
             getLogger().warning(f"{folder}: damaged ({one_line(error)}); it is written again")
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)  # on a disk that is read-only
             return None
 
 

@@ -59,7 +59,9 @@ NOT_RUN = {
     "'--models=Pop;demo'": HOURS,
     "recbole-lite reproduce benchmark --datasets=ml-1m,amazon-beauty-2014 --budget=30m "
     "--weights=scratch": HOURS,
-    "python benchmarks/large_data.py --interactions 1M 10M 100M --folder=DIR --steps=20 "
+    "python benchmarks/large_data.py --interactions 1M 10M --folder=DIR --steps=20 "
+    "--out=results/data": MEASURES,
+    "python benchmarks/large_data.py --interactions 100M --folder=DIR --steps=10 "
     "--out=results/data": MEASURES,
     "python benchmarks/large_ranking.py --items 1M 10M --out=results/recommend": MEASURES,
     "recbole-lite run --model=ItemLM --dataset=clicks --train_strategy=prefix --loss_type=SCE "
@@ -70,10 +72,10 @@ NOT_RUN = {
     "ray start --head --port=6379 --num-cpus=1": CLUSTER,
     "ray start --address=127.0.0.1:6379 --num-cpus=1": CLUSTER,
     "python run_recbole_lite.py --model=SASRec --dataset=ml-100k --num_workers=2 "
-    "--ray-address=127.0.0.1:6379 --use_gpu=False": CLUSTER,
+    "--ray_address=127.0.0.1:6379 --use_gpu=False": CLUSTER,
     "ray stop": CLUSTER,
     "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-1m --num_workers=8 "
-    "--ray-address=auto": CLUSTER,
+    "--ray_address=auto": CLUSTER,
     "curl -s localhost:8000/recommend -H 'content-type: application/json' "
     """-d '{"history": ["1", "6"], "k": 3}'""": SERVER,
     "python benchmarks/serving.py --model=saved/RUN --clients=20 --seconds=300 "
@@ -98,7 +100,7 @@ NOT_RUN = {
     "ray start --head --port=6379": CLUSTER,
     "ray start --address=FIRST:6379": CLUSTER,
     "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-1m --tune=space.yaml "
-    "--num_samples=64 --ray-address=auto": CLUSTER,
+    "--num_samples=64 --ray_address=auto": CLUSTER,
     "python benchmarks/inference.py --dataset=ml-1m --data_path=DIR --lengths_from=amazon-games "
     "--threads=1 --effort=0.4 --no_memory --out=results/inference": MEASURES,
     "python benchmarks/time_to_accuracy.py --side=rectools --minutes=60 --data_path=DIR "
