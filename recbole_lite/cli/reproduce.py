@@ -67,7 +67,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         type=lambda text: _list(text.lower()),
         default=(),
         metavar="A,B",
-        help="table4: related systems beside the rows, tiger | e4srec | hllm",
+        help="table4: related systems beside the rows, tiger | e4srec | hllm | llm2rec | slmrec",
     )
     parser.add_argument(
         "--batch_size", type=_count, default=32, help="table5: users per batch (default: 32)"

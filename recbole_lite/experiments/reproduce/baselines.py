@@ -32,6 +32,7 @@ ITEM_LMS = {
     "ItemLM, text, window 50": {**TEXT, **LONGER},
     "ItemLM, llama": {"lm_architecture": "llama"},
 }
+STUDENT = {"n_layers": 2, "hidden_size": 128, "inner_size": 512}
 
 
 @dataclass
@@ -51,9 +52,11 @@ class ModelSpec:
         Train with frozen item vectors first, then the vectors as well.
     pretrain : float
         Share of the time for the first of two phases.
-    vectors_from : ModelSpec or None
-        Model of the first phase, whose item embeddings are the ``item_vectors`` of the second;
-        None: the model itself (S3Rec's ``train_stage``).
+    first_phase : ModelSpec or None
+        What is trained in it; None: the model itself (S3Rec's ``train_stage``). ``AdaptLLM`` is
+        ``recbole-lite adapt-llm``, which takes its share at most.
+    reads : str
+        Setting of the second phase that gets the folder of the first.
     decides_weights : bool
         Whether its files decide where its language models start from, whatever ``--weights`` is.
     rival : bool
@@ -66,7 +69,8 @@ class ModelSpec:
     files: Sequence[str | Path] = ()
     two_stages: bool = False
     pretrain: float = 0.0
-    vectors_from: ModelSpec | None = None
+    first_phase: ModelSpec | None = None
+    reads: str = "item_vectors"
     decides_weights: bool = False
     rival: bool = False
 
@@ -76,21 +80,35 @@ class ModelSpec:
         return self.name.replace(", ", "-").replace(" ", "-")
 
 
+# 9,600 pairs of items: five minutes of a core (docs/adapt_llm.md).
+ADAPTED = ModelSpec(
+    "adapted MiniLM", "AdaptLLM",
+    {"next_item_steps": 150, "next_item_batch_size": 64, "next_item_learning_rate": 1e-4},
+)  # fmt: skip
 # Systems that the paper does not compare with (docs/related_work.md), by their name in ``--with``.
 RELATED = {
     "tiger": ModelSpec("TIGER", "TIGER", {}, [RELATED_WORK / "tiger.yaml"]),
     "e4srec": ModelSpec(
         "E4SRec", "LiteLLM4Rec", {}, [RELATED_WORK / "e4srec.yaml"], pretrain=0.25,
-        vectors_from=ModelSpec("SASRec", "SASRec", TUNED), decides_weights=True,
+        first_phase=ModelSpec("SASRec", "SASRec", TUNED), decides_weights=True,
     ),
     "hllm": ModelSpec(
         "HLLM", "LiteLLM4Rec", {}, [RELATED_WORK / "hllm.yaml"], decides_weights=True
     ),
+    "llm2rec": ModelSpec(
+        "LLM2Rec", "ItemLM", TEXT, pretrain=0.5, first_phase=ADAPTED, reads="item_llm"
+    ),
+    "slmrec": ModelSpec(
+        "SLMRec", "ItemLM", {**TEXT, **STUDENT}, pretrain=0.5, reads="distill_from",
+        first_phase=ModelSpec("ItemLM, 4 layers", "ItemLM", {**TEXT, "n_layers": 4}),
+    ),
 }  # fmt: skip
 RELATED_NOTE = """\
 Rows of `--with` (docs/related_work.md): a quarter of E4SRec's time trains the SASRec whose item
-vectors it reads. The language models of E4SRec and HLLM start from MiniLM's trained weights, as
-TIGER's item vectors do with `--weights=scratch`."""
+vectors it reads. LLM2Rec is ItemLM with text whose Item LLM was adapted before, in at most half of
+the time. SLMRec is ItemLM with text, 2 layers and d = 128, which learns from one with 4 layers and
+d = 256 that was trained in half of the time. The language models of E4SRec and HLLM start from
+MiniLM's trained weights, as TIGER's item vectors do with `--weights=scratch`."""
 
 
 def _all_specs() -> Iterator[ModelSpec]:
@@ -136,7 +154,8 @@ def _benchmark_specs() -> Iterator[ModelSpec]:
         yield ModelSpec(name, name, files=[FOLDER / f"{name}.yaml"], rival=True)
     yield ModelSpec("S3Rec", "S3Rec", files=[FOLDER / "S3Rec.yaml"], pretrain=0.3, rival=True)
     for spec in RELATED.values():
-        yield replace(spec, vectors_from=spec.vectors_from and sasrec, rival=True)
+        first = sasrec if spec.reads == "item_vectors" and spec.first_phase else spec.first_phase
+        yield replace(spec, first_phase=first, rival=True)
     files = [FOLDER / "LiteLLM4Rec-paper.yaml"]
     yield ModelSpec("LiteLLM4Rec, paper", "LiteLLM4Rec", files=files)
     for name in ("ItemLM", "ItemLM, text", "ItemLM, text+id"):

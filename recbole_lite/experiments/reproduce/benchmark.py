@@ -171,9 +171,9 @@ def train_cell(request: Request, spec: ModelSpec) -> tuple[list[str], str | None
 
 def _spec_on(dataset: str, spec: ModelSpec) -> ModelSpec:
     """A row with the settings of its files on a data set."""
-    source = spec.vectors_from and _spec_on(dataset, spec.vectors_from)
+    source = spec.first_phase and _spec_on(dataset, spec.first_phase)
     settings = cell_settings(spec, dataset)
-    return replace(spec, settings=settings, files=(), vectors_from=source)
+    return replace(spec, settings=settings, files=(), first_phase=source)
 
 
 def cell_settings(spec: ModelSpec, dataset: str) -> dict[str, Any]:
@@ -187,15 +187,19 @@ def cell_settings(spec: ModelSpec, dataset: str) -> dict[str, Any]:
     ConfigError
         The row's own file is missing, or a file cannot be read.
     """
-    paths = [FOLDER / "dataset" / f"{dataset}.yaml", *map(Path, spec.files)]
-    paths.append(FOLDER / dataset / f"{spec.stem}.yaml")
-    settings: dict[str, Any] = {}
-    for path in paths:
-        if path in spec.files and not path.is_file():
+    files = [Path(path) for path in spec.files]
+    settings = {**_read(FOLDER / "dataset" / f"{dataset}.yaml"), **spec.settings}
+    for path in (*files, FOLDER / dataset / f"{spec.stem}.yaml"):
+        if path in files and not path.is_file():
             raise ConfigError(f"needs {portable(path)}, which is not there")
-        if path.is_file():
-            settings |= {key: setting.value for key, setting in read_yaml(path).items()}
+        settings |= _read(path)
     return {key: value for key, value in settings.items() if key not in ("model", "dataset")}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Settings of a file, of none if it is not there."""
+    found = read_yaml(path) if path.is_file() else {}
+    return {key: setting.value for key, setting in found.items()}
 
 
 def read_cells(folder: Path) -> Cells:

@@ -12,16 +12,18 @@ import math
 import statistics
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from recbole.utils import ModelType
+from recbole.utils import ModelType, get_local_time
 
 from recbole_lite.config.configurator import LiteConfig, translate_errors
 from recbole_lite.config.keys import affecting, with_current_names
 from recbole_lite.config.registry import get_trainer
 from recbole_lite.data import create_dataset, data_preparation
+from recbole_lite.experiments.adapt_llm.adapt import adapt_llm
 from recbole_lite.experiments.reproduce.baselines import ModelSpec
 from recbole_lite.inference.saved_run import load_data_and_model
 from recbole_lite.model.abstract_recommender import fixed_items
@@ -153,7 +155,7 @@ def _first_phase(
     spec: ModelSpec, dataset: str, settings: Mapping[str, Any], seconds: float
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Train for the first of two phases; settings of the second that name its result, its time."""
-    source, stage = spec.vectors_from, {}
+    source, stage = spec.first_phase, {}
     if source is None:
         source, stage = spec, {"train_stage": "pretrain"}
     planned = plan(source, dataset, {**settings, **stage}, seconds)
@@ -164,7 +166,20 @@ def _first_phase(
     spent = {"first phase": sum(trained["seconds"].values())}
     if stage:
         return {"train_stage": "finetune", "pre_model_path": trained["run_dir"]}, spent
-    return {"item_vectors": trained["run_dir"]}, spent
+    return {spec.reads: trained["run_dir"]}, spent
+
+
+def _adaptation(
+    spec: ModelSpec, dataset: str, settings: Mapping[str, Any], seconds: float
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Adapt the second phase's Item LLM for at most `seconds`; as :func:`_first_phase`."""
+    config = LiteConfig(spec.model, dataset, spec.files, config_dict={**settings, **spec.settings})
+    out = Path(config["checkpoint_dir"], f"adapted-{dataset}-{get_local_time()}")
+    changes = {**settings, **spec.first_phase.settings, "max_minutes": seconds / 60}
+    changes = {"show_progress": False, **changes}
+    started = clock()
+    adapt_llm(config["item_llm"], out, dataset, (), [f"--{k}={v}" for k, v in changes.items()])
+    return {spec.reads: str(out)}, {"first phase": clock() - started}
 
 
 @torch.no_grad()
@@ -202,9 +217,13 @@ def measure(
     seconds, asked = 60 * minutes, _asked(spec, settings)
     spent: dict[str, float] = {}
     if spec.pretrain:
-        reads, spent = _first_phase(spec, dataset, settings, seconds * spec.pretrain)
-        settings = {**settings, **reads}
-    planned = plan(spec, dataset, settings, seconds * (1 - spec.pretrain))
+        adapts = spec.first_phase is not None and spec.first_phase.model == "AdaptLLM"
+        first = _adaptation if adapts else _first_phase
+        reads, spent = first(spec, dataset, settings, seconds * spec.pretrain)
+        spec = replace(spec, settings={**spec.settings, **reads})
+        # An adaptation has its number of steps, and may end before its share does.
+        seconds -= spent["first phase"] if adapts else seconds * spec.pretrain
+    planned = plan(spec, dataset, settings, seconds)
     started = clock()
     result = run(spec.model, dataset, spec.files, planned["settings"], per_user=True)
     users, speed = result["per_user"], {}
@@ -242,8 +261,8 @@ def measure(
 def _asked(spec: ModelSpec, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a row as its file has them, without the places of this machine."""
     given = {**settings, **spec.settings}
-    if spec.vectors_from:
-        given["vectors_from"] = spec.vectors_from.settings
+    if spec.first_phase:
+        given["first_phase"] = spec.first_phase.settings
     return to_plain({key: value for key, value in given.items() if key not in affecting("places")})
 
 

@@ -39,7 +39,7 @@ def rows(tmp_path, monkeypatch):
     sasrec = ModelSpec("SASRec", "SASRec", files=files, rival=True)
     specs = [
         sasrec,
-        ModelSpec("Reader", "ItemLM", {}, files, pretrain=0.5, vectors_from=sasrec),
+        ModelSpec("Reader", "ItemLM", {}, files, pretrain=0.5, first_phase=sasrec),
         ModelSpec("NoSuchModel", "NoSuchModel", files=files, rival=True),
         ModelSpec("NoSuchFile", "SASRec", files=[folder / "absent.yaml"], rival=True),
         ModelSpec("ItemLM", "ItemLM", files=files),

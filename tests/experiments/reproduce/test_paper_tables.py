@@ -2,9 +2,11 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModel
 
 from recbole_lite.cli.main import main
 from recbole_lite.experiments.reproduce import efficiency, paper_figures, paper_tables
@@ -71,7 +73,7 @@ def test_related_systems_beside_the_table(two_sides, request_for, monkeypatch, l
     spec = replace(
         RELATED["e4srec"],
         settings={"rec_llm": str(llm_folders["bert"]), "MAX_ITEM_LIST_LENGTH": 6},
-        vectors_from=ModelSpec("SASRec", "SASRec", SMALL),
+        first_phase=ModelSpec("SASRec", "SASRec", SMALL),
     )
     monkeypatch.setattr(paper_tables, "RELATED", {"e4srec": spec, "hllm": RELATED["hllm"]})
     request = request_for(models=("SASRec",), related=("e4srec",))
@@ -92,6 +94,41 @@ def test_related_systems_beside_the_table(two_sides, request_for, monkeypatch, l
         reproduce("table4", request_for(related=("slmrec",)))
     with pytest.raises(ConfigError, match="--with adds rows to table4; figure4 has no such rows"):
         reproduce("figure4", request_for(related=("e4srec",)))
+
+
+def test_rows_that_learn_from_a_first_phase(request_for, monkeypatch, llm_folders):
+    """LLM2Rec reads an adapted Item LLM, SLMRec a teacher; both phases share the time."""
+    small = {"hidden_size": 8, "inner_size": 16, "n_heads": 2, "MAX_ITEM_LIST_LENGTH": 6}
+    text = {**small, "item_init": "text", "item_llm": str(llm_folders["bert"])}
+    one = {**text, "n_layers": 1}
+    adapt, teach = (RELATED[name].first_phase for name in ("llm2rec", "slmrec"))
+    text["n_layers"] = teach.settings["n_layers"]
+    steps = {**adapt.settings, "next_item_steps": 2, "next_item_batch_size": 4}
+    specs = {
+        "llm2rec": replace(
+            RELATED["llm2rec"], settings=one, first_phase=replace(adapt, settings=steps)
+        ),
+        "slmrec": replace(
+            RELATED["slmrec"], settings=one, first_phase=replace(teach, settings=text)
+        ),
+    }
+    monkeypatch.setattr(paper_tables, "RELATED", specs)
+    monkeypatch.setattr(paper_tables, "MODELS", {"Pop": ModelSpec("Pop", "Pop")})
+    request = request_for(models=("Pop",), related=("llm2rec", "slmrec"), minutes=0.05)
+    reproduce("table4", request)
+    adapted, student = (
+        json.loads((request.out / "tiny" / f"{name}-2020.json").read_text())
+        for name in ("LLM2Rec", "SLMRec")
+    )
+    folder = Path(adapted["config_dict"]["item_llm"])
+    assert "| next_item | 2 |" in (folder / "report.md").read_text()
+    before = AutoModel.from_pretrained(llm_folders["bert"]).state_dict()
+    after = AutoModel.from_pretrained(folder).state_dict()
+    assert any(not torch.equal(before[key], after[key]) for key in before)
+    folders = student["config_dict"]["distill_from"], student["run_dir"]
+    assert [load_data_and_model(path)[0]["n_layers"] for path in folders] == [4, 1]
+    for found in (adapted, student):
+        assert found["seconds"]["first phase"] > 0
 
 
 def test_a_time_is_measured_again_where_it_is_of_something_else():
