@@ -115,7 +115,6 @@ NOT_RUN = {
     "weights from the hub, and needs a GPU",
     "python benchmarks/recommend_file.py --model=RUN_FOLDER --users=20000,200000,1000000 "
     "--out=results/recommend/prefix-ml-1m.json": MEASURES,
-    "pip install '.[tune]'": INSTALLS,
     "recbole-lite encode --model=LiteLLM4Rec --dataset=ml-1m --item_llm=minilm --ray": RAY,
     "recbole-lite encode --model=LiteLLM4Rec --dataset=ml-1m --item_llm=minilm "
     "--ray_address=auto": RAY,
