@@ -15,13 +15,14 @@ from tqdm import tqdm
 
 from recbole_lite.inference.history_files import PARQUET, history_files, read_histories
 from recbole_lite.inference.history_inputs import (
+    UNKNOWN,
     describe_unknown,
     resolve_excluded,
     share,
     whole_number,
 )
 from recbole_lite.inference.recommender import Recommender
-from recbole_lite.utils.errors import DataError
+from recbole_lite.utils.errors import DataError, RequestError
 from recbole_lite.utils.files import is_stream, open_stream, write_atomically
 
 Row = tuple[str, list[int], list[str]]  # user, known internal ids, unknown raw ids
@@ -58,6 +59,12 @@ class BatchOptions:
     exclude: list[str] | None = None
     diversity: float = 0.0
     probabilities: bool = False
+
+    def __post_init__(self) -> None:
+        if self.unknown not in UNKNOWN:
+            raise RequestError(
+                f"unknown must be one of {', '.join(UNKNOWN)}, found {self.unknown!r}"
+            )
 
 
 @dataclass

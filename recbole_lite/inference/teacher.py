@@ -10,6 +10,7 @@ from recbole_lite.config.registry import reads_candidates
 from recbole_lite.data.vocabulary import Vocabulary
 from recbole_lite.inference.loading import build_model
 from recbole_lite.inference.model_folder import ModelBundle, read_bundle
+from recbole_lite.model.generative.generative_recommender import GenerativeRecommender
 from recbole_lite.model.layers.distillation import Distillation
 from recbole_lite.utils.errors import CheckpointError, ConfigError
 
@@ -37,6 +38,10 @@ def read_teacher(config) -> ModelBundle | None:
     hidden = config["distill_loss"] == "hidden"
     problems = {
         f"{config['model']} is no sequential model": config["MODEL_TYPE"] != ModelType.SEQUENTIAL,
+        f"{config['model']} writes the tokens of an item's id and has no scores of all items to "
+        "compare; distill into a model with a head over all items": (
+            issubclass(config.model_class, GenerativeRecommender)
+        ),
         f"{folder} is a run on {bundle.dataset}, this is one on {config['dataset']}": (
             bundle.dataset != config["dataset"]
         ),

@@ -128,15 +128,18 @@ def _all_vectors(
         vectors[plan.places(start)] = rows
         bar.update(len(rows))
 
-    missing = []
+    missing = {}
     for start in plan:
         path, key = plan.file(start)
         kept = vector_cache.load(path, key, len(plan.places(start)))
-        missing.append(start) if kept is None else fill(start, kept)
+        if kept is None:
+            missing[start] = path, key
+        else:
+            fill(start, kept)
     arguments = ((start, plan.part(start)) for start in missing)
     for start, found in run_tasks(ray, _encode, encoder, arguments, options):
         rows = torch.tensor(found)
-        path, key = plan.file(start)
+        path, key = missing[start]
         vector_cache.store(path, rows, key, {})
         fill(start, rows)
     return vectors

@@ -96,6 +96,8 @@ def test_files_that_cannot_be(recommender, workdir):
         recommend_file(recommender, "in.csv", "out.csv", BatchOptions(k=100))
     with pytest.raises(RequestError, match="batch_size must be a whole number from 1 on, found 0"):
         recommend_file(recommender, "in.csv", "out.csv", BatchOptions(batch_size=0))
+    with pytest.raises(RequestError, match="unknown must be one of warn, error, found 'ignore'"):
+        BatchOptions(unknown="ignore")
 
 
 MEASURE = """

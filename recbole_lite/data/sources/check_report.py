@@ -101,11 +101,7 @@ def _statistics(stats: Stats, idle_items: int) -> str:
             f"from {stats.min_history:,} to {stats.max_history:,}",
         ],
     ]
-    paper = (
-        f"The paper's Table 3 prints, under the heading Sparsity(%), the density: "
-        f"{stats.density:.4f} here."
-    )
-    return f"{_table(rows, [])}\n{paper}"
+    return _table(rows, [])
 
 
 def _coverage(report: CheckReport, stats: Stats) -> str:

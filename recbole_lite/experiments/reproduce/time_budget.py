@@ -22,6 +22,7 @@ from recbole.utils import ModelType, get_local_time
 from recbole_lite.config.configurator import LiteConfig, translate_errors
 from recbole_lite.config.keys import affecting, with_current_names
 from recbole_lite.config.registry import get_trainer
+from recbole_lite.config.yaml_files import read_yaml
 from recbole_lite.data import create_dataset, data_preparation
 from recbole_lite.experiments.adapt_llm.adapt import adapt_llm
 from recbole_lite.experiments.reproduce.baselines import ModelSpec
@@ -238,6 +239,7 @@ def measure(
         "config_files": [portable(path) for path in spec.files],
         "config_dict": planned.pop("settings"),
         "asked": asked,
+        "read": _settings_of_files(spec),
         "minutes": minutes,
         **planned,
         "minutes_with_evaluation": (clock() - started) / 60,
@@ -266,6 +268,12 @@ def _asked(spec: ModelSpec, settings: Mapping[str, Any]) -> dict[str, Any]:
     return to_plain({key: value for key, value in given.items() if key not in affecting("places")})
 
 
+def _settings_of_files(spec: ModelSpec) -> dict[str, Any]:
+    """Values in a row's configuration files, which may be edited between two runs."""
+    found = {key: s.value for path in spec.files for key, s in read_yaml(path).items()}
+    return to_plain(found)
+
+
 def portable(path: str | Path) -> str:
     """A file's path, from ``properties/`` on if it ships with the project."""
     path = Path(path)
@@ -284,8 +292,8 @@ def reusable(
 ) -> dict[str, Any] | None:
     """Result in a file, if it was made with this budget and these settings; else None.
 
-    Results of older versions do not say what was asked for. Of the settings that all models share
-    those count that such a file knows.
+    Results of older versions do not say what was asked for, or what the files had. Of the settings
+    that all models share those count that such a file knows.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -293,8 +301,9 @@ def reusable(
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if "asked" in found:
+        read = _settings_of_files(spec)
         same = found.get("minutes") == minutes and found["asked"] == _asked(spec, settings)
-        return found if same else None
+        return found if same and found.get("read", read) == read else None
     shared = {
         key: value
         for key, value in settings.items()

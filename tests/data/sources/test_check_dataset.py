@@ -76,7 +76,6 @@ def test_text(data_path):
         "sparsity 33.3333% 1 - density",
         "items 3 1 more rows of .item have no interaction",
         "history 2.00 interactions per user, mean; median 2, from 1 to 3",
-        "The paper's Table 3 prints, under the heading Sparsity(%), the density: 0.6667 here.",
         "title 1 33.33%",
         "genre 2 66.67%",
         "result: sound",

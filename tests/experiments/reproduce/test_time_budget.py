@@ -100,6 +100,13 @@ def test_a_result_is_made_once(common, request_for, tmp_path, monkeypatch):
     other = ModelSpec("SASRec, small", "SASRec", {"hidden_size": 16})
     rows.train(other)
     assert lines[2:] == [f"SASRec, small: written to {path}"]  # other settings: made anew
+    file = tmp_path / "row.yaml"
+    for size in (16, 16, 24):
+        file.write_text(f"inner_size: {size}\n")
+        rows.train(ModelSpec("SASRec, file", "SASRec", files=[file]))
+    path = rows.path(ModelSpec("SASRec, file", "SASRec"))
+    done = ["written to", "reused from", "written to"]  # an edited file: made anew
+    assert lines[3:] == [f"SASRec, file: {how} {path}" for how in done]
 
 
 def test_a_result_that_cannot_be_written_is_not_lost(request_for, tmp_path, monkeypatch, caplog):
