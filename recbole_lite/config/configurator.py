@@ -24,6 +24,7 @@ from recbole.utils import ModelType
 from torch.nn.utils import clip_grad_norm_
 
 from recbole_lite.config.command_line import parse_overrides, parse_scalar
+from recbole_lite.config.data_rules import check_rules, settings_by_data
 from recbole_lite.config.evaluation_settings import check_protocol
 from recbole_lite.config.keys import affecting
 from recbole_lite.config.known_keys import (
@@ -202,6 +203,7 @@ class LiteConfig(Config):
             **self.internal_config_dict["eval_args"],
             **(self.external_config_dict.get("eval_args") or {}),
         }
+        check_rules(final["data_rules"], self._checked)
         if self._trains_without_negatives(final):
             final["train_neg_sample_args"] = None
         if final.get("unload_col") and "load_col" not in self.external_config_dict:
@@ -214,6 +216,27 @@ class LiteConfig(Config):
         derived = affecting("process") | {"MODEL_TYPE"}
         self.settings = {k: copy.deepcopy(v) for k, v in final.items() if k not in derived}
         return final
+
+    def _checked(self, key: str, setting: Setting) -> Any:
+        """Value of a setting of a rule, known and checked as one of the run's own."""
+        check_known({key: setting}, known_keys(self.model_class) | set(self.internal_config_dict))
+        return validate(
+            key, setting, self.internal_config_dict.get(key), own_keys(self.model_class)
+        )
+
+    def apply_data_rules(self, measures: Mapping[str, float]) -> None:
+        """Take the settings of ``data_rules`` for data of this size, where the run sets none.
+
+        Parameters
+        ----------
+        measures : mapping of str to float
+            By the names in :data:`recbole_lite.config.data_rules.MEASURES`.
+        """
+        for key, setting in settings_by_data(self["data_rules"], measures).items():
+            if key not in self.origins:
+                self.settings[key] = self[key] = self._checked(key, setting)
+                self.origins[key] = setting
+                getLogger().info(f"{setting.origin}: {key}={self[key]!r}")
 
     def _trains_without_negatives(self, final) -> bool:
         """Whether cross entropy over items is the loss, so that RecBole draws no negatives.

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from recbole_lite.config.data_rules import settings_in_rules
 from recbole_lite.config.keys import values_before, with_current_names
 from recbole_lite.utils.errors import CheckpointError
 
@@ -39,10 +40,17 @@ def load_config(folder: Path) -> dict[str, Any]:
 
 
 def defaults_of_resumed(folder: Path) -> dict[str, Any]:
-    """Settings that a run was saved without, as it was trained; nothing where no run is saved."""
+    """Settings of a saved run that its command does not give; nothing where no run is saved.
+
+    They are those that it was saved without, as it was trained, and those of its ``data_rules``.
+    """
     try:
         saved = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        before = values_before(saved["model"]).items()
-        return {name: value for name, value in before if name not in saved["settings"]}
+        settings = saved["settings"]
+        by_rule = settings_in_rules(settings.get("data_rules"))
+        return {
+            **{k: v for k, v in values_before(saved["model"]).items() if k not in settings},
+            **{name: settings[name] for name in by_rule},
+        }
     except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return {}  # the trainer says what is wrong

@@ -186,6 +186,11 @@ class ReadingMixin(PartsMixin):
         path = Path(self.dataset_path, f"{self.dataset_name}.item")
         return path, read_header(path, **self._format) if path.is_file() else {}
 
+    def item_text_fields(self) -> list[str]:
+        """Fields of the items' table that may be read as text: all but ids and numbers' lists."""
+        _, header = self.item_header()
+        return [f for f, kind in header.items() if f != self.iid_field and kind != "float_seq"]
+
     def item_text_columns(self, fields: list[str] | None = None) -> dict[str, list[str]]:
         """Raw text of items, by internal id.
 
@@ -216,8 +221,7 @@ class ReadingMixin(PartsMixin):
                 path,
                 1,
             )
-        known = [f for f, kind in header.items() if f != self.iid_field and kind != "float_seq"]
-        fields = list(fields or known)
+        fields = list(fields or self.item_text_fields())
         absent = [field for field in fields if field not in header]
         if absent:
             raise DataError(

@@ -39,7 +39,7 @@ def create_dataset(
     trained: Vocabulary | None = None,
     tables: Mapping[str, AtomicTable] | None = None,
 ) -> Dataset:
-    """Read and filter the dataset that `config` names.
+    """Read and filter the dataset that `config` names, and let its ``data_rules`` take effect.
 
     Parameters
     ----------
@@ -56,6 +56,24 @@ def create_dataset(
     OtherIdsError
         The data have other users, items or values of features than `trained`.
     """
+    dataset = _read_dataset(config, trained, tables)
+    config.apply_data_rules(_measures(dataset))
+    return dataset
+
+
+def _measures(dataset) -> dict[str, float]:
+    """What ``data_rules`` goes by."""
+    counts = count_data(dataset)
+    rows = counts["interactions"]
+    return {
+        **counts,
+        "interactions_per_user": rows / max(counts["users"], 1),
+        "interactions_per_item": rows / max(counts["items"], 1),
+        "text_fields": len(dataset.item_text_fields()),
+    }
+
+
+def _read_dataset(config, trained, tables) -> Dataset:
     own = getattr(recbole_datasets, f"{config['model']}Dataset", None)
     if own is not None and issubclass(own, recbole_datasets.KGSeqDataset):
         _check_graph(config)
