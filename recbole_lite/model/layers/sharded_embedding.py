@@ -217,7 +217,7 @@ class ShardedEmbedding(nn.Module):
             state.update(own)
 
     def _whole(self, own: torch.Tensor, folder: Path | None) -> torch.Tensor | None:
-        """Rows of all processes, mapped from a file, in the first process; None in the others."""
+        """Rows of all processes in the first one, mapped from a file; None in the others."""
         step = max(_BLOCK // own.shape[1:].numel(), 1)
         if dist.get_rank():
             for block in own.split(step):
@@ -236,8 +236,9 @@ class ShardedEmbedding(nn.Module):
                 file.flush()
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         except OSError as error:
+            place = folder or tempfile.gettempdir()
             raise CheckpointError(
-                f"{folder or tempfile.gettempdir()}: the item table cannot be written: {error.strerror or error}. Earlier "
+                f"{place}: the item table cannot be written: {error.strerror or error}. Earlier "
                 "checkpoints are intact"
             ) from error
         return torch.frombuffer(mapped, dtype=own.dtype).view(-1, *own.shape[1:])
