@@ -15,7 +15,7 @@ from recbole_lite.model.layers.llm_architecture import change_architecture
 from recbole_lite.model.layers.pca import principal_axes
 from recbole_lite.model.layers.rec_llm import EmbeddingEncoder
 from recbole_lite.model.layers.row_packing import RowPacking
-from recbole_lite.model.layers.sharded_embedding import ShardedEmbedding
+from recbole_lite.model.layers.sharded_embedding import ShardedEmbedding, divides_items
 from recbole_lite.model.layers.user_pooling import UserPooling
 from recbole_lite.text.item_vectors import load_item_vectors
 from recbole_lite.text.llm_loading import random_encoder
@@ -69,7 +69,7 @@ class ItemLM(NextItemModel):
                 f"lm_architecture {name!r} reads vectors of {d} numbers and gives "
                 f"{self.lm.hidden_size}; set its size of embeddings in lm_config to hidden_size"
             )
-        if config["shard_items"] and config["single_spec"] is False:
+        if divides_items(config):
             self.items = ShardedEmbedding(config, self.n_items, d)
         else:
             self.items = nn.Embedding(self.n_items, d, sparse=bool(config["sparse_item_updates"]))

@@ -491,7 +491,8 @@ class LiteMixin(ResumeMixin):
         batch = batch_to_device(batch, self.device)
         for table in sharded_tables(self.model).values():
             most = 0 if history is None else int(history[0].bincount(minlength=1).max())
-            table.n_best = max(*self.config["topk"], _SHOWN) + most  # more, as some are masked
+            # RecBole masks the history in what is kept.
+            table.keep_best(max(*self.config["topk"], _SHOWN) + most)
         evaluated = super()._full_sort_batch_eval((batch, history, owner, targets))
         if len(owner):
             return evaluated

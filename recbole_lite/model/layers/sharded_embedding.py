@@ -52,8 +52,6 @@ class ShardedEmbedding(nn.Module):
         that does not count.
     is_whole : bool
         Whether this process has the whole table for the time being (:meth:`whole`).
-    n_best : int
-        Number of scores of a user that :meth:`best_scores` keeps.
     """
 
     def __init__(self, config, num_embeddings: int, embedding_dim: int):
@@ -78,7 +76,7 @@ class ShardedEmbedding(nn.Module):
             own = normal_rows(shape, config["initializer_range"], self.rows)
         self.weight = nn.Parameter(own)
         self.weight.register_hook(lambda grad: grad / self._world)
-        self.has_rows, self.is_whole, self.n_best = True, False, 0
+        self.has_rows, self.is_whole, self._n_best = True, False, 0
 
     # -- training ---------------------------------------------------------------------------
 
@@ -149,6 +147,10 @@ class ShardedEmbedding(nn.Module):
 
     # -- evaluation -------------------------------------------------------------------------
 
+    def keep_best(self, n: int) -> None:
+        """Set how many scores of a user :meth:`best_scores` keeps at least."""
+        self._n_best = n
+
     def best_scores(self, users: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
         """Best scores of each user, ``[B, n_items]``; -inf for all others.
 
@@ -162,7 +164,7 @@ class ShardedEmbedding(nn.Module):
             Rows of this process.
         """
         sizes = self._gather_numbers(len(users))
-        k = min(max(self._gather_numbers(self.n_best)), self.num_embeddings)
+        k = min(max(self._gather_numbers(self._n_best)), self.num_embeddings)
         scores = self._gather_rows(users, sizes) @ head.T  # [users of all, n]
         values, places = scores.topk(min(k, len(head)))
         missing = (0, k - values.shape[1])
@@ -281,6 +283,11 @@ class _Exchange(torch.autograd.Function):
     def backward(ctx, grad):
         table, *back = ctx.back
         return table._exchange(grad, *back), None, None, None
+
+
+def divides_items(config) -> bool:
+    """Whether a model that is built now is one of several processes with ``shard_items``."""
+    return bool(config["shard_items"]) and config["single_spec"] is False
 
 
 def normal_rows(shape: tuple[int, int], std: float, rows: slice, block: int = _BLOCK):
