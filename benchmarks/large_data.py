@@ -110,6 +110,7 @@ def measure(name: str, folder: str, steps: int) -> dict[str, float]:
 
 def measure_workers(config_dict: dict, name: str, steps: int) -> dict[str, float]:
     """Run in each process of a training: memory and time of `steps` steps."""
+    import torch
     import torch.distributed as dist
 
     from recbole_lite import LiteConfig, create_dataset, data_preparation
@@ -119,6 +120,7 @@ def measure_workers(config_dict: dict, name: str, steps: int) -> dict[str, float
     loaders = data_preparation(config, create_dataset(config))
     next(iter(loaders[0]))
     before = peak_mib()
+    torch.manual_seed(dist.get_rank())
     model = config.model_class(config, loaders[0]._dataset)
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
     started, worked = time.perf_counter(), time.process_time()
