@@ -487,17 +487,16 @@ class LiteMixin(ResumeMixin):
         return result
 
     def _full_sort_batch_eval(self, batched_data):
-        batch, history, owner, targets = batched_data
-        batch = batch_to_device(batch, self.device)
-        for table in sharded_tables(self.model).values():
+        batch, history, owner, _ = batched_data
+        tables = sharded_tables(self.model).values()
+        for table in tables:
             most = 0 if history is None else int(history[0].bincount(minlength=1).max())
             # RecBole masks the history in what is kept.
             table.keep_best(max(*self.config["topk"], _SHOWN) + most)
-        evaluated = super()._full_sort_batch_eval((batch, history, owner, targets))
-        if len(owner):
-            return evaluated
-        batch, scores, *right = evaluated
-        return batch[:0], scores[:0], *right
+        batched_data = (batch_to_device(batch, self.device), *batched_data[1:])
+        evaluated = batch, scores, *right = super()._full_sort_batch_eval(batched_data)
+        # Without a target the row is another process's (data/sharding.py).
+        return (batch[:0], scores[:0], *right) if tables and not len(owner) else evaluated
 
     def _neg_sample_batch_eval(self, batched_data):
         evaluated = batch, scores, *_ = super()._neg_sample_batch_eval(batched_data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from recbole_lite.data.device_transfer import tensor_to_device, to_host
@@ -50,8 +49,8 @@ class HistoryMask:
         """Mask of the rows of several masks, one after another; `targets` are those of all."""
         mask = cls.__new__(cls)
         items, starts, counts = zip(*parts, strict=True)
-        before = np.cumsum([0, *map(len, items)])
-        starts = [start + offset for start, offset in zip(starts, before.tolist(), strict=False)]
+        before = torch.tensor([0, *map(len, items[:-1])]).cumsum(0)
+        starts = [start + offset for start, offset in zip(starts, before, strict=True)]
         mask._host_counts, mask.targets = torch.cat(counts), targets
         mask.items, mask.starts, mask.counts = (
             tensor_to_device(values, targets.device)
