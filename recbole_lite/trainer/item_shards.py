@@ -32,7 +32,7 @@ def check_shard_items(config) -> None:
     mode = config["eval_args"]["mode"]
     modes = mode.values() if isinstance(mode, Mapping) else [mode]
     unsupported = {
-        "one process, which holds the whole table; use --nproc or --num_workers": (
+        "one process, which has the whole table; add --nproc or --num_workers, or leave it out": (
             config["single_spec"]
         ),
         "tie_head: False": not config["tie_head"],

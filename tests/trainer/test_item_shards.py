@@ -68,6 +68,8 @@ def check_steps(config):
     uses = [torch.tensor([[1, 3, 3, 8]]), torch.empty(1, 0, dtype=torch.long)]
     settings = {"learner": "adamw", "clip_grad_norm": None, "single_spec": False}
     settings["shard_items"] = True
+    with pytest.raises(ConfigError, match="shard_items: 2 items are too few for 2 workers"):
+        ShardedEmbedding(config, 3, 2)
     for sparse in (False, True):
         config["sparse_item_updates"] = sparse
         torch.manual_seed(3)
