@@ -2,12 +2,16 @@
 
     python benchmarks/large_data.py --interactions=10M --folder=DIR --out=results/data
     python benchmarks/large_data.py --interactions=100M --folder=DIR --steps=0      # reading alone
+    python benchmarks/large_data.py --interactions=3M --items=1M --workers=2 --out=results/scaling
 
 The data set is synthetic: 20 interactions per user, 100 per item, Zipf popularity, rows in the
 order of time, ids of up to 40 bits. It is written to --folder unless it is there. "First start"
 reads the Parquet file and writes the sequence store, "second start" opens the store; both end with
 the first batch of ``train_strategy: prefix``. Each runs in a process of its own. The peak is that
 of the resident memory, in which pages of mapped files count, too.
+
+With --workers, a training of so many processes is measured instead, with the whole item table in
+each of them and with ``shard_items``. Memory is what the largest process adds from the model on.
 """
 
 from __future__ import annotations
@@ -40,11 +44,17 @@ SETTINGS = {
     "warmup_ratio": 0.0,
     "show_progress": False,
 }
+# With --workers: loss -> what it is trained with beside SETTINGS.
+LOSSES = {
+    "CE": {"loss_type": "CE", "train_batch_size": 8, "sparse_item_updates": False},
+    "SCE": {"sparse_item_updates": False},
+    "SCE, sparse_item_updates": {},
+}
 
 
-def write_parquet(path: Path, interactions: int) -> None:
-    """Write random interactions, a row group at a time."""
-    users, items = interactions // 20, max(interactions // 100, 50)
+def write_parquet(path: Path, interactions: int, items: int) -> None:
+    """Write random interactions, a row group at a time; the first have each item once."""
+    users = interactions // 20
     rng = np.random.default_rng(0)
     popularity = np.cumsum(1 / np.arange(10, items + 10))
     popularity /= popularity[-1]
@@ -56,6 +66,9 @@ def write_parquet(path: Path, interactions: int) -> None:
             n = min(ROWS_PER_GROUP, interactions - begin)
             user = (users * rng.random(n) ** 1.5).astype(np.int64)
             item = np.searchsorted(popularity, rng.random(n))
+            if items > interactions // 100:  # else all are drawn often
+                once = np.arange(begin, min(begin + n, max(items, begin)))
+                item[: len(once)] = once
             # An odd factor permutes the numbers below a power of two.
             columns = [user * 2654435761 % 2**40, item * 40503 % 2**32]
             seconds = 1_300_000_000 + (begin + np.arange(n)) * 300_000_000 // interactions
@@ -95,6 +108,54 @@ def measure(name: str, folder: str, steps: int) -> dict[str, float]:
     return found
 
 
+def measure_workers(config_dict: dict, name: str, steps: int) -> dict[str, float]:
+    """Run in each process of a training: memory and time of `steps` steps."""
+    import torch
+    import torch.distributed as dist
+
+    from recbole_lite import LiteConfig, create_dataset, data_preparation
+    from recbole_lite.config.registry import get_trainer
+
+    config = LiteConfig("ItemLM", name, config_dict=config_dict)
+    loaders = data_preparation(config, create_dataset(config))
+    next(iter(loaders[0]))
+    before = peak_mib()
+    torch.manual_seed(dist.get_rank())
+    model = config.model_class(config, loaders[0]._dataset)
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    started, worked = time.perf_counter(), time.process_time()
+    trainer.fit(loaders[0], saved=False, verbose=False)
+    found = {"seconds": (time.perf_counter() - started) / steps}
+    found |= {"cpu_seconds": (time.process_time() - worked) / steps}
+    found |= {"mib": peak_mib() - before, "loss": trainer.train_losses[0] / steps}
+    everyone: list[dict[str, float]] = [{}] * dist.get_world_size()
+    dist.all_gather_object(everyone, found)
+    found["mib"] = max(one["mib"] for one in everyone)
+    found["cpu_seconds"] = sum(one["cpu_seconds"] for one in everyone)
+    return found
+
+
+def compare_workers(name: str, folder: Path, args) -> list[dict]:
+    """Measure trainings with whole tables and with shards."""
+    from recbole_lite import LiteConfig
+    from recbole_lite.trainer.launch import launch
+
+    results = []
+    for loss, changes in LOSSES.items():
+        for shards in (False, True):
+            settings = {**SETTINGS, **changes, "shard_items": shards, "nproc": args.workers}
+            settings |= {"data_path": str(folder), "max_steps": args.steps, "state": "ERROR"}
+            settings["lm_dropout"] = 0.0  # its draws are each process's own
+            if settings["sparse_item_updates"] and not shards:
+                continue  # processes that hold the whole table sum dense gradients
+            config = LiteConfig("ItemLM", name, config_dict=settings)
+            given = {"config_dict": settings, "name": name, "steps": args.steps}
+            found = launch(measure_workers, config, given)
+            results.append({"loss_type": loss, "shard_items": shards, **found})
+            print(results[-1], flush=True)
+    return results
+
+
 def count_of(text: str) -> int:
     """Number written like 10M."""
     return int(float(text.upper().removesuffix("M")) * 1_000_000)
@@ -105,6 +166,8 @@ def main() -> None:
     parser.add_argument("--interactions", type=count_of, nargs="+", default=[1_000_000])
     parser.add_argument("--folder", type=Path, help="of the data sets; default: a temporary one")
     parser.add_argument("--steps", type=int, default=20, help="of the training; 0: none")
+    parser.add_argument("--items", type=count_of, help="default: a hundredth of the interactions")
+    parser.add_argument("--workers", type=int, help="compare trainings of so many processes")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     here = Path.cwd()
@@ -112,15 +175,24 @@ def main() -> None:
         folder, results = (args.folder or Path(scratch)).resolve(), []
         os.chdir(scratch)  # RecBole writes its log where it stands
         for interactions in args.interactions:
-            name = f"large-{interactions}"
+            items = args.items or max(interactions // 100, 50)
+            name = f"large-{interactions}" + (f"-{items}" if args.items else "")
             path = folder / name / f"{name}.inter.parquet"
             if not path.is_file():
-                write_parquet(path, interactions)
+                write_parquet(path, interactions, items)
+            if args.workers:
+                results += compare_workers(name, folder, args)
+                continue
             shutil.rmtree(folder / name / ".sequences", ignore_errors=True)
             first = in_child(measure, name, str(folder), 0)
             second = in_child(measure, name, str(folder), args.steps)
             results.append({"first": first, "second": second})
             print(f"{interactions:,}: {results[-1]}", flush=True)
+    if args.workers:
+        os.chdir(here)
+        text = tabulate(results, "keys", tablefmt="github", floatfmt=",.2f")
+        write(args.out and args.out / "sharded_items.json", {"results": results}, text)
+        return
     keys = ("seconds", "cpu_seconds", "peak_mib")
     of_second = (*keys, "steps_per_second", "steps_per_cpu_second", "trained_peak_mib")
     rows = [

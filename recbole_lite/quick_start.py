@@ -16,7 +16,7 @@ from recbole.utils import init_seed
 from recbole.utils.argument_list import dataset_arguments
 
 from recbole_lite.config.configurator import LiteConfig, paths_of, translate_errors
-from recbole_lite.config.registry import can_train_prefixes, get_model, get_trainer
+from recbole_lite.config.registry import can_shard_items, can_train_prefixes, get_model, get_trainer
 from recbole_lite.config.yaml_files import read_yaml
 from recbole_lite.data import count_data, create_dataset, data_preparation
 from recbole_lite.data.frames import DATASET, FrameTables, read_frames
@@ -37,6 +37,7 @@ from recbole_lite.inference.saved_run import (
 from recbole_lite.inference.saved_run import load_data_and_model as load_data_and_model
 from recbole_lite.inference.teacher import add_teacher, read_teacher, teacher_vocabulary
 from recbole_lite.inference.warm_start import check_grows, load_grown_weights
+from recbole_lite.model.layers.sharded_embedding import sharded_tables
 from recbole_lite.report.rank_metrics import random_guess
 from recbole_lite.report.run_report import (
     completion_hint,
@@ -52,6 +53,7 @@ from recbole_lite.trainer.initial_weights import (
     load_initial_weights,
     next_train_stage,
 )
+from recbole_lite.trainer.item_shards import check_shard_items
 from recbole_lite.trainer.launch import launch, needs_launch
 from recbole_lite.trainer.matmul_backend import uses_onednn
 from recbole_lite.trainer.resume import check_same_run, noted_run
@@ -293,7 +295,8 @@ def run_one(
             with timer("test"), _tested(config, result["run_dir"]):
                 result |= _test_result(trainer, loaders[2], saved)
             id_type = frames.item_id_type if frames else "str"
-            _end(result, trainer, dataset, loaders, saved, per_user, samples, id_type)
+            with trainer.whole_tables():
+                _end(result, trainer, dataset, loaders, saved, per_user, samples, id_type)
         return result
     finally:
         trainer.wandblogger.finish()
@@ -315,6 +318,7 @@ def _check_before_data(config, saved: bool) -> None:
             "nproc, num_workers: this command trains in its own process; leave both out"
         )
     check_train_stage(config)
+    check_shard_items(config)
     check_trackers(config)
     if saved:
         _check_writable(config["checkpoint_dir"])
@@ -374,7 +378,10 @@ def _load_initial(config, model, trained: Vocabulary | None, dataset) -> None:
 
 def _count_parameters(model, config) -> int:
     """Number of trainable parameters; logs it."""
-    number = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    sizes = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+    for name, table in sharded_tables(model).items():
+        sizes[name] = table.num_embeddings * table.embedding_dim
+    number = sum(sizes.values())
     kind, device = config["matmul_backend"], config["device"]
     how = ", products by oneDNN" * uses_onednn(kind, device)
     if kind == "bf16" and device.type == "cpu":
@@ -462,10 +469,10 @@ def _end(
         users = per_user_results(trainer.evaluator, test_data, dataset)
     if per_user:
         result["per_user"] = users or dict(NO_USERS)
-    if samples and config["sample_users"] and result["parts"]["test"]:
+    asked = config["sample_users"] if samples and is_main_process(config) else 0
+    if asked and result["parts"]["test"]:
         with best_effort("sample_users"):
-            count = config["sample_users"]
-            result["samples"] = sample_users(trainer, test_data, dataset, count)
+            result["samples"] = sample_users(trainer, test_data, dataset, asked)
     if writes:
         with best_effort(
             f"{trainer.run_dir}: files for recommending", completion_hint(trainer.run_dir)
@@ -540,9 +547,10 @@ def _baseline(name, config, overrides, sources) -> LiteConfig:
         overrides = [given for given in overrides if not given.startswith("--train_strategy=")]
         overrides.append("--train_strategy=all")
     # Checkpoints named by these keys are the main model's. Its config.yaml must run it alone.
-    own = ("--baselines=[]", "--resume=~", "--init_from=~", "--distill_from=~")
+    own = ["--baselines=[]", "--resume=~", "--init_from=~", "--distill_from=~"]
+    own += [] if can_shard_items(get_model(name)) else ["--shard_items=False"]
     keys = tuple(override.partition("=")[0] + "=" for override in own)
-    overrides = [given for given in overrides if not given.startswith(keys)] + list(own)
+    overrides = [given for given in overrides if not given.startswith(keys)] + own
     return LiteConfig(name, overrides=overrides, **sources)
 
 

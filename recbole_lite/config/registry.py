@@ -195,6 +195,11 @@ def _is_recboles(model_class: type) -> bool:
     return model_class.__module__.startswith("recbole.") or model_class.__module__ == _OVERRIDES
 
 
+def can_shard_items(model_class: type) -> bool:
+    """Whether a model can divide its item table among processes (``shard_items``)."""
+    return getattr(model_class, "shards_items", False)
+
+
 def can_train_prefixes(model_class: type) -> bool:
     """Whether a model scores every prefix of a window in one pass (``train_strategy: prefix``)."""
     # A class that derives from SASRec may have a loss of its own, so it must say so itself.

@@ -24,7 +24,7 @@ def shard_loaders(config, loaders: tuple) -> tuple:
     counts = config["MODEL_TYPE"] == ModelType.TRADITIONAL
     for loader, trains in zip(loaders, (True, False, False), strict=True):
         if not (trains and counts):
-            loader.collate_fn = _Shard(loader.collate_fn, keeps_step=trains)
+            loader.collate_fn = _Shard(loader.collate_fn, trains, bool(config["shard_items"]))
         loader.shuffle = False  # RecBole expects its DistributedSampler otherwise
     return loaders
 
@@ -40,19 +40,21 @@ class _Shard:
     """Every n-th row of a batch.
 
     A batch can have fewer rows than there are processes. In training, a process without a row takes
-    part in the step with a row of weight 0; in evaluation it skips the batch.
+    part in the step with a row of weight 0; in evaluation it skips the batch, unless the processes
+    score it together (``shard_items``): then it takes part with a row without a target.
     """
 
-    def __init__(self, collate: Callable, keeps_step: bool):
-        self._collate, self._keeps_step = collate, keeps_step
+    def __init__(self, collate: Callable, trains: bool, scores_together: bool):
+        self._collate, self._trains, self._scores_together = collate, trains, scores_together
         self._rank, self._world = dist.get_rank(), dist.get_world_size()
 
     def __call__(self, index):
         own = index[self._rank :: self._world]
         if len(own) == 0:
-            if not self._keeps_step:
+            if not (self._trains or self._scores_together):
                 return None
-            own = index[:1]
+            batch = self._collate(index[:1])
+            return batch if self._trains else (*batch[:2], *(part[:0] for part in batch[2:]))
         return self._collate(own)
 
 

@@ -17,6 +17,7 @@ from recbole_lite.model.layers.deduplicate import distinct_rows
 from recbole_lite.model.layers.history_mask import HistoryMask
 from recbole_lite.model.layers.rec_llm import EmbeddingEncoder
 from recbole_lite.model.layers.row_packing import RowPacking, pack_rows
+from recbole_lite.model.layers.sharded_embedding import ShardedEmbedding
 from recbole_lite.model.layers.softmax_loss import cross_entropy, sampled_cross_entropy
 from recbole_lite.utils.errors import ConfigError
 
@@ -49,6 +50,7 @@ class NextItemModel(SequentialRecommender):
     can_exclude_history = True  # loss_exclude_history
     reads_any_length = True  # cut_padding
     loss_terms = staticmethod(count_targets)
+    item_shard: ShardedEmbedding | None = None  # with shard_items, this process's rows of the table
     _kept: dict[str, torch.Tensor] | None = None  # within `fixed_items`, by name
 
     def read_loss(self, config) -> None:
@@ -89,7 +91,7 @@ class NextItemModel(SequentialRecommender):
 
     def input_vectors(self, items: torch.Tensor) -> torch.Tensor:
         """:meth:`item_vectors`; rows of a table within :meth:`fixed_items`."""
-        if self._kept is None:
+        if self._kept is None or self.item_shard is not None:
             return self.item_vectors(items)
         return F.embedding(items, self._keep("table", self.item_table)).float()
 
@@ -118,7 +120,8 @@ class NextItemModel(SequentialRecommender):
     def score_head(self) -> torch.Tensor:
         """Rows whose product with :meth:`score_users` gives scores, ``[n_items - 1, d]``.
 
-        With cosines (``cosine_head``, InfoNCE) of length exp(t): scores are exp(t) cos(u, v).
+        With ``shard_items`` those of this process. With cosines (``cosine_head``, InfoNCE) of
+        length exp(t): scores are exp(t) cos(u, v).
         """
         return self._scored(self.head_weight())
 
@@ -226,7 +229,9 @@ class NextItemModel(SequentialRecommender):
             return sampled_cross_entropy(
                 users, HeadRows(self), targets - 1, self.n_negatives, self.label_smoothing
             )
-        return cross_entropy(users, self.score_head(), targets - 1, seen, self.label_smoothing)
+        return cross_entropy(
+            users, self.score_head(), targets - 1, seen, self.label_smoothing, self.item_shard
+        )
 
     def _contrastive_loss(self, users, targets):
         """InfoNCE against the batch's other targets and a uniform sample, each item once."""
@@ -244,9 +249,14 @@ class NextItemModel(SequentialRecommender):
         return (self.score_users(h_u) * self.score_head()[interaction[self.ITEM_ID] - 1]).sum(-1)
 
     def full_sort_predict(self, interaction):
-        """Scores of all items, ``[B, n_items]``; -inf for padding (id 0)."""
+        """Scores of all items, ``[B, n_items]``; -inf for padding (id 0).
+
+        With ``shard_items`` only the best ones, see :meth:`ShardedEmbedding.best_scores`.
+        """
         h_u = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
         h_u = self.score_users(h_u)
+        if self.item_shard is not None:
+            return self.item_shard.best_scores(h_u, self.score_head())
         if self.n_items > _COPIED:
             return F.pad(h_u @ self._keep("head", self.score_head).T, (1, 0), value=-torch.inf)
         scores = h_u @ self._keep("padded head", self._padded_head)

@@ -15,10 +15,12 @@ from recbole_lite.model.layers.llm_architecture import change_architecture
 from recbole_lite.model.layers.pca import principal_axes
 from recbole_lite.model.layers.rec_llm import EmbeddingEncoder
 from recbole_lite.model.layers.row_packing import RowPacking
+from recbole_lite.model.layers.sharded_embedding import ShardedEmbedding, divides_items
 from recbole_lite.model.layers.user_pooling import UserPooling
 from recbole_lite.text.item_vectors import load_item_vectors
 from recbole_lite.text.llm_loading import random_encoder
 from recbole_lite.utils.errors import ConfigError, one_line
+from recbole_lite.utils.process_group import broadcast
 from recbole_lite.utils.suggestions import suggest
 
 # Names that architectures have for the width of the feed-forward layers.
@@ -54,6 +56,8 @@ class ItemLM(NextItemModel):
         A key is wrong; the Item LLM or the items' text cannot be had.
     """
 
+    shards_items = True  # shard_items
+
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         name = config["lm_architecture"]
@@ -65,8 +69,11 @@ class ItemLM(NextItemModel):
                 f"lm_architecture {name!r} reads vectors of {d} numbers and gives "
                 f"{self.lm.hidden_size}; set its size of embeddings in lm_config to hidden_size"
             )
-        self.items = nn.Embedding(self.n_items, d, sparse=bool(config["sparse_item_updates"]))
-        nn.init.normal_(self.items.weight, std=config["initializer_range"])
+        if divides_items(config):
+            self.items = ShardedEmbedding(config, self.n_items, d)
+        else:
+            self.items = nn.Embedding(self.n_items, d, sparse=bool(config["sparse_item_updates"]))
+            nn.init.normal_(self.items.weight, std=config["initializer_range"])
         self.item_tower = None
         how = config["item_init"]
         if how == "text":
@@ -74,9 +81,16 @@ class ItemLM(NextItemModel):
             self.item_vectors_sha256 = texts.sha256
             known = nn.functional.normalize(texts.vectors[texts.has_text].float(), dim=-1)
             size = min(d, known.shape[1])
-            turned = known @ principal_axes(known, size, config["initializer_range"])
+            axes = principal_axes(known, size, config["initializer_range"])
+            has_text = texts.has_text
+            if self.item_shard is not None:
+                axes = broadcast(config, axes)  # other processors may turn some axes round
+                rows = self.item_shard.rows
+                begin = has_text[: rows.start].sum()
+                has_text = has_text[rows]
+                known = known[begin : begin + has_text.sum()]
             with torch.no_grad():
-                self.items.weight[texts.has_text, :size] = turned
+                self.items.weight[has_text, :size] = known @ axes
         elif how == "text_plus_id":
             self.item_tower = ItemTower(config, dataset, d, {"frozen"})
             self.item_vectors_sha256 = self.item_tower.vectors_sha256
@@ -96,6 +110,12 @@ class ItemLM(NextItemModel):
                 "sparse_item_updates needs a loss over a sample of the items, which reads only "
                 "their rows: set loss_type: SCE or InfoNCE, and tie_head: True"
             )
+
+    @property
+    def item_shard(self) -> ShardedEmbedding | None:
+        """The table, where its rows are divided among processes (``shard_items``)."""
+        divided = isinstance(self.items, ShardedEmbedding) and not self.items.is_whole
+        return self.items if divided else None
 
     @property
     def reader(self) -> EmbeddingEncoder:
@@ -119,6 +139,8 @@ class ItemLM(NextItemModel):
 
     def head_weight(self) -> torch.Tensor:
         """``[n_items - 1, d]``: row i - 1 scores item i; the input table with ``tie_head``."""
+        if self.item_shard is not None:
+            return self.item_shard.head()
         return self.item_table()[1:] if self.head is None else self.head.weight
 
     def keep_items(self, dtype: torch.dtype) -> torch.Tensor:

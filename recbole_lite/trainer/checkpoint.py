@@ -42,6 +42,7 @@ from recbole_lite.config.saved_config import load_config as load_config
 from recbole_lite.config.yaml_files import to_yaml
 from recbole_lite.data.vocabulary import VOCABULARY_FILE as VOCABULARY_FILE
 from recbole_lite.data.vocabulary import Vocabulary
+from recbole_lite.model.layers.sharded_embedding import own_rows
 from recbole_lite.utils.errors import CheckpointError, OtherIdsError
 from recbole_lite.utils.files import file_sha256, to_json, write_atomically
 
@@ -96,6 +97,7 @@ def restore_model(
         Names or shapes differ; the message lists the first of them.
     """
     weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(OTHER)}
+    weights = own_rows(model, weights)
     expected = model.state_dict()
     frozen = getattr(model, "frozen_names", frozenset())  # beside adapters, which may stand alone
     for name, tensor in expected.items():
@@ -409,8 +411,12 @@ def has_last(folder: str | Path) -> bool:
     return any(Path(folder).glob("last-*.safetensors"))
 
 
-def load_last(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+def load_last(
+    folder: Path, mapped: bool = False
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
     """Newest intact pair of :func:`save_last`: tensors and state; None where there is none.
+
+    Tensors of the state are `mapped` from the file, or read.
 
     Raises
     ------
@@ -424,7 +430,8 @@ def load_last(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | 
             tensors, facts = load_weights(path)
             if facts.get("state") not in (None, file_sha256(state)):
                 raise CheckpointError(f"{state}: it is damaged: its checksum differs")
-            return tensors, torch.load(state, map_location="cpu", weights_only=True)
+            read = torch.load(state, map_location="cpu", weights_only=True, mmap=mapped)
+            return tensors, read
         except Exception as error:  # torch.load's errors on damaged files have no common class
             problem = problem or " ".join(f"{path}: {error}".split())[:300]
             getLogger().warning(f"{path.with_suffix('')}: cannot be read; trying the previous one")

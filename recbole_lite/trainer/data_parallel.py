@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from recbole_lite.model.layers.sharded_embedding import sharded_tables
 from recbole_lite.utils.errors import ConfigError
 
 
@@ -46,6 +47,7 @@ class WeightedLoss:
         model: torch.nn.Module,
     ):
         self._loss, self._loader, self._count, self._model = loss, loader, count, model
+        self._tables = sharded_tables(model).values()
         self._batch = 0
         self.total = torch.zeros(())
 
@@ -60,6 +62,8 @@ class WeightedLoss:
         rows = rows_in_batch(self._loader, self._batch)
         self._batch += 1
         has_rows = dist.get_rank() < rows
+        for table in self._tables:
+            table.has_rows = has_rows
         before = _module_state(self._model) if self._batch == 1 else None
         loss = self._loss(interaction)
         if before is not None:

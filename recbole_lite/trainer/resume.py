@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from recbole_lite.config.keys import affecting, values_before
+from recbole_lite.model.layers.sharded_embedding import sharded_tables
 from recbole_lite.trainer import checkpoint
 from recbole_lite.utils import process_group
 from recbole_lite.utils.errors import CheckpointError
@@ -68,7 +69,7 @@ class ResumeMixin:
         """
         folder = Path(resume_file)
         settings = check_same_run(folder, self.config)
-        last = checkpoint.load_last(folder)
+        last = checkpoint.load_last(folder, mapped=bool(sharded_tables(self.model)))
         if len(set(process_group.gather(self.config, last and last[1]["epoch"]))) > 1:
             # Shared storage can be late. Ray Train tries again.
             raise RuntimeError(f"{folder}: its last epoch is not the same on all machines")
@@ -106,6 +107,8 @@ class ResumeMixin:
             for group, its in zip(optimizer["param_groups"], own.param_groups, strict=False):
                 if "fused" in its:
                     group["fused"] = its["fused"]  # this device's way, not that of the checkpoint
+            for table in sharded_tables(self.model).values():
+                table.own_state(own, optimizer)
             own.load_state_dict(optimizer)
         for (path, name), number in state.get("counters", {}).items():
             setattr(self.model.get_submodule(path), name, number)

@@ -39,8 +39,8 @@ def update_rows_only(optimizer: torch.optim.Optimizer, model: torch.nn.Module, c
         found = "weight_decay, which changes all rows; set it to 0"
     elif config["clip_grad_norm"]:
         found = "clip_grad_norm, which reads all gradients; leave it out"
-    elif not config["single_spec"]:
-        found = "several processes, which sum dense gradients; use one"
+    elif not (config["single_spec"] or config["shard_items"]):
+        found = "several processes, which sum dense gradients; use one, or set shard_items: True"
     else:
         optimizer.register_step_pre_hook(_update_rows)
         return

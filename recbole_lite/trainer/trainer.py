@@ -20,10 +20,12 @@ from recbole_lite.data.vocabulary import Vocabulary
 from recbole_lite.evaluator.collector import LiteCollector
 from recbole_lite.evaluator.evaluator import LiteEvaluator
 from recbole_lite.model.abstract_recommender import fixed_items
+from recbole_lite.model.layers.sharded_embedding import sharded_tables
 from recbole_lite.model.layers.softmax_loss import smooth_labels
 from recbole_lite.trainer import checkpoint, data_parallel
 from recbole_lite.trainer.compilation import compile_reader
 from recbole_lite.trainer.initial_weights import next_train_stage
+from recbole_lite.trainer.item_shards import whole_tables
 from recbole_lite.trainer.matmul_backend import matrix_products, uses_onednn
 from recbole_lite.trainer.nan_checks import NonFiniteGuard, check_scores, check_weights
 from recbole_lite.trainer.resume import ResumeMixin, counters, note_run
@@ -34,6 +36,8 @@ from recbole_lite.trainer.weight_averaging import WeightAverage
 from recbole_lite.utils import process_group
 from recbole_lite.utils.errors import CheckpointError, ConfigError, TrainingError
 from recbole_lite.utils.paths import create_unique, run_name
+
+_SHOWN = 10  # items that a report can show of a user
 
 
 class LiteMixin(ResumeMixin):
@@ -137,13 +141,18 @@ class LiteMixin(ResumeMixin):
 
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
         """Save the weights as the best so far (RecBole calls this when validation improved)."""
-        if process_group.is_main_process(self.config):
-            self._save_best(epoch, verbose)
+        check_weights(self.model, epoch, self._last_good())
+        with self.whole_tables():
+            if process_group.is_main_process(self.config):
+                self._save_best(epoch, verbose)
         if not self._validates and epoch >= 0:
             self._save_last(epoch)
 
+    def whole_tables(self, optimizer=None) -> AbstractContextManager:
+        """Block in which the main process has the whole item table (``shard_items``)."""
+        return whole_tables(self.model, self._run_dir, optimizer)
+
     def _save_best(self, epoch, verbose):
-        check_weights(self.model, epoch, self._last_good())
         best = self.run_dir / checkpoint.BEST_FILE
         if epoch < 0 and best.exists():
             return  # RecBole saves when there is nothing left to train; the best stands already
@@ -165,11 +174,12 @@ class LiteMixin(ResumeMixin):
         """Save what a run is resumed from; all processes take part."""
         own = checkpoint.random_state(self._generator)
         random_states = process_group.gather(self.config, own)
-        if process_group.is_main_process(self.config):
-            check_weights(self.model, epoch, self._last_good())
-            self._save_vocabulary()
-            state = self._state(epoch, random_states)
-            checkpoint.save_last(self.run_dir, epoch, self.model, state)
+        check_weights(self.model, epoch, self._last_good())
+        with self.whole_tables(self.optimizer):
+            if process_group.is_main_process(self.config):
+                self._save_vocabulary()
+                state = self._state(epoch, random_states)
+                checkpoint.save_last(self.run_dir, epoch, self.model, state)
 
     def save_pretrained_model(self, epoch, saved_model_file):
         """Save after pre-training (S3Rec, RaCT), in a form that the model's torch.load takes."""
@@ -215,6 +225,9 @@ class LiteMixin(ResumeMixin):
             self.distributed_model = None  # takes its hooks off the parameters
             # Over gloo or NCCL; the main process's weights go to all.
             ids = [self.device.index] if self.device.type == "cuda" else None
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
+                self.model, list(sharded_tables(self.model))
+            )
             self.distributed_model = DistributedDataParallel(self.model, device_ids=ids)
 
     def _build_optimizer(self, **kwargs):
@@ -333,7 +346,8 @@ class LiteMixin(ResumeMixin):
             self.tensorboard.close()  # its thread and file; a later call would open them again
         if not saved or next_train_stage(self.config):  # pretrain() has saved
             return result
-        if not (self.run_dir / checkpoint.BEST_FILE).exists():
+        has_best = (self.run_dir / checkpoint.BEST_FILE).exists()
+        if not process_group.gather(self.config, has_best)[0]:
             self.logger.warning("No epoch was validated (eval_step); the last weights are used")
             self._save_checkpoint(max(self.train_loss_dict), verbose)
         process_group.barrier(self.config)
@@ -473,8 +487,16 @@ class LiteMixin(ResumeMixin):
         return result
 
     def _full_sort_batch_eval(self, batched_data):
-        batched_data = (batch_to_device(batched_data[0], self.device), *batched_data[1:])
-        return super()._full_sort_batch_eval(batched_data)
+        batch, history, owner, _ = batched_data
+        tables = sharded_tables(self.model).values()
+        for table in tables:
+            most = 0 if history is None else int(history[0].bincount(minlength=1).max())
+            # RecBole masks the history in what is kept.
+            table.keep_best(max(*self.config["topk"], _SHOWN) + most)
+        batched_data = (batch_to_device(batch, self.device), *batched_data[1:])
+        evaluated = batch, scores, *right = super()._full_sort_batch_eval(batched_data)
+        # Without a target the row is another process's (data/sharding.py).
+        return (batch[:0], scores[:0], *right) if tables and not len(owner) else evaluated
 
     def _neg_sample_batch_eval(self, batched_data):
         evaluated = batch, scores, *_ = super()._neg_sample_batch_eval(batched_data)

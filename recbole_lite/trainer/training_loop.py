@@ -12,6 +12,8 @@ from torch.nn.utils.clip_grad import clip_grad_norm_
 from tqdm import tqdm
 
 from recbole_lite.data.device_transfer import batch_to_device
+from recbole_lite.model.layers.sharded_embedding import sharded_tables
+from recbole_lite.trainer.item_shards import clip_gradients
 from recbole_lite.trainer.matmul_backend import mixed_precision
 
 # Losses that stay on a GPU until they are checked together. RecBole reads each one, twice, and the
@@ -81,7 +83,10 @@ class TrainingLoop(Trainer):
         losses.add(accumulated.take(self.model.parameters()))
         if self.clip_grad_norm:
             scaler.unscale_(self.optimizer)
-            clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
+            if sharded_tables(self.model):
+                clip_gradients(self.model, **self.clip_grad_norm)
+            else:
+                clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
         scaler.step(self.optimizer)
         scaler.update()
 
@@ -91,6 +96,11 @@ class TrainingLoop(Trainer):
         self.model.forward = lambda x: x
         self.distributed_model(torch.zeros(1, dtype=torch.int64, device=self.device))
         self.model.forward = forward
+
+    def sync_grad_loss(self):
+        """RecBole's, without the tables whose rows are divided among the processes."""
+        tables = sharded_tables(self.model)
+        return sum(p.sum() * 0 for n, p in self.model.named_parameters() if n not in tables)
 
     def _refuse_loss(self, value: float, steps_ago: int):
         """Raise over a loss that is not finite."""

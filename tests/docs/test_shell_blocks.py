@@ -63,6 +63,8 @@ NOT_RUN = {
     "--out=results/data": MEASURES,
     "python benchmarks/large_data.py --interactions 100M --folder=DIR --steps=10 "
     "--out=results/data": MEASURES,
+    "python benchmarks/large_data.py --interactions=3M --items=1M --workers=2 --steps=12 "
+    "--folder=DIR --out=results/scaling": MEASURES,
     "python benchmarks/large_ranking.py --items 1M 10M --out=results/recommend": MEASURES,
     "recbole-lite run --model=ItemLM --dataset=clicks --train_strategy=prefix --loss_type=SCE "
     "--loss_exclude_history=False --sparse_item_updates=True --eval_users=10000": PARQUET,

@@ -26,11 +26,16 @@ def test_two_workers_are_one_process_with_the_joint_batch(
     quick, config_for, workdir, tmp_path, monkeypatch
 ):
     def several(config_dict, runs):  # starting the workers is what takes the time
-        return [run(model, "tiny", config_dict={**config_dict, **runs[model]}) for model in runs]
+        divides = {"ItemLM": {"shard_items": dist.is_initialized()}}
+        return [
+            run(model, "tiny", config_dict={**config_dict, **own, **divides.get(model, {})})
+            for model, own in runs.items()
+        ]
 
     torch.set_num_threads(1)
     values = quick(epochs=2)
-    alone = several(values, PLAIN)
+    runs = {**PLAIN, "ItemLM": {"n_heads": 2, "lm_dropout": 0.0, "user_dropout": 0.0}}
+    alone = several(values, runs)
     config = config_for("GRU4Rec", num_workers=2, use_gpu=False)
     # A folder that only this process sees: Ray's start in another one.
     unshared = config_for("GRU4Rec", num_workers=2, checkpoint_dir="/proc/self/cwd/saved")
@@ -39,7 +44,7 @@ def test_two_workers_are_one_process_with_the_joint_batch(
         monkeypatch.chdir(workdir)
         with pytest.raises(ConfigError, match=r"checkpoint_dir: /proc/.* is not visible"):
             launch_on_ray(several, unshared, {"config_dict": values, "runs": PLAIN})
-        together = launch_on_ray(several, config, {"config_dict": values, "runs": PLAIN})
+        together = launch_on_ray(several, config, {"config_dict": values, "runs": runs})
     for one, two in zip(alone, together, strict=True):
         assert figures(two) == pytest.approx(figures(one), rel=2e-5)
         assert two["best_valid_result"] == pytest.approx(one["best_valid_result"], abs=1e-3)

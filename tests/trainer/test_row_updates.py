@@ -11,7 +11,7 @@ from recbole_lite.model.layers.softmax_loss import sampled_cross_entropy
 from recbole_lite.trainer.row_updates import update_rows_only
 from recbole_lite.utils.errors import ConfigError
 
-SETTINGS = {"learner": "adamw", "clip_grad_norm": None, "single_spec": True}
+SETTINGS = {"learner": "adamw", "clip_grad_norm": None, "single_spec": True, "shard_items": False}
 
 
 @pytest.fixture

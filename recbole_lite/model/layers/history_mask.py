@@ -40,10 +40,28 @@ class HistoryMask:
         )
         self.targets = targets
 
-    def mask_scores(self, scores: torch.Tensor, part: slice) -> None:
+    def part(self, n: int) -> tuple[torch.Tensor, ...]:
+        """What :meth:`joined` takes, of the first `n` targets, on the CPU."""
+        return to_host(self.items), to_host(self.starts)[:n], self._host_counts[:n]
+
+    @classmethod
+    def joined(cls, parts: list[tuple[torch.Tensor, ...]], targets: torch.Tensor) -> HistoryMask:
+        """Mask of the rows of several masks, one after another; `targets` are those of all."""
+        mask = cls.__new__(cls)
+        items, starts, counts = zip(*parts, strict=True)
+        before = torch.tensor([0, *map(len, items[:-1])]).cumsum(0)
+        starts = [start + offset for start, offset in zip(starts, before, strict=True)]
+        mask._host_counts, mask.targets = torch.cat(counts), targets
+        mask.items, mask.starts, mask.counts = (
+            tensor_to_device(values, targets.device)
+            for values in (torch.cat(items), torch.cat(starts), mask._host_counts)
+        )
+        return mask
+
+    def mask_scores(self, scores: torch.Tensor, part: slice, first: int | None = None) -> None:
         """Set the scores ``[n, n_items]`` of `part` of the targets to -inf in place.
 
-        Column i - 1 belongs to item i.
+        Column i - 1 belongs to item i; with `first` there are columns from there on, of some items.
         """
         counts, total = self.counts[part], int(self._host_counts[part].sum())
         numbers = torch.arange(max(total, len(counts)), device=scores.device)
@@ -51,6 +69,13 @@ class HistoryMask:
         begins = self.starts[part] - counts.cumsum(0) + counts
         columns = self.items[numbers[:total] + begins[owner]] - 1
         right = self.targets[part][:, None] - 1
+        if first is not None:
+            known = columns != right[owner, 0]
+            columns = columns - first
+            known &= (columns >= 0) & (columns < scores.shape[1])
+            cells = owner[known] * scores.shape[1] + columns[known]
+            scores.view(-1).index_fill_(0, cells, -torch.inf)
+            return
         of_targets = scores.gather(1, right)
         scores.view(-1).index_fill_(0, owner * scores.shape[1] + columns, -torch.inf)
         scores.scatter_(1, right, of_targets)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 from logging import getLogger
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
+from torch.distributed import ReduceOp
 
 from recbole_lite.model.layers.history_mask import HistoryMask
+
+if TYPE_CHECKING:
+    from recbole_lite.model.layers.sharded_embedding import ShardedEmbedding
 
 # Scores in memory at a time: on a CPU about the size of its last-level cache.
 _SCORES = {"cpu": 2**22, "cuda": 2**27}
@@ -23,6 +28,7 @@ def cross_entropy(
     targets: torch.Tensor,
     seen: HistoryMask | None = None,
     smoothing: float = 0.0,
+    shard: ShardedEmbedding | None = None,
 ) -> torch.Tensor:
     """Mean cross entropy over all items (paper, equations 5 and 6).
 
@@ -42,6 +48,9 @@ def cross_entropy(
     smoothing : float
         Label smoothing as torch defines it: share of the target that all items of a row's softmax
         have in equal parts, the target among them.
+    shard : ShardedEmbedding, optional
+        `weight` is its ``head``. Each process scores it for the rows of all processes; the loss is
+        the mean over all of these rows, in every process.
 
     Returns
     -------
@@ -50,41 +59,52 @@ def cross_entropy(
     """
     if not torch.is_grad_enabled():  # a Function cannot see that, and would compute gradients
         users, weight = users.detach(), weight.detach()
-    return _ChunkedCrossEntropy.apply(users, weight, targets, seen, smoothing)
+    return _ChunkedCrossEntropy.apply(
+        users, weight, targets, seen, smoothing, _NoShard() if shard is None else shard
+    )
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, users, weight, targets, seen, smoothing):
+    def forward(ctx, users, weight, targets, seen, smoothing, shard):
         wants_users, wants_weight = ctx.needs_input_grad[:2]
+        ctx.dtypes, ctx.shard = (users.dtype, weight.dtype), shard
+        n_own = len(users)
+        users, targets, seen, sizes = shard.join(users, targets, seen)
         grad_users = torch.empty_like(users, dtype=torch.float32) if wants_users else None
         grad_weight = None
         total = torch.zeros((), device=users.device)
         n = len(users)
-        step = rows_per_chunk(len(weight), users.device)
+        step = rows_per_chunk(shard.size or len(weight), users.device)
         with torch.autocast(users.device.type, enabled=False):
             table = weight.float()
             for begin in range(0, n, step):
                 part = slice(begin, min(begin + step, n))
-                rows, right = users[part].float(), targets[part][:, None]
+                rows = users[part].float()
                 scores = rows @ table.T  # [chunk, n_items]
                 if seen is not None:
-                    seen.mask_scores(scores, part)
+                    seen.mask_scores(scores, part, shard.first)
                 # One pass of exp serves the sum and the gradient.
-                largest = torch.amax(scores, 1, keepdim=True)
+                largest = shard.all_reduce(torch.amax(scores, 1, keepdim=True), ReduceOp.MAX)
                 scores.sub_(largest)
-                of_targets = scores.gather(1, right)
+                places = targets[part][:, None] - (shard.first or 0)
+                right = places.clamp(0, scores.shape[1] - 1)
+                absent = right != places  # a target of another shard
+                of_targets = scores.gather(1, right).masked_fill_(absent, 0)
+                of_targets = shard.all_reduce(of_targets)
                 if smoothing:
                     ranked = scores.isfinite()
-                    share = smoothing / ranked.sum(1, keepdim=True)
-                    total -= (share * scores.masked_fill(~ranked, 0).sum(1, keepdim=True)).sum()
-                sums = scores.exp_().sum(1, keepdim=True)
+                    share = smoothing / shard.all_reduce(ranked.sum(1, keepdim=True))
+                    of_all = scores.masked_fill(~ranked, 0).sum(1, keepdim=True)
+                    total -= (share * shard.all_reduce(of_all)).sum()
+                sums = shard.all_reduce(scores.exp_().sum(1, keepdim=True))
                 total += (sums.log() - (1 - smoothing) * of_targets).sum()
                 if not (wants_users or wants_weight):
                     continue
                 # d loss / d scores = softmax - 1 at the target, here times the sums: to divide the
                 # products with h_u costs less.
-                grad = scores.scatter_add_(1, right, (smoothing - 1) * sums)
+                of_right = ((smoothing - 1) * sums).masked_fill_(absent, 0)
+                grad = scores.scatter_add_(1, right, of_right)
                 if smoothing:
                     grad.sub_(ranked * (share * sums))
                 if wants_users:
@@ -94,18 +114,36 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                     grad_weight = added if grad_weight is None else grad_weight.add_(added)
         if wants_weight and grad_weight is None:
             grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+        if wants_users:
+            grad_users = shard.own_sum(grad_users, sizes, n_own)
         ctx.gradients, ctx.n_rows = (grad_users, grad_weight), max(n, 1)
-        ctx.dtypes = users.dtype, weight.dtype
         return total / ctx.n_rows
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_output):
+        # The processes' weights of the loss; their mean is the same factor of all rows.
+        grad_output = ctx.shard.all_reduce(grad_output.clone())
         gradients = (
             None if grad is None else (grad * (grad_output / ctx.n_rows)).to(dtype)
             for grad, dtype in zip(ctx.gradients, ctx.dtypes, strict=True)
         )
-        return *gradients, None, None, None
+        return *gradients, None, None, None, None
+
+
+class _NoShard:
+    """What :class:`ShardedEmbedding` does for a shard, where there is the whole table."""
+
+    first = size = None
+
+    def join(self, users, targets, seen):
+        return users, targets, seen, None
+
+    def all_reduce(self, values, op=ReduceOp.SUM):
+        return values
+
+    def own_sum(self, values, sizes, n):
+        return values
 
 
 def rows_per_chunk(n_items: int, device: torch.device) -> int:
@@ -142,14 +180,14 @@ def sampled_cross_entropy(
     torch.Tensor
         Scalar; 0 where there are no rows.
     """
-    if not len(users):
-        return users.sum()
     n_items = len(weight)
     sample = torch.randint(n_items, (n_negatives,), device=users.device)
-    rows = weight[sample]
+    rows, right = weight[sample], weight[targets]
+    if not len(users):  # the rows may be other processes', which wait for this one
+        return users.sum() + 0 * (rows.sum() + right.sum())
     negatives = users @ rows.T + math.log(n_items / n_negatives)  # [N, sample]
     negatives = negatives.masked_fill(sample == targets[:, None], -torch.inf)
-    positives = (users * weight[targets]).sum(1, keepdim=True)  # [N, 1]
+    positives = (users * right).sum(1, keepdim=True)  # [N, 1]
     scores = torch.cat([positives, negatives], 1).float()
     loss = F.cross_entropy(scores, torch.zeros_like(targets))
     if smoothing:
