@@ -52,5 +52,5 @@ def defaults_of_resumed(folder: Path) -> dict[str, Any]:
             **{k: v for k, v in values_before(saved["model"]).items() if k not in settings},
             **{name: settings[name] for name in by_rule},
         }
-    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+    except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
         return {}  # the trainer says what is wrong

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
@@ -33,6 +34,8 @@ def start(work, **options):
     streams = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE) | options
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **streams.pop("env", {})}
     command = [sys.executable, "-c", PROGRAM.format(work)]
+    # Tests under nohup ignore SIGHUP, and hand that down.
+    streams.setdefault("preexec_fn", partial(signal.signal, signal.SIGHUP, signal.SIG_DFL))
     return subprocess.Popen(command, text=True, env=environment, **streams)
 
 
