@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from functools import partial
 
 import pytest
 
@@ -34,9 +33,13 @@ def start(work, **options):
     streams = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE) | options
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **streams.pop("env", {})}
     command = [sys.executable, "-c", PROGRAM.format(work)]
-    # Tests under nohup ignore SIGHUP, and hand that down.
-    streams.setdefault("preexec_fn", partial(signal.signal, signal.SIGHUP, signal.SIG_DFL))
     return subprocess.Popen(command, text=True, env=environment, **streams)
+
+
+def heed_signals():
+    """A shell lets its background jobs ignore SIGINT, nohup SIGHUP."""
+    for name in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(name, signal.SIG_DFL)
 
 
 def ends(program):
@@ -55,8 +58,7 @@ def ends(program):
 )
 @pytest.mark.parametrize(("name", "status"), [("INT", 130), ("TERM", 143), ("HUP", 129)])
 def test_a_signal_gives_the_commands_words_and_the_shells_status(name, status, work):
-    # A shell lets its background jobs ignore SIGINT.
-    program = start(work, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    program = start(work, preexec_fn=heed_signals)
     assert program.stdout.readline() == "ready\n"
     program.send_signal(getattr(signal, f"SIG{name}"))
     assert ends(program) == (status, "", "own words\n")
