@@ -57,7 +57,8 @@ def create_dataset(
         The data have other users, items or values of features than `trained`.
     """
     dataset = _read_dataset(config, trained, tables)
-    config.apply_data_rules(_measures(dataset))
+    if config["data_rules"]:
+        config.apply_data_rules(_measures(dataset))
     return dataset
 
 

@@ -39,6 +39,7 @@ def check_shard_items(config) -> None:
         "item_init: text_plus_id": config["item_init"] == "text_plus_id",
         "distill_from": config["distill_from"],
         "ema_decay": config["ema_decay"],
+        "enable_amp": config["enable_amp"],
         "enable_scaler": config["enable_scaler"],
         "update (replay)": config["replay"] is not None,
         "task: topn": config["task"] == "topn",
@@ -61,12 +62,20 @@ def whole_tables(
         yield
 
 
-def clip_gradients(model: torch.nn.Module, max_norm: float, norm_type: float = 2.0) -> None:
+def clip_gradients(
+    model: torch.nn.Module,
+    max_norm: float,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+) -> None:
     """``clip_grad_norm_`` by the norm of all gradients, those of other processes' rows included."""
     tables = sharded_tables(model)
     parameters = dict(model.named_parameters())
     shared = [p.grad for n, p in parameters.items() if n not in tables and p.grad is not None]
-    norms = [get_total_norm(shared, norm_type)]
+    norms = [get_total_norm(shared, norm_type, foreach=foreach)]
     norms += [table.gather(parameters[n].grad.norm(norm_type)) for n, table in tables.items()]
     total = torch.cat([norm.flatten() for norm in norms]).norm(norm_type)
-    clip_grads_with_norm_(parameters.values(), max_norm, total)
+    if error_if_nonfinite and not total.isfinite():
+        raise RuntimeError(f"the norm of the gradients is {total.item()}")
+    clip_grads_with_norm_(parameters.values(), max_norm, total, foreach)

@@ -97,3 +97,10 @@ def test_data_without_texts(quick, data_path):
     rules = {"text_fields": [{"below": 1, "item_init": "random"}, {"item_init": "text"}]}
     result = run("ItemLM", "tiny", config_dict=quick(data_rules=rules), saved=False)
     assert result["test_result"]
+
+
+def test_without_rules_a_table_that_no_model_reads_is_left_alone(quick, data_path):
+    (data_path / "tiny" / "tiny.item").write_text("no header\n")
+    columns = {"inter": ["user_id", "item_id", "timestamp"]}
+    result = run("SASRec", "tiny", config_dict=quick(load_col=columns), saved=False)
+    assert result["test_result"]

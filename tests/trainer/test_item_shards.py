@@ -146,6 +146,7 @@ def test_blocks_of_noise_are_those_of_a_whole_table(shape, block):
         ({"distill_from": "saved"}, "distill_from"),
         ({"ema_decay": 0.9}, "ema_decay"),
         ({"enable_scaler": True}, "enable_scaler"),
+        ({"enable_amp": True}, "enable_amp"),
         ({"replay": 0.1}, "update"),
         ({"task": "topn"}, "task: topn"),
         ({"eval_args": {"mode": {"valid": "full", "test": "uni9"}}}, "sampled items"),

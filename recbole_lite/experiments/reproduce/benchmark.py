@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 
-from recbole_lite.config.yaml_files import read_yaml
 from recbole_lite.experiments.compare.compare import check_comparable, users_of_test
 from recbole_lite.experiments.compare.run_results import RunResult, read_result
 from recbole_lite.experiments.reproduce.baselines import BENCHMARK, FOLDER, ModelSpec
@@ -32,7 +31,7 @@ from recbole_lite.experiments.reproduce.benchmark_table import (
     text_chart,
 )
 from recbole_lite.experiments.reproduce.protocol import Request, Rows, check_names
-from recbole_lite.experiments.reproduce.time_budget import portable
+from recbole_lite.experiments.reproduce.time_budget import portable, settings_in
 from recbole_lite.report.ablation import render
 from recbole_lite.report.html_page import TEMPLATES
 from recbole_lite.utils.errors import ConfigError, one_line
@@ -188,18 +187,12 @@ def cell_settings(spec: ModelSpec, dataset: str) -> dict[str, Any]:
         The row's own file is missing, or a file cannot be read.
     """
     files = [Path(path) for path in spec.files]
-    settings = {**_read(FOLDER / "dataset" / f"{dataset}.yaml"), **spec.settings}
+    settings = {**settings_in(FOLDER / "dataset" / f"{dataset}.yaml"), **spec.settings}
     for path in (*files, FOLDER / dataset / f"{spec.stem}.yaml"):
         if path in files and not path.is_file():
             raise ConfigError(f"needs {portable(path)}, which is not there")
-        settings |= _read(path)
+        settings |= settings_in(path)
     return {key: value for key, value in settings.items() if key not in ("model", "dataset")}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Settings of a file, of none if it is not there."""
-    found = read_yaml(path) if path.is_file() else {}
-    return {key: setting.value for key, setting in found.items()}
 
 
 def read_cells(folder: Path) -> Cells:

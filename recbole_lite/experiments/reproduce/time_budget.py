@@ -270,8 +270,16 @@ def _asked(spec: ModelSpec, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _settings_of_files(spec: ModelSpec) -> dict[str, Any]:
     """Values in a row's configuration files, which may be edited between two runs."""
-    found = {key: s.value for path in spec.files for key, s in read_yaml(path).items()}
+    found: dict[str, Any] = {}
+    for path in spec.files:
+        found |= settings_in(path)
     return to_plain(found)
+
+
+def settings_in(path: str | Path) -> dict[str, Any]:
+    """Values in a configuration file, none where there is no such file."""
+    found = read_yaml(path) if Path(path).is_file() else {}
+    return {key: setting.value for key, setting in found.items()}
 
 
 def portable(path: str | Path) -> str:
