@@ -3,15 +3,19 @@
     python benchmarks/large_data.py --interactions=10M --folder=DIR --out=results/data
     python benchmarks/large_data.py --interactions=100M --folder=DIR --steps=0      # reading alone
     python benchmarks/large_data.py --interactions=3M --items=1M --workers=2 --out=results/scaling
+    python benchmarks/large_data.py --interactions=20M --items=10M --users=10000 --hidden_size=128 \
+        --workers=2 --losses "SCE, sparse_item_updates" --evaluate --out=results/scaling
 
-The data set is synthetic: 20 interactions per user, 100 per item, Zipf popularity, rows in the
-order of time, ids of up to 40 bits. It is written to --folder unless it is there. "First start"
+The data set is synthetic: 20 interactions per user (--users), 100 per item (--items), Zipf
+popularity, rows in the order of time, ids of up to 40 bits. It is written to --folder unless it is
+there. "First start"
 reads the Parquet file and writes the sequence store, "second start" opens the store; both end with
 the first batch of ``train_strategy: prefix``. Each runs in a process of its own. The peak is that
 of the resident memory, in which pages of mapped files count, too.
 
 With --workers, a training of so many processes is measured instead, with the whole item table in
 each of them and with ``shard_items``. Memory is what the largest process adds from the model on.
+--evaluate ranks all items for every user after it.
 """
 
 from __future__ import annotations
@@ -52,9 +56,8 @@ LOSSES = {
 }
 
 
-def write_parquet(path: Path, interactions: int, items: int) -> None:
+def write_parquet(path: Path, interactions: int, items: int, users: int) -> None:
     """Write random interactions, a row group at a time; the first have each item once."""
-    users = interactions // 20
     rng = np.random.default_rng(0)
     popularity = np.cumsum(1 / np.arange(10, items + 10))
     popularity /= popularity[-1]
@@ -108,15 +111,15 @@ def measure(name: str, folder: str, steps: int) -> dict[str, float]:
     return found
 
 
-def measure_workers(config_dict: dict, name: str, steps: int) -> dict[str, float]:
-    """Run in each process of a training: memory and time of `steps` steps."""
+def measure_workers(config_dict: dict, name: str, evaluate: bool) -> dict[str, float]:
+    """Run in each process of a training: memory and time of its steps, and of ranking all items."""
     import torch
     import torch.distributed as dist
 
     from recbole_lite import LiteConfig, create_dataset, data_preparation
     from recbole_lite.config.registry import get_trainer
 
-    config = LiteConfig("ItemLM", name, config_dict=config_dict)
+    config, steps = LiteConfig("ItemLM", name, config_dict=config_dict), config_dict["max_steps"]
     loaders = data_preparation(config, create_dataset(config))
     next(iter(loaders[0]))
     before = peak_mib()
@@ -128,10 +131,19 @@ def measure_workers(config_dict: dict, name: str, steps: int) -> dict[str, float
     found = {"seconds": (time.perf_counter() - started) / steps}
     found |= {"cpu_seconds": (time.process_time() - worked) / steps}
     found |= {"mib": peak_mib() - before, "loss": trainer.train_losses[0] / steps}
+    if evaluate:
+        started, worked = time.perf_counter(), time.process_time()
+        result = trainer.evaluate(loaders[1], load_best_model=False)
+        found["evaluation_seconds"] = time.perf_counter() - started
+        found["evaluation_cpu_seconds"] = time.process_time() - worked
+        found |= {"evaluation_mib": peak_mib() - before, "recall@10": result["recall@10"]}
+        found |= {"items": loaders[1]._dataset.item_num - 1, "users": len(loaders[1]._dataset)}
     everyone: list[dict[str, float]] = [{}] * dist.get_world_size()
     dist.all_gather_object(everyone, found)
-    found["mib"] = max(one["mib"] for one in everyone)
-    found["cpu_seconds"] = sum(one["cpu_seconds"] for one in everyone)
+    for key in set(found) & {"mib", "evaluation_mib"}:
+        found[key] = max(one[key] for one in everyone)
+    for key in set(found) & {"cpu_seconds", "evaluation_cpu_seconds"}:
+        found[key] = sum(one[key] for one in everyone)
     return found
 
 
@@ -141,15 +153,17 @@ def compare_workers(name: str, folder: Path, args) -> list[dict]:
     from recbole_lite.trainer.launch import launch
 
     results = []
-    for loss, changes in LOSSES.items():
+    for loss in args.losses:
+        changes = LOSSES[loss]
         for shards in (False, True):
             settings = {**SETTINGS, **changes, "shard_items": shards, "nproc": args.workers}
             settings |= {"data_path": str(folder), "max_steps": args.steps, "state": "ERROR"}
+            settings |= {"hidden_size": args.hidden_size, "inner_size": 4 * args.hidden_size}
             settings["lm_dropout"] = 0.0  # its draws are each process's own
             if settings["sparse_item_updates"] and not shards:
                 continue  # processes that hold the whole table sum dense gradients
             config = LiteConfig("ItemLM", name, config_dict=settings)
-            given = {"config_dict": settings, "name": name, "steps": args.steps}
+            given = {"config_dict": settings, "name": name, "evaluate": args.evaluate}
             found = launch(measure_workers, config, given)
             results.append({"loss_type": loss, "shard_items": shards, **found})
             print(results[-1], flush=True)
@@ -167,7 +181,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="of the data sets; default: a temporary one")
     parser.add_argument("--steps", type=int, default=20, help="of the training; 0: none")
     parser.add_argument("--items", type=count_of, help="default: a hundredth of the interactions")
+    parser.add_argument("--users", type=int, help="default: a twentieth of the interactions")
     parser.add_argument("--workers", type=int, help="compare trainings of so many processes")
+    parser.add_argument("--losses", nargs="+", choices=LOSSES, default=list(LOSSES))
+    parser.add_argument("--hidden_size", type=int, default=SETTINGS["hidden_size"])
+    parser.add_argument("--evaluate", action="store_true", help="with --workers: rank all items")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     here = Path.cwd()
@@ -177,9 +195,10 @@ def main() -> None:
         for interactions in args.interactions:
             items = args.items or max(interactions // 100, 50)
             name = f"large-{interactions}" + (f"-{items}" if args.items else "")
+            name += f"-{args.users}" if args.users else ""
             path = folder / name / f"{name}.inter.parquet"
             if not path.is_file():
-                write_parquet(path, interactions, items)
+                write_parquet(path, interactions, items, args.users or interactions // 20)
             if args.workers:
                 results += compare_workers(name, folder, args)
                 continue
