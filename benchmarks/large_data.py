@@ -3,15 +3,14 @@
     python benchmarks/large_data.py --interactions=10M --folder=DIR --out=results/data
     python benchmarks/large_data.py --interactions=100M --folder=DIR --steps=0      # reading alone
     python benchmarks/large_data.py --interactions=3M --items=1M --workers=2 --out=results/scaling
-    python benchmarks/large_data.py --interactions=20M --items=10M --users=10000 --hidden_size=128 \
+    python benchmarks/large_data.py --interactions=12M --items=10M --users=2000 --hidden_size=128 \
         --workers=2 --losses "SCE, sparse_item_updates" --evaluate --out=results/scaling
 
 The data set is synthetic: 20 interactions per user (--users), 100 per item (--items), Zipf
 popularity, rows in the order of time, ids of up to 40 bits. It is written to --folder unless it is
-there. "First start"
-reads the Parquet file and writes the sequence store, "second start" opens the store; both end with
-the first batch of ``train_strategy: prefix``. Each runs in a process of its own. The peak is that
-of the resident memory, in which pages of mapped files count, too.
+there. "First start" reads the Parquet file and writes the sequence store, "second start" opens the
+store; both end with the first batch of ``train_strategy: prefix``. Each runs in a process of its
+own. The peak is that of the resident memory, in which pages of mapped files count, too.
 
 With --workers, a training of so many processes is measured instead, with the whole item table in
 each of them and with ``shard_items``. Memory is what the largest process adds from the model on.

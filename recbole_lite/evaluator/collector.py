@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 from recbole.evaluator import Collector
 
-# Columns of the scores that are looked at together, see `maxima`.
-_GROUP = 32
+from recbole_lite.utils.best_scores import maxima
+
 _COLLECTED = ("rec.topk", "rec.meanrank", "rec.score", "rec.items", "data.label")
 
 
@@ -100,16 +100,6 @@ class LiteCollector(Collector):
             if name in collected:
                 collected.set(name, _in_order(collected.get(name), self.loader))
         return collected
-
-
-def maxima(scores: torch.Tensor) -> torch.Tensor:
-    """Largest scores of groups of columns, ``[B, n_items]`` -> ``[B, n_groups]``.
-
-    A group is not of neighbours, which would be slower to read.
-    """
-    n_groups = scores.shape[1] // _GROUP
-    grouped = scores[:, : n_groups * _GROUP].unflatten(1, (_GROUP, n_groups)).amax(1)
-    return torch.cat([grouped, scores[:, n_groups * _GROUP :]], 1)
 
 
 def _may_hit(scores, largest, users, targets, k: int) -> torch.Tensor:

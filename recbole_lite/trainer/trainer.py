@@ -490,9 +490,7 @@ class LiteMixin(ResumeMixin):
         batch, history, owner, _ = batched_data
         tables = sharded_tables(self.model).values()
         for table in tables:
-            most = 0 if history is None else int(history[0].bincount(minlength=1).max())
-            # RecBole masks the history in what is kept.
-            table.keep_best(max(*self.config["topk"], _SHOWN) + most)
+            table.keep_best(max(*self.config["topk"], _SHOWN), history)
         batched_data = (batch_to_device(batch, self.device), *batched_data[1:])
         evaluated = batch, scores, *right = super()._full_sort_batch_eval(batched_data)
         # Without a target the row is another process's (data/sharding.py).

@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from recbole_lite.model.layers.history_mask import HistoryMask
 from recbole_lite.utils import process_group
+from recbole_lite.utils.best_scores import top_k
 from recbole_lite.utils.errors import CheckpointError, ConfigError
 
 _BLOCK = 2**22  # numbers of a table that are sent or drawn at a time
@@ -76,7 +77,8 @@ class ShardedEmbedding(nn.Module):
             own = normal_rows(shape, config["initializer_range"], self.rows)
         self.weight = nn.Parameter(own)
         self.weight.register_hook(lambda grad: grad / self._world)
-        self.has_rows, self.is_whole, self._n_best = True, False, 0
+        self.has_rows, self.is_whole = True, False
+        self.keep_best(0, None)
 
     # -- training ---------------------------------------------------------------------------
 
@@ -147,9 +149,17 @@ class ShardedEmbedding(nn.Module):
 
     # -- evaluation -------------------------------------------------------------------------
 
-    def keep_best(self, n: int) -> None:
-        """Set how many scores of a user :meth:`best_scores` keeps at least."""
+    def keep_best(self, n: int, history: tuple[torch.Tensor, torch.Tensor] | None) -> None:
+        """Set what :meth:`best_scores` keeps: `n` scores of each user, none of the history.
+
+        Parameters
+        ----------
+        n : int
+        history : tuple of torch.Tensor or None
+            Rows of the batch, ``[H]``, and the items that these have had.
+        """
         self._n_best = n
+        self._history = torch.stack(history or (torch.empty(0, dtype=torch.long),) * 2, 1)
 
     def best_scores(self, users: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
         """Best scores of each user, ``[B, n_items]``; -inf for all others.
@@ -166,7 +176,8 @@ class ShardedEmbedding(nn.Module):
         sizes = self._gather_numbers(len(users))
         k = min(max(self._gather_numbers(self._n_best)), self.num_embeddings)
         scores = self._gather_rows(users, sizes) @ head.T  # [users of all, n]
-        values, places = scores.topk(min(k, len(head)))
+        scores[self._own_history(sizes, len(head))] = -torch.inf
+        values, places = top_k(scores, min(k, len(head)))
         missing = (0, k - values.shape[1])
         values = F.pad(values, missing, value=-torch.inf)
         items = F.pad(places + self.first + 1, missing)
@@ -177,6 +188,15 @@ class ShardedEmbedding(nn.Module):
             for part in (values, items)
         )
         return everything.scatter_(1, items.flatten(1), values.flatten(1))
+
+    def _own_history(self, sizes: list[int], n: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows of the batch of all processes, and which of these `n` items they have had."""
+        own = self._history.to(self.weight.device)
+        own = own + own.new_tensor([sum(sizes[: dist.get_rank()]), 0])
+        rows, items = self._gather_rows(own, self._gather_numbers(len(own))).T
+        items = items - self.first - 1
+        mine = (items >= 0) & (items < n)
+        return rows[mine], items[mine]
 
     # -- checkpoints ------------------------------------------------------------------------
 
