@@ -25,7 +25,13 @@ from recbole_lite.utils.errors import DataError, shorten
 from recbole_lite.utils.suggestions import suggest
 
 NONE = "none"  # given for a role that no column shall have
-ROLES = ("user", "item", "rating", "time")
+# Role -> setting that names its column in a run.
+FIELDS = {
+    "user": "USER_ID_FIELD",
+    "item": "ITEM_ID_FIELD",
+    "rating": "RATING_FIELD",
+    "time": "TIME_FIELD",
+}
 _DATE = r"^(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4})\b"
 
 
@@ -174,7 +180,7 @@ def guess_interactions(source: Source, given: Mapping[str, str | None]) -> dict[
         No column or several could have a role; the message names the flag.
     """
     roles = {}
-    for role in ROLES:
+    for role in FIELDS:
         name = given.get(role)
         if name is None:
             name = _guess(source, role, set(roles.values()) | set(filter(None, given.values())))

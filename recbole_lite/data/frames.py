@@ -15,7 +15,13 @@ import pyarrow as pa
 
 from recbole_lite.data.arrow_columns import decoded
 from recbole_lite.data.atomic_reader import AtomicTable
-from recbole_lite.data.column_roles import Source, guess_id, guess_interactions, roles_table
+from recbole_lite.data.column_roles import (
+    FIELDS,
+    Source,
+    guess_id,
+    guess_interactions,
+    roles_table,
+)
 from recbole_lite.data.raw_values import id_text
 from recbole_lite.data.table_conversion import (
     Converted,
@@ -26,12 +32,6 @@ from recbole_lite.data.table_conversion import (
 from recbole_lite.utils.errors import ConfigError, DataError, one_line
 
 DATASET = "frames"  # name of a data set that has no other
-FIELDS = {
-    "user": "USER_ID_FIELD",
-    "item": "ITEM_ID_FIELD",
-    "rating": "RATING_FIELD",
-    "time": "TIME_FIELD",
-}
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 
 from recbole_lite.data.atomic_reader import read_atomic, read_header
-from recbole_lite.data.column_roles import NONE, Source, guess_id, guess_interactions
-from recbole_lite.data.frames import FIELDS, frame_source
+from recbole_lite.data.column_roles import FIELDS, NONE, Source, guess_id, guess_interactions
+from recbole_lite.data.frames import frame_source
 from recbole_lite.data.sources.dataset_stats import codes
 from recbole_lite.data.sources.import_tables import file_source, write_rows
 from recbole_lite.data.sources.prepare_dataset import locked, temporary_folder, write_receipt
