@@ -16,13 +16,6 @@ INTER_TYPES = {
     "rating": "float",
     "timestamp": "float",
 }
-USER_TYPES = {
-    "user_id": "token",
-    "age": "token",
-    "gender": "token",
-    "occupation": "token",
-    "zip_code": "token",
-}
 
 
 class Table(NamedTuple):

@@ -13,13 +13,7 @@ from typing import BinaryIO
 
 import pandas as pd
 
-from recbole_lite.data.sources.converter import (
-    INTER_TYPES,
-    USER_TYPES,
-    Converter,
-    Table,
-    text_table,
-)
+from recbole_lite.data.sources.converter import INTER_TYPES, Converter, Table, text_table
 from recbole_lite.data.sources.ratings import read_ratings
 from recbole_lite.data.sources.source_files import SourceFiles
 from recbole_lite.utils.errors import DataError
@@ -28,6 +22,7 @@ from recbole_lite.utils.errors import DataError
 _YEAR = re.compile(
     r"^(?P<title>.*?)\s*\((?P<year>\d{4})(?:[-\u2013]\d{0,4})?\)\s*(?:\((?:V|TV)\))?$"
 )
+USER_TYPES = dict.fromkeys(("user_id", "age", "gender", "occupation", "zip_code"), "token")
 COLUMNS = tuple(INTER_TYPES)  # user, item, rating, time in all three layouts
 RATINGS_HEADER = ("userId", "movieId", "rating", "timestamp")
 MOVIES_HEADER = ["movieId", "title", "genres"]
