@@ -23,7 +23,7 @@ import pyarrow as pa
 from recbole_lite.data.atomic_checks import Block, Layout, check_dialect, quote
 from recbole_lite.data.atomic_columns import FINISH, parse_block
 from recbole_lite.data.atomic_header import check_header
-from recbole_lite.utils.errors import DataError
+from recbole_lite.utils.errors import DataError, unreadable
 
 BLOCK_BYTES = 4 << 20  # parsed at a time by each thread
 HEADER_BYTES = 1 << 20  # a longer first line is no header
@@ -160,12 +160,8 @@ def _open_binary(path: Path) -> Iterator[BinaryIO]:
     try:
         with path.open("rb") as file:
             yield file
-    except FileNotFoundError:
-        raise DataError("there is no such file; check the path", path) from None
-    except IsADirectoryError:
-        raise DataError("this is a directory; name the file in it", path) from None
     except OSError as error:
-        raise DataError(f"the file cannot be read: {error.strerror or error}", path) from error
+        raise unreadable(error, path) from error
 
 
 def _header(
