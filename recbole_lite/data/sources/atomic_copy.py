@@ -11,15 +11,7 @@ from recbole_lite.utils.errors import DataError
 
 
 class AtomicCopy(Converter):
-    """Files ``<stem>.inter``, and ``.item`` and ``.user`` where there are such.
-
-    Parameters
-    ----------
-    stem : str
-        Name of the files without the ending.
-    has_items, has_users : bool
-        Whether the ``.item`` and the ``.user`` file belong to the set.
-    """
+    """Files ``<stem>.inter``, and ``.item`` and ``.user`` where they belong to the set."""
 
     stem: str
     has_items: bool = True

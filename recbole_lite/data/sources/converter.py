@@ -46,18 +46,5 @@ class Converter(StrictModel):
 
 
 def text_table(types: dict[str, str], rows: list[list[str]]) -> Table:
-    """Table of strings.
-
-    Parameters
-    ----------
-    types : dict
-        Column name to type.
-    rows : list of list of str
-        One list per row, in the order of `types`.
-
-    Returns
-    -------
-    Table
-        All columns hold strings.
-    """
+    """Table of strings; each row has the order of `types` (column -> type)."""
     return Table(types, pd.DataFrame(rows, columns=list(types), dtype=str))

@@ -39,21 +39,11 @@ _TEXT = ("token", "token_seq")
 
 @dataclass(frozen=True)
 class Joined:
-    """What a join has written.
+    """What a join has written."""
 
-    Attributes
-    ----------
-    rows : dict of str to int
-        Rows of each of `PARTS`.
-    new : int
-        New interactions among them.
-    notes : list of str
-        What was left out or is unusual, with counts.
-    """
-
-    rows: dict[str, int]
-    new: int
-    notes: list[str] = field(default_factory=list)
+    rows: dict[str, int]  # of each of `PARTS`
+    new: int  # interactions among them
+    notes: list[str] = field(default_factory=list)  # what was left out or is unusual, with counts
 
 
 def join_tables(

@@ -10,18 +10,7 @@ from recbole_lite.data.sources.dataset_meta import DatasetMeta, find_meta, known
 
 
 def list_datasets(data_path: str | Path) -> str:
-    """Say which data sets are known, how large they are, and which are on disk.
-
-    Parameters
-    ----------
-    data_path : str or Path
-        Folder of the data sets.
-
-    Returns
-    -------
-    str
-        A table.
-    """
+    """Table of the known data sets: how large they are, and which are on disk in `data_path`."""
     data_path = Path(data_path)
     metas = [load_meta(find_meta(name, data_path)) for name in known_names(data_path)]
     headers = ["name", "title", "users", "items", "interactions", f"in {data_path}"]
