@@ -32,21 +32,11 @@ LINE_BYTES = 1 << 28  # a longer row is no row
 
 @dataclass(frozen=True, eq=False)
 class AtomicTable:
-    """Fields of an atomic file.
-
-    Attributes
-    ----------
-    path : Path
-        The file.
-    types : dict of str to str
-        Loaded field -> type, in file order.
-    frame : DataFrame
-        One column per loaded field, rows in file order (row i is line i + 2).
-    """
+    """Fields of an atomic file that were loaded."""
 
     path: Path
-    types: dict[str, str]
-    frame: pd.DataFrame
+    types: dict[str, str]  # in file order
+    frame: pd.DataFrame  # one column per field, rows in file order (row i is line i + 2)
 
     def select(self, fields: Collection[str]) -> AtomicTable:
         """Only some of the fields; the values are shared."""
@@ -57,21 +47,9 @@ class AtomicTable:
 def read_header(
     path: str | Path, *, separator: str = "\t", encoding: str = "utf-8"
 ) -> dict[str, str]:
-    """Read the first line of an atomic file.
+    """Fields and types, in file order, that the first line of an atomic file names.
 
-    Parameters
-    ----------
-    path : str or Path
-        The file.
-    separator : str
-        One character between fields.
-    encoding : str
-        Of the file; one that keeps ASCII as it is.
-
-    Returns
-    -------
-    dict of str to str
-        Field -> type, in file order.
+    `separator` and `encoding` are those of :func:`read_atomic`.
 
     Raises
     ------

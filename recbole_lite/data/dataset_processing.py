@@ -254,13 +254,7 @@ class ProcessingMixin:
 
 
 class TokenIds(UserDict):
-    """Internal ids by token, a dict that is made when it is used.
-
-    Parameters
-    ----------
-    tokens : numpy.ndarray
-        ``[n]`` tokens by internal id.
-    """
+    """Internal ids by token, a dict that is made when it is used; from tokens by id, ``[n]``."""
 
     def __init__(self, tokens: np.ndarray):
         self._tokens = tokens

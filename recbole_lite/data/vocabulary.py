@@ -101,12 +101,7 @@ class Vocabulary:
 
 
 class Numbering:
-    """Numbers the tokens of data by a checkpoint's vocabulary.
-
-    Parameters
-    ----------
-    vocabulary : Vocabulary
-    """
+    """Numbers the tokens of data by a checkpoint's vocabulary."""
 
     def __init__(self, vocabulary: Vocabulary):
         self.vocabulary = vocabulary

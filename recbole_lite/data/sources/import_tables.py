@@ -327,15 +327,8 @@ def _write(
 def write_rows(path: Path, types: dict[str, str], frame: pd.DataFrame) -> None:
     """Write an atomic file, a part at a time, without a loop over rows.
 
-    Parameters
-    ----------
-    path : Path
-        The file; it must not have a reader yet.
-    types : dict of str to str
-        Field -> type, in the order to write.
-    frame : DataFrame
-        Columns that :mod:`recbole_lite.data.table_conversion` has made: without tabs or line
-        ends.
+    The file must not have a reader yet. `types` has the order of the fields, and `frame` columns
+    that :mod:`recbole_lite.data.table_conversion` has made: without tabs or line ends.
     """
     with path.open("wb") as file:
         header = "\t".join(f"{field}:{kind}" for field, kind in types.items())
