@@ -24,11 +24,7 @@ LOWER_IS_BETTER = ("giniindex", "averagepopularity")
 def render(record: RunRecord, others: Sequence[RunRecord]) -> str:
     """HTML of a run's report; everything that comes from data is escaped.
 
-    Parameters
-    ----------
-    record : RunRecord
-    others : list of RunRecord
-        Runs that it can be compared with, the newest first.
+    `others` are the runs that it can be compared with, the newest first.
     """
     content = {
         **_head(record),

@@ -36,14 +36,9 @@ _ERRORS = (
 def read_vector_file(path: Path, id_field: str, ids_path: Path | None) -> Iterator[Block]:
     """Read the ids and vectors of a file; its suffix is one of `FORMATS`.
 
-    Parameters
-    ----------
-    path : Path
-    id_field : str
-        Name of the ids, ``ITEM_ID_FIELD``; the names of `ID_NAMES` come after it.
-    ids_path : Path or None
-        File of the ids of a file of vectors alone; None: in the file, or beside it, in
-        ``<stem>.ids.txt`` or ``<stem>.ids.npy``.
+    The ids are named `id_field` (``ITEM_ID_FIELD``), or one of `ID_NAMES`. `ids_path` is the file
+    of the ids of a file of vectors alone; None: they are in the file, or beside it, in
+    ``<stem>.ids.txt`` or ``<stem>.ids.npy``.
 
     Yields
     ------
