@@ -225,9 +225,7 @@ def _split_sessions(frame: pd.DataFrame, gap: float) -> pd.DataFrame:
     first[1:] = ~same | (np.diff(times[order]) > gap)
     session = np.cumsum(first) - 1
     owner = users[order[first]]
-    begins = np.ones(len(owner), dtype=bool)
-    begins[1:] = owner[1:] != owner[:-1]
-    number = np.arange(len(owner)) - np.flatnonzero(begins)[np.cumsum(begins) - 1] + 1
+    number = np.arange(len(owner)) - np.searchsorted(owner, owner) + 1
     names = pa.array(frame["user_id"].cat.categories.astype(object)).take(pa.array(owner))
     names = pc.binary_join_element_wise(names, pa.array(number).cast(pa.string()), "_")
     of_rows = np.empty(len(frame), dtype=np.int64)

@@ -26,7 +26,6 @@ from recbole_lite.data.frames import frame_source
 from recbole_lite.data.sources.dataset_stats import codes
 from recbole_lite.data.sources.import_tables import file_source, write_rows
 from recbole_lite.data.sources.prepare_dataset import locked, temporary_folder, write_receipt
-from recbole_lite.data.stable_order import stable_order
 from recbole_lite.data.table_conversion import convert_descriptions, convert_interactions
 from recbole_lite.utils.dataset_names import check_name, part_file
 from recbole_lite.utils.errors import DataError, listed
@@ -174,12 +173,9 @@ class _OldData:
 
 def _from_end(frame: pd.DataFrame, old: _OldData) -> np.ndarray:
     """Number of later rows of the same user, ``[n]``."""
-    users, times = codes(frame[old.fields["user"]]), frame[old.fields["time"]].to_numpy(copy=True)
-    order = stable_order(users, times)
-    ends = np.cumsum(np.bincount(users))
-    later = np.empty(len(frame), dtype=np.int64)
-    later[order] = ends[users[order]] - 1 - np.arange(len(frame))
-    return later
+    user, time = old.fields["user"], old.fields["time"]
+    users = frame[[user, time]].sort_values(time, kind="stable").groupby(user, observed=True)
+    return users.cumcount(ascending=False).sort_index().to_numpy()
 
 
 # -- new interactions -------------------------------------------------------------------------
