@@ -26,6 +26,7 @@ def render(record: RunRecord, others: Sequence[RunRecord]) -> str:
 
     `others` are the runs that it can be compared with, the newest first.
     """
+    config_files = f"--config_files={record.folder / checkpoint.YAML_FILE}"
     content = {
         **_head(record),
         **learning_curves(record),
@@ -35,13 +36,7 @@ def render(record: RunRecord, others: Sequence[RunRecord]) -> str:
         "tiles": _tiles(record),
         "how": _how(record),
         "table": _table(record, others),
-        "command": shlex.join(
-            [
-                "python",
-                "run_recbole_lite.py",
-                f"--config_files={record.folder / checkpoint.YAML_FILE}",
-            ]
-        ),
+        "command": f"python run_recbole_lite.py {shlex.quote(config_files)}",
         "environment": [(k, "-" if v is None else v) for k, v in record.environment.items()],
         "settings": sorted(record.settings.items()),
     }
