@@ -254,7 +254,7 @@ class ProcessingMixin:
 
 
 class TokenIds(UserDict):
-    """Internal ids by token, a dict that is made when it is used; from tokens by id, ``[n]``."""
+    """Internal ids by token, a dict that is made when it is used; of tokens by internal id."""
 
     def __init__(self, tokens: np.ndarray):
         self._tokens = tokens

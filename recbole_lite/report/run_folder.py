@@ -51,7 +51,8 @@ class RunRecord:
     folder: Path
     settings: dict[str, Any]  # every key
     metrics: dict[str, Any]  # content of metrics.json
-    history: list[dict[str, float]] = field(default_factory=list)  # without empty cells
+    # Lines of history.csv, without empty cells.
+    history: list[dict[str, float]] = field(default_factory=list)
     # Raw id -> line of users.csv, numbers read; empty where the run has none.
     users: dict[str, dict[str, Any]] = field(default_factory=dict)
     samples: list[dict[str, Any]] = field(default_factory=list)  # see samples.sample_users

@@ -14,7 +14,7 @@ _TOLERANCE = 1e-5
 
 
 def warn_of_cut_texts(lengths: Sequence[int], n_texts: int, max_length: int) -> None:
-    """Warn of texts that have more tokens than `max_length`, which the Item LLM reads.
+    """Warn of texts that have more tokens than the `max_length` that the Item LLM reads.
 
     `lengths` are the numbers of tokens of the texts that are cut, of all `n_texts`.
     """

@@ -29,7 +29,7 @@ def find_parts(folder: str | Path, name: str) -> list[str]:
 
 
 def check_name(name: str) -> str:
-    """Refuse a user's data set name that is not the plain name of a folder; others are returned.
+    """Return a user's name of a data set, unless it is not the plain name of a folder.
 
     Raises
     ------

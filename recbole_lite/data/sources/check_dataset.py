@@ -29,17 +29,18 @@ SHORTEST_SPLIT = 3  # leave-one-out: one item each for training, validation and 
 class FileSettings:
     """What the settings of a run say of the files of a data set; the defaults are RecBole's."""
 
-    user: str = "user_id"  # column
+    # Names of columns.
+    user: str = "user_id"
     item: str = "item_id"
     time: str = "timestamp"
     rating: str = "rating"
     separator: str = "\t"
     seq_separator: str = " "
     encoding: str = "utf-8"
-    parts: tuple[str, ...] = ()  # none: one file of interactions, or the parts that are there
+    parts: tuple[str, ...] = ()  # benchmark_filename; none: one file, or the parts that are there
     histories: str = "item_id_list"  # column of a part whose rows are histories with targets
     suffixes: tuple[str, ...] = ()  # additional_feat_suffix
-    text_fields: tuple[str, ...] = ()  # none: those of dataset_meta, or all
+    text_fields: tuple[str, ...] = ()  # item_text_fields; none: those of dataset_meta, or all
 
     @classmethod
     def from_config(cls, config) -> FileSettings:

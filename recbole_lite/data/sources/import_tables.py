@@ -225,7 +225,7 @@ def _split_sessions(frame: pd.DataFrame, gap: float) -> pd.DataFrame:
     first[1:] = ~same | (np.diff(times[order]) > gap)
     session = np.cumsum(first) - 1
     owner = users[order[first]]
-    number = np.arange(len(owner)) - np.searchsorted(owner, owner) + 1
+    number = np.arange(len(owner)) - np.searchsorted(owner, owner) + 1  # they are sorted
     names = pa.array(frame["user_id"].cat.categories.astype(object)).take(pa.array(owner))
     names = pc.binary_join_element_wise(names, pa.array(number).cast(pa.string()), "_")
     of_rows = np.empty(len(frame), dtype=np.int64)
@@ -325,8 +325,8 @@ def _write(
 def write_rows(path: Path, types: dict[str, str], frame: pd.DataFrame) -> None:
     """Write an atomic file, a part at a time, without a loop over rows.
 
-    The file must not have a reader yet. `types` has the order of the fields, and `frame` columns
-    that :mod:`recbole_lite.data.table_conversion` has made: without tabs or line ends.
+    The file must not have a reader yet. `types` has the order of the fields; the columns are those
+    that :mod:`recbole_lite.data.table_conversion` makes, without tabs or line ends.
     """
     with path.open("wb") as file:
         header = "\t".join(f"{field}:{kind}" for field, kind in types.items())

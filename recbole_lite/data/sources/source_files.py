@@ -28,7 +28,7 @@ _LINK = 0o120000
 
 
 def mismatches(path: Path, source: Source) -> list[str]:
-    """One sentence per difference of a file from its known size and checksums; none if unknown."""
+    """Differences of a file from its known size and checksums, a sentence each."""
     size = path.stat().st_size
     if source.size is not None and size != source.size:
         return [f"{size:,} bytes, expected {source.size:,}"]
@@ -118,7 +118,7 @@ class SourceFiles:
             ) from error
 
     def place(self, name: str) -> tuple[Path, str | None]:
-        """File or archive that holds a file (`name` as in `open`), and the member of an archive.
+        """Path of a file (`name` as in `open`), or of the zip that holds it and the member's name.
 
         Raises
         ------
