@@ -114,7 +114,8 @@ def import_tables(
     if gap is not None:
         frame = _split_sessions(frame, gap)
     kept = _filter(frame, options)
-    for line in (*_notes(tables), *_described(len(tables["inter"].frame), frame, kept, options)):
+    notes = [f".{ending}: {note}" for ending, table in tables.items() for note in table.notes]
+    for line in (*notes, *_described(len(tables["inter"].frame), frame, kept, options)):
         log(line)
     if options.dry_run:
         log("dry run: nothing was written")
@@ -266,10 +267,6 @@ def _described(
 
 
 # -- what the user sees -----------------------------------------------------------------------
-
-
-def _notes(tables: dict[str, Converted]) -> list[str]:
-    return [f".{ending}: {note}" for ending, table in tables.items() for note in table.notes]
 
 
 def _next_step(name: str, data_path: Path, tables: dict[str, Converted]) -> str:

@@ -131,7 +131,7 @@ class _OldData:
                     "data_path, or, if the run was given data frames, train it on files",
                     path,
                 )
-            names = self._columns_of(path, "inter")
+            names = self._columns_of(path)
             tables.append(self._read(path, names, ids))
         self.types = tables[0].types
         if ids[1] + config["LIST_SUFFIX"] in self.types:
@@ -150,11 +150,11 @@ class _OldData:
             path, columns=columns, required=required, seq_separator=separator, **self.format
         )
 
-    def _columns_of(self, path: Path, ending: str) -> list[str]:
+    def _columns_of(self, path: Path) -> list[str]:
         load, unload = (self.config[key] or {} for key in ("load_col", "unload_col"))
         header = read_header(path, **self.format)
-        wanted = load.get(ending, "*")
-        left_out = unload.get(ending) or []
+        wanted = load.get("inter", "*")
+        left_out = unload.get("inter") or []
         return [f for f in header if (wanted == "*" or f in wanted) and f not in left_out]
 
     def held_out(self) -> np.ndarray:
