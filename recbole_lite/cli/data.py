@@ -10,8 +10,8 @@ from recbole_lite.cli.common import add_command, config_files
 from recbole_lite.data.sources.acquire import DEFAULT_DATA_PATH
 from recbole_lite.data.sources.check_dataset import check
 from recbole_lite.data.sources.check_report import CheckReport
+from recbole_lite.data.sources.dataset_meta import list_datasets
 from recbole_lite.data.sources.import_tables import ImportOptions, import_tables
-from recbole_lite.data.sources.list_datasets import list_datasets
 from recbole_lite.data.sources.prepare_dataset import prepare
 
 MODEL = "LiteLLM4Rec"  # whose run `check` has in mind, where settings do not say it

@@ -29,18 +29,7 @@ _FIRST_BYTES = np.array([256**n - 1 for n in range(9)], dtype=np.uint64)
 def parse_block(
     block: Block, layout: Layout, fields: Sequence[str], required: Sequence[str]
 ) -> tuple[int, dict[str, pa.Array]]:
-    """Check and parse whole lines.
-
-    Parameters
-    ----------
-    block : Block
-        The lines.
-    layout : Layout
-        What the header promises.
-    fields : sequence of str
-        Columns to parse.
-    required : sequence of str
-        Those of them whose cells must not be empty.
+    """Check whole lines, and parse `fields`; cells of `required` ones must not be empty.
 
     Returns
     -------

@@ -23,7 +23,7 @@ import pyarrow as pa
 from recbole_lite.data.atomic_checks import Block, Layout, check_dialect, quote
 from recbole_lite.data.atomic_columns import FINISH, parse_block
 from recbole_lite.data.atomic_header import check_header
-from recbole_lite.utils.errors import DataError
+from recbole_lite.utils.errors import DataError, unreadable
 
 BLOCK_BYTES = 4 << 20  # parsed at a time by each thread
 HEADER_BYTES = 1 << 20  # a longer first line is no header
@@ -32,21 +32,11 @@ LINE_BYTES = 1 << 28  # a longer row is no row
 
 @dataclass(frozen=True, eq=False)
 class AtomicTable:
-    """Fields of an atomic file.
-
-    Attributes
-    ----------
-    path : Path
-        The file.
-    types : dict of str to str
-        Loaded field -> type, in file order.
-    frame : DataFrame
-        One column per loaded field, rows in file order (row i is line i + 2).
-    """
+    """Fields of an atomic file that were loaded."""
 
     path: Path
-    types: dict[str, str]
-    frame: pd.DataFrame
+    types: dict[str, str]  # in file order
+    frame: pd.DataFrame  # one column per field, rows in file order (row i is line i + 2)
 
     def select(self, fields: Collection[str]) -> AtomicTable:
         """Only some of the fields; the values are shared."""
@@ -57,21 +47,9 @@ class AtomicTable:
 def read_header(
     path: str | Path, *, separator: str = "\t", encoding: str = "utf-8"
 ) -> dict[str, str]:
-    """Read the first line of an atomic file.
+    """Fields and types, in file order, that the first line of an atomic file names.
 
-    Parameters
-    ----------
-    path : str or Path
-        The file.
-    separator : str
-        One character between fields.
-    encoding : str
-        Of the file; one that keeps ASCII as it is.
-
-    Returns
-    -------
-    dict of str to str
-        Field -> type, in file order.
+    `separator` and `encoding` are those of :func:`read_atomic`.
 
     Raises
     ------
@@ -160,12 +138,8 @@ def _open_binary(path: Path) -> Iterator[BinaryIO]:
     try:
         with path.open("rb") as file:
             yield file
-    except FileNotFoundError:
-        raise DataError("there is no such file; check the path", path) from None
-    except IsADirectoryError:
-        raise DataError("this is a directory; name the file in it", path) from None
     except OSError as error:
-        raise DataError(f"the file cannot be read: {error.strerror or error}", path) from error
+        raise unreadable(error, path) from error
 
 
 def _header(

@@ -25,7 +25,13 @@ from recbole_lite.utils.errors import DataError, shorten
 from recbole_lite.utils.suggestions import suggest
 
 NONE = "none"  # given for a role that no column shall have
-ROLES = ("user", "item", "rating", "time")
+# Role -> setting that names its column in a run.
+FIELDS = {
+    "user": "USER_ID_FIELD",
+    "item": "ITEM_ID_FIELD",
+    "rating": "RATING_FIELD",
+    "time": "TIME_FIELD",
+}
 _DATE = r"^(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4})\b"
 
 
@@ -63,31 +69,15 @@ _KNOWN: dict[str, tuple[frozenset[str], ...]] = {
 
 @dataclass(frozen=True)
 class Source:
-    """A foreign table, and the lines of its rows in the file.
+    """A foreign table, and the lines of its rows in the file."""
 
-    Attributes
-    ----------
-    table : pyarrow.Table
-    name : str
-        Path of the file, or name of the argument.
-    first_line : int or None
-        Line of the first row in a text file; None: rows are counted, from `first_row`.
-    first_row : int
-    flags : dict of str to str
-        What messages call the setting that names the column of a role.
-    time_flag : str
-        The same of ``time_format``; empty: there is none.
-    keeps_names : bool
-        Whether fields keep the columns' names as they are.
-    """
-
-    table: Any  # or what gives columns and their names as it does
-    name: str
-    flags: Mapping[str, str]
-    first_line: int | None = None
+    table: Any  # pyarrow.Table, or what gives columns and their names as it does
+    name: str  # path of the file, or name of the argument
+    flags: Mapping[str, str]  # role -> what messages call the setting that names its column
+    first_line: int | None = None  # of the first row in a text file; None: rows are counted
     first_row: int = 1
-    time_flag: str = "--time_format"
-    keeps_names: bool = False
+    time_flag: str = "--time_format"  # what messages call it; empty: there is none
+    keeps_names: bool = False  # whether fields keep the columns' names as they are
 
     @property
     def path(self) -> Path:
@@ -174,7 +164,7 @@ def guess_interactions(source: Source, given: Mapping[str, str | None]) -> dict[
         No column or several could have a role; the message names the flag.
     """
     roles = {}
-    for role in ROLES:
+    for role in FIELDS:
         name = given.get(role)
         if name is None:
             name = _guess(source, role, set(roles.values()) | set(filter(None, given.values())))
@@ -190,17 +180,10 @@ def guess_interactions(source: Source, given: Mapping[str, str | None]) -> dict[
 
 
 def guess_id(source: Source, role: str, given: str | None, known: Sequence[str] = ()) -> str:
-    """Find the id column of a table of items or users.
+    """Find the id column of a table of items or users (`role`).
 
-    Parameters
-    ----------
-    source : Source
-    role : str
-        item or user.
-    given : str or None
-        Column that the user names.
-    known : sequence of str
-        Names that the column has in other tables: one of them needs no guess.
+    `given` is the column that the user names; a column with one of the `known` names, which it has
+    in other tables, needs no guess.
 
     Raises
     ------

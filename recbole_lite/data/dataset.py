@@ -255,7 +255,10 @@ class LiteSequentialDataset(SequencesMixin, SequentialDataset):
     def inter_matrix(self, form="coo", value_field=None):
         """User-item matrix of the windows' targets and of each user's first item."""
         windows = self.inter_feat
-        rows = self._rows_of_matrix(windows)
+        if windows.store.sequence is not None:
+            rows = windows.covered_rows()
+        else:
+            rows = np.append(windows.rows, np.unique(windows.store.user_start(windows.rows)))
         local = windows.select(rows)
         fields = [self.uid_field, self.iid_field, *([value_field] if value_field else [])]
         return self._create_sparse_matrix(
@@ -265,12 +268,6 @@ class LiteSequentialDataset(SequencesMixin, SequentialDataset):
             form,
             value_field,
         )
-
-    @staticmethod
-    def _rows_of_matrix(windows):
-        if windows.store.sequence is not None:
-            return windows.covered_rows()
-        return np.concatenate([windows.rows, np.unique(windows.store.user_start(windows.rows))])
 
 
 class LiteGeneralDataset(SequencesMixin, Dataset):

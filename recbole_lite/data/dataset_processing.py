@@ -254,13 +254,7 @@ class ProcessingMixin:
 
 
 class TokenIds(UserDict):
-    """Internal ids by token, a dict that is made when it is used.
-
-    Parameters
-    ----------
-    tokens : numpy.ndarray
-        ``[n]`` tokens by internal id.
-    """
+    """Internal ids by token, a dict that is made when it is used; of tokens by internal id."""
 
     def __init__(self, tokens: np.ndarray):
         self._tokens = tokens

@@ -192,18 +192,10 @@ class ReadingMixin(PartsMixin):
         return [f for f, kind in header.items() if f != self.iid_field and kind != "float_seq"]
 
     def item_text_columns(self, fields: list[str] | None = None) -> dict[str, list[str]]:
-        """Raw text of items, by internal id.
+        """Raw text of items: field of ``.item`` -> one string per internal item id.
 
-        Parameters
-        ----------
-        fields : list of str, optional
-            Fields of ``.item``; default: all but the item id and sequences of numbers.
-
-        Returns
-        -------
-        dict of str to list of str
-            Field -> one string per internal item id; "" for padding (id 0) and for items that
-            have no row.
+        It is "" for padding (id 0) and for items that have no row. Default of `fields`: all but the
+        item id and sequences of numbers.
 
         Raises
         ------

@@ -15,7 +15,13 @@ import pyarrow as pa
 
 from recbole_lite.data.arrow_columns import decoded
 from recbole_lite.data.atomic_reader import AtomicTable
-from recbole_lite.data.column_roles import Source, guess_id, guess_interactions, roles_table
+from recbole_lite.data.column_roles import (
+    FIELDS,
+    Source,
+    guess_id,
+    guess_interactions,
+    roles_table,
+)
 from recbole_lite.data.raw_values import id_text
 from recbole_lite.data.table_conversion import (
     Converted,
@@ -26,31 +32,15 @@ from recbole_lite.data.table_conversion import (
 from recbole_lite.utils.errors import ConfigError, DataError, one_line
 
 DATASET = "frames"  # name of a data set that has no other
-FIELDS = {
-    "user": "USER_ID_FIELD",
-    "item": "ITEM_ID_FIELD",
-    "rating": "RATING_FIELD",
-    "time": "TIME_FIELD",
-}
 
 
 @dataclass(frozen=True)
 class FrameTables:
-    """A data set in memory.
+    """A data set in memory."""
 
-    Attributes
-    ----------
-    tables : dict of str to AtomicTable
-        By the ending that their file would have: inter, item, user.
-    mapping : str
-        What the columns of the frames became, for the log.
-    item_id_type : str
-        Type of the items' ids: int or str; anything else is known by its text alone.
-    """
-
-    tables: dict[str, AtomicTable]
-    mapping: str
-    item_id_type: str
+    tables: dict[str, AtomicTable]  # by the ending that their file would have: inter, item, user
+    mapping: str  # what the columns of the frames became, for the log
+    item_id_type: str  # int or str; anything else is known by its text alone
 
 
 def read_frames(config, interactions: Any, items: Any = None, users: Any = None) -> FrameTables:
@@ -140,11 +130,7 @@ def _mapping(name: str, made: Converted) -> str:
 def frame_source(name: str, table: Any) -> tuple[Source, dict[str, str]]:
     """Table in Arrow's form, and the type of each column's values: int, str or other.
 
-    Parameters
-    ----------
-    name : str
-        Of the argument, for messages.
-    table : data frame, list of dicts, or dict of lists
+    `table` is a data frame, list of dicts, or dict of lists; messages call it `name`.
 
     Raises
     ------

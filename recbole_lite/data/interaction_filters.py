@@ -16,7 +16,7 @@ from recbole_lite.data.sources.dataset_stats import codes
 def filter_by_counts(
     columns: Sequence[np.ndarray], allowed: Sequence[Callable[[np.ndarray], np.ndarray]]
 ) -> np.ndarray:
-    """Rows that stay when users and items with too few or too many rows are dropped.
+    """Which rows stay, ``[n]`` bool, without users and items that have too few or too many rows.
 
     Each round drops the rows of all of them at once, until none is left to drop.
 
@@ -26,11 +26,6 @@ def filter_by_counts(
         Codes from 0 of users, items, ..., shape ``[n]`` each.
     allowed : sequence of callable
         One for each column: numbers of rows -> which are allowed.
-
-    Returns
-    -------
-    ndarray of bool
-        Which rows stay, shape ``[n]``.
     """
     kept = np.arange(len(columns[0]))
     while kept.size:
@@ -49,21 +44,10 @@ def filter_by_counts(
 def drop_repeated_pairs(
     frame: pd.DataFrame, user_field: str, item_field: str, time_field: str, keep: str = "first"
 ) -> pd.DataFrame:
-    """Keep the first or last row in time of each user and item.
+    """Keep the ``first`` or ``last`` row in time of each user and item.
 
-    Parameters
-    ----------
-    frame : DataFrame
-        Of equal times, and without the column `time_field`, the order of the rows counts.
-    user_field, item_field, time_field : str
-        Names of the columns.
-    keep : str
-        ``first`` or ``last``.
-
-    Returns
-    -------
-    DataFrame
-        Rows in the order of `frame`, with its index.
+    Of equal times, and without the column `time_field`, the order of the rows counts. The rows that
+    stay keep their order and index.
     """
     pairs = frame[[user_field, item_field]]
     if time_field in frame:

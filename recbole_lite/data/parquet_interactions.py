@@ -13,18 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recbole_lite.data.atomic_reader import AtomicTable
-from recbole_lite.data.column_roles import Source
+from recbole_lite.data.column_roles import FIELDS, Source
 from recbole_lite.data.source_tables import read_source_table
 from recbole_lite.data.table_conversion import convert_interactions
 from recbole_lite.utils.errors import DataError, one_line
 
 SUFFIX = ".inter.parquet"
-ROLES = {
-    "user": "USER_ID_FIELD",
-    "item": "ITEM_ID_FIELD",
-    "rating": "RATING_FIELD",
-    "time": "TIME_FIELD",
-}
 
 
 class _Columns:
@@ -72,15 +66,15 @@ def read_parquet(
     DataError
         The file has no column of users or items, or values that cannot be used, with their row.
     """
-    source = Source(_Columns(path), str(path), ROLES, time_flag="", keeps_names=True)
+    source = Source(_Columns(path), str(path), FIELDS, time_flag="", keeps_names=True)
     chosen = [
         column
         for column in source.table.column_names
         if (load is None or column in load) and column not in (unload or ())
     ]
-    names = {role: config[key] for role, key in ROLES.items()}
+    names = {role: config[key] for role, key in FIELDS.items()}
     for role in ("user", "item"):
-        source.check_column(names[role], ROLES[role])
+        source.check_column(names[role], FIELDS[role])
     roles = {role: name for role, name in names.items() if name in chosen}
     keep = [column for column in chosen if column not in roles.values()]
     ids = {role: names[role] for role in ("user", "item")}

@@ -25,7 +25,7 @@ import pyarrow.json as pajson
 import pyarrow.parquet as pq
 
 from recbole_lite.data.atomic_checks import quote
-from recbole_lite.utils.errors import ConfigError, DataError, one_line
+from recbole_lite.utils.errors import ConfigError, DataError, one_line, unreadable
 from recbole_lite.utils.suggestions import suggest
 
 MAX_LINE = 16 << 20  # bytes; also the longest row, of several lines in quotes
@@ -82,7 +82,7 @@ def read_source_table(
         else:
             table = _read_text(path, separator or ("\t" if ending == ".tsv" else None), wanted)
     except OSError as error:
-        raise DataError(_reason(error), path) from None
+        raise unreadable(error, path) from None
     except pa.ArrowException as error:
         raise DataError(f"the file cannot be read: {one_line(error)}", path) from None
     if not table.num_rows:
@@ -112,14 +112,6 @@ def check_single_values(table: pa.Table, path: Path) -> None:
                 "name another column, or convert this one to text",
                 path,
             )
-
-
-def _reason(error: OSError) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "there is no such file; check the path"
-    if isinstance(error, IsADirectoryError):
-        return "this is a directory; name the file in it"
-    return f"the file cannot be read: {error.strerror or error}"
 
 
 # --- bytes ---------------------------------------------------------------------------------

@@ -32,15 +32,7 @@ def stable_order(*keys: np.ndarray) -> np.ndarray:
 
     ``np.lexsort(keys[::-1])``, several times as fast: torch sorts integers by radix, in threads.
 
-    Parameters
-    ----------
-    *keys : numpy.ndarray of int or float
-        Shape ``[n]`` each, without NaN.
-
-    Returns
-    -------
-    numpy.ndarray of int64
-        Shape ``[n]``.
+    Keys are int or float, ``[n]`` each, without NaN; the order is int64, ``[n]``.
     """
     first = keys[0]
     if len(first) > _AT_ONCE and first.dtype.kind == "i" and first.min() >= 0:
@@ -90,13 +82,8 @@ def _packed(keys: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
 def by_appearance(codes: np.ndarray, n_codes: int) -> np.ndarray:
     """Codes that occur, in order of first appearance; -1 is none.
 
-    The uniques of ``pandas.factorize(codes)``, without a hash table.
-
-    Parameters
-    ----------
-    codes : numpy.ndarray of int
-        Shape ``[n]``, in -1 .. n_codes - 1.
-    n_codes : int
+    The uniques of ``pandas.factorize(codes)``, without a hash table; `codes`, ``[n]``, are in
+    -1 .. n_codes - 1.
     """
     if len(codes) and codes[0] <= 0:
         most = np.maximum.accumulate(codes)

@@ -36,30 +36,14 @@ _URL = r"^https?://\S+$"
 
 @dataclass
 class Converted:
-    """Columns of an atomic file.
-
-    Attributes
-    ----------
-    types : dict of str to str
-        Field -> RecBole's type.
-    columns : dict of str to Series
-        Field -> values, as :func:`recbole_lite.data.atomic_reader.read_atomic` gives them.
-    roles : list of ColumnRole
-        What became of each column of the source.
-    notes : list of str
-        What was changed or left out, with counts.
-    text_fields : list of str
-        Fields that hold text.
-    ids : dict of str to Index
-        Different ids of users and items, by role.
-    """
+    """Columns of an atomic file by field, with values as `read_atomic` gives them."""
 
     types: dict[str, str] = field(default_factory=dict)
     columns: dict[str, pd.Series] = field(default_factory=dict)
-    roles: list[ColumnRole] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    text_fields: list[str] = field(default_factory=list)
-    ids: dict[str, pd.Index] = field(default_factory=dict)
+    roles: list[ColumnRole] = field(default_factory=list)  # of each column of the source
+    notes: list[str] = field(default_factory=list)  # what was changed or left out, with counts
+    text_fields: list[str] = field(default_factory=list)  # fields that hold text
+    ids: dict[str, pd.Index] = field(default_factory=dict)  # different ones, by role
 
     @property
     def frame(self) -> pd.DataFrame:

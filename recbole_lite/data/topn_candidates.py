@@ -112,15 +112,9 @@ class EvalCandidates:
     """Candidates of validation or test: sampled once, in the order of the users.
 
     They depend on the seed and the data alone, so all models get the same.
-
-    Parameters
-    ----------
-    sampler : NegativeSampler
-    windows : Windows
-    seed : sequence of int
     """
 
-    def __init__(self, sampler: NegativeSampler, windows: Windows, seed):
+    def __init__(self, sampler: NegativeSampler, windows: Windows, seed: list[int]):
         self.rows = np.unique(windows.rows)
         users, targets = _users_and_targets(windows.select(self.rows), sampler.by)
         sampler.check(users)
@@ -133,14 +127,7 @@ class EvalCandidates:
 
 
 class TrainCandidates:
-    """Candidates of training: sampled batch by batch, and others in every epoch.
-
-    Parameters
-    ----------
-    sampler : NegativeSampler
-    windows : Windows
-    seed : int
-    """
+    """Candidates of training: sampled batch by batch, and others in every epoch."""
 
     def __init__(self, sampler: NegativeSampler, windows: Windows, seed: int):
         self.sampler, self.windows, self.seed, self.epoch = sampler, windows, seed, 0

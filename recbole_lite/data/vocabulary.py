@@ -17,12 +17,11 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from recbole_lite.utils.errors import CheckpointError, OtherIdsError
+from recbole_lite.utils.errors import CheckpointError, OtherIdsError, listed
 
 FORMAT_VERSION = 1
 VOCABULARY_FILE = "vocabulary.jsonl"  # in the folder of a run
 _HASHED = 2**20  # ids at a time
-SHOWN = 3  # ids that a message gives as examples
 
 
 @dataclass
@@ -102,12 +101,7 @@ class Vocabulary:
 
 
 class Numbering:
-    """Numbers the tokens of data by a checkpoint's vocabulary.
-
-    Parameters
-    ----------
-    vocabulary : Vocabulary
-    """
+    """Numbers the tokens of data by a checkpoint's vocabulary."""
 
     def __init__(self, vocabulary: Vocabulary):
         self.vocabulary = vocabulary
@@ -147,8 +141,8 @@ class Numbering:
         if len(new) or len(missing):
             self._differences.append(
                 f"{len(stored):,} {fields[0]} in training, {len(found):,} here"
-                + (f", {len(new):,} of them new ({_examples(new)})" if len(new) else "")
-                + (f", {len(missing):,} missing ({_examples(missing)})" if len(missing) else "")
+                + (f", {len(new):,} of them new ({listed(new)})" if len(new) else "")
+                + (f", {len(missing):,} missing ({listed(missing)})" if len(missing) else "")
             )
             return unchanged
         return stored, place
@@ -180,8 +174,3 @@ def _strings(found) -> list[str]:
 
 def _json(content) -> str:
     return json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n"
-
-
-def _examples(ids: pd.Index) -> str:
-    more = ", ..." if len(ids) > SHOWN else ""
-    return ", ".join(map(str, ids[:SHOWN])) + more

@@ -129,13 +129,7 @@ def line_chart(
 def parallel_coordinates(title: str, axes: Sequence[Axis], tips: Sequence[str]) -> Markup:
     """A line per row of `tips` through its values, the first row on top and strongest.
 
-    Parameters
-    ----------
-    title : str
-    axes : list of Axis
-        From left to right.
-    tips : list of str
-        What the pointer shows of each line.
+    Axes go from left to right; the pointer shows the tip of a line.
     """
     room = 135
     width, bottom = room * len(axes) + 20, HEIGHT - 12
@@ -181,15 +175,7 @@ def bar_chart(title: str, groups: Sequence[str], bars: Sequence[Bars], x_label: 
 
 
 def interval_chart(title: str, rows: Sequence[Interval], x_label: str, style: str = "") -> Markup:
-    """Values with intervals, one row each, against a line at 0.
-
-    Parameters
-    ----------
-    title, x_label : str
-    rows : list of Interval
-    style : str
-        Style sheet of a chart that is a file of its own.
-    """
+    """Values with intervals, one row each, against a line at 0; `style` as of a line chart."""
     row_height, width, left = 48, WIDTH + 160, 36
     height = _TOP + row_height * len(rows) + _BOTTOM
     x_ticks = ticks(min([0.0, *(r.low for r in rows)]), max([0.0, *(r.high for r in rows)]))
@@ -244,12 +230,12 @@ def _bar(x, width, at_y, mean, error, number, tip) -> list[Markup]:
     return [shape.format(number, *size, tip), _line(middle, ends[0], middle, ends[1], "whisker")]
 
 
-def _spread(places: list[float], least: float = _LINE) -> list[float]:
+def _spread(places: list[float]) -> list[float]:
     """Move labels apart that would lie on one another, keeping their order."""
     order = sorted(range(len(places)), key=places.__getitem__)
     moved = dict(zip(order, sorted(places), strict=True))
     for above, below in pairwise(order):
-        moved[below] = max(moved[below], moved[above] + least)
+        moved[below] = max(moved[below], moved[above] + _LINE)
     over = max(0.0, moved[order[-1]] - (HEIGHT - _BOTTOM))
     return [moved[i] - over for i in range(len(places))]
 

@@ -43,15 +43,7 @@ def random_guess(config) -> dict[str, float]:
     Every rank of the right one is as likely, so it is the mean over all ranks; of 100 candidates
     Hit@k is k / 100 and NDCG@k the sum of 1 / log2(1 + r) for r = 1 ... k, over 100.
 
-    Parameters
-    ----------
-    config : LiteConfig
-        Keys ``topn_negatives``, ``metrics``, ``topk``.
-
-    Returns
-    -------
-    dict of str to float
-        RecBole's names (``hit@10``).
+    Reads ``topn_negatives``, ``metrics`` and ``topk``; the names are RecBole's (``hit@10``).
     """
     ranks = np.arange(1, config["topn_negatives"] + 2)
     names = [f"{metric.lower()}@{k}" for metric in config["metrics"] for k in config["topk"]]

@@ -46,30 +46,16 @@ PROTOCOL = tuple(sorted(affecting("result")))
 
 @dataclass
 class RunRecord:
-    """What a run's folder tells.
-
-    Attributes
-    ----------
-    folder : Path
-    settings : dict
-        Every key.
-    metrics : dict
-        Content of ``metrics.json``.
-    history : list of dict of str to float
-        Lines of ``history.csv``; a cell that is empty is missing.
-    users : dict of str to dict
-        Raw id -> line of ``users.csv``, numbers read; empty where the run has none.
-    samples : list of dict
-        See :func:`~recbole_lite.report.samples.sample_users`.
-    environment : dict
-    """
+    """What a run's folder tells."""
 
     folder: Path
-    settings: dict[str, Any]
-    metrics: dict[str, Any]
+    settings: dict[str, Any]  # every key
+    metrics: dict[str, Any]  # content of metrics.json
+    # Lines of history.csv, without empty cells.
     history: list[dict[str, float]] = field(default_factory=list)
+    # Raw id -> line of users.csv, numbers read; empty where the run has none.
     users: dict[str, dict[str, Any]] = field(default_factory=dict)
-    samples: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)  # see samples.sample_users
     environment: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -24,12 +24,9 @@ LOWER_IS_BETTER = ("giniindex", "averagepopularity")
 def render(record: RunRecord, others: Sequence[RunRecord]) -> str:
     """HTML of a run's report; everything that comes from data is escaped.
 
-    Parameters
-    ----------
-    record : RunRecord
-    others : list of RunRecord
-        Runs that it can be compared with, the newest first.
+    `others` are the runs that it can be compared with, the newest first.
     """
+    config_files = f"--config_files={record.folder / checkpoint.YAML_FILE}"
     content = {
         **_head(record),
         **learning_curves(record),
@@ -39,13 +36,7 @@ def render(record: RunRecord, others: Sequence[RunRecord]) -> str:
         "tiles": _tiles(record),
         "how": _how(record),
         "table": _table(record, others),
-        "command": shlex.join(
-            [
-                "python",
-                "run_recbole_lite.py",
-                f"--config_files={record.folder / checkpoint.YAML_FILE}",
-            ]
-        ),
+        "command": f"python run_recbole_lite.py {shlex.quote(config_files)}",
         "environment": [(k, "-" if v is None else v) for k, v in record.environment.items()],
         "settings": sorted(record.settings.items()),
     }

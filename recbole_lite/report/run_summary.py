@@ -6,7 +6,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from recbole_lite.report.format import figure, grid
+from recbole_lite.report.format import figure, grid, short_metrics
 
 NOT_TESTED = (
     "Nothing was measured on a test set: eval_args leave no test part. The model can be used."
@@ -43,7 +43,7 @@ def _metrics_table(runs) -> str:
     parts = {"valid": "best_valid_result", "test": "test_result"}
     parts = {part: key for part, key in parts.items() if any(run[key] for run in runs)}
     names = list(next((run[key] for key in parts.values() for run in runs if run[key]), {}))
-    head = ["model", *(f"{part}\n{_short(name)}" for part in parts for name in names)]
+    head = ["model", *(f"{part}\n{name}" for part in parts for name in short_metrics(names))]
     rows = [
         [run["model"], *((run[key] or {}).get(name) for key in parts.values() for name in names)]
         for run in runs
@@ -68,11 +68,6 @@ def _seconds_table(runs) -> str:
     ]
     head = ["seconds", "epochs", *steps]
     return tabulate(rows, headers=head, floatfmt=".1f", missingval="-")
-
-
-def _short(name: str) -> str:
-    metric, _, k = name.partition("@")
-    return {"recall": "R", "ndcg": "N"}.get(metric, metric) + (f"@{k}" if k else "")
 
 
 def _render_user(sample: dict[str, Any]) -> str:

@@ -32,8 +32,10 @@ def write_report(result: dict[str, Any], folder: Path) -> dict[str, str]:
         What a file is -> its path, or None where it was not written: ``table``, ``records``,
         ``plots``, ``best``, ``ray``.
     """
+    from recbole_lite.report.sweep_page import plots_html  # which imports this module
+
     contents = {
-        "records": (RECORDS, records_json), "table": (TABLE, _page), "plots": (PLOTS, _plots),
+        "records": (RECORDS, records_json), "table": (TABLE, _page), "plots": (PLOTS, plots_html),
     }  # fmt: skip
     files: dict[str, Any] = dict.fromkeys(("table", "records", "plots"))
     for what, (name, text_of) in contents.items():
@@ -168,9 +170,3 @@ def _page(result) -> str:
         f"Machine: {machine}.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _plots(result) -> str:
-    from recbole_lite.report.sweep_page import plots_html
-
-    return plots_html(result)

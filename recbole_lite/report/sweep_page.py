@@ -15,13 +15,7 @@ WIDTH = 760  # of the curves
 
 
 def plots_html(result: dict[str, Any]) -> str:
-    """One page that opens without a network.
-
-    Parameters
-    ----------
-    result : dict
-        As :func:`recbole_lite.experiments.tune.sweep` returns it.
-    """
+    """One page that opens without a network, of what a sweep returns."""
     metric = result["metric"]
     found = [
         (

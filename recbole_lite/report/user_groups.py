@@ -20,14 +20,9 @@ class Group(NamedTuple):
 
 
 def by_popularity(users: Mapping[str, Mapping[str, Any]], quartiles: Sequence) -> list[Group]:
-    """Users by the quartile of their test item.
+    """Users (raw id -> ``item_quartile``) by the quartile of their test item.
 
-    Parameters
-    ----------
-    users : mapping
-        Raw id -> ``item_quartile``.
-    quartiles : list of dict
-        ``least`` and ``most`` training interactions of the items of each.
+    `quartiles` have the ``least`` and ``most`` training interactions of the items of each.
     """
     groups = []
     for number, about in enumerate(quartiles, 1):
@@ -37,12 +32,9 @@ def by_popularity(users: Mapping[str, Mapping[str, Any]], quartiles: Sequence) -
 
 
 def by_history(users: Mapping[str, Mapping[str, Any]]) -> list[Group]:
-    """Users in four groups, as equal in size as users with equally long histories allow.
+    """Users (raw id -> ``history_length``) in four groups.
 
-    Parameters
-    ----------
-    users : mapping
-        Raw id -> ``history_length``.
+    They are as equal in size as users with equally long histories allow.
     """
     names = list(users)
     lengths = np.array([users[name]["history_length"] for name in names])
@@ -61,10 +53,7 @@ def recall(
 ) -> list[tuple[float, float]]:
     """Recall@k of each group and its standard error over users; nan for an empty group.
 
-    Parameters
-    ----------
-    users : mapping
-        Raw id -> ``rank`` (0: beyond the largest k).
+    `users` map raw ids to ``rank`` (0: beyond the largest k).
     """
     found = []
     for group in groups:

@@ -14,16 +14,9 @@ _TOLERANCE = 1e-5
 
 
 def warn_of_cut_texts(lengths: Sequence[int], n_texts: int, max_length: int) -> None:
-    """Warn of texts that are longer than the Item LLM reads.
+    """Warn of texts that have more tokens than the `max_length` that the Item LLM reads.
 
-    Parameters
-    ----------
-    lengths : sequence of int
-        Numbers of tokens of the texts that are cut, before they are.
-    n_texts : int
-        Number of all texts.
-    max_length : int
-        Number of tokens that are read.
+    `lengths` are the numbers of tokens of the texts that are cut, of all `n_texts`.
     """
     if lengths:
         logging.getLogger().warning(

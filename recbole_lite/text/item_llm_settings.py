@@ -120,13 +120,7 @@ def _described_recipe(folder: Path) -> str:
 def check_item_llm_is_read(config, varied: Iterable[str], where: str) -> None:
     """Refuse to vary settings of the Item LLM where ``item_vectors`` replaces it.
 
-    Parameters
-    ----------
-    config : LiteConfig
-    varied : iterable of str
-        Settings that rows of a table or trials differ in.
-    where : str
-        Begins the message.
+    `varied` are the settings that rows of a table or trials differ in; `where` begins the message.
 
     Raises
     ------

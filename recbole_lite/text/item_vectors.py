@@ -121,7 +121,14 @@ def read_texts(settings: TextFields, dataset) -> tuple[list[str], torch.Tensor]:
     """
     texts = item_texts(settings, dataset)
     has_text = torch.tensor([bool(text) for text in texts])  # [n_items]
-    _warn_of_items_without_text(has_text, dataset)
+    without = ((~has_text[1:]).nonzero().flatten() + 1).tolist()  # internal ids
+    if without:
+        if hasattr(dataset, "id2token"):  # RecBole's: the ids of the data files
+            without = dataset.id2token(dataset.iid_field, without)
+        logging.getLogger().warning(
+            f"{len(without):,} of {len(has_text) - 1:,} items have no text (item ids: "
+            f"{listed(without)}); each gets a learned vector instead"
+        )
     return texts, has_text
 
 
@@ -153,18 +160,6 @@ def item_texts(settings: TextFields, dataset) -> list[str]:
             "name other fields, or check load_col and the .item file"
         )
     return texts
-
-
-def _warn_of_items_without_text(has_text: torch.Tensor, dataset) -> None:
-    without = ((~has_text[1:]).nonzero().flatten() + 1).tolist()  # internal ids
-    if not without:
-        return
-    if hasattr(dataset, "id2token"):  # RecBole's: the ids of the data files
-        without = dataset.id2token(dataset.iid_field, without)
-    logging.getLogger().warning(
-        f"{len(without):,} of {len(has_text) - 1:,} items have no text (item ids: "
-        f"{listed(without)}); each gets a learned vector instead"
-    )
 
 
 def _find_or_encode(

@@ -132,21 +132,10 @@ def missing_files(folder: Path) -> list[str]:
 
 
 def weights_fingerprint(folder: Path, recipe: Iterable[Path] = ()) -> str:
-    """SHA-256 over the content of a model's config, tokenizer, weights and recipe.
+    """SHA-256 (64 hexadecimal digits) over a model's config, tokenizer, weights and recipe.
 
-    Paths and times have no influence: a copy of the folder has the same fingerprint.
-
-    Parameters
-    ----------
-    folder : Path
-        As returned by `resolve_llm`.
-    recipe : iterable of Path
-        Further files, in `folder`: those of the recipe, where it is followed.
-
-    Returns
-    -------
-    str
-        64 hexadecimal digits.
+    Paths and times have no influence: a copy of the folder has the same fingerprint. `recipe` are
+    further files, in `folder`: those of the recipe, where it is followed.
     """
     small = [folder / name for name in (_CONFIG, *_TOKENIZER)]
     files = [path for path in small if path.is_file()] + _weight_files(folder) + [*recipe]

@@ -88,7 +88,7 @@ def load_seq2seq(folder: Path | None, config: PretrainedConfig) -> PreTrainedMod
     return model
 
 
-def load_language_model(folder: Path, key: str = "item_llm") -> tuple[PreTrainedModel, bool]:
+def load_language_model(folder: Path) -> tuple[PreTrainedModel, bool]:
     """Load a language model with its head that predicts tokens.
 
     Returns
@@ -101,17 +101,17 @@ def load_language_model(folder: Path, key: str = "item_llm") -> tuple[PreTrained
     ModelFilesError
         The weights cannot be read, or some are missing; the architecture predicts no tokens.
     """
-    config = load_config(folder, key)
+    config = load_config(folder)
     masked = type(config) in MODEL_FOR_MASKED_LM_MAPPING
     if config.is_encoder_decoder or not (masked or type(config) in MODEL_FOR_CAUSAL_LM_MAPPING):
         raise ModelFilesError(
-            f"{key} {str(folder)!r}: a {config.model_type} model is neither a causal language "
+            f"item_llm {str(folder)!r}: a {config.model_type} model is neither a causal language "
             "model nor an encoder with masked words; use one such as Qwen, GPT-2, BERT or minilm"
         )
     auto = AutoModelForMaskedLM if masked else AutoModelForCausalLM
-    model, missing = _load(auto, folder, config, torch.float32, key)
+    model, missing = _load(auto, folder, config, torch.float32, "item_llm")
     of_base = {name for name in missing if name.startswith(f"{model.base_model_prefix}.")}
-    _refuse_missing(of_base if masked else missing, folder, key)
+    _refuse_missing(of_base if masked else missing, folder, "item_llm")
     return model, not masked
 
 

@@ -52,39 +52,17 @@ class Layer:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings by which a language model encodes texts.
+    """Settings by which a language model encodes texts."""
 
-    Attributes
-    ----------
-    pooling : tuple of str
-        Words of `POOLINGS`, or ``pooler``; several are concatenated.
-    layers : tuple of Layer
-        Layers after the pooling.
-    prompt : str
-        Text put in front of each text.
-    other_prompts : tuple of str
-        Names of prompts of which none is the default: none is used.
-    include_prompt : bool
-        Whether the tokens of the prompt count in the pooling.
-    max_length : int or None
-        Tokens per text; None: what model and tokenizer state.
-    lower_case : bool
-        Whether texts are lower-cased before they are tokenized.
-    size : int or None
-        Dimension of the language model's outputs, where the recipe states it.
-    files : tuple of Path
-        Files that the recipe was read from; none if the folder has no recipe.
-    """
-
-    pooling: tuple[str, ...] = ("mean",)
-    layers: tuple[Layer, ...] = ()
-    prompt: str = ""
-    other_prompts: tuple[str, ...] = ()
-    include_prompt: bool = True
-    max_length: int | None = None
-    lower_case: bool = False
-    size: int | None = None
-    files: tuple[Path, ...] = ()
+    pooling: tuple[str, ...] = ("mean",)  # of `POOLINGS`, or pooler; several are concatenated
+    layers: tuple[Layer, ...] = ()  # after the pooling
+    prompt: str = ""  # put in front of each text
+    other_prompts: tuple[str, ...] = ()  # names of prompts of which none is the default: unused
+    include_prompt: bool = True  # whether the tokens of the prompt count in the pooling
+    max_length: int | None = None  # tokens per text; None: what model and tokenizer state
+    lower_case: bool = False  # whether texts are lower-cased before they are tokenized
+    size: int | None = None  # of the language model's outputs, where the recipe states it
+    files: tuple[Path, ...] = ()  # that it was read from; none if the folder has no recipe
 
     def __str__(self) -> str:
         without = "" if self.include_prompt else ", not pooled"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -121,20 +122,11 @@ class _Normalize(nn.Module):
         return F.normalize(x, dim=-1)
 
 
-class _LayerNorm(nn.Module):
-    def __init__(self, config: dict[str, Any]):
-        super().__init__()
-        self.norm = nn.LayerNorm(config["dimension"])
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``[B, d]`` -> ``[B, d]``."""
-        return self.norm(x)
-
-
 _BUILDERS = {
     "Dense": _Dense,
     "Normalize": lambda config: _Normalize(),
-    "LayerNorm": _LayerNorm,
+    # The name of its parameters in the files: norm.
+    "LayerNorm": lambda config: nn.Sequential(OrderedDict(norm=nn.LayerNorm(config["dimension"]))),
     "Dropout": lambda config: nn.Dropout(config.get("dropout", 0.2)),
 }
 

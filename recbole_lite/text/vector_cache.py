@@ -24,14 +24,9 @@ _DAMAGE = (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeErr
 
 
 def inputs_digest(texts: Sequence[str], *, pooling: str, max_length: int | None, dtype: str) -> str:
-    """Hash of all inputs of the vectors except the model.
+    """Hash of all inputs of the vectors except the model, as configured.
 
-    Parameters
-    ----------
-    texts : sequence of str, length n_items
-        In the order of internal ids, ``""`` for an item without text.
-    pooling, max_length, dtype
-        As configured.
+    Texts are in the order of internal ids, ``""`` for an item without text.
     """
     joined = hashlib.sha256()
     for text in texts:
@@ -50,14 +45,9 @@ def inputs_digest(texts: Sequence[str], *, pooling: str, max_length: int | None,
 
 
 def cache_key(inputs: str, weights: str) -> str:
-    """Key of a matrix of item vectors: hash of the inputs and of the model.
+    """Key of a matrix of item vectors: hash of the inputs (`inputs_digest`) and of the model.
 
-    Parameters
-    ----------
-    inputs : str
-        From `inputs_digest`.
-    weights : str
-        From `recbole_lite.text.llm_files.weights_fingerprint`.
+    `weights` are from `recbole_lite.text.llm_files.weights_fingerprint`.
     """
     return _digest({"inputs": inputs, "weights": weights})
 
@@ -68,16 +58,7 @@ def cache_path(folder: Path, dataset: str, llm: str, key: str) -> Path:
 
 
 def load(path: Path, key: str, n_items: int) -> torch.Tensor | None:
-    """Read a cache file, if it is valid and has this key.
-
-    Parameters
-    ----------
-    path : Path
-        From `cache_path`.
-    key : str
-        The full key that the file must hold.
-    n_items : int
-        Number of rows that it must have.
+    """Read a cache file, if it is valid, has this full key and `n_items` rows.
 
     Returns
     -------

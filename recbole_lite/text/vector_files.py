@@ -15,7 +15,7 @@ from pyarrow import csv, parquet
 from safetensors import SafetensorError, safe_open
 
 from recbole_lite.config.saved_config import BEST_FILE, load_config
-from recbole_lite.data.arrow_columns import is_list, is_number
+from recbole_lite.data.arrow_columns import decoded, is_list, is_number, is_text
 from recbole_lite.data.vocabulary import VOCABULARY_FILE, Vocabulary
 from recbole_lite.utils.errors import CheckpointError, DataError, one_line, shorten
 
@@ -36,14 +36,9 @@ _ERRORS = (
 def read_vector_file(path: Path, id_field: str, ids_path: Path | None) -> Iterator[Block]:
     """Read the ids and vectors of a file; its suffix is one of `FORMATS`.
 
-    Parameters
-    ----------
-    path : Path
-    id_field : str
-        Name of the ids, ``ITEM_ID_FIELD``; the names of `ID_NAMES` come after it.
-    ids_path : Path or None
-        File of the ids of a file of vectors alone; None: in the file, or beside it, in
-        ``<stem>.ids.txt`` or ``<stem>.ids.npy``.
+    The ids are named `id_field` (``ITEM_ID_FIELD``), or one of `ID_NAMES`. `ids_path` is the file
+    of the ids of a file of vectors alone; None: they are in the file, or beside it, in
+    ``<stem>.ids.txt`` or ``<stem>.ids.npy``.
 
     Yields
     ------
@@ -314,10 +309,8 @@ def _from_batch(
 
 
 def _column_of_ids(column: pa.Array, path: Path) -> np.ndarray:
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    kinds = (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string)
-    if not any(is_kind(column.type) for is_kind in kinds):
+    column = decoded(column)
+    if not (is_text(column.type) or pa.types.is_integer(column.type)):
         raise DataError(f"item ids must be texts or whole numbers, found {column.type}", path)
     if column.null_count:
         raise DataError(f"{column.null_count:,} rows have no item id; remove them", path)

@@ -29,17 +29,7 @@ def find_parts(folder: str | Path, name: str) -> list[str]:
 
 
 def check_name(name: str) -> str:
-    """Refuse a data set name that is not the plain name of a folder.
-
-    Parameters
-    ----------
-    name : str
-        From the user.
-
-    Returns
-    -------
-    str
-        The same name.
+    """Return a user's name of a data set, unless it is not the plain name of a folder.
 
     Raises
     ------

@@ -72,6 +72,15 @@ class DataError(RecboleLiteError):
         super().__init__(place + message)
 
 
+def unreadable(error: OSError, path: str | Path) -> DataError:
+    """Error for a file that cannot be opened or read."""
+    if isinstance(error, FileNotFoundError):
+        return DataError("there is no such file; check the path", path)
+    if isinstance(error, IsADirectoryError):
+        return DataError("this is a directory; name the file in it", path)
+    return DataError(f"the file cannot be read: {error.strerror or error}", path)
+
+
 def one_line(error: Exception, limit: int = 200) -> str:
     """Class and first sentence of an error, shortened, without control characters."""
     line = next(iter(str(error).strip().splitlines()), "")

@@ -40,21 +40,11 @@ _PROBE_SECONDS = 60  # a machine may have to start a process first
 
 @dataclass(frozen=True)
 class RayOptions:
-    """Where tasks run, and what each of them gets.
+    """Where tasks run, and what each of them gets."""
 
-    Attributes
-    ----------
-    address : str, optional
-        See :func:`session`.
-    cpus : int
-        Processors of a task.
-    use_gpu : bool
-        Whether each task has a GPU.
-    """
-
-    address: str | None = None
-    cpus: int = 1
-    use_gpu: bool = False
+    address: str | None = None  # see :func:`session`
+    cpus: int = 1  # processors of a task
+    use_gpu: bool = False  # whether each task has a GPU
 
 
 # -- session ----------------------------------------------------------------------------------
@@ -206,14 +196,8 @@ def capacity(machine: Mapping[str, float], cpus: float, gpus: float) -> int:
 def check_present(key: str, kind: str, wanted: float, nodes: Iterable[Mapping]) -> None:
     """Refuse tasks that no machine has room for; Ray would wait for one.
 
-    Parameters
-    ----------
-    key : str
-        Setting that asks for it.
-    kind : {"CPU", "GPU"}
-    wanted : float
-    nodes : iterable of mapping
-        Resources of each machine.
+    `key` is the setting that asks for it, `kind` CPU or GPU, and `nodes` the resources of each
+    machine.
 
     Raises
     ------

@@ -17,21 +17,9 @@ DEFAULT_DATA_PATH = "dataset"  # RecBole's
 
 
 def download(meta: DatasetMeta, data_path: Path, log: Callable[[str], None]) -> SourceFiles:
-    """Download what is not there yet.
+    """Download what is not there yet; sizes and checksums are checked where they are known.
 
-    Parameters
-    ----------
-    meta : DatasetMeta
-        Of the data set.
-    data_path : Path
-        Folder of the data sets.
-    log : callable
-        Takes lines for the user.
-
-    Returns
-    -------
-    SourceFiles
-        Checked against sizes and checksums, where these are known.
+    `data_path` is the folder of the data sets, and `log` takes lines for the user.
     """
     if not meta.sources:
         raise DataError(f"{meta.name} cannot be downloaded. {meta.by_hand.strip()}")
@@ -72,21 +60,9 @@ def _manual_instructions(meta: DatasetMeta, data_path: Path) -> str:
 def from_local(meta: DatasetMeta, path: Path, log: Callable[[str], None]) -> SourceFiles:
     """Use source files that the user has.
 
-    Parameters
-    ----------
-    meta : DatasetMeta
-        Of the data set.
-    path : Path
-        One file, under any name if the set has but one source; or a folder with all files,
-        or with an archive's unpacked content.
-    log : callable
-        Takes lines for the user.
-
-    Returns
-    -------
-    SourceFiles
-        Checked against sizes and checksums, where these are known and the files are as
-        downloaded.
+    `path` is one file, under any name if the set has but one source; or a folder with all files, or
+    with an archive's unpacked content. Files that are as downloaded are checked against sizes and
+    checksums, where these are known. `log` takes lines for the user.
     """
     if not path.exists():
         raise DataError(f"there is no such file or folder; --from wants {_wanted(meta)}", path)

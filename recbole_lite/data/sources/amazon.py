@@ -28,21 +28,10 @@ PAGE_SCRIPT = "getTime"
 def clean_text(value: Any, joint: str = " ") -> str:
     r"""Plain text of a metadata field.
 
-    HTML entities are resolved (also those that were escaped twice), tags, comments
+    HTML entities are resolved (also those that were escaped twice), tags, comments,
     scripts and control characters dropped, and runs of white space, tabs and line ends
-    become one space.
-
-    Parameters
-    ----------
-    value : Any
-        String, list of strings, or anything else, which gives an empty string.
-    joint : str
-        Stands between the parts of a list; empty parts are left out.
-
-    Returns
-    -------
-    str
-        One line.
+    become one space. `joint` stands between the parts of a list, of which empty ones are left
+    out; what is neither a list nor a string gives an empty string.
 
     Examples
     --------
@@ -67,40 +56,22 @@ def _is_title(value: Any) -> bool:
 
 
 class Amazon(Converter):
-    """A ratings file and a metadata file of one product category.
+    """A ratings file and a metadata file of one product category, gzipped or not."""
 
-    Parameters
-    ----------
-    ratings : str
-        Name of the CSV file, gzipped or not.
-    metadata : str
-        Name of the file with one JSON object per product and line, gzipped or not.
-    columns : tuple of str
-        Order of the columns in `ratings`.
-    header : tuple of str
-        What its first line must hold; none: it has no header.
-    item_key : str
-        Key of the product's id in `metadata`.
-    fields : dict
-        Column of ``.item`` to key in `metadata`, in the order of the file.
-    title_field : str
-        One of `fields`: a product without a text in it gets no row.
-    list_joints : dict
-        Field to the separator of the parts of a list, where it is not a space.
-    """
-
-    ratings: str
-    metadata: str
-    columns: Tuple[str] = ("item_id", "user_id", "rating", "timestamp")
-    header: Tuple[str] = ()
-    item_key: str = "asin"
+    ratings: str  # CSV
+    metadata: str  # one JSON object per product and line
+    columns: Tuple[str] = ("item_id", "user_id", "rating", "timestamp")  # order in `ratings`
+    header: Tuple[str] = ()  # what the first line must hold; none: there is no header
+    item_key: str = "asin"  # of the product's id in `metadata`
+    # Column of .item -> key in `metadata`, in the order of the file.
     fields: dict[str, str] = {  # noqa: RUF012 - pydantic copies defaults
         "title": "title",
         "brand": "brand",
         "categories": "category",
         "description": "description",
     }
-    title_field: str = "title"
+    title_field: str = "title"  # a product without a text in it gets no row
+    # Field -> separator of the parts of a list, where it is not a space.
     list_joints: dict[str, str] = {"categories": ", "}  # noqa: RUF012
 
     @model_validator(mode="after")

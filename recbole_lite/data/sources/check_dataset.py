@@ -27,24 +27,9 @@ SHORTEST_SPLIT = 3  # leave-one-out: one item each for training, validation and 
 
 @dataclass(frozen=True)
 class FileSettings:
-    """What the settings of a run say of the files of a data set; the defaults are RecBole's.
+    """What the settings of a run say of the files of a data set; the defaults are RecBole's."""
 
-    Attributes
-    ----------
-    user, item, time, rating : str
-        Columns of users, items, times and ratings.
-    separator, seq_separator, encoding : str
-        Of the files.
-    parts : tuple of str
-        ``benchmark_filename``; empty: one file of interactions, or the parts that are there.
-    histories : str
-        Column of a part whose rows are histories with their targets.
-    suffixes : tuple of str
-        ``additional_feat_suffix``.
-    text_fields : tuple of str
-        ``item_text_fields``; empty: those of ``dataset_meta``, or all.
-    """
-
+    # Names of columns.
     user: str = "user_id"
     item: str = "item_id"
     time: str = "timestamp"
@@ -52,10 +37,10 @@ class FileSettings:
     separator: str = "\t"
     seq_separator: str = " "
     encoding: str = "utf-8"
-    parts: tuple[str, ...] = ()
-    histories: str = "item_id_list"
-    suffixes: tuple[str, ...] = ()
-    text_fields: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()  # benchmark_filename; none: one file, or the parts that are there
+    histories: str = "item_id_list"  # column of a part whose rows are histories with targets
+    suffixes: tuple[str, ...] = ()  # additional_feat_suffix
+    text_fields: tuple[str, ...] = ()  # item_text_fields; none: those of dataset_meta, or all
 
     @classmethod
     def from_config(cls, config) -> FileSettings:
@@ -108,11 +93,6 @@ def check(name: str, data_path: str | Path, settings: FileSettings = FileSetting
         Folder of the data sets.
     settings : FileSettings, optional
         Of a run.
-
-    Returns
-    -------
-    CheckReport
-        What was found; `CheckReport.ok` says whether all is well.
 
     Raises
     ------

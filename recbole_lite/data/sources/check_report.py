@@ -23,41 +23,20 @@ class FileLine:
 
 @dataclass
 class CheckReport:
-    """What was found in a data set.
-
-    Parameters
-    ----------
-    name : str
-        Of the data set.
-    folder : Path
-        Where it is.
-    meta : DatasetMeta, optional
-        What is known of it.
-    files : list of FileLine
-        Those that could be read.
-    stats : Stats, optional
-        Of its interactions.
-    coverage : dict of str to int
-        Text field to the number of items with interactions that have a text in it.
-    idle_items : int
-        Rows of ``.item`` whose item has no interaction.
-    variant : Variant, optional
-        The known copy that this is.
-    notes, warnings, problems : list of str
-        Sentences; a problem makes the check fail.
-    """
+    """What was found in a data set."""
 
     name: str
     folder: Path
-    meta: DatasetMeta | None = None
-    files: list[FileLine] = field(default_factory=list)
-    stats: Stats | None = None
+    meta: DatasetMeta | None = None  # what is known of it
+    files: list[FileLine] = field(default_factory=list)  # those that could be read
+    stats: Stats | None = None  # of its interactions
+    # Text field -> number of items with interactions that have a text in it.
     coverage: dict[str, int] = field(default_factory=dict)
-    idle_items: int = 0
-    variant: Variant | None = None
+    idle_items: int = 0  # rows of .item whose item has no interaction
+    variant: Variant | None = None  # the known copy that this is
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)  # make the check fail
 
     @property
     def ok(self) -> bool:

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, PrivateAttr
+from tabulate import tabulate
 
 from recbole_lite.data.sources.amazon import Amazon
-from recbole_lite.data.sources.atomic_copy import AtomicCopy
-from recbole_lite.data.sources.converter import Converter
+from recbole_lite.data.sources.converter import AtomicCopy, Converter
 from recbole_lite.data.sources.movielens import MovieLens100K, MovieLensCsv, MovieLensDat
 from recbole_lite.data.sources.strict_model import StrictModel, Tuple, nearest, validate
 from recbole_lite.utils.dataset_names import check_name
@@ -46,28 +46,14 @@ _Md5 = _matching("[0-9a-f]{32}", "32 hexadecimal digits expected, found {!r}")
 
 
 class Source(StrictModel):
-    """One file to download.
+    """One file to download; sizes and checksums are absent where none is known."""
 
-    Parameters
-    ----------
-    file : str
-        Its name on disk.
-    url : str
-        Where it is published.
-    size : int, optional
-        In bytes.
-    sha256, md5 : str, optional
-        Checksums, in hexadecimal; absent where none is known.
-    checksum_from : str, optional
-        Who published or recorded them.
-    """
-
-    file: _PlainName
+    file: _PlainName  # on disk
     url: _Url
-    size: int | None = None
+    size: int | None = None  # in bytes
     sha256: _Sha256 | None = None
     md5: _Md5 | None = None
-    checksum_from: str | None = None
+    checksum_from: str | None = None  # who published or recorded them
 
 
 class KCore(StrictModel):
@@ -78,35 +64,19 @@ class KCore(StrictModel):
 
 
 class Filters(StrictModel):
-    """What is dropped after conversion.
-
-    Parameters
-    ----------
-    k_core : KCore
-        Smallest numbers of interactions.
-    min_rating : float, optional
-        Rows with lower ratings are dropped.
-    duplicates : str
-        ``first``: of several rows of one user and item the first in time stays;
-        ``keep``: all stay.
-    """
+    """What is dropped after conversion."""
 
     k_core: KCore = KCore()
-    min_rating: float | None = None
+    min_rating: float | None = None  # rows with lower ratings are dropped
+    # first: of several rows of one user and item the first in time stays.
     duplicates: Literal["keep", "first"] = "keep"
 
 
 class Expected(StrictModel):
-    """Counts after the filters; ``null`` where they are not known.
+    """Counts of the ``.inter`` file after the filters; ``null`` where they are not known.
 
-    Parameters
-    ----------
-    users, items, interactions : int, optional
-        Of the ``.inter`` file.
-    text_coverage : dict
-        Text field to the smallest share of items that must have a text in it.
-    sha256 : dict
-        Ending of an atomic file (``inter``, ``item``, ``user``) to its checksum.
+    ``text_coverage``: text field -> smallest share of items that must have a text in it;
+    ``sha256``: ending of an atomic file (``inter``, ``item``, ``user``) -> checksum.
     """
 
     users: int | None = None
@@ -122,103 +92,46 @@ class Expected(StrictModel):
 
 
 class Variant(StrictModel):
-    """A known copy that differs from what the converter makes.
-
-    Parameters
-    ----------
-    title : str
-        What it is called.
-    note : str
-        How it differs.
-    expected : Expected
-        How it is recognised: by all counts given.
-    """
+    """A known copy that differs from what the converter makes."""
 
     title: str
-    note: str
-    expected: Expected
+    note: str  # how it differs
+    expected: Expected  # it is recognised by all counts given
 
 
 class DatasetMeta(StrictModel):
-    """One file of ``dataset_meta``.
+    """One file of ``dataset_meta``."""
 
-    Parameters
-    ----------
-    name : str
-        Of the data set, its folder and its files.
-    title, homepage, licence, citation : str
-        For people.
-    sources : tuple of Source
-        Files to download; none for a set that cannot be downloaded.
-    by_hand : str
-        How to get a set that has no sources.
-    converter : Converter
-        Reads the source files.
-    filters : Filters
-        What is dropped.
-    expected : Expected
-        What must come out.
-    text_fields : tuple of str
-        Columns of ``.item`` that hold the items' text.
-    variants : tuple of Variant
-        Other copies that are in use.
-
-    Attributes
-    ----------
-    path : Path
-        The YAML file.
-    """
-
-    name: str
+    name: str  # of the data set, its folder and its files
     title: str
     homepage: str
     licence: str
     citation: str
     converter: Converter
-    sources: Tuple[Source] = ()
-    by_hand: str = ""
+    sources: Tuple[Source] = ()  # none for a set that cannot be downloaded
+    by_hand: str = ""  # how to get a set that has no sources
     filters: Filters = Filters()
     expected: Expected = Expected()
-    text_fields: Tuple[str] = ()
+    text_fields: Tuple[str] = ()  # columns of .item that hold the items' text
     variants: Tuple[Variant] = ()
     _path: Path = PrivateAttr()
 
     @property
-    def path(self) -> Path:  # noqa: D102 - in the class's docstring
+    def path(self) -> Path:
+        """The YAML file."""
         return self._path
 
 
 def known_names(data_path: str | Path | None = None) -> list[str]:
-    """Names of the data sets that have a ``dataset_meta`` file.
-
-    Parameters
-    ----------
-    data_path : str or Path, optional
-        Also look into ``dataset_meta`` there.
-
-    Returns
-    -------
-    list of str
-        Sorted.
-    """
+    """Sorted names of the data sets that have a ``dataset_meta`` file, here or in `data_path`."""
     folders = _folders(data_path)
     return sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
 
 
 def find_meta(name: str, data_path: str | Path | None = None) -> Path | None:
-    """Path of a data set's ``dataset_meta`` file, a user's own before ours.
+    """Path of a data set's ``dataset_meta`` file, a user's own before ours; None: there is none.
 
-    Parameters
-    ----------
-    name : str
-        Of the data set.
-    data_path : str or Path, optional
-        Folder of the data sets.
-
-    Returns
-    -------
-    Path or None
-        None when there is no such file.
+    `data_path` is the folder of the data sets.
     """
     paths = [folder / f"{check_name(name)}.yaml" for folder in _folders(data_path)]
     return next((path for path in paths if path.is_file()), None)
@@ -230,17 +143,7 @@ def _folders(data_path: str | Path | None) -> list[Path]:
 
 
 def load_meta(path: Path) -> DatasetMeta:
-    """Read and check one ``dataset_meta`` file.
-
-    Parameters
-    ----------
-    path : Path
-        The file; its name without the ending is the data set's name.
-
-    Returns
-    -------
-    DatasetMeta
-        Complete and of the right types.
+    """Read and check one ``dataset_meta`` file, whose name is that of the data set.
 
     Raises
     ------
@@ -280,3 +183,23 @@ def _converter(data: Any) -> Converter:
             f"converter.name: {choice.name!r} is not known; {nearest(choice.name, CONVERTERS)}"
         )
     return validate(CONVERTERS[choice.name], choice.options, "converter.options.")
+
+
+def list_datasets(data_path: str | Path) -> str:
+    """Table of the known data sets: how large they are, and which are on disk in `data_path`."""
+    data_path = Path(data_path)
+    metas = [load_meta(find_meta(name, data_path)) for name in known_names(data_path)]
+    headers = ["name", "title", "users", "items", "interactions", f"in {data_path}"]
+    rows = [_row(meta, data_path) for meta in metas]
+    table = tabulate(rows, headers=headers, tablefmt="plain", disable_numparse=True)
+    return f"{table}\n?: not measured yet. Counts are those after the filters."
+
+
+def _row(meta: DatasetMeta, data_path: Path) -> list[str]:
+    counts = meta.expected.counts()
+    numbers = [
+        f"{counts[key]:,}" if key in counts else "?" for key in ("users", "items", "interactions")
+    ]
+    present = (data_path / meta.name / f"{meta.name}.inter").is_file()
+    state = "yes" if present else "no" if meta.sources else "no; download it manually"
+    return [meta.name, meta.title, *numbers, state]

@@ -10,22 +10,12 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class Stats:
-    """Size of an interaction table and the length of its users' histories.
+    """Size of an interaction table and the length of its users' histories."""
 
-    Parameters
-    ----------
-    users, items, interactions : int
-        Distinct users and items that occur in the table, and its rows.
-    mean_history, median_history : float
-        Interactions per user.
-    min_history, max_history : int
-        The shortest and the longest history.
-    """
-
-    users: int
+    users: int  # different ones that occur in the table, as of items
     items: int
     interactions: int
-    mean_history: float
+    mean_history: float  # interactions per user
     median_history: float
     min_history: int
     max_history: int
@@ -43,37 +33,16 @@ class Stats:
 
 
 def codes(column: pd.Series) -> np.ndarray:
-    """Integer code of each value of a column; equal values have equal codes.
-
-    Parameters
-    ----------
-    column : Series
-        Of any type; a categorical one costs nothing.
-
-    Returns
-    -------
-    ndarray of int
-        Shape ``[len(column)]``.
-    """
+    """Integer codes ``[n]`` of a column, equal for equal values; a categorical column is fast."""
     if isinstance(column.dtype, pd.CategoricalDtype):
         return column.cat.codes.to_numpy().astype(np.int64, copy=False)
     return pd.factorize(column)[0].astype(np.int64, copy=False)
 
 
 def measure(frame: pd.DataFrame, user: str = "user_id", item: str = "item_id") -> Stats:
-    """Count users, items and interactions.
+    """Statistics of a frame with one row per interaction; zeros for an empty one.
 
-    Parameters
-    ----------
-    frame : DataFrame
-        One row per interaction.
-    user, item : str
-        Columns of its users and items.
-
-    Returns
-    -------
-    Stats
-        Zeros for an empty table.
+    `user` and `item` are the columns of its users and items.
     """
     if frame.empty:
         return Stats(0, 0, 0, 0.0, 0.0, 0, 0)
@@ -92,20 +61,7 @@ def measure(frame: pd.DataFrame, user: str = "user_id", item: str = "item_id") -
 
 
 def differences(expected: dict[str, int], stats: Stats) -> list[str]:
-    """Compare counts.
-
-    Parameters
-    ----------
-    expected : dict
-        Count by name, as `Expected.counts` gives it.
-    stats : Stats
-        What was found.
-
-    Returns
-    -------
-    list of str
-        One sentence per count that differs.
-    """
+    """One sentence per count of `expected` (`Expected.counts`) that differs from `stats`."""
     found = asdict(stats)
     return [
         f"{found[key]:,} {key}, expected {count:,} ({found[key] - count:+,})"

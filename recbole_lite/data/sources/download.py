@@ -29,21 +29,11 @@ RETRIED = {408, 425, 429, 500, 502, 503, 504}
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long to wait and how often to try.
+    """How long to wait and how often to try."""
 
-    Parameters
-    ----------
-    timeout : float
-        Seconds without a connection or without a byte.
-    tries : int
-        Attempts in a row without a new byte.
-    pause : float
-        Seconds before the second attempt; doubles with each further one.
-    """
-
-    timeout: float = 20.0
-    tries: int = 4
-    pause: float = 1.0
+    timeout: float = 20.0  # seconds without a connection or without a byte
+    tries: int = 4  # attempts in a row without a new byte
+    pause: float = 1.0  # seconds before the second attempt; doubles with each further one
 
 
 class _CutError(Exception):
@@ -57,23 +47,10 @@ class _FinalError(Exception):
 def download_file(
     source: Source, folder: Path, advice: str, retries: RetryPolicy | None = None
 ) -> Path:
-    """Download a file, unless it is there already.
+    """Download a file into `folder`, unless it is there already, and return its path.
 
-    Parameters
-    ----------
-    source : Source
-        What to download.
-    folder : Path
-        Where to put it.
-    advice : str
-        How to get the file without this network; ends every error message.
-    retries : RetryPolicy, optional
-        Waiting times.
-
-    Returns
-    -------
-    Path
-        The file, complete; size and checksums are those of `source` where it has them.
+    It is complete; size and checksums are those of `source` where it has them. `advice`, how to get
+    the file without this network, ends every error message.
 
     Raises
     ------

@@ -114,7 +114,8 @@ def import_tables(
     if gap is not None:
         frame = _split_sessions(frame, gap)
     kept = _filter(frame, options)
-    for line in (*_notes(tables), *_described(len(tables["inter"].frame), frame, kept, options)):
+    notes = [f".{ending}: {note}" for ending, table in tables.items() for note in table.notes]
+    for line in (*notes, *_described(len(tables["inter"].frame), frame, kept, options)):
         log(line)
     if options.dry_run:
         log("dry run: nothing was written")
@@ -225,9 +226,7 @@ def _split_sessions(frame: pd.DataFrame, gap: float) -> pd.DataFrame:
     first[1:] = ~same | (np.diff(times[order]) > gap)
     session = np.cumsum(first) - 1
     owner = users[order[first]]
-    begins = np.ones(len(owner), dtype=bool)
-    begins[1:] = owner[1:] != owner[:-1]
-    number = np.arange(len(owner)) - np.flatnonzero(begins)[np.cumsum(begins) - 1] + 1
+    number = np.arange(len(owner)) - np.searchsorted(owner, owner) + 1  # they are sorted
     names = pa.array(frame["user_id"].cat.categories.astype(object)).take(pa.array(owner))
     names = pc.binary_join_element_wise(names, pa.array(number).cast(pa.string()), "_")
     of_rows = np.empty(len(frame), dtype=np.int64)
@@ -268,10 +267,6 @@ def _described(
 
 
 # -- what the user sees -----------------------------------------------------------------------
-
-
-def _notes(tables: dict[str, Converted]) -> list[str]:
-    return [f".{ending}: {note}" for ending, table in tables.items() for note in table.notes]
 
 
 def _next_step(name: str, data_path: Path, tables: dict[str, Converted]) -> str:
@@ -327,15 +322,8 @@ def _write(
 def write_rows(path: Path, types: dict[str, str], frame: pd.DataFrame) -> None:
     """Write an atomic file, a part at a time, without a loop over rows.
 
-    Parameters
-    ----------
-    path : Path
-        The file; it must not have a reader yet.
-    types : dict of str to str
-        Field -> type, in the order to write.
-    frame : DataFrame
-        Columns that :mod:`recbole_lite.data.table_conversion` has made: without tabs or line
-        ends.
+    The file must not have a reader yet. `types` has the order of the fields; the columns are those
+    that :mod:`recbole_lite.data.table_conversion` makes, without tabs or line ends.
     """
     with path.open("wb") as file:
         header = "\t".join(f"{field}:{kind}" for field, kind in types.items())

@@ -21,12 +21,11 @@ import numpy as np
 import pandas as pd
 
 from recbole_lite.data.atomic_reader import read_atomic, read_header
-from recbole_lite.data.column_roles import NONE, Source, guess_id, guess_interactions
-from recbole_lite.data.frames import FIELDS, frame_source
+from recbole_lite.data.column_roles import FIELDS, NONE, Source, guess_id, guess_interactions
+from recbole_lite.data.frames import frame_source
 from recbole_lite.data.sources.dataset_stats import codes
 from recbole_lite.data.sources.import_tables import file_source, write_rows
 from recbole_lite.data.sources.prepare_dataset import locked, temporary_folder, write_receipt
-from recbole_lite.data.stable_order import stable_order
 from recbole_lite.data.table_conversion import convert_descriptions, convert_interactions
 from recbole_lite.utils.dataset_names import check_name, part_file
 from recbole_lite.utils.errors import DataError, listed
@@ -39,21 +38,11 @@ _TEXT = ("token", "token_seq")
 
 @dataclass(frozen=True)
 class Joined:
-    """What a join has written.
+    """What a join has written."""
 
-    Attributes
-    ----------
-    rows : dict of str to int
-        Rows of each of `PARTS`.
-    new : int
-        New interactions among them.
-    notes : list of str
-        What was left out or is unusual, with counts.
-    """
-
-    rows: dict[str, int]
-    new: int
-    notes: list[str] = field(default_factory=list)
+    rows: dict[str, int]  # of each of `PARTS`
+    new: int  # interactions among them
+    notes: list[str] = field(default_factory=list)  # what was left out or is unusual, with counts
 
 
 def join_tables(
@@ -142,7 +131,7 @@ class _OldData:
                     "data_path, or, if the run was given data frames, train it on files",
                     path,
                 )
-            names = self._columns_of(path, "inter")
+            names = self._columns_of(path)
             tables.append(self._read(path, names, ids))
         self.types = tables[0].types
         if ids[1] + config["LIST_SUFFIX"] in self.types:
@@ -161,11 +150,11 @@ class _OldData:
             path, columns=columns, required=required, seq_separator=separator, **self.format
         )
 
-    def _columns_of(self, path: Path, ending: str) -> list[str]:
+    def _columns_of(self, path: Path) -> list[str]:
         load, unload = (self.config[key] or {} for key in ("load_col", "unload_col"))
         header = read_header(path, **self.format)
-        wanted = load.get(ending, "*")
-        left_out = unload.get(ending) or []
+        wanted = load.get("inter", "*")
+        left_out = unload.get("inter") or []
         return [f for f in header if (wanted == "*" or f in wanted) and f not in left_out]
 
     def held_out(self) -> np.ndarray:
@@ -184,12 +173,9 @@ class _OldData:
 
 def _from_end(frame: pd.DataFrame, old: _OldData) -> np.ndarray:
     """Number of later rows of the same user, ``[n]``."""
-    users, times = codes(frame[old.fields["user"]]), frame[old.fields["time"]].to_numpy(copy=True)
-    order = stable_order(users, times)
-    ends = np.cumsum(np.bincount(users))
-    later = np.empty(len(frame), dtype=np.int64)
-    later[order] = ends[users[order]] - 1 - np.arange(len(frame))
-    return later
+    user, time = old.fields["user"], old.fields["time"]
+    users = frame[[user, time]].sort_values(time, kind="stable").groupby(user, observed=True)
+    return users.cumcount(ascending=False).sort_index().to_numpy()
 
 
 # -- new interactions -------------------------------------------------------------------------

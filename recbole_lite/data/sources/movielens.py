@@ -13,13 +13,7 @@ from typing import BinaryIO
 
 import pandas as pd
 
-from recbole_lite.data.sources.converter import (
-    INTER_TYPES,
-    USER_TYPES,
-    Converter,
-    Table,
-    text_table,
-)
+from recbole_lite.data.sources.converter import INTER_TYPES, Converter, Table, text_table
 from recbole_lite.data.sources.ratings import read_ratings
 from recbole_lite.data.sources.source_files import SourceFiles
 from recbole_lite.utils.errors import DataError
@@ -28,6 +22,7 @@ from recbole_lite.utils.errors import DataError
 _YEAR = re.compile(
     r"^(?P<title>.*?)\s*\((?P<year>\d{4})(?:[-\u2013]\d{0,4})?\)\s*(?:\((?:V|TV)\))?$"
 )
+USER_TYPES = dict.fromkeys(("user_id", "age", "gender", "occupation", "zip_code"), "token")
 COLUMNS = tuple(INTER_TYPES)  # user, item, rating, time in all three layouts
 RATINGS_HEADER = ("userId", "movieId", "rating", "timestamp")
 MOVIES_HEADER = ["movieId", "title", "genres"]
@@ -35,18 +30,7 @@ NO_GENRE = "(no genres listed)"
 
 
 def split_year(title: str) -> tuple[str, str]:
-    """Split the year of release off a title.
-
-    Parameters
-    ----------
-    title : str
-        As MovieLens writes it.
-
-    Returns
-    -------
-    tuple of str
-        Title and year; the year is empty where the title has none, and the first one
-        of a range.
+    """Split the year of release (of a range the first; "" if there is none) off a title.
 
     Examples
     --------
@@ -93,21 +77,11 @@ def _fields(
 
 
 class MovieLensDat(Converter):
-    """Files ``ratings.dat``, ``movies.dat``, ``users.dat`` with ``::`` between fields (1M, 10M).
+    """Files ``ratings.dat``, ``movies.dat``, ``users.dat`` with ``::`` between fields (1M, 10M)."""
 
-    Parameters
-    ----------
-    encoding : str
-        Of ``movies.dat``: ISO-8859-1 in the 1M release, UTF-8 in the 10M release.
-    genre_field : str
-        RecBole's name for the genres.
-    has_users : bool
-        Whether there is a ``users.dat`` (the 10M release has none).
-    """
-
-    encoding: str = "iso-8859-1"
-    genre_field: str = "genre"
-    has_users: bool = True
+    encoding: str = "iso-8859-1"  # of movies.dat in the 1M release; UTF-8 in the 10M release
+    genre_field: str = "genre"  # RecBole's name for the genres
+    has_users: bool = True  # the 10M release has no users.dat
 
     def interactions(self, files: SourceFiles) -> Table:
         """Read ``ratings.dat``."""
@@ -133,15 +107,9 @@ class MovieLensDat(Converter):
 
 
 class MovieLens100K(Converter):
-    """Files ``u.data``, ``u.item``, ``u.genre``, ``u.user`` of the 100K release.
+    """Files ``u.data``, ``u.item``, ``u.genre``, ``u.user`` of the 100K release."""
 
-    Parameters
-    ----------
-    genre_field : str
-        RecBole's name for the genres: ``class`` in its copy of this set.
-    """
-
-    genre_field: str = "class"
+    genre_field: str = "class"  # RecBole's name for the genres in its copy of this set
 
     def interactions(self, files: SourceFiles) -> Table:
         """Read ``u.data``."""
@@ -168,15 +136,9 @@ class MovieLens100K(Converter):
 
 
 class MovieLensCsv(Converter):
-    """Files ``ratings.csv`` and ``movies.csv`` with a header (20M, 25M, 32M, latest).
+    """Files ``ratings.csv`` and ``movies.csv`` with a header (20M, 25M, 32M, latest)."""
 
-    Parameters
-    ----------
-    genre_field : str
-        RecBole's name for the genres.
-    """
-
-    genre_field: str = "genre"
+    genre_field: str = "genre"  # RecBole's name for the genres
 
     def interactions(self, files: SourceFiles) -> Table:
         """Read ``ratings.csv``."""

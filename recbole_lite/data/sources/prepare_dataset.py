@@ -31,27 +31,13 @@ RECEIPT = "prepared.json"
 
 @dataclass(frozen=True)
 class PreparedDataset:
-    """A data set that was just made.
-
-    Parameters
-    ----------
-    folder : Path
-        Where it is.
-    meta : DatasetMeta
-        Its ``dataset_meta`` file.
-    stats : Stats
-        Of its interactions.
-    rows : dict of str to int
-        File name to rows.
-    differences : list of str
-        Its differences from what `meta` expects.
-    """
+    """A data set that was just made."""
 
     folder: Path
     meta: DatasetMeta
-    stats: Stats
-    rows: dict[str, int]
-    differences: list[str]
+    stats: Stats  # of its interactions
+    rows: dict[str, int]  # by name of the file
+    differences: list[str]  # from what `meta` expects
 
     def render(self) -> str:
         """Counts, licence and citation as text."""
@@ -88,11 +74,6 @@ def prepare(
     log : callable
         Takes lines for the user.
 
-    Returns
-    -------
-    PreparedDataset
-        What was made.
-
     Raises
     ------
     DownloadError
@@ -107,21 +88,10 @@ def prepare(
 
 
 def ensure_dataset(name: str, data_path: str | Path, log: Callable[[str], None] = print) -> Path:
-    """Folder of a data set, prepared first if its ``.inter`` is missing; processes take turns.
+    """Folder ``<data_path>/<name>`` of a data set, prepared first if its ``.inter`` is missing.
 
-    Parameters
-    ----------
-    name : str
-        Of the data set: of its folder and of the files in it.
-    data_path : str or Path
-        Folder of the data sets.
-    log : callable
-        Takes lines for the user: licence and counts, when a set is prepared.
-
-    Returns
-    -------
-    Path
-        ``<data_path>/<name>``, with ``<name>.inter`` in it.
+    Processes take turns. `log` takes lines for the user: licence and counts of a set that is
+    prepared.
 
     Raises
     ------

@@ -21,12 +21,11 @@ IDS = ("user_id", "item_id")
 def read_ratings(
     stream: BinaryIO, name: str, sep: str, columns: Sequence[str], header: Sequence[str] = ()
 ) -> Table:
-    """Read interactions in the order of the file.
+    """Read interactions in the order of the file, in which nothing is quoted.
 
     Parameters
     ----------
     stream : BinaryIO
-        The file; nothing in it is quoted.
     name : str
         Of the file, for messages.
     sep : str

@@ -28,20 +28,7 @@ _LINK = 0o120000
 
 
 def mismatches(path: Path, source: Source) -> list[str]:
-    """How a file differs from what is known of it.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    source : Source
-        Its known size and checksums.
-
-    Returns
-    -------
-    list of str
-        One sentence per difference; empty when there is none, or nothing is known.
-    """
+    """Differences of a file from its known size and checksums, a sentence each."""
     size = path.stat().st_size
     if source.size is not None and size != source.size:
         return [f"{size:,} bytes, expected {source.size:,}"]
@@ -112,16 +99,8 @@ class SourceFiles:
     def open(self, name: str) -> Iterator[BinaryIO]:
         """Open a file for reading bytes; what is gzipped is unpacked on the way.
 
-        Parameters
-        ----------
-        name : str
-            Of a downloaded file, or of a member of a downloaded zip, without its folder.
-            ``name.gz`` may stand unpacked as ``name``.
-
-        Yields
-        ------
-        BinaryIO
-            The content.
+        `name` is that of a downloaded file, or of a member of a downloaded zip, without its folder.
+        ``name.gz`` may stand unpacked as ``name``.
 
         Raises
         ------
@@ -139,17 +118,7 @@ class SourceFiles:
             ) from error
 
     def place(self, name: str) -> tuple[Path, str | None]:
-        """Where a file is: its path, and inside a zip the member's name.
-
-        Parameters
-        ----------
-        name : str
-            As in `open`.
-
-        Returns
-        -------
-        tuple of Path and (str or None)
-            The file or archive, and the member.
+        """Path of a file (`name` as in `open`), or of the zip that holds it and the member's name.
 
         Raises
         ------

@@ -42,14 +42,7 @@ class StrictModel(BaseModel):
 def validate(model: type[Model], data: Any, prefix: str = "") -> Model:
     """Make a model of what a file holds.
 
-    Parameters
-    ----------
-    model : type
-        A :class:`StrictModel`.
-    data : Any
-        From a file.
-    prefix : str
-        Stands before the key in the message, e.g. ``converter.options.``.
+    `prefix`, such as ``converter.options.``, stands before the key in the message.
 
     Raises
     ------
