@@ -113,9 +113,9 @@ class TrainingSteps:
     def __init__(self, config: LiteConfig, train_data):
         self.config, self.device = config, config["device"]
         self.model = config.model_class(config, train_data._dataset).to(self.device).train()
-        trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, self.model)
-        trainer.disable_tensorboard()
-        self.optimizer = trainer.optimizer
+        self.trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, self.model)
+        self.trainer.disable_tensorboard()
+        self.optimizer = self.trainer.optimizer
         self.batches = itertools.chain.from_iterable(itertools.repeat(train_data))
 
     def step(self, batch) -> None:
