@@ -47,14 +47,7 @@ WIDTH = 760
 
 @dataclass
 class Side:
-    """A model that recbole-lite trains.
-
-    Attributes
-    ----------
-    label, model : str
-    settings : dict
-    files : list of Path
-    """
+    """A model that recbole-lite trains."""
 
     label: str
     model: str
@@ -141,12 +134,6 @@ def check_sequences(sequences: peers.Sequences, dataset) -> None:
 
 
 # -- running --------------------------------------------------------------------------------------
-
-
-def file_of(args) -> Path:
-    """Where a run writes its points."""
-    planned = "" if args.schedule == "constant" else f"-{args.schedule}-{args.minutes:g}"
-    return args.out / f"{args.side}{planned}.json"
 
 
 def finished(path: Path, minutes: float) -> bool:
@@ -298,7 +285,8 @@ def main() -> None:
     if args.plot:
         plot(args)
         return
-    path = file_of(args)
+    planned = "" if args.schedule == "constant" else f"-{args.schedule}-{args.minutes:g}"
+    path = args.out / f"{args.side}{planned}.json"
     if finished(path, args.minutes):
         print(f"{path} is finished; remove it to run the side again")
         return
