@@ -17,12 +17,13 @@ from recbole_lite.inference.history_files import PARQUET, history_files, read_hi
 from recbole_lite.inference.history_inputs import (
     UNKNOWN,
     describe_unknown,
+    one_of,
     resolve_excluded,
     share,
     whole_number,
 )
 from recbole_lite.inference.recommender import Recommender
-from recbole_lite.utils.errors import DataError, RequestError
+from recbole_lite.utils.errors import DataError
 from recbole_lite.utils.files import is_stream, open_stream, write_atomically
 
 Row = tuple[str, list[int], list[str]]  # user, known internal ids, unknown raw ids
@@ -61,10 +62,7 @@ class BatchOptions:
     probabilities: bool = False
 
     def __post_init__(self) -> None:
-        if self.unknown not in UNKNOWN:
-            raise RequestError(
-                f"unknown must be one of {', '.join(UNKNOWN)}, found {self.unknown!r}"
-            )
+        one_of(self.unknown, "unknown", UNKNOWN)
 
 
 @dataclass

@@ -131,12 +131,8 @@ def resolve_histories(
     ------
     RequestError
     """
-    for name, value, choices in (
-        ("unknown", unknown, UNKNOWN),
-        ("no_history", no_history, NO_HISTORY),
-    ):
-        if value not in choices:
-            raise RequestError(f"{name} must be one of {', '.join(choices)}, found {value!r}")
+    one_of(unknown, "unknown", UNKNOWN)
+    one_of(no_history, "no_history", NO_HISTORY)
     rows, left_out = [], []
     for number, history in enumerate(rows_of(histories, "histories")):
         if is_one_id(history):
@@ -327,6 +323,12 @@ def whole_number(value: Any, name: str, least: int, most: int | None = None, why
         wanted = f"from {least}" + (f" to {most:,}" if most is not None else " on")
         raise RequestError(f"{name} must be a whole number {wanted}{why}, found {value!r}")
     return int(plain)
+
+
+def one_of(value: Any, name: str, choices: Sequence[str]) -> None:
+    """Raise a `RequestError` for a value that is none of `choices`."""
+    if value not in choices:
+        raise RequestError(f"{name} must be one of {', '.join(choices)}, found {value!r}")
 
 
 def share(value: Any, name: str) -> float:
