@@ -367,7 +367,7 @@ class Recommender(ModelHubMixin):
 
         `candidates` and `where` are those of :meth:`recommend`, as are the errors.
         """
-        chosen = history_inputs.resolve_candidate_lists(self.catalogue, candidates, n_users)
+        chosen = history_inputs.resolve_candidates(self.catalogue, candidates, n_users)
         if where is None:
             return chosen
         allowed = self.catalogue.filters.matching(where)
