@@ -86,13 +86,6 @@ class Recommender(ModelHubMixin):
         Content of a model's folder.
     device, runtime, item_ids, item_dtype
         See :meth:`load`.
-
-    Attributes
-    ----------
-    catalogue : Catalogue
-        Items that the model can recommend.
-    about : dict
-        Format version, architecture, data and measured results.
     """
 
     # Not None: otherwise huggingface_hub copies the arguments, including all weights.
