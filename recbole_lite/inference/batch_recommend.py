@@ -147,10 +147,6 @@ def recommend_file(
         devices work as well.
     options : BatchOptions, optional
 
-    Returns
-    -------
-    BatchSummary
-
     Raises
     ------
     DataError

@@ -121,11 +121,7 @@ def resolve_histories(
 ) -> list[list[int]]:
     """Internal ids of the known items of each history.
 
-    Parameters
-    ----------
-    catalogue : Catalogue
-    histories, unknown, no_history
-        See :meth:`recbole_lite.inference.recommender.Recommender.recommend`.
+    See :meth:`recbole_lite.inference.recommender.Recommender.recommend` for arguments.
 
     Raises
     ------

@@ -42,10 +42,6 @@ def fit_ridge(x: np.ndarray, y: np.ndarray) -> Ridge:
     y : numpy.ndarray
         ``[n, d]`` targets.
 
-    Returns
-    -------
-    Ridge
-
     Raises
     ------
     ValueError

@@ -37,11 +37,7 @@ _LARGE = 2**20  # items from which blocks are ranked
 class ModelRuntimes:
     """The torch model and the runtime of a folder, each built or opened at first use.
 
-    Parameters
-    ----------
-    bundle : ModelBundle
-    device, runtime, item_dtype
-        See :meth:`.recommender.Recommender.load`, also for the errors.
+    See :meth:`.recommender.Recommender.load` for arguments and errors.
 
     Attributes
     ----------

@@ -62,19 +62,7 @@ UsedModel = Annotated[ServedModel, Depends(_used_model)]
 def create_app(
     recommender: Recommender, limits: Limits | None = None, options: Options | None = None
 ) -> FastAPI:
-    """Create the HTTP service of a model.
-
-    Parameters
-    ----------
-    recommender : Recommender
-    limits : Limits, optional
-    options : Options, optional
-
-    Returns
-    -------
-    fastapi.FastAPI
-        An ASGI application; its ``state.live`` is the :class:`.live_model.LiveModel`.
-    """
+    """Create the HTTP service of a model; its ``state.live`` is the :class:`.LiveModel`."""
     limits, options = limits or Limits(), options or Options()
     metrics = Metrics()
     live = LiveModel(

@@ -23,21 +23,14 @@ _Files = tuple[tuple[str, int, int], ...]  # name, size and time of each
 
 
 class ServedModel:
-    """A loaded model with its batches.
-
-    Attributes
-    ----------
-    recommender : Recommender
-    batcher : Batcher
-    version : str
-        First 12 digits of a digest of weights, catalogue and settings.
-    """
+    """A loaded model with its batches."""
 
     def __init__(self, recommender: Recommender, limits: Limits, on_batch: Callable[[int], None]):
         self.recommender = recommender
         self.batcher = Batcher(recommender, limits.max_batch, limits.max_waiting, on_batch)
         paths = model_files(recommender.folder)
         digests = "".join(file_sha256(path) for path in paths)
+        # Of weights, catalogue and settings.
         self.version = hashlib.sha256(digests.encode()).hexdigest()[:12]
         self.active_requests = 0
 

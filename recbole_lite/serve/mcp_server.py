@@ -109,12 +109,7 @@ class ToolServer(MCPServer):
 
 
 class Tools:
-    """Tools of a model; the names of their arguments are those of `Recommender`.
-
-    Parameters
-    ----------
-    recommender : Recommender
-    """
+    """Tools of a model; the names of their arguments are those of `Recommender`."""
 
     def __init__(self, recommender: Recommender):
         self.recommender, self.catalogue = recommender, recommender.catalogue
@@ -241,14 +236,7 @@ class Tools:
 def create_server(recommender: Recommender) -> MCPServer:
     """Create the MCP server of a model.
 
-    Parameters
-    ----------
-    recommender : Recommender
-
-    Returns
-    -------
-    mcp.server.mcpserver.MCPServer
-        ``run("stdio")`` serves one client; ``streamable_http_app()`` is an ASGI application.
+    ``run("stdio")`` serves one client; ``streamable_http_app()`` is an ASGI application.
     """
     tools, size = Tools(recommender), len(recommender.catalogue)
     fields = "; ".join(map(_field, recommender.catalogue.filters.summary(_SHOWN)))

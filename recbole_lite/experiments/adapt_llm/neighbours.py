@@ -18,14 +18,7 @@ CHUNK = 1024
 
 
 def nearest(vectors: ItemVectors, items: torch.Tensor, k: int) -> torch.Tensor:
-    """Items of the largest cosine to each of `items`, itself left out.
-
-    Parameters
-    ----------
-    vectors : ItemVectors
-    items : LongTensor [n]
-        Internal ids.
-    k : int
+    """Items of the largest cosine to each of `items` (internal ids ``[n]``), itself left out.
 
     Returns
     -------

@@ -83,13 +83,7 @@ class Request:
 
 
 class Rows:
-    """Rows of a table, each trained once; a row that fails costs no other.
-
-    Parameters
-    ----------
-    request : Request
-    folder : Path
-        Of the results, a file a row.
+    """Rows of a table, each trained once, a file in `folder` each; one that fails costs no other.
 
     Attributes
     ----------

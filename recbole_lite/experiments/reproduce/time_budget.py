@@ -61,14 +61,8 @@ def plan(
 ) -> dict[str, Any]:
     """Time some steps of a training and set its length.
 
-    Parameters
-    ----------
-    spec : ModelSpec
-    dataset : str
-    settings : mapping
-        Settings of all models; the model's own come on top.
-    seconds : float
-        Of training; validation is not counted.
+    The model's own settings come on top of `settings`, those of all models; `seconds` are those of
+    training, validation is not counted.
 
     Returns
     -------

@@ -88,13 +88,7 @@ def run_trial(drawn: dict[str, Any], plan: Plan) -> None:
 
     An exception ends the trial with its message as a result, and is not tried again: it would
     come again. A process that dies is: Ray starts this function anew, and it finds the
-    checkpoints of the one before.
-
-    Parameters
-    ----------
-    drawn : dict
-        Values from Ray's searcher.
-    plan : Plan
+    checkpoints of the one before. `drawn` are values from Ray's searcher.
     """
     from ray import tune
 
