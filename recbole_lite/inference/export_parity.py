@@ -19,27 +19,13 @@ TIE = 1e-4  # items whose scores differ by less than this share of the spread ma
 
 @dataclass
 class Parity:
-    """Differences between the scores of an exported model and those of torch.
+    """Differences between the scores of an exported model and those of torch."""
 
-    Attributes
-    ----------
-    users : int
-        Number of histories compared.
-    max_difference : float
-        Largest difference of two scores.
-    spread : float
-        Standard deviation of the scores, as the scale of the difference.
-    same_top : float
-        Share of users with the same items in the same order among the first `TOP`.
-    same_top_but_for_ties : float
-        The same share if items whose scores differ by less than 1e-4 of the spread may swap.
-    """
-
-    users: int
-    max_difference: float
-    spread: float
-    same_top: float
-    same_top_but_for_ties: float
+    users: int  # number of histories compared
+    max_difference: float  # largest of two scores
+    spread: float  # standard deviation of the scores, as the scale of the difference
+    same_top: float  # share of users with the same items in the same order among the first TOP
+    same_top_but_for_ties: float  # if items whose scores differ by less than TIE may swap
 
 
 def compare_scores(reference: TorchRuntime, exported: OnnxRuntime, histories: np.ndarray) -> Parity:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from recbole_lite.experiments.compare.compare import check_comparable, users_of_test
-from recbole_lite.experiments.compare.run_results import RunResult, read_result
+from recbole_lite.experiments.compare.run_results import read_result
 from recbole_lite.experiments.reproduce.baselines import BENCHMARK, FOLDER, ModelSpec
 from recbole_lite.experiments.reproduce.benchmark_table import (
     TEXT_PAIR,
@@ -231,7 +231,9 @@ def _write_dataset(
     drawn = {"curves": learning_curves(cells, style), "intervals": interval_chart(summary, style)}
     pair = [cells.get(name) for name in TEXT_PAIR]
     if all(pair):
-        users = users_of_test(_any_result(out, cells), request.data_path)
+        name = TEXT_PAIR[0]
+        any_result = read_result(out / f"{BENCHMARK[name].stem}-{min(cells[name])}.json")
+        users = users_of_test(any_result, request.data_path)
         summary["text"] = text_by_group(*pair, users)
         drawn["text"] = text_chart(summary["text"], style)
     parts = [render(summary, "Benchmark: {dataset}, beside the best rival, {base}")]
@@ -242,8 +244,3 @@ def _write_dataset(
             parts.append(f"![{name}]({name}.svg)")
     write_text(out / "table.md", "\n\n".join(parts) + "\n")
     return summary
-
-
-def _any_result(folder: Path, cells: Cells) -> RunResult:
-    name = TEXT_PAIR[0]
-    return read_result(folder / f"{BENCHMARK[name].stem}-{min(cells[name])}.json")

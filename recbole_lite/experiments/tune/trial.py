@@ -28,29 +28,14 @@ ERROR_FILE = "error.txt"
 
 @dataclass(frozen=True)
 class Plan:
-    """What all trials of a sweep have in common; sent to every machine.
-
-    Attributes
-    ----------
-    spec : SweepSpec
-    folder : str
-        The sweep's folder, absolute.
-    cwd : str
-        Relative paths in the settings start here.
-    cache_dir : str or None
-        Folder of item vectors, absolute; None: the model has no such key.
-    threads : int
-        That torch may use.
-    use_gpu : bool
-        Whether trials have a GPU (a share of one).
-    """
+    """What all trials of a sweep have in common; sent to every machine."""
 
     spec: SweepSpec
-    folder: str
-    cwd: str
-    cache_dir: str | None
-    threads: int
-    use_gpu: bool
+    folder: str  # the sweep's, absolute
+    cwd: str  # relative paths in the settings start here
+    cache_dir: str | None  # folder of item vectors, absolute; None: the model has no such key
+    threads: int  # that torch may use
+    use_gpu: bool  # whether trials have a GPU (a share of one)
 
     def trial_folder(self, trial_id: str) -> Path:
         """Where a trial keeps its checkpoints, log and history."""
