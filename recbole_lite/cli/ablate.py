@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from recbole_lite.cli.common import add_command, add_training_arguments, config_files
+from recbole_lite.cli.common import add_command, add_training_arguments, config_files, split_names
 
 EPILOG = """\
 Trains the base configuration, then one model per row. A row is a file of configuration keys,
@@ -33,7 +33,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(model="LiteLLM4Rec")
     parser.add_argument(
         "--rows",
-        type=_names,
+        type=split_names,
         metavar="A,B",
         help="rows to compare with the base row (default: all)",
     )
@@ -51,13 +51,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
 def _numbers(text: str) -> list[int]:
     try:
-        return [int(number) for number in _names(text)]
+        return [int(number) for number in split_names(text)]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r}: write whole numbers, 2020,2021") from None
 

@@ -68,8 +68,8 @@ def run(args: argparse.Namespace) -> int:
     reference = TorchRuntime(source.model)
     path = export_onnx(source.model, source.items, args.out, args.opset)
     parity = compare_scores(reference, OnnxRuntime(path), source.histories)
-    update_export_file(args.out, model=source.name, dataset=source.dataset)
-    update_export_file(args.out, parity={**asdict(parity), "of": source.users})
+    facts = {"model": source.name, "dataset": source.dataset}
+    update_export_file(args.out, **facts, parity={**asdict(parity), "of": source.users})
     print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
     print(
         f"  against torch, {parity.users} {source.users}: largest difference of scores "

@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     if ray is not None and args.input is None:
         raise RequestError("--ray goes with --input")
     # With Ray, the workers have the device.
-    recommender = load_recommender(args if ray is None else _with(args, device="cpu"))
+    recommender = load_recommender(args, None if ray is None else "cpu")
     choice = {
         "exclude_seen": args.exclude_seen or (False if args.include_seen else None),
         "candidates": _ids(recommender, args.candidates, args.separator),
@@ -150,10 +150,6 @@ def _recommend_file(args: argparse.Namespace, recommender, choice: dict[str, Any
     name = "standard output" if args.output == STANDARD else args.output
     print(f"{name}: {summary}", file=sys.stderr if streams else sys.stdout)
     return 0
-
-
-def _with(args: argparse.Namespace, **changes: Any) -> argparse.Namespace:
-    return argparse.Namespace(**{**vars(args), **changes})
 
 
 def _where(text: str | None) -> Any:

@@ -6,7 +6,7 @@ import argparse
 import re
 from pathlib import Path
 
-from recbole_lite.cli.common import add_command
+from recbole_lite.cli.common import add_command, split_names
 
 EPILOG = """\
 Runs the missing rows, reuses those in --out, prints the paper's figures beside the measured ones
@@ -50,10 +50,19 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--tokenizer", help="T5's tokenizer, for P5 and POD: folder or Hub name")
     parser.add_argument("--seed", type=int, default=2020)
     parser.add_argument(
-        "--models", "--rows", type=_names, default=(), metavar="A;B", help="names of the rows"
+        "--models",
+        "--rows",
+        type=lambda text: split_names(text, ";"),
+        default=(),
+        metavar="A;B",
+        help="names of the rows",
     )
     parser.add_argument(
-        "--datasets", type=_list, default=(), metavar="A,B", help="benchmark (default: --dataset)"
+        "--datasets",
+        type=split_names,
+        default=(),
+        metavar="A,B",
+        help="benchmark (default: --dataset)",
     )
     parser.add_argument(
         "--seeds", type=_count, default=3, help="benchmark: seeds, from --seed on (default: 3)"
@@ -64,7 +73,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--with",
         dest="related",
-        type=lambda text: _list(text.lower()),
+        type=lambda text: split_names(text.lower()),
         default=(),
         metavar="A,B",
         help="table4: related systems beside the rows, tiger | e4srec | hllm | llm2rec | slmrec",
@@ -87,12 +96,12 @@ def run(args: argparse.Namespace) -> int:
     """Run what is missing of the target, and print it."""
     from recbole_lite.experiments.reproduce.paper_tables import Request, reproduce
 
-    names = ("dataset", "data_path", "weights", "tokenizer", "seed")
+    shared = ("dataset", "data_path", "weights", "tokenizer", "seed")
     timing = ("models", "related", "batch_size", "repeats", "autocast")
     benchmark = ("datasets", "seeds", "ray_address")
     folder = "benchmark" if args.target == "benchmark" else "reproduce"
     request = Request(
-        **{name: getattr(args, name) for name in (*names, *timing, *benchmark)},
+        **{name: getattr(args, name) for name in (*shared, *timing, *benchmark)},
         minutes=args.budget,
         out=Path(args.out or Path("results", folder)),
         command=args.typed,
@@ -100,14 +109,6 @@ def run(args: argparse.Namespace) -> int:
     )
     print(f"\n{reproduce(args.target, request)}")
     return 0
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(";") if name.strip())
-
-
-def _list(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _minutes(text: str) -> float:
