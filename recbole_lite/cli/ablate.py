@@ -31,24 +31,21 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = add_command(commands, "ablate", text, run, INTERRUPTED, epilog=EPILOG)
     add_training_arguments(parser)
     parser.set_defaults(model="LiteLLM4Rec")
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--rows",
         type=split_names,
         metavar="A,B",
         help="rows to compare with the base row (default: all)",
     )
-    parser.add_argument(
+    add(
         "--seeds",
         type=_numbers,
         metavar="N,N",
         help="seeds of each row (default: the configuration's seed)",
     )
-    parser.add_argument(
-        "--out", metavar="DIR", help="results and table (default: results/ablation/DATASET)"
-    )
-    parser.add_argument(
-        "--rows_from", metavar="DIR", help="folder of the rows' files (default: the shipped ones)"
-    )
+    add("--out", metavar="DIR", help="results and table (default: results/ablation/DATASET)")
+    add("--rows_from", metavar="DIR", help="folder of the rows' files (default: the shipped ones)")
 
 
 def _numbers(text: str) -> list[int]:

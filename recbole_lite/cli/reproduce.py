@@ -39,17 +39,16 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     """Add the subcommand."""
     text = "reproduce the paper's tables and figures, or the benchmark"
     parser = add_command(commands, "reproduce", text, run, INTERRUPTED, epilog=EPILOG)
+    add = parser.add_argument
     targets = "table4 | table5 | table6 | table7 | figure4 | figure5 | benchmark"
-    parser.add_argument("target", help=targets)
-    parser.add_argument("-d", "--dataset", default="ml-1m")
-    parser.add_argument("--data_path", help="folder of the data sets")
-    parser.add_argument(
-        "--budget", type=_minutes, default=30.0, metavar="30m", help="training time of a row"
-    )
-    parser.add_argument("--weights", choices=["pretrained", "scratch"], default="pretrained")
-    parser.add_argument("--tokenizer", help="T5's tokenizer, for P5 and POD: folder or Hub name")
-    parser.add_argument("--seed", type=int, default=2020)
-    parser.add_argument(
+    add("target", help=targets)
+    add("-d", "--dataset", default="ml-1m")
+    add("--data_path", help="folder of the data sets")
+    add("--budget", type=_minutes, default=30.0, metavar="30m", help="training time of a row")
+    add("--weights", choices=["pretrained", "scratch"], default="pretrained")
+    add("--tokenizer", help="T5's tokenizer, for P5 and POD: folder or Hub name")
+    add("--seed", type=int, default=2020)
+    add(
         "--models",
         "--rows",
         type=lambda text: split_names(text, ";"),
@@ -57,20 +56,16 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         metavar="A;B",
         help="names of the rows",
     )
-    parser.add_argument(
+    add(
         "--datasets",
         type=split_names,
         default=(),
         metavar="A,B",
         help="benchmark (default: --dataset)",
     )
-    parser.add_argument(
-        "--seeds", type=_count, default=3, help="benchmark: seeds, from --seed on (default: 3)"
-    )
-    parser.add_argument(
-        "--ray_address", metavar="ADDRESS", help="benchmark: train on this Ray cluster, e.g. auto"
-    )
-    parser.add_argument(
+    add("--seeds", type=_count, default=3, help="benchmark: seeds, from --seed on (default: 3)")
+    add("--ray_address", metavar="ADDRESS", help="benchmark: train on this Ray cluster, e.g. auto")
+    add(
         "--with",
         dest="related",
         type=lambda text: split_names(text.lower()),
@@ -78,18 +73,10 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         metavar="A,B",
         help="table4: related systems beside the rows, tiger | e4srec | hllm | llm2rec | slmrec",
     )
-    parser.add_argument(
-        "--batch_size", type=_count, default=32, help="table5: users per batch (default: 32)"
-    )
-    parser.add_argument(
-        "--repeats", type=_count, default=5, help="table5: batches timed (default: 5)"
-    )
-    parser.add_argument(
-        "--autocast", choices=["bfloat16", "float16"], help="table5 (default: float32)"
-    )
-    parser.add_argument(
-        "--out", metavar="DIR", help="default: results/reproduce, of benchmark results/benchmark"
-    )
+    add("--batch_size", type=_count, default=32, help="table5: users per batch (default: 32)")
+    add("--repeats", type=_count, default=5, help="table5: batches timed (default: 5)")
+    add("--autocast", choices=["bfloat16", "float16"], help="table5 (default: float32)")
+    add("--out", metavar="DIR", help="default: results/reproduce, of benchmark results/benchmark")
 
 
 def run(args: argparse.Namespace) -> int:
