@@ -68,8 +68,7 @@ def create_app(
     live = LiveModel(
         recommender,
         limits,
-        options.load,
-        options.watch,
+        options,
         on_batch=metrics.batches.observe,
         on_reload=lambda outcome: metrics.reloads.labels(outcome).inc(),
     )
