@@ -35,11 +35,11 @@ from shared import write
 from recbole_lite.config.configurator import LiteConfig
 from recbole_lite.config.registry import get_trainer
 from recbole_lite.data import create_dataset, data_preparation
+from recbole_lite.experiments.compare.comparison_page import chart_style
 from recbole_lite.experiments.reproduce.baselines import LONGER, PREFIX, TEXT, TUNED
 from recbole_lite.experiments.reproduce.time_budget import portable
 from recbole_lite.report import charts
 from recbole_lite.report.format import grid
-from recbole_lite.report.html_page import TEMPLATES
 
 METRIC = f"recall@{peers.K}"
 WIDTH = 760
@@ -244,10 +244,8 @@ def chart_of(runs: list[dict]) -> str:
             f"{len(lines)} lines; a chart has {charts.COLOURS} at most: choose with --sides=a,b"
         )
     series = [charts.Series(name, sorted(line.items())) for name, line in lines.items()]
-    style = (TEMPLATES / "colours.css").read_text(encoding="utf-8")
-    style += "svg { background: var(--card); }\n"
     title, label = f"Test {METRIC} by minutes of training", "minutes of training, one core"
-    return str(charts.line_chart(title, series, label, width=WIDTH, style=style)) + "\n"
+    return str(charts.line_chart(title, series, label, width=WIDTH, style=chart_style())) + "\n"
 
 
 def plot(args) -> None:

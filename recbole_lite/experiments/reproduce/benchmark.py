@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from recbole_lite.experiments.compare.compare import check_comparable, users_of_test
+from recbole_lite.experiments.compare.comparison_page import chart_style
 from recbole_lite.experiments.compare.run_results import read_result
 from recbole_lite.experiments.reproduce.baselines import BENCHMARK, FOLDER, ModelSpec
 from recbole_lite.experiments.reproduce.benchmark_table import (
@@ -33,7 +34,6 @@ from recbole_lite.experiments.reproduce.benchmark_table import (
 from recbole_lite.experiments.reproduce.protocol import Request, Rows, check_names
 from recbole_lite.experiments.reproduce.time_budget import portable, settings_in
 from recbole_lite.report.ablation import render
-from recbole_lite.report.html_page import TEMPLATES
 from recbole_lite.utils.errors import ConfigError, one_line
 from recbole_lite.utils.files import write_json, write_text
 
@@ -226,8 +226,7 @@ def _write_dataset(
     """Write the files of a data set; returns its summary."""
     out = request.out / dataset
     summary = summarise_cells(dataset, cells, problems, request.command)
-    style = (TEMPLATES / "colours.css").read_text(encoding="utf-8")
-    style += "svg { background: var(--card); }\n"
+    style = chart_style()
     drawn = {"curves": learning_curves(cells, style), "intervals": interval_chart(summary, style)}
     pair = [cells.get(name) for name in TEXT_PAIR]
     if all(pair):
