@@ -139,14 +139,8 @@ def ablate(
 def find_rows(names: Iterable[str] | None, folder: Path, base: str) -> list[Row]:
     """Read the rows' files.
 
-    Parameters
-    ----------
-    names : list of str or None
-        In the order of the table, the base row's name may be among them; None: all, by name.
-    folder : Path
-        Where the files are.
-    base : str
-        Name of the base row.
+    `names` are in the order of the table, `base`, the base row's, may be among them; None: all, by
+    name.
 
     Raises
     ------

@@ -53,18 +53,8 @@ def render(
 ) -> str:
     """Report in Markdown.
 
-    Parameters
-    ----------
-    what : str
-        Language model and data set.
-    vectors : mapping of str to ItemVectors
-        ``before`` and ``after``.
-    parts : mapping of str to Windows
-        Of training (decides which items are popular) and validation.
-    losses : mapping
-        Stage -> loss of each step.
-    titles : sequence of str
-        By internal item id.
+    Vectors are those ``before`` and ``after``; of the parts, ``train`` decides which items are
+    popular, and ``valid`` has the users of the shares. Losses are those of each step, by stage.
     """
     lines = [f"# {what}", ""]
     if len(parts["valid"]):

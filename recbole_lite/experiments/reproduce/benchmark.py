@@ -143,19 +143,10 @@ def _train_elsewhere(request: Request, spec: ModelSpec, folder: str, threads: in
 
 
 def train_cell(request: Request, spec: ModelSpec) -> tuple[list[str], str | None]:
-    """Train a cell, unless its file is there.
+    """Train a cell, unless its file is there: lines for the log, and why there is no result.
 
-    Parameters
-    ----------
-    request : Request
-        Its `dataset` and `seed` are the cell's.
-    spec : ModelSpec
-        Its files are read: a result counts for the settings that they have now.
-
-    Returns
-    -------
-    tuple
-        Lines for the log, and why there is no result, or None.
+    The request's dataset and seed are the cell's. The row's files are read: a result counts for the
+    settings that they have now.
     """
     lines: list[str] = []
     rows = Rows(replace(request, log=lines.append), request.out / request.dataset)

@@ -303,16 +303,8 @@ def measure(
 ) -> dict[str, Any]:
     """Time the models.
 
-    Parameters
-    ----------
-    dataset : str
-    settings : mapping
-        Configuration keys of all models, ``data_path`` for one.
-    tokenizer : str, optional
-        Folder or hub name of T5's, for P5 and POD.
-    options : TimingOptions, optional
-    command : str
-        For the record.
+    `settings` are configuration keys of all models, ``data_path`` for one; `tokenizer` is T5's
+    folder or hub name, for P5 and POD; `command` is for the record.
 
     Raises
     ------

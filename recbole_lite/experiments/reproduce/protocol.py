@@ -89,15 +89,9 @@ class Rows:
         return request.settings if spec.decides_weights else request.settings_of(spec.model)
 
     def train(self, spec: ModelSpec, by: Callable = measure) -> dict[str, Any] | None:
-        """Result of a model, new or reused; None: it fails, which is logged.
+        """Result of a model, new (made by `by`) or reused; None: it fails, which is logged.
 
-        Parameters
-        ----------
-        spec : ModelSpec
-            A result that was made with other settings is made anew
-            (:func:`~recbole_lite.experiments.reproduce.time_budget.reusable`).
-        by : callable
-            Makes the new one.
+        A result that was made with other settings is made anew (:func:`.time_budget.reusable`).
         """
         path, request = self.path(spec), self.request
         settings, done = self._settings(spec), "reused from"

@@ -149,19 +149,8 @@ def drop_resumable(folder: Path) -> None:
 class Reporter:
     """Sends an epoch's validation figures to Ray; the test split has no way in.
 
-    Parameters
-    ----------
-    send : callable
-        ``ray.tune.report``; blocks until the scheduler has decided.
-    folder : Path
-        Of the trial.
-
-    Attributes
-    ----------
-    bigger : bool
-        Whether a larger score is better.
-    epochs : int or None
-        As many as are planned.
+    `send`, Ray's ``report``, blocks until the scheduler has decided. `bigger` says whether a larger
+    score is better, `epochs` how many are planned.
     """
 
     def __init__(self, send: Callable[[dict[str, Any]], None], folder: Path):
