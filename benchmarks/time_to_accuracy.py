@@ -20,10 +20,7 @@ import argparse
 import json
 import os
 import subprocess
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import peers
@@ -36,7 +33,7 @@ from recbole_lite.config.configurator import LiteConfig
 from recbole_lite.config.registry import get_trainer
 from recbole_lite.data import create_dataset, data_preparation
 from recbole_lite.experiments.compare.comparison_page import chart_style
-from recbole_lite.experiments.reproduce.baselines import LONGER, PREFIX, TEXT, TUNED
+from recbole_lite.experiments.reproduce.baselines import LONGER, PREFIX, TEXT, TUNED, ModelSpec
 from recbole_lite.experiments.reproduce.time_budget import portable
 from recbole_lite.report import charts
 from recbole_lite.report.format import grid
@@ -45,33 +42,20 @@ METRIC = f"recall@{peers.K}"
 WIDTH = 760
 
 
-@dataclass
-class Side:
-    """A model that recbole-lite trains."""
-
-    label: str
-    model: str
-    settings: dict[str, Any] = field(default_factory=dict)
-    files: Iterable[Path] = ()
-
-
 # For a few minutes: more and smaller steps, chosen by the validation Recall@10 after 3 minutes.
 SHORT = {"hidden_size": 128, "inner_size": 512, "train_batch_size": 32, "learning_rate": 0.002}
 SIDES = {
     # The configuration of results/ml-1m/item_lm.
-    "item-lm": Side("ItemLM, text", "ItemLM", {**TEXT, **LONGER, "lm_dropout": 0.2}),
-    "item-lm-short": Side(
-        "ItemLM, text, short",
-        "ItemLM",
-        {**TEXT, **LONGER, **SHORT},
-    ),
-    "lite-llm4rec": Side("LiteLLM4Rec, prefix", "LiteLLM4Rec", {}, PREFIX),
-    "sasrec": Side("RecBole SASRec, tuned", "SASRec", TUNED),
-    "sasrec-50": Side(
+    "item-lm": ModelSpec("ItemLM, text", "ItemLM", {**TEXT, **LONGER, "lm_dropout": 0.2}),
+    "item-lm-short": ModelSpec("ItemLM, text, short", "ItemLM", {**TEXT, **LONGER, **SHORT}),
+    "lite-llm4rec": ModelSpec("LiteLLM4Rec, prefix", "LiteLLM4Rec", {}, PREFIX),
+    "sasrec": ModelSpec("RecBole SASRec, tuned", "SASRec", TUNED),
+    "sasrec-50": ModelSpec(
         "RecBole SASRec, tuned, window 50", "SASRec", {**TUNED, "MAX_ITEM_LIST_LENGTH": 50}
     ),
 }
-LABELS = {name: side.label for name, side in (SIDES | peers.PEERS).items()}
+LABELS = {name: side.name for name, side in SIDES.items()}
+LABELS |= {name: peer.label for name, peer in peers.PEERS.items()}
 # What the stopwatch decides, and what would leave files.
 COMMON = {
     "epochs": 10**6, "eval_step": 0, "lr_scheduler": "constant", "warmup_ratio": 0.0,
@@ -82,7 +66,7 @@ COMMON = {
 # -- sides of this project ------------------------------------------------------------------------
 
 
-def trainer_of(side: Side, args) -> peers.Train:
+def trainer_of(side: ModelSpec, args) -> peers.Train:
     """Function that trains a side under a stopwatch."""
 
     def train(settings, sequences, stopwatch, seed):
@@ -148,7 +132,7 @@ def finished(path: Path, minutes: float) -> bool:
 def run_own(args, path: Path) -> None:
     side = SIDES[args.side]
     files = [portable(file) for file in side.files]
-    description = {"side": args.side, "label": side.label, "model": side.model}
+    description = {"side": args.side, "label": side.name, "model": side.model}
     description |= {"config_files": files, "settings": side.settings}
     peers.run_side(args, description, trainer_of(side, args), lambda found: write(path, found))
 
