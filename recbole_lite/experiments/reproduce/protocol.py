@@ -22,7 +22,7 @@ class Request:
     dataset: str
     data_path: str | None
     minutes: float  # training time of each row
-    weights: str  # of the language models; scratch: MiniLM reads the items' text; or pretrained
+    weights: str  # of the language models: pretrained; scratch, with MiniLM for the items' text
     tokenizer: str | None  # folder or hub name of T5's, for P5 and POD with weights from scratch
     seed: int
     out: Path  # folder of the results
