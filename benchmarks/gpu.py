@@ -32,7 +32,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,9 +42,10 @@ from recbole.utils import init_seed
 from tabulate import tabulate
 from torch.utils.flop_counter import FlopCounterMode
 
-from recbole_lite import LiteConfig, create_dataset, data_preparation, get_trainer
+from recbole_lite import LiteConfig, create_dataset, data_preparation
 from recbole_lite.data.device_transfer import batch_to_device
 from recbole_lite.experiments.reproduce import efficiency
+from recbole_lite.experiments.reproduce.time_budget import TrainingSteps
 from recbole_lite.inference.torch_runtime import TorchRuntime
 from recbole_lite.quick_start import run_one
 from recbole_lite.trainer.compilation import compile_reader
@@ -144,41 +145,28 @@ def update(out: Path, change: Callable[[dict], None]) -> None:
     write_json(path, content)
 
 
-def wait(device: torch.device) -> None:
-    """Let a GPU do what it has been given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-class Training:
-    """A model in training on the data set: trainer, loaders, an endless stream of batches.
-
-    The loaders are those of `like`, where there is one.
-    """
+class Training(TrainingSteps):
+    """A model in training on the data set, with its loaders: those of `like`, if there is one."""
 
     def __init__(self, config: LiteConfig, like: Training | None = None):
-        self.config, self.device = config, config["device"]
         self.loaders = like.loaders if like else data_preparation(config, create_dataset(config))
         self.train, self.valid, self.test = self.loaders
         init_seed(config["seed"], True)
-        self.model = config.model_class(config, self.train._dataset).to(self.device)
-        self.trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, self.model)
-        self.trainer.disable_tensorboard()
-        self.batches: Iterator = itertools.chain.from_iterable(itertools.repeat(self.train))
+        super().__init__(config, self.train)
 
     def steps(self, count: int) -> float:
         """Seconds of a step: the mean over so many, batches and the wait at the end included."""
-        wait(self.device)
-        started = time.perf_counter()
-        with self.trainer._products():
-            TrainingLoop._train_epoch(self.trainer, itertools.islice(self.batches, count), 0)
-        wait(self.device)
-        return (time.perf_counter() - started) / count
+
+        def work():
+            with self.trainer._products():
+                TrainingLoop._train_epoch(self.trainer, itertools.islice(self.batches, count), 0)
+
+        return timed(work, self.device) / count
 
     def loss(self, batch) -> torch.Tensor:
         """Loss of a batch, with its gradients in the parameters."""
         self.model.train()
-        self.trainer.optimizer.zero_grad()
+        self.optimizer.zero_grad()
         with mixed_precision(self.device, self.config["enable_amp"]):
             loss = self.model.calculate_loss(batch_to_device(batch, self.device))
         loss.backward()
@@ -186,10 +174,14 @@ class Training:
 
     def evaluation(self) -> float:
         """Seconds of an evaluation of all users of the validation split."""
-        wait(self.device)
-        started = time.perf_counter()
-        self.trainer.evaluate(self.valid, load_best_model=False)
-        return time.perf_counter() - started
+        return timed(lambda: self.trainer.evaluate(self.valid, load_best_model=False), self.device)
+
+
+def timed(call: Callable, device: torch.device) -> float:
+    """Seconds of a call with what the GPU has to do for it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return efficiency.seconds(call, device)
 
 
 # -- smoke and tests ----------------------------------------------------------------------------
@@ -225,7 +217,7 @@ def losses(side: Training, batches: list) -> list[float]:
     found = []
     for batch in batches:
         found.append(side.loss(batch).item())
-        side.trainer.optimizer.step()
+        side.optimizer.step()
     return found
 
 
@@ -258,7 +250,7 @@ def waits(side: Training, batches: list) -> dict[str, int]:
         try:
             for batch in batches:
                 side.loss(batch)
-                side.trainer.optimizer.step()
+                side.optimizer.step()
         finally:
             torch.cuda.set_sync_debug_mode("default")
     waited = [w for w in seen if "called a synchronizing" in str(w.message)]
@@ -300,15 +292,6 @@ def rates(device: torch.device, size: int) -> dict[str, float]:
             times = [timed(lambda a=a, b=b: a @ b, device) for _ in range(13)][3:]
         found[precision] = 2e-12 * size**3 / statistics.median(times)
     return found
-
-
-def timed(call: Callable, device: torch.device) -> float:
-    """Seconds of a call with what the GPU has to do for it."""
-    wait(device)
-    started = time.perf_counter()
-    call()
-    wait(device)
-    return time.perf_counter() - started
 
 
 def step(part: Part) -> None:
@@ -594,7 +577,6 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=180, help="of training, in item_lm")
     parser.add_argument("--tiny", action="store_true", help="small models on the CPU")
     parser.add_argument("--part", help=argparse.SUPPRESS)  # the process of one part
-    parser.add_argument("--limit", type=float, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     for name in ("data_path", "tokenizer", "item_embeddings", "out"):
         setattr(args, name, Path(getattr(args, name)).absolute())
@@ -628,7 +610,7 @@ def finish(process: subprocess.Popen, limit: float) -> str:
 def main(argv: list[str] | None = None) -> int:
     args = arguments(argv)
     if args.part:
-        limit = args.limit or float(sys.stdin.readline())
+        limit = float(sys.stdin.readline())
         with tempfile.TemporaryDirectory() as folder:
             os.chdir(folder)  # where runs write
             PARTS[args.part](Part(args.part, args, limit))

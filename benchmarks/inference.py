@@ -47,7 +47,7 @@ from recbole_lite import (
     load_data_and_model,
 )
 from recbole_lite.experiments.reproduce.efficiency import last_items
-from recbole_lite.inference.onnx_export import export_onnx
+from recbole_lite.inference.onnx_export import INT8_FILE, MODEL_FILE, export_onnx
 from recbole_lite.inference.onnx_runtime import OnnxRuntime
 from recbole_lite.inference.quantize import quantize
 from recbole_lite.trainer.matmul_backend import matrix_products
@@ -143,13 +143,8 @@ def build(name: str, model, folder: Path, args) -> Callable:
         return plain(model, args.device)
     if name == SASREC:
         return sasrec(args)
-    onnx = OnnxRuntime(path_of(name, folder), args.threads)
+    onnx = OnnxRuntime(folder / (INT8_FILE if name == INT8 else MODEL_FILE), args.threads)
     return lambda items, seen: torch.from_numpy(onnx.rank(items.numpy(), TOP, seen.numpy())[0])
-
-
-def path_of(name: str, folder: Path) -> Path:
-    """File of a engine that :func:`export` wrote."""
-    return folder / ("model.int8.onnx" if name == INT8 else "model.onnx")
 
 
 def export(model, folder: Path) -> None:
@@ -186,10 +181,8 @@ def lengths_of(args) -> np.ndarray | None:
     settings = {**QUICK, "data_path": args.data_path, "eval_batch_size": 10**6}
     config = LiteConfig("Pop", args.lengths_from, config_dict=settings)
     *_, test = data_preparation(config, create_dataset(config))
-    (owner, _), count = (
-        test.collate_fn(torch.arange(len(test._dataset.inter_feat)))[1],
-        len(test._dataset.inter_feat),
-    )
+    count = len(test._dataset)
+    owner, _ = test.collate_fn(torch.arange(count))[1]
     return np.maximum(np.bincount(owner.numpy(), minlength=count), 1)
 
 

@@ -26,7 +26,7 @@ from tabulate import tabulate
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from recbole_lite import LiteConfig, create_dataset, data_preparation, get_trainer
+from recbole_lite import LiteConfig, create_dataset, data_preparation
 from recbole_lite.data.loaders import HistoryMaskLoader
 from recbole_lite.data.prefix_windows import TARGETS
 from recbole_lite.experiments.reproduce.time_budget import TrainingSteps, clock
@@ -66,10 +66,7 @@ class Side:
         train, _, test = data_preparation(config, dataset)
         torch.manual_seed(0)
         self.config, self.training, self.cut = config, TrainingSteps(config, train), cut
-        self.model = self.training.model
-        self.trainer = get_trainer(config["MODEL_TYPE"], name)(config, self.model)
-        self.trainer.disable_tensorboard()
-        self.test = test
+        self.model, self.trainer, self.test = self.training.model, self.training.trainer, test
         if not cut or MODELS[name] is BEAMS:  # in batches of the same size as all users
             rows = np.random.default_rng(0).permutation(len(test._dataset))[: args.users]
             part = dataset.copy(test._dataset.inter_feat[np.sort(rows)])

@@ -31,7 +31,7 @@ CHECKPOINTS = (1, 2, 3, 6, 10, 15, 20, 30, 45, 60)  # minutes
 WARM_UP = 0.02  # share of the time, with the linear schedule
 PARTS = {"valid": 2, "test": 1}  # position of the target from the end of a user's sequence
 FORGOTTEN = np.finfo(np.float32).min  # score of an item that a model does not know
-Score = Callable[[list[np.ndarray]], np.ndarray]  # histories -> [B, n_items]
+Score = Callable[[list[np.ndarray]], np.ndarray]  # an array of items per user -> [B, n_items]
 
 
 # -- data and metrics ---------------------------------------------------------------------------
@@ -39,16 +39,9 @@ Score = Callable[[list[np.ndarray]], np.ndarray]  # histories -> [B, n_items]
 
 @dataclass
 class Sequences:
-    """What the users had, in time order, as numbers of items from 0 on.
+    """What the users had, in time order, as numbers of items from 0 on."""
 
-    Attributes
-    ----------
-    users, items : numpy.ndarray
-        Raw ids.
-    of_user : list of numpy.ndarray
-    """
-
-    users: np.ndarray
+    users: np.ndarray  # raw ids
     items: np.ndarray
     of_user: list[np.ndarray]
 
@@ -89,15 +82,7 @@ def target_ranks(score: Score, sequences: Sequences, part: str, batch: int = 512
     """Rank of each user's target, from 1, among the items that the user has not had.
 
     Items with the target's score are counted as ranked above it. A target that the user has had
-    comes behind all items.
-
-    Parameters
-    ----------
-    score : callable
-        Histories (one array of items per user) -> scores of all items, ``[B, n_items]``.
-    sequences : Sequences
-    part : {"valid", "test"}
-    batch : int
+    comes behind all items. `part` is a key of `PARTS`.
 
     Raises
     ------
@@ -186,8 +171,7 @@ class Stopwatch:
         ----------
         model : torch.nn.Module
             Put into evaluation mode for `score`.
-        score : callable
-            See :func:`target_ranks`.
+        score : Score
         fit : callable
             Trains for longer than the minutes. Time counts from here, or from a later
             :meth:`start`.
@@ -287,48 +271,44 @@ Train = Callable[[dict[str, Any], Sequences, Stopwatch, int], None]
 
 @dataclass
 class Peer:
-    """A side of another library.
-
-    Attributes
-    ----------
-    label : str
-    packages : tuple of str
-        Whose versions are reported; the first decides the environment.
-    train : Train
-    settings : dict
-    """
+    """A side of another library."""
 
     label: str
-    packages: tuple[str, ...]
+    packages: tuple[str, ...]  # whose versions are reported; the first decides the environment
     train: Train
     settings: dict[str, Any]
 
 
+def quiet_trainer(library, stopwatch: Stopwatch, max_epochs: int):
+    """Trainer of (pytorch_)lightning on the CPU, which starts the stopwatch and writes nothing."""
+
+    class Start(library.Callback):
+        def on_train_start(self, trainer, module):
+            stopwatch.start()
+
+    return library.Trainer(
+        max_epochs=max_epochs, accelerator="cpu", devices=1, logger=False, callbacks=[Start()],
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+    )  # fmt: skip
+
+
 def train_rectools(settings: dict, sequences: Sequences, stopwatch: Stopwatch, seed: int) -> None:
     """RecTools' SASRecModel with its own Lightning trainer."""
-    from pytorch_lightning import Callback, Trainer, seed_everything
+    import pytorch_lightning
     from rectools.dataset import Dataset
     from rectools.models import SASRecModel
     from rectools.models.nn.transformers.ligr import LiGRLayers
 
-    class Start(Callback):
-        def on_train_start(self, trainer, module):
-            stopwatch.start()
-
-    def trainer() -> Trainer:
-        return Trainer(
-            max_epochs=10**6, accelerator="cpu", devices=1, logger=False, callbacks=[Start()],
-            enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
-        )  # fmt: skip
-
-    seed_everything(seed)
+    pytorch_lightning.seed_everything(seed)
     frame = sequences.training_frame()
     frame["datetime"] = pd.Timestamp("2000-01-01") + pd.to_timedelta(frame.pop("position"), "s")
     frame["weight"] = 1.0
     settings = dict(settings)
     if settings.pop("layers", None):
         settings["transformer_layers_type"] = LiGRLayers
-    model = SASRecModel(**settings, get_trainer_func=trainer)
+    model = SASRecModel(
+        **settings, get_trainer_func=lambda: quiet_trainer(pytorch_lightning, stopwatch, 10**6)
+    )
     dataset = Dataset.construct(frame)
     model._build_model_from_dataset(dataset)
     lightning, ids = model.lightning_model, np.zeros(len(sequences.items), dtype=np.int64)
@@ -359,10 +339,6 @@ def train_replay(settings: dict, sequences: Sequences, stopwatch: Stopwatch, see
     from replay.nn.sequential import SasRec
     from replay.nn.transform.template import make_default_sasrec_transforms
 
-    class Start(lightning.Callback):
-        def on_train_start(self, trainer, module):
-            stopwatch.start()
-
     lightning.seed_everything(seed)
     settings, n_items = dict(settings), len(sequences.items)
     batch_size, window = settings.pop("batch_size"), settings["max_sequence_length"]
@@ -386,10 +362,7 @@ def train_replay(settings: dict, sequences: Sequences, stopwatch: Stopwatch, see
         return net({"item_id": items}, items != n_items)["logits"].numpy()
 
     loader = torch.utils.data.DataLoader(rows, batch_size, shuffle=True, collate_fn=batch_of)
-    trainer = lightning.Trainer(
-        max_epochs=-1, accelerator="cpu", devices=1, logger=False, callbacks=[Start()],
-        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
-    )  # fmt: skip
+    trainer = quiet_trainer(lightning, stopwatch, max_epochs=-1)
     stopwatch.train(module, score, lambda: trainer.fit(module, loader))
 
 
@@ -421,15 +394,8 @@ def common_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 def run_side(args, description: dict[str, Any], train: Train, write: Callable) -> None:
     """Train a side on one thread and write its file after every checkpoint.
 
-    Parameters
-    ----------
-    args : argparse.Namespace
-        See :func:`common_options`.
-    description : dict
-        What the file says about the side; ``settings`` among it.
-    train : Train
-    write : callable
-        Writes the file's content.
+    `args` are those of :func:`common_options`; `description` is what the file says about the side,
+    ``settings`` among it; `write` writes the file's content.
     """
     torch.set_num_threads(1)
     sequences = read_sequences(args.data_path, args.dataset)

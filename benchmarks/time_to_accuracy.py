@@ -20,10 +20,7 @@ import argparse
 import json
 import os
 import subprocess
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import peers
@@ -35,50 +32,30 @@ from shared import write
 from recbole_lite.config.configurator import LiteConfig
 from recbole_lite.config.registry import get_trainer
 from recbole_lite.data import create_dataset, data_preparation
-from recbole_lite.experiments.reproduce.baselines import LONGER, PREFIX, TEXT, TUNED
+from recbole_lite.experiments.compare.comparison_page import chart_style
+from recbole_lite.experiments.reproduce.baselines import LONGER, PREFIX, TEXT, TUNED, ModelSpec
 from recbole_lite.experiments.reproduce.time_budget import portable
 from recbole_lite.report import charts
 from recbole_lite.report.format import grid
-from recbole_lite.report.html_page import TEMPLATES
 
 METRIC = f"recall@{peers.K}"
 WIDTH = 760
-
-
-@dataclass
-class Side:
-    """A model that recbole-lite trains.
-
-    Attributes
-    ----------
-    label, model : str
-    settings : dict
-    files : list of Path
-    """
-
-    label: str
-    model: str
-    settings: dict[str, Any] = field(default_factory=dict)
-    files: Iterable[Path] = ()
 
 
 # For a few minutes: more and smaller steps, chosen by the validation Recall@10 after 3 minutes.
 SHORT = {"hidden_size": 128, "inner_size": 512, "train_batch_size": 32, "learning_rate": 0.002}
 SIDES = {
     # The configuration of results/ml-1m/item_lm.
-    "item-lm": Side("ItemLM, text", "ItemLM", {**TEXT, **LONGER, "lm_dropout": 0.2}),
-    "item-lm-short": Side(
-        "ItemLM, text, short",
-        "ItemLM",
-        {**TEXT, **LONGER, **SHORT},
-    ),
-    "lite-llm4rec": Side("LiteLLM4Rec, prefix", "LiteLLM4Rec", {}, PREFIX),
-    "sasrec": Side("RecBole SASRec, tuned", "SASRec", TUNED),
-    "sasrec-50": Side(
+    "item-lm": ModelSpec("ItemLM, text", "ItemLM", {**TEXT, **LONGER, "lm_dropout": 0.2}),
+    "item-lm-short": ModelSpec("ItemLM, text, short", "ItemLM", {**TEXT, **LONGER, **SHORT}),
+    "lite-llm4rec": ModelSpec("LiteLLM4Rec, prefix", "LiteLLM4Rec", {}, PREFIX),
+    "sasrec": ModelSpec("RecBole SASRec, tuned", "SASRec", TUNED),
+    "sasrec-50": ModelSpec(
         "RecBole SASRec, tuned, window 50", "SASRec", {**TUNED, "MAX_ITEM_LIST_LENGTH": 50}
     ),
 }
-LABELS = {name: side.label for name, side in (SIDES | peers.PEERS).items()}
+LABELS = {name: side.name for name, side in SIDES.items()}
+LABELS |= {name: peer.label for name, peer in peers.PEERS.items()}
 # What the stopwatch decides, and what would leave files.
 COMMON = {
     "epochs": 10**6, "eval_step": 0, "lr_scheduler": "constant", "warmup_ratio": 0.0,
@@ -89,7 +66,7 @@ COMMON = {
 # -- sides of this project ------------------------------------------------------------------------
 
 
-def trainer_of(side: Side, args) -> peers.Train:
+def trainer_of(side: ModelSpec, args) -> peers.Train:
     """Function that trains a side under a stopwatch."""
 
     def train(settings, sequences, stopwatch, seed):
@@ -143,12 +120,6 @@ def check_sequences(sequences: peers.Sequences, dataset) -> None:
 # -- running --------------------------------------------------------------------------------------
 
 
-def file_of(args) -> Path:
-    """Where a run writes its points."""
-    planned = "" if args.schedule == "constant" else f"-{args.schedule}-{args.minutes:g}"
-    return args.out / f"{args.side}{planned}.json"
-
-
 def finished(path: Path, minutes: float) -> bool:
     """Whether a file has all points of a run of so many minutes."""
     try:
@@ -161,7 +132,7 @@ def finished(path: Path, minutes: float) -> bool:
 def run_own(args, path: Path) -> None:
     side = SIDES[args.side]
     files = [portable(file) for file in side.files]
-    description = {"side": args.side, "label": side.label, "model": side.model}
+    description = {"side": args.side, "label": side.name, "model": side.model}
     description |= {"config_files": files, "settings": side.settings}
     peers.run_side(args, description, trainer_of(side, args), lambda found: write(path, found))
 
@@ -257,10 +228,8 @@ def chart_of(runs: list[dict]) -> str:
             f"{len(lines)} lines; a chart has {charts.COLOURS} at most: choose with --sides=a,b"
         )
     series = [charts.Series(name, sorted(line.items())) for name, line in lines.items()]
-    style = (TEMPLATES / "colours.css").read_text(encoding="utf-8")
-    style += "svg { background: var(--card); }\n"
     title, label = f"Test {METRIC} by minutes of training", "minutes of training, one core"
-    return str(charts.line_chart(title, series, label, width=WIDTH, style=style)) + "\n"
+    return str(charts.line_chart(title, series, label, width=WIDTH, style=chart_style())) + "\n"
 
 
 def plot(args) -> None:
@@ -298,7 +267,8 @@ def main() -> None:
     if args.plot:
         plot(args)
         return
-    path = file_of(args)
+    planned = "" if args.schedule == "constant" else f"-{args.schedule}-{args.minutes:g}"
+    path = args.out / f"{args.side}{planned}.json"
     if finished(path, args.minutes):
         print(f"{path} is finished; remove it to run the side again")
         return

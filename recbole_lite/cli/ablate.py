@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from recbole_lite.cli.common import add_command, add_training_arguments, config_files
+from recbole_lite.cli.common import add_command, add_training_arguments, config_files, split_names
 
 EPILOG = """\
 Trains the base configuration, then one model per row. A row is a file of configuration keys,
@@ -31,33 +31,26 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = add_command(commands, "ablate", text, run, INTERRUPTED, epilog=EPILOG)
     add_training_arguments(parser)
     parser.set_defaults(model="LiteLLM4Rec")
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--rows",
-        type=_names,
+        type=split_names,
         metavar="A,B",
         help="rows to compare with the base row (default: all)",
     )
-    parser.add_argument(
+    add(
         "--seeds",
         type=_numbers,
         metavar="N,N",
         help="seeds of each row (default: the configuration's seed)",
     )
-    parser.add_argument(
-        "--out", metavar="DIR", help="results and table (default: results/ablation/DATASET)"
-    )
-    parser.add_argument(
-        "--rows_from", metavar="DIR", help="folder of the rows' files (default: the shipped ones)"
-    )
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+    add("--out", metavar="DIR", help="results and table (default: results/ablation/DATASET)")
+    add("--rows_from", metavar="DIR", help="folder of the rows' files (default: the shipped ones)")
 
 
 def _numbers(text: str) -> list[int]:
     try:
-        return [int(number) for number in _names(text)]
+        return [int(number) for number in split_names(text)]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r}: write whole numbers, 2020,2021") from None
 

@@ -46,6 +46,11 @@ def add_command(
     return parser
 
 
+def split_names(text: str, separator: str = ",") -> tuple[str, ...]:
+    """Names between separators."""
+    return tuple(name.strip() for name in text.split(separator) if name.strip())
+
+
 def add_traceback(parser: argparse.ArgumentParser) -> None:
     """Add ``--traceback``."""
     parser.add_argument(
@@ -159,8 +164,8 @@ def ray_options(args: argparse.Namespace, use_gpu: bool):
     return RayOptions(args.ray_address, args.cpus_per_worker, use_gpu)
 
 
-def load_recommender(args: argparse.Namespace):
-    """Load the model that the command line names.
+def load_recommender(args: argparse.Namespace, device: str | None = None):
+    """Load the model that the command line names; `device` takes precedence over its.
 
     Raises
     ------
@@ -170,7 +175,7 @@ def load_recommender(args: argparse.Namespace):
     from recbole_lite import Recommender
 
     try:
-        return Recommender.load(args.model, args.device, args.runtime)
+        return Recommender.load(args.model, device or args.device, args.runtime)
     except (RuntimeError, AssertionError) as error:  # torch's, about the device
         raise RequestError(f"--device={args.device}: {str(error).splitlines()[0]}") from error
 

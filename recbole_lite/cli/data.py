@@ -6,7 +6,7 @@ import argparse
 from dataclasses import fields
 from pathlib import Path
 
-from recbole_lite.cli.common import add_command, config_files
+from recbole_lite.cli.common import add_command, config_files, split_names
 from recbole_lite.data.sources.acquire import DEFAULT_DATA_PATH
 from recbole_lite.data.sources.check_dataset import check
 from recbole_lite.data.sources.check_report import CheckReport
@@ -70,9 +70,9 @@ def _add_import(inner: argparse._SubParsersAction) -> None:
     for role in ("item", "user"):
         text = f"column of the {role}s' ids in --{role}s (default: guessed)"
         add(f"--{role}_id", metavar="COLUMN", help=text)
-    add("--text", type=_columns, metavar="A,B", help="text of the items (default: all strings)")
+    add("--text", type=split_names, metavar="A,B", help="text of the items (default: all strings)")
     text = "other columns of --interactions to take over"
-    add("--keep", type=_columns, default=(), metavar="A,B", help=text)
+    add("--keep", type=split_names, default=(), metavar="A,B", help=text)
     text = "drop users and items with fewer interactions, until none is left to drop"
     add("--k_core", type=int, default=0, metavar="K", help=text)
     add("--min_rating", type=float, metavar="X", help="drop interactions with lower ratings")
@@ -89,11 +89,6 @@ def _add_import(inner: argparse._SubParsersAction) -> None:
     add("--dry_run", action="store_true", help="show what the columns become, write nothing")
 
 
-def _columns(text: str) -> tuple[str, ...]:
-    """Names between commas."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
 def run(args: argparse.Namespace) -> int:
     """Prepare, import, check or list; 2 if a check found problems."""
     data_path = Path(args.data_path)
@@ -107,8 +102,7 @@ def run(args: argparse.Namespace) -> int:
         print(report.render())
         return 0 if report.ok else 2
     if args.data_command == "import":
-        names = (field.name for field in fields(ImportOptions))
-        options = ImportOptions(**{name: getattr(args, name) for name in names})
+        options = ImportOptions(**{of.name: getattr(args, of.name) for of in fields(ImportOptions)})
         tables = args.interactions, args.items, args.users
         return 0 if import_tables(args.name, data_path, *tables, options) else 2
     print(list_datasets(data_path))

@@ -32,14 +32,11 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     text = "write a trained model as ONNX"
     parser = add_command(commands, "export", text, run, INTERRUPTED, epilog=EPILOG)
     add_model(parser)
-    parser.add_argument("--out", required=True, metavar="FOLDER")
-    parser.add_argument(
-        "--opset", type=int, default=20, help="version of ONNX's operators, 18 to 23 (default: 20)"
-    )
-    parser.add_argument(
-        "--int8", action="store_true", help="also write model.int8.onnx, and measure its accuracy"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--out", required=True, metavar="FOLDER")
+    add("--opset", type=int, default=20, help="version of ONNX's operators, 18 to 23 (default: 20)")
+    add("--int8", action="store_true", help="also write model.int8.onnx, and measure its accuracy")
+    add(
         "--data_path", metavar="DIR", help="for a run: folder of the data sets (default: the run's)"
     )
 
@@ -68,8 +65,8 @@ def run(args: argparse.Namespace) -> int:
     reference = TorchRuntime(source.model)
     path = export_onnx(source.model, source.items, args.out, args.opset)
     parity = compare_scores(reference, OnnxRuntime(path), source.histories)
-    update_export_file(args.out, model=source.name, dataset=source.dataset)
-    update_export_file(args.out, parity={**asdict(parity), "of": source.users})
+    facts = {"model": source.name, "dataset": source.dataset}
+    update_export_file(args.out, **facts, parity={**asdict(parity), "of": source.users})
     print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
     print(
         f"  against torch, {parity.users} {source.users}: largest difference of scores "

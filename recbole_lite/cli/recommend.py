@@ -43,26 +43,25 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     source = one.add_mutually_exclusive_group(required=True)
     source.add_argument("--history", metavar="A;B", help="ids or titles of one user")
     source.add_argument("--input", metavar="FILE", help="CSV or Parquet of histories")
-    one.add_argument("--output", metavar="FILE", help="with --input: CSV file or DIR/ to write")
-    one.add_argument("--k", type=int, default=10, help="items for each user (default: 10)")
-    one.add_argument("--candidates", metavar="A;B", help="ids or titles to choose from")
-    one.add_argument(
-        "--where", metavar="YAML", help="conditions on the fields of items: '{year: {gte: 1990}}'"
-    )
-    one.add_argument("--exclude", metavar="A;B", help="ids or titles that are not recommended")
-    one.add_argument(
+    add = one.add_argument
+    add("--output", metavar="FILE", help="with --input: CSV file or DIR/ to write")
+    add("--k", type=int, default=10, help="items for each user (default: 10)")
+    add("--candidates", metavar="A;B", help="ids or titles to choose from")
+    add("--where", metavar="YAML", help="conditions on the fields of items: '{year: {gte: 1990}}'")
+    add("--exclude", metavar="A;B", help="ids or titles that are not recommended")
+    add(
         "--diversity",
         type=float,
         default=0.0,
         metavar="X",
         help="from 0 (order of scores, default) to 1 (items unlike those before)",
     )
-    one.add_argument(
+    add(
         "--explain",
         action="store_true",
         help="with --history: also the items of the history that add most to each score",
     )
-    one.add_argument(
+    add(
         "--probabilities",
         action="store_true",
         help="calibrated probabilities as scores (recbole-lite calibrate fits them)",
@@ -76,14 +75,14 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         action="store_true",
         help="exclude the items of the history (default: as the run was measured)",
     )
-    one.add_argument(
+    add(
         "--unknown",
         choices=("warn", "error"),
         default="warn",
         help="with --input: ignore and count unknown ids (default), or stop",
     )
-    one.add_argument("--separator", default=";", help="separator of ids (default: ;)")
-    one.add_argument("--batch_size", type=int, default=256, help="histories scored together")
+    add("--separator", default=";", help="separator of ids (default: ;)")
+    add("--batch_size", type=int, default=256, help="histories scored together")
     add_runtime(one)
     add_ray(one)
 
@@ -100,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     if ray is not None and args.input is None:
         raise RequestError("--ray goes with --input")
     # With Ray, the workers have the device.
-    recommender = load_recommender(args if ray is None else _with(args, device="cpu"))
+    recommender = load_recommender(args, None if ray is None else "cpu")
     choice = {
         "exclude_seen": args.exclude_seen or (False if args.include_seen else None),
         "candidates": _ids(recommender, args.candidates, args.separator),
@@ -150,10 +149,6 @@ def _recommend_file(args: argparse.Namespace, recommender, choice: dict[str, Any
     name = "standard output" if args.output == STANDARD else args.output
     print(f"{name}: {summary}", file=sys.stderr if streams else sys.stdout)
     return 0
-
-
-def _with(args: argparse.Namespace, **changes: Any) -> argparse.Namespace:
-    return argparse.Namespace(**{**vars(args), **changes})
 
 
 def _where(text: str | None) -> Any:

@@ -6,7 +6,7 @@ import argparse
 import re
 from pathlib import Path
 
-from recbole_lite.cli.common import add_command
+from recbole_lite.cli.common import add_command, split_names
 
 EPILOG = """\
 Runs the missing rows, reuses those in --out, prints the paper's figures beside the measured ones
@@ -39,60 +39,56 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     """Add the subcommand."""
     text = "reproduce the paper's tables and figures, or the benchmark"
     parser = add_command(commands, "reproduce", text, run, INTERRUPTED, epilog=EPILOG)
+    add = parser.add_argument
     targets = "table4 | table5 | table6 | table7 | figure4 | figure5 | benchmark"
-    parser.add_argument("target", help=targets)
-    parser.add_argument("-d", "--dataset", default="ml-1m")
-    parser.add_argument("--data_path", help="folder of the data sets")
-    parser.add_argument(
-        "--budget", type=_minutes, default=30.0, metavar="30m", help="training time of a row"
+    add("target", help=targets)
+    add("-d", "--dataset", default="ml-1m")
+    add("--data_path", help="folder of the data sets")
+    add("--budget", type=_minutes, default=30.0, metavar="30m", help="training time of a row")
+    add("--weights", choices=["pretrained", "scratch"], default="pretrained")
+    add("--tokenizer", help="T5's tokenizer, for P5 and POD: folder or Hub name")
+    add("--seed", type=int, default=2020)
+    add(
+        "--models",
+        "--rows",
+        type=lambda text: split_names(text, ";"),
+        default=(),
+        metavar="A;B",
+        help="names of the rows",
     )
-    parser.add_argument("--weights", choices=["pretrained", "scratch"], default="pretrained")
-    parser.add_argument("--tokenizer", help="T5's tokenizer, for P5 and POD: folder or Hub name")
-    parser.add_argument("--seed", type=int, default=2020)
-    parser.add_argument(
-        "--models", "--rows", type=_names, default=(), metavar="A;B", help="names of the rows"
+    add(
+        "--datasets",
+        type=split_names,
+        default=(),
+        metavar="A,B",
+        help="benchmark (default: --dataset)",
     )
-    parser.add_argument(
-        "--datasets", type=_list, default=(), metavar="A,B", help="benchmark (default: --dataset)"
-    )
-    parser.add_argument(
-        "--seeds", type=_count, default=3, help="benchmark: seeds, from --seed on (default: 3)"
-    )
-    parser.add_argument(
-        "--ray_address", metavar="ADDRESS", help="benchmark: train on this Ray cluster, e.g. auto"
-    )
-    parser.add_argument(
+    add("--seeds", type=_count, default=3, help="benchmark: seeds, from --seed on (default: 3)")
+    add("--ray_address", metavar="ADDRESS", help="benchmark: train on this Ray cluster, e.g. auto")
+    add(
         "--with",
         dest="related",
-        type=lambda text: _list(text.lower()),
+        type=lambda text: split_names(text.lower()),
         default=(),
         metavar="A,B",
         help="table4: related systems beside the rows, tiger | e4srec | hllm | llm2rec | slmrec",
     )
-    parser.add_argument(
-        "--batch_size", type=_count, default=32, help="table5: users per batch (default: 32)"
-    )
-    parser.add_argument(
-        "--repeats", type=_count, default=5, help="table5: batches timed (default: 5)"
-    )
-    parser.add_argument(
-        "--autocast", choices=["bfloat16", "float16"], help="table5 (default: float32)"
-    )
-    parser.add_argument(
-        "--out", metavar="DIR", help="default: results/reproduce, of benchmark results/benchmark"
-    )
+    add("--batch_size", type=_count, default=32, help="table5: users per batch (default: 32)")
+    add("--repeats", type=_count, default=5, help="table5: batches timed (default: 5)")
+    add("--autocast", choices=["bfloat16", "float16"], help="table5 (default: float32)")
+    add("--out", metavar="DIR", help="default: results/reproduce, of benchmark results/benchmark")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run what is missing of the target, and print it."""
     from recbole_lite.experiments.reproduce.paper_tables import Request, reproduce
 
-    names = ("dataset", "data_path", "weights", "tokenizer", "seed")
+    shared = ("dataset", "data_path", "weights", "tokenizer", "seed")
     timing = ("models", "related", "batch_size", "repeats", "autocast")
     benchmark = ("datasets", "seeds", "ray_address")
     folder = "benchmark" if args.target == "benchmark" else "reproduce"
     request = Request(
-        **{name: getattr(args, name) for name in (*names, *timing, *benchmark)},
+        **{name: getattr(args, name) for name in (*shared, *timing, *benchmark)},
         minutes=args.budget,
         out=Path(args.out or Path("results", folder)),
         command=args.typed,
@@ -100,14 +96,6 @@ def run(args: argparse.Namespace) -> int:
     )
     print(f"\n{reproduce(args.target, request)}")
     return 0
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(";") if name.strip())
-
-
-def _list(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _minutes(text: str) -> float:

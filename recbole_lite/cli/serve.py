@@ -49,32 +49,25 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     text = "serve a trained model over HTTP"
     parser = add_command(commands, "serve", text, run, INTERRUPTED, epilog=EPILOG)
     add_model(parser)
-    parser.add_argument("--host", default="127.0.0.1", help="address (default: %(default)s)")
-    parser.add_argument(
-        "--port", type=int, default=8000, help="port; 0: any free port (default: %(default)s)"
-    )
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="address (default: %(default)s)")
+    add("--port", type=int, default=8000, help="port; 0: any free port (default: %(default)s)")
     add_runtime(parser)
     for limit in fields(Limits):
         text = f"{limit.metadata['help']} ({limit.default:,})"
-        parser.add_argument(f"--{limit.name}", type=int, default=limit.default, help=text)
-    parser.add_argument(
-        "--workers", type=int, default=1, help="processes that serve (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--watch", action="store_true", help="load the model again when its files change"
-    )
-    parser.add_argument("--root_path", metavar="PATH", help="path of the service behind a proxy")
-    parser.add_argument("--token_file", metavar="FILE", help="file with the bearer token to demand")
-    parser.add_argument(
+        add(f"--{limit.name}", type=int, default=limit.default, help=text)
+    add("--workers", type=int, default=1, help="processes that serve (default: %(default)s)")
+    add("--watch", action="store_true", help="load the model again when its files change")
+    add("--root_path", metavar="PATH", help="path of the service behind a proxy")
+    add("--token_file", metavar="FILE", help="file with the bearer token to demand")
+    add(
         "--cors_origin",
         action="append",
         default=[],
         metavar="URL",
         help="origin of a page that may use the service; repeat it for several",
     )
-    parser.add_argument(
-        "--access_log", action="store_true", help="write a line of JSON per request to stderr"
-    )
+    add("--access_log", action="store_true", help="write a line of JSON per request to stderr")
 
 
 def run(args: argparse.Namespace) -> int:

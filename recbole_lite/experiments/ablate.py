@@ -46,64 +46,28 @@ AGAIN = "the same command writes it from the results"
 
 @dataclass
 class Row:
-    """One row of the table.
+    """One row of the table."""
 
-    Attributes
-    ----------
-    name : str
-        The model's name for the base row, else the file's.
-    path : Path or None
-        The file; None for the base row.
-    changes : dict
-        What the file sets.
-    configs : dict of int to LiteConfig
-        By seed.
-    same_as : str or None
-        An earlier row with the very same settings, whose results are this row's.
-    records : dict of int to dict
-        Results by seed.
-    problem : str or None
-        Why a seed has no result, in one line.
-    given_up : bool
-        Whether the problem would come again with the next seed.
-    """
-
-    name: str
-    path: Path | None = None
-    changes: dict[str, Any] = field(default_factory=dict)
-    configs: dict[int, LiteConfig] = field(default_factory=dict)
-    same_as: str | None = None
-    records: dict[int, dict] = field(default_factory=dict)
-    problem: str | None = None
-    given_up: bool = False
+    name: str  # the model's for the base row, else the file's
+    path: Path | None = None  # the file; None for the base row
+    changes: dict[str, Any] = field(default_factory=dict)  # what the file sets
+    configs: dict[int, LiteConfig] = field(default_factory=dict)  # by seed
+    same_as: str | None = None  # an earlier row with the very same settings, whose results count
+    records: dict[int, dict] = field(default_factory=dict)  # results by seed
+    problem: str | None = None  # why a seed has no result, in one line
+    given_up: bool = False  # the problem would come again with the next seed
 
 
 @dataclass(frozen=True)
 class AblationOptions:
-    """What is compared, and where the results go.
+    """What is compared, and where the results go."""
 
-    Attributes
-    ----------
-    rows : list of str, optional
-        Names of files in `rows_folder`; None: all of them.
-    seeds : list of int, optional
-        None: the configuration's ``seed`` alone.
-    out : str or Path, optional
-        Folder; None: ``results/ablation/<dataset>``.
-    rows_folder : str or Path
-        Where the rows' files are.
-    command : str
-        What the user typed, for the records.
-    log : callable
-        Told of each result in a line.
-    """
-
-    rows: Iterable[str] | None = None
-    seeds: Iterable[int] | None = None
-    out: str | Path | None = None
+    rows: Iterable[str] | None = None  # names of files in rows_folder; None: all of them
+    seeds: Iterable[int] | None = None  # None: the configuration's alone
+    out: str | Path | None = None  # folder; None: results/ablation/<dataset>
     rows_folder: str | Path = ROWS
-    command: str = ""
-    log: Callable[[str], None] = getLogger().info
+    command: str = ""  # what the user typed, for the records
+    log: Callable[[str], None] = getLogger().info  # told of each result in a line
 
 
 def ablate(
@@ -165,20 +129,18 @@ def ablate(
         "command": options.command,
         "environment": environment(),
     }
-    return _write_table(out, summarise(_described(table), about))
+    summary = summarise(_described(table), about)
+    with best_effort(str(out), AGAIN):
+        write_json(out / "ablation.json", summary)
+        write_text(out / "ablation.md", render(summary))
+    return summary
 
 
 def find_rows(names: Iterable[str] | None, folder: Path, base: str) -> list[Row]:
     """Read the rows' files.
 
-    Parameters
-    ----------
-    names : list of str or None
-        In the order of the table, the base row's name may be among them; None: all, by name.
-    folder : Path
-        Where the files are.
-    base : str
-        Name of the base row.
+    `names` are in the order of the table, `base`, the base row's, may be among them; None: all, by
+    name.
 
     Raises
     ------
@@ -334,14 +296,6 @@ def _write_record(path: Path, record: dict[str, Any]) -> None:
     epochs = ",\n".join(f"  {to_json(epoch)}" for epoch in record["history"])
     text = f'{text[:-2]},\n "history": [\n{epochs}\n ],\n "ranks": {to_json(record["ranks"])}\n}}\n'
     write_text(path, text)
-
-
-def _write_table(out: Path, summary: dict[str, Any]) -> dict[str, Any]:
-    with best_effort(str(out), AGAIN):
-        write_json(out / "ablation.json", summary)
-        text = render(summary)
-        write_text(out / "ablation.md", text)
-    return summary
 
 
 def _described(table: list[Row]) -> list[dict[str, Any]]:

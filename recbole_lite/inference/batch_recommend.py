@@ -17,12 +17,13 @@ from recbole_lite.inference.history_files import PARQUET, history_files, read_hi
 from recbole_lite.inference.history_inputs import (
     UNKNOWN,
     describe_unknown,
+    one_of,
     resolve_excluded,
     share,
     whole_number,
 )
 from recbole_lite.inference.recommender import Recommender
-from recbole_lite.utils.errors import DataError, RequestError
+from recbole_lite.utils.errors import DataError
 from recbole_lite.utils.files import is_stream, open_stream, write_atomically
 
 Row = tuple[str, list[int], list[str]]  # user, known internal ids, unknown raw ids
@@ -33,67 +34,35 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """Options of :func:`recommend_file`.
-
-    Attributes
-    ----------
-    k, exclude_seen, candidates, unknown, where, exclude, diversity, probabilities
-        See :meth:`Recommender.recommend`. With ``unknown="warn"``, users without a known item get
-        no rows and are counted.
-    separator : str
-        Between the ids of a history.
-    batch_size : int
-        Histories scored together.
-    show_progress : bool, optional
-        Whether to show a progress bar; default: if the output is a terminal.
-    """
+    """Options of :func:`recommend_file`; those without a comment: :meth:`Recommender.recommend`."""
 
     k: int = 10
     exclude_seen: bool | None = None
     candidates: list[str] | None = None
-    unknown: str = "warn"
-    separator: str = ";"
-    batch_size: int = 256
-    show_progress: bool | None = None
+    unknown: str = "warn"  # users without a known item get no rows and are counted
+    separator: str = ";"  # between the ids of a history
+    batch_size: int = 256  # histories scored together
+    show_progress: bool | None = None  # default: if the output is a terminal
     where: Mapping[str, Any] | None = None
     exclude: list[str] | None = None
     diversity: float = 0.0
     probabilities: bool = False
 
     def __post_init__(self) -> None:
-        if self.unknown not in UNKNOWN:
-            raise RequestError(
-                f"unknown must be one of {', '.join(UNKNOWN)}, found {self.unknown!r}"
-            )
+        one_of(self.unknown, "unknown", UNKNOWN)
 
 
 @dataclass
 class BatchSummary:
-    """Counts of what was read, written and left out.
+    """Counts of what was read, written and left out."""
 
-    Attributes
-    ----------
-    users, rows : int
-        Histories read, recommendations written.
-    unknown : int
-        Ids left out because they are not in the catalogue.
-    unknown_ids : list of str
-        The first of these ids.
-    unserved : int
-        Users without a known item, who got no recommendation.
-    unserved_users : list of str
-        The first of these users.
-    kept : int
-        Parts of a folder that an earlier call has written.
-    """
-
-    users: int = 0
-    rows: int = 0
-    unknown: int = 0
-    unknown_ids: list[str] = field(default_factory=list)
-    unserved: int = 0
-    unserved_users: list[str] = field(default_factory=list)
-    kept: int = 0
+    users: int = 0  # histories read
+    rows: int = 0  # recommendations written
+    unknown: int = 0  # ids left out because they are not in the catalogue
+    unknown_ids: list[str] = field(default_factory=list)  # the first of these
+    unserved: int = 0  # users without a known item, who got no recommendation
+    unserved_users: list[str] = field(default_factory=list)  # the first of these
+    kept: int = 0  # parts of a folder that an earlier call has written
 
     def add_unknown(self, ids: list[str]) -> None:
         """Count unknown ids of a history, and keep the first distinct ones."""
@@ -148,10 +117,6 @@ def recommend_file(
         recommendation, users in the order of `source`. ``-`` is standard output; pipes and
         devices work as well.
     options : BatchOptions, optional
-
-    Returns
-    -------
-    BatchSummary
 
     Raises
     ------

@@ -40,12 +40,8 @@ class Catalogue:
 
     Attributes
     ----------
-    ids, titles, texts : list of str
-        By internal id, ``[n_items]`` including padding.
-    counts : list of int or None
-        By internal id; None if unknown.
-    fields : list of dict
-        By internal id.
+    ids, titles, texts, counts, fields : list
+        By internal id, ``[n_items]`` including padding; `counts` is None if unknown.
     index : dict of str to int
         Raw id -> internal id.
 

@@ -12,50 +12,24 @@ from torch import nn
 from recbole_lite.inference.onnx_runtime import OnnxRuntime
 from recbole_lite.inference.torch_runtime import TorchRuntime
 
-Score = Callable[[np.ndarray], np.ndarray]
+Score = Callable[[np.ndarray], np.ndarray]  # ids [B, L], padded on the right -> [B, n_items]
 TOP = 20
 TIE = 1e-4  # items whose scores differ by less than this share of the spread may swap ranks
 
 
 @dataclass
 class Parity:
-    """Differences between the scores of an exported model and those of torch.
+    """Differences between the scores of an exported model and those of torch."""
 
-    Attributes
-    ----------
-    users : int
-        Number of histories compared.
-    max_difference : float
-        Largest difference of two scores.
-    spread : float
-        Standard deviation of the scores, as the scale of the difference.
-    same_top : float
-        Share of users with the same items in the same order among the first `TOP`.
-    same_top_but_for_ties : float
-        The same share if items whose scores differ by less than 1e-4 of the spread may swap.
-    """
-
-    users: int
-    max_difference: float
-    spread: float
-    same_top: float
-    same_top_but_for_ties: float
+    users: int  # number of histories compared
+    max_difference: float  # largest of two scores
+    spread: float  # standard deviation of the scores, as the scale of the difference
+    same_top: float  # share of users with the same items in the same order among the first TOP
+    same_top_but_for_ties: float  # if items whose scores differ by less than TIE may swap
 
 
 def compare_scores(reference: TorchRuntime, exported: OnnxRuntime, histories: np.ndarray) -> Parity:
-    """Compare the scores of two runtimes.
-
-    Parameters
-    ----------
-    reference : TorchRuntime
-    exported : OnnxRuntime
-    histories : numpy.ndarray
-        ``[B, L]`` internal ids, padded with 0 on the right.
-
-    Returns
-    -------
-    Parity
-    """
+    """Compare scores of histories ``[B, L]``, internal ids padded with 0 on the right."""
     parts = [histories[begin : begin + 64] for begin in range(0, len(histories), 64)]
     expected, found = (
         np.concatenate([runtime.scores(part)[:, 1:] for part in parts])
@@ -91,19 +65,7 @@ class _Scorer(nn.Module):
 def evaluate_scores(config, model, test_data, score: Score) -> dict[str, float]:
     """Metrics of scores on the test split, computed by the trainer's evaluation.
 
-    Parameters
-    ----------
-    config : LiteConfig
-    model : NextItemModel
-        The trained model that was exported.
-    test_data : DataLoader
-    score : callable
-        Ids ``[B, L]``, padded on the right -> scores ``[B, n_items]``; ``scores`` of a runtime.
-
-    Returns
-    -------
-    dict
-        Values of ``metrics`` at ``topk``, e.g. ``recall@10``.
+    `score` is ``scores`` of a runtime; `model` is the trained model that was exported.
     """
     from recbole_lite.config.registry import get_trainer
 

@@ -59,16 +59,10 @@ def missing_package() -> str | None:
 
 
 def export_graph(bundle: ModelBundle, model: torch.nn.Module) -> Path | bytes:
-    """Export a model into its folder, unless another process has done so meanwhile.
+    """Export the model of a bundle into its folder, unless another process has done so meanwhile.
 
     The items' vectors are saved beside the graph (:func:`vectors_path`): similar items and diverse
     lists need them. Removes graphs of other weights from the folder.
-
-    Parameters
-    ----------
-    bundle : ModelBundle
-    model : torch.nn.Module
-        Built from `bundle`.
 
     Returns
     -------

@@ -121,22 +121,14 @@ def resolve_histories(
 ) -> list[list[int]]:
     """Internal ids of the known items of each history.
 
-    Parameters
-    ----------
-    catalogue : Catalogue
-    histories, unknown, no_history
-        See :meth:`recbole_lite.inference.recommender.Recommender.recommend`.
+    See :meth:`recbole_lite.inference.recommender.Recommender.recommend` for arguments.
 
     Raises
     ------
     RequestError
     """
-    for name, value, choices in (
-        ("unknown", unknown, UNKNOWN),
-        ("no_history", no_history, NO_HISTORY),
-    ):
-        if value not in choices:
-            raise RequestError(f"{name} must be one of {', '.join(choices)}, found {value!r}")
+    one_of(unknown, "unknown", UNKNOWN)
+    one_of(no_history, "no_history", NO_HISTORY)
     rows, left_out = [], []
     for number, history in enumerate(rows_of(histories, "histories")):
         if is_one_id(history):
@@ -157,40 +149,28 @@ def resolve_histories(
     return rows
 
 
-def resolve_candidates(catalogue: Catalogue, candidates: Any) -> np.ndarray | None:
-    """Internal ids of candidates ``[C]``, each once; None for None.
-
-    Raises
-    ------
-    RequestError
-        The list is empty, or an id is not in the catalogue.
-    """
-    if candidates is None:
-        return None
-    known, unknown = catalogue.resolve(dict.fromkeys(raw_ids(candidates, "candidates")))
-    if unknown:
-        raise RequestError(f"candidates: {describe_unknown(unknown)}")
-    if not known:
-        raise RequestError("candidates: the list is empty; leave it out to rank all items")
-    return np.array(known)
-
-
-def resolve_candidate_lists(
+def resolve_candidates(
     catalogue: Catalogue, candidates: Any, n_users: int
 ) -> np.ndarray | list[np.ndarray] | None:
-    """Internal ids of one list of candidates for all users, or of one list for each.
+    """Internal ids ``[C]``, each once, of one list for all users or one for each; None for None.
 
     Raises
     ------
     RequestError
-        See :func:`resolve_candidates`; also if the number of lists is not `n_users`.
+        A list is empty, an id is not in the catalogue, or the number of lists is not `n_users`.
     """
     if candidates is None:
         return None
     rows, shared = _lists_of(candidates, "candidates", n_users)
-    if shared:
-        return resolve_candidates(catalogue, rows)
-    return [np.asarray(resolve_candidates(catalogue, row)) for row in rows]
+    found = []
+    for row in [rows] if shared else rows:
+        known, unknown = catalogue.resolve(dict.fromkeys(raw_ids(row, "candidates")))
+        if unknown:
+            raise RequestError(f"candidates: {describe_unknown(unknown)}")
+        if not known:
+            raise RequestError("candidates: the list is empty; leave it out to rank all items")
+        found.append(np.array(known))
+    return found[0] if shared else found
 
 
 def resolve_excluded(catalogue: Catalogue, exclude: Any, n_users: int) -> list[list[int]]:
@@ -327,6 +307,12 @@ def whole_number(value: Any, name: str, least: int, most: int | None = None, why
         wanted = f"from {least}" + (f" to {most:,}" if most is not None else " on")
         raise RequestError(f"{name} must be a whole number {wanted}{why}, found {value!r}")
     return int(plain)
+
+
+def one_of(value: Any, name: str, choices: Sequence[str]) -> None:
+    """Raise a `RequestError` for a value that is none of `choices`."""
+    if value not in choices:
+        raise RequestError(f"{name} must be one of {', '.join(choices)}, found {value!r}")
 
 
 def share(value: Any, name: str) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,8 +40,8 @@ class ItemFilters:
     def __init__(self, rows: Sequence[Mapping[str, Any]]):
         self._rows = rows
         self._names = sorted({name for row in rows for name in row})
-        self._places: dict[str, dict[str, np.ndarray]] = {}
-        self._numbers: dict[str, np.ndarray] = {}
+        self._places_of = cache(partial(_places, rows))
+        self._numbers_of = cache(partial(_numbers, rows))
 
     def matching(self, where: Any) -> np.ndarray:
         """Whether each item meets all conditions, ``[n_items]`` bool; False for padding.
@@ -88,16 +89,6 @@ class ItemFilters:
                     least, most = float(np.nanmin(numbers)), float(np.nanmax(numbers))
             found.append(FieldSummary(name, values[:limit], len(values), least, most))
         return found
-
-    def _places_of(self, name: str) -> dict[str, np.ndarray]:
-        if name not in self._places:
-            self._places[name] = _places(self._rows, name)
-        return self._places[name]
-
-    def _numbers_of(self, name: str) -> np.ndarray:
-        if name not in self._numbers:
-            self._numbers[name] = _numbers(self._rows, name)
-        return self._numbers[name]
 
     def _among(self, name: str, wanted: Any) -> np.ndarray:
         single = isinstance(wanted, (str, bytes)) or not isinstance(wanted, Iterable)

@@ -59,17 +59,7 @@ class CatalogueDataset:
 
 
 def build_model(bundle: ModelBundle, device: torch.device) -> torch.nn.Module:
-    """Build a model with its trained weights, ready to score.
-
-    Parameters
-    ----------
-    bundle : ModelBundle
-    device : torch.device
-
-    Returns
-    -------
-    torch.nn.Module
-        In evaluation mode; its parameters require no gradients.
+    """Build a model with its trained weights, in evaluation mode; it requires no gradients.
 
     Raises
     ------

@@ -13,17 +13,7 @@ PAPER = "https://arxiv.org/abs/2402.09543"
 
 
 def model_card(bundle: ModelBundle) -> ModelCard:
-    """Model card in the format of the Hugging Face Hub.
-
-    Parameters
-    ----------
-    bundle : ModelBundle
-        Source of the whole content.
-
-    Returns
-    -------
-    huggingface_hub.ModelCard
-    """
+    """Model card in the format of the Hugging Face Hub."""
     name = f"{bundle.model}-{bundle.dataset}"
     test = bundle.about.get("results", {}).get("test") or {}
     data = ModelCardData(

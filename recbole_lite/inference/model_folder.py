@@ -43,27 +43,14 @@ RECOMMENDER_MODELS = ("LiteLLM4Rec", "ItemLM", "SASRec", "GRU4Rec", "BERT4Rec", 
 
 @dataclass
 class ModelBundle:
-    """Content of a model's folder.
-
-    Attributes
-    ----------
-    model, dataset : str
-        Names.
-    settings : dict
-        Settings of the run; a packed folder has no paths of the training machine.
-    about : dict
-        Section "recommender" of ``config.json``.
-    catalogue : Catalogue
-    weights : Path
-        File of the weights.
-    """
+    """Content of a model's folder."""
 
     model: str
     dataset: str
-    settings: dict[str, Any]
-    about: dict[str, Any]
+    settings: dict[str, Any]  # of the run; a packed folder has no paths of the training machine
+    about: dict[str, Any]  # section "recommender" of config.json
     catalogue: Catalogue
-    weights: Path
+    weights: Path  # file
 
     @cached_property
     def tensors(self) -> dict[str, torch.Tensor]:

@@ -159,20 +159,10 @@ def add_items(
     items: Sequence,
     vectors=None,
 ) -> list[str]:
-    """Add items to a model and its catalogue.
+    """Add items to a model and its bundle, by a predictor that was fitted on the model.
 
-    Parameters
-    ----------
-    bundle : ModelBundle
-        Changed.
-    model : LiteLLM4Rec
-        Changed.
-    predictor : NewItemPredictor
-        Fitted on the same model.
-    items : sequence of str or mapping
-        Texts, or mappings with ``text`` and, optionally, ``id`` and ``title``.
-    vectors : array-like [n, d], optional
-        Of a model with ``item_vectors``, which needs no ``text``.
+    `items` are texts, or mappings with ``text`` and, optionally, ``id`` and ``title``; a model with
+    ``item_vectors`` takes `vectors`, ``[n, d]``, and needs no ``text``.
 
     Returns
     -------

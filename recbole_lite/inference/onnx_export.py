@@ -46,12 +46,7 @@ def export_onnx(
     Returns
     -------
     Path
-        ``model.onnx``, see :func:`build_graph`.
-
-    Raises
-    ------
-    ConfigError, MissingDependencyError
-        See :func:`build_graph`.
+        ``model.onnx``, see :func:`build_graph`, also for the errors.
     """
     graph = build_graph(model, opset)
     out = Path(out)

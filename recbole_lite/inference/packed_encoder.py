@@ -31,27 +31,13 @@ _LOWEST = torch.finfo(torch.float32).min
 
 @dataclass
 class Packing:
-    """Two layouts of the items of B histories: packed ``[N, ...]`` and by user ``[B, L, ...]``.
+    """Two layouts of the items of B histories: packed ``[N, ...]`` and by user ``[B, L, ...]``."""
 
-    Attributes
-    ----------
-    ids : torch.Tensor
-        ``[N]`` internal ids.
-    positions : torch.Tensor
-        ``[N]``: position of an item in its history, from 0.
-    users : torch.Tensor
-        ``[N]``: row of its history.
-    slots : torch.Tensor
-        ``[B, L]``: index among the N; arbitrary for padding.
-    lengths : torch.Tensor
-        ``[B]``.
-    """
-
-    ids: torch.Tensor
-    positions: torch.Tensor
-    users: torch.Tensor
-    slots: torch.Tensor
-    lengths: torch.Tensor
+    ids: torch.Tensor  # [N], internal
+    positions: torch.Tensor  # [N]: position of an item in its history, from 0
+    users: torch.Tensor  # [N]: row of its history
+    slots: torch.Tensor  # [B, L]: index among the N; arbitrary for padding
+    lengths: torch.Tensor  # [B]
 
     @classmethod
     def from_padded(cls, items: torch.Tensor) -> Packing:

@@ -32,7 +32,7 @@ def read_parquet(file, separator: str, name: str) -> Iterator[tuple[int, str, li
         for batch in table.iter_batches(batch_size=4096, columns=list(INPUT_COLUMNS)):
             users, histories = (batch.column(column) for column in INPUT_COLUMNS)
             texts = users.cast(pa.string()).to_pylist()
-            rows = _id_lists(histories) if in_lists else _textssplit_ids(histories, separator)
+            rows = _id_lists(histories) if in_lists else _split_texts(histories, separator)
             for user, ids in zip(texts, rows, strict=True):
                 line += 1
                 if user is None or ids is None or None in ids:
@@ -50,7 +50,7 @@ def _id_lists(column: pa.Array) -> Iterator[list | None]:
         begin += length or 0
 
 
-def _textssplit_ids(column: pa.Array, separator: str) -> Iterator[list | None]:
+def _split_texts(column: pa.Array, separator: str) -> Iterator[list | None]:
     for text in column.cast(pa.string()).to_pylist():
         yield None if text is None else split_ids(text, separator)
 

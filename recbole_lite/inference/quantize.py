@@ -24,15 +24,7 @@ def quantize(path: str | Path) -> Path:
     (VNNI) add two products of an unsigned activation and a weight in 16 bits, where 2 * 255 * 127
     overflows. Here neighbouring weights of one sign add up to 128 at most, and 255 * 128 fits.
 
-    Parameters
-    ----------
-    path : str or Path
-        ``model.onnx``.
-
-    Returns
-    -------
-    Path
-        ``model.int8.onnx`` in the same folder.
+    The copy of ``model.onnx`` (`path`) is ``model.int8.onnx`` in the same folder.
 
     Raises
     ------

@@ -201,13 +201,7 @@ def _rank(
 
 
 class _Parts:
-    """Folder of parts, on a local disk or any storage that fsspec knows.
-
-    Parameters
-    ----------
-    target : str or Path
-    ending : {".csv", ".parquet"}
-    """
+    """Folder of parts, on a local disk or any storage that fsspec knows."""
 
     def __init__(self, target: str | Path, ending: str):
         self.target, self.ending, self.local = target, ending, not is_url(target)

@@ -86,13 +86,6 @@ class Recommender(ModelHubMixin):
         Content of a model's folder.
     device, runtime, item_ids, item_dtype
         See :meth:`load`.
-
-    Attributes
-    ----------
-    catalogue : Catalogue
-        Items that the model can recommend.
-    about : dict
-        Format version, architecture, data and measured results.
     """
 
     # Not None: otherwise huggingface_hub copies the arguments, including all weights.
@@ -367,7 +360,7 @@ class Recommender(ModelHubMixin):
 
         `candidates` and `where` are those of :meth:`recommend`, as are the errors.
         """
-        chosen = history_inputs.resolve_candidate_lists(self.catalogue, candidates, n_users)
+        chosen = history_inputs.resolve_candidates(self.catalogue, candidates, n_users)
         if where is None:
             return chosen
         allowed = self.catalogue.filters.matching(where)

@@ -12,20 +12,11 @@ PENALTIES = np.logspace(-6, 3, 28)  # in units of the mean eigenvalue of the fea
 
 @dataclass(frozen=True)
 class Ridge:
-    """A fitted regression ``[n, p] -> [n, d]``.
-
-    Attributes
-    ----------
-    model : RidgeCV
-    r2 : float
-        Explained share of the targets' variance, measured on rows left out of the fit.
-    left_out : numpy.ndarray
-        ``[n, d]``, prediction of each row by a fit without it.
-    """
+    """A fitted regression ``[n, p] -> [n, d]``."""
 
     model: RidgeCV
-    r2: float
-    left_out: np.ndarray
+    r2: float  # explained share of the targets' variance, measured on rows left out of the fit
+    left_out: np.ndarray  # [n, d], prediction of each row by a fit without it
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Predict, ``[n, p]`` -> ``[n, d]``."""
@@ -41,10 +32,6 @@ def fit_ridge(x: np.ndarray, y: np.ndarray) -> Ridge:
         ``[n, p]`` features.
     y : numpy.ndarray
         ``[n, d]`` targets.
-
-    Returns
-    -------
-    Ridge
 
     Raises
     ------

@@ -14,6 +14,7 @@ import numpy as np
 
 from recbole_lite.config.registry import require_recbole
 from recbole_lite.inference import graph_file
+from recbole_lite.inference.history_inputs import one_of
 from recbole_lite.inference.model_folder import ModelBundle
 from recbole_lite.inference.onnx_runtime import OnnxRuntime
 from recbole_lite.utils.errors import (
@@ -36,11 +37,7 @@ _LARGE = 2**20  # items from which blocks are ranked
 class ModelRuntimes:
     """The torch model and the runtime of a folder, each built or opened at first use.
 
-    Parameters
-    ----------
-    bundle : ModelBundle
-    device, runtime, item_dtype
-        See :meth:`.recommender.Recommender.load`, also for the errors.
+    See :meth:`.recommender.Recommender.load` for arguments and errors.
 
     Attributes
     ----------
@@ -51,12 +48,8 @@ class ModelRuntimes:
     """
 
     def __init__(self, bundle: ModelBundle, device, runtime: str, item_dtype: str):
-        if item_dtype not in ITEM_TYPES:
-            raise RequestError(
-                f"item_dtype must be one of {', '.join(ITEM_TYPES)}, found {item_dtype!r}"
-            )
-        if runtime not in RUNTIMES:
-            raise RequestError(f"runtime must be one of {', '.join(RUNTIMES)}, found {runtime!r}")
+        one_of(item_dtype, "item_dtype", ITEM_TYPES)
+        one_of(runtime, "runtime", RUNTIMES)
         self._bundle, self._device, self._item_dtype = bundle, device, item_dtype
         large = len(bundle.catalogue) > _LARGE or item_dtype != "float32"
         if runtime == "auto" and large and bundle.model in graph_file.EXPORTABLE:

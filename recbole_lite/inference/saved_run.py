@@ -132,21 +132,9 @@ def write_recommender_files(
 ) -> None:
     """Add the files that ``Recommender`` needs beside the checkpoint to a run's folder.
 
-    Parameters
-    ----------
-    folder : str or Path
-        Folder of the run, which holds its best weights.
-    model : torch.nn.Module
-        With the best weights.
-    dataset : LiteSequentialDataset
-        Source of ids, titles and texts.
-    config : LiteConfig
-    counts : mapping
-        Number of users, items and interactions.
-    results : mapping
-        ``valid`` and ``test``, metrics by name or None.
-    item_id_type : str
-        ``int``: recommended ids are given as numbers; else as text.
+    The folder holds the best weights, and the model has them. `counts` are the numbers of users,
+    items and interactions; `results` has ``valid`` and ``test``, metrics by name or None. With
+    `item_id_type` ``int``, recommended ids are given as numbers; else as text.
     """
     folder = Path(folder)
     content = checkpoint.load_config(folder)

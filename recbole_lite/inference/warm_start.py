@@ -54,20 +54,9 @@ def n_trained_items(folder: Path, field: str) -> int:
 
 
 def load_grown_weights(config, model: torch.nn.Module, dataset) -> dict:
-    """Load the best weights of the run in ``init_from`` into a model of more items.
+    """Load the best weights of the run in ``init_from`` into a model of more items; their facts.
 
-    Parameters
-    ----------
-    config : LiteConfig
-    model : torch.nn.Module
-        Ids of the run's items are those that they had there.
-    dataset : LiteSequentialDataset
-        Has the texts of the new items.
-
-    Returns
-    -------
-    dict
-        Facts of the weights.
+    Ids of the run's items are those that they had there; `dataset` has the texts of the new items.
 
     Raises
     ------

@@ -20,14 +20,14 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from recbole_lite import __version__
 from recbole_lite.inference.catalogue import Catalogue
 from recbole_lite.inference.history_inputs import describe_unknown
-from recbole_lite.inference.recommender import Explained, Recommendation, Recommender
+from recbole_lite.inference.recommender import Recommendation, Recommender
 from recbole_lite.serve import schemas
 from recbole_lite.serve.batching import OverloadedError, RankRequest
 from recbole_lite.serve.limits import Limits, Options
 from recbole_lite.serve.live_model import LiveModel, ServedModel
 from recbole_lite.serve.metrics import Metrics
 from recbole_lite.serve.middleware import BearerToken, BodyLimit, HeadAndOptions, Observed
-from recbole_lite.utils.errors import MissingDependencyError, RequestError
+from recbole_lite.utils.errors import MissingDependencyError, RecboleLiteError, RequestError
 
 PAGE = Path(__file__).with_name("page.html")
 # The page is one file: it neither loads from nor sends to other servers.
@@ -62,26 +62,13 @@ UsedModel = Annotated[ServedModel, Depends(_used_model)]
 def create_app(
     recommender: Recommender, limits: Limits | None = None, options: Options | None = None
 ) -> FastAPI:
-    """Create the HTTP service of a model.
-
-    Parameters
-    ----------
-    recommender : Recommender
-    limits : Limits, optional
-    options : Options, optional
-
-    Returns
-    -------
-    fastapi.FastAPI
-        An ASGI application; its ``state.live`` is the :class:`.live_model.LiveModel`.
-    """
+    """Create the HTTP service of a model; its ``state.live`` is the :class:`.LiveModel`."""
     limits, options = limits or Limits(), options or Options()
     metrics = Metrics()
     live = LiveModel(
         recommender,
         limits,
-        options.load,
-        options.watch,
+        options,
         on_batch=metrics.batches.observe,
         on_reload=lambda outcome: metrics.reloads.labels(outcome).inc(),
     )
@@ -350,28 +337,14 @@ async def _rows(
 
 
 def _scored(found: Iterable[Recommendation]) -> list[schemas.Scored]:
-    result = []
-    for one in found:
-        because = None
-        if isinstance(one, Explained):
-            because = [
-                schemas.Reason(id=str(other.id), title=other.title, effect=other.effect)
-                for other in one.because
-            ]
-        result.append(
-            schemas.Scored(id=str(one.id), title=one.title, score=one.score, because=because)
-        )
-    return result
+    return [schemas.Scored.model_validate(one) for one in found]
 
 
 def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestError)
-    async def refused(_: Request, error: RequestError) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, 422)
-
     @app.exception_handler(MissingDependencyError)
-    async def lacking(_: Request, error: MissingDependencyError) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, 501)
+    async def refused(_: Request, error: RecboleLiteError) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, 422 if isinstance(error, RequestError) else 501)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:

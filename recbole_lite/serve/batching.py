@@ -22,24 +22,13 @@ class OverloadedError(Exception):
 
 @dataclass(frozen=True)
 class RankRequest:
-    """One request, in internal ids.
-
-    Attributes
-    ----------
-    history : sequence of int
-    k : int
-    exclude_seen : bool
-    candidates : numpy.ndarray, optional
-        ``[C]``; None: all items.
-    exclude : sequence of int
-        Further items that are not recommended.
-    """
+    """One request, in internal ids."""
 
     history: Sequence[int]
     k: int
     exclude_seen: bool
-    candidates: np.ndarray | None
-    exclude: Sequence[int] = ()
+    candidates: np.ndarray | None  # [C]; None: all items
+    exclude: Sequence[int] = ()  # further items that are not recommended
 
 
 class Batcher:

@@ -29,24 +29,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class Options:
-    """How a service is deployed.
+    """How a service is deployed."""
 
-    Attributes
-    ----------
-    load : callable, optional
-        Loads the model again from its folder, for a replacement while requests go on.
-    watch : bool
-        Replace the model when its files change.
-    root_path : str
-        Path of the service behind a proxy.
-    token : str, optional
-        Bearer token that requests must have.
-    cors_origins : sequence of str
-        Origins of other pages that may use the service.
-    """
-
+    # Loads the model again from its folder, for a replacement while requests go on.
     load: Callable[[], Recommender] | None = None
-    watch: bool = False
-    root_path: str = ""
-    token: str | None = None
-    cors_origins: Sequence[str] = ()
+    watch: bool = False  # replace the model when its files change
+    root_path: str = ""  # path of the service behind a proxy
+    token: str | None = None  # bearer token that requests must have
+    cors_origins: Sequence[str] = ()  # origins of other pages that may use the service

@@ -14,7 +14,7 @@ from anyio.to_thread import run_sync
 from recbole_lite.inference.model_folder import BEST_FILE, CONFIG_FILE, ITEMS_FILE, WEIGHTS_FILE
 from recbole_lite.inference.recommender import Recommender
 from recbole_lite.serve.batching import Batcher
-from recbole_lite.serve.limits import Limits
+from recbole_lite.serve.limits import Limits, Options
 from recbole_lite.utils.errors import one_line
 from recbole_lite.utils.files import file_sha256
 
@@ -23,21 +23,14 @@ _Files = tuple[tuple[str, int, int], ...]  # name, size and time of each
 
 
 class ServedModel:
-    """A loaded model with its batches.
-
-    Attributes
-    ----------
-    recommender : Recommender
-    batcher : Batcher
-    version : str
-        First 12 digits of a digest of weights, catalogue and settings.
-    """
+    """A loaded model with its batches."""
 
     def __init__(self, recommender: Recommender, limits: Limits, on_batch: Callable[[int], None]):
         self.recommender = recommender
         self.batcher = Batcher(recommender, limits.max_batch, limits.max_waiting, on_batch)
         paths = model_files(recommender.folder)
         digests = "".join(file_sha256(path) for path in paths)
+        # Of weights, catalogue and settings.
         self.version = hashlib.sha256(digests.encode()).hexdigest()[:12]
         self.active_requests = 0
 
@@ -49,11 +42,9 @@ class LiveModel:
     ----------
     recommender : Recommender
     limits : Limits
-    load : callable, optional
-        Loads the recommender again from its folder; None: it cannot be replaced.
-    watch : bool
-        Replace the model when the files of its folder have changed and stay unchanged for half a
-        second.
+    options : Options
+        Without ``load`` the model cannot be replaced; ``watch`` replaces it when the files of its
+        folder have changed and stay unchanged for half a second.
     on_batch : callable
         Gets the size of each batch.
     on_reload : callable
@@ -64,12 +55,11 @@ class LiveModel:
         self,
         recommender: Recommender,
         limits: Limits,
-        load: Callable[[], Recommender] | None = None,
-        watch: bool = False,
-        on_batch: Callable[[int], None] = lambda size: None,
-        on_reload: Callable[[str], None] = lambda outcome: None,
+        options: Options,
+        on_batch: Callable[[int], None],
+        on_reload: Callable[[str], None],
     ):
-        self.limits, self.load, self.watch = limits, load, watch
+        self.limits, self.load, self.watch = limits, options.load, options.watch
         self._on_batch, self._on_reload = on_batch, on_reload
         self._asked = False
         self.current = ServedModel(recommender, limits, on_batch)

@@ -109,12 +109,7 @@ class ToolServer(MCPServer):
 
 
 class Tools:
-    """Tools of a model; the names of their arguments are those of `Recommender`.
-
-    Parameters
-    ----------
-    recommender : Recommender
-    """
+    """Tools of a model; the names of their arguments are those of `Recommender`."""
 
     def __init__(self, recommender: Recommender):
         self.recommender, self.catalogue = recommender, recommender.catalogue
@@ -227,8 +222,9 @@ class Tools:
         ranks = [
             1 + int((scores > scores[self.catalogue.index[str(one.id)]]).sum()) for one in found
         ]
+        pairs = zip(found, ranks, strict=True)
         return Explanations(
-            items=[_explained(one, rank) for one, rank in zip(found, ranks, strict=True)]
+            items=[ExplainedItem(**one._asdict(), rank=rank) for one, rank in pairs]
         )
 
     def _ids(self, argument: str, names: list[str]) -> list[str]:
@@ -241,14 +237,7 @@ class Tools:
 def create_server(recommender: Recommender) -> MCPServer:
     """Create the MCP server of a model.
 
-    Parameters
-    ----------
-    recommender : Recommender
-
-    Returns
-    -------
-    mcp.server.mcpserver.MCPServer
-        ``run("stdio")`` serves one client; ``streamable_http_app()`` is an ASGI application.
+    ``run("stdio")`` serves one client; ``streamable_http_app()`` is an ASGI application.
     """
     tools, size = Tools(recommender), len(recommender.catalogue)
     fields = "; ".join(map(_field, recommender.catalogue.filters.summary(_SHOWN)))
@@ -278,11 +267,4 @@ def _field(field: FieldSummary) -> str:
 
 
 def _ranked(found: Iterable[Recommendation]) -> list[RankedItem]:
-    return [RankedItem(id=str(one.id), title=one.title, score=one.score) for one in found]
-
-
-def _explained(one: Any, rank: int) -> ExplainedItem:
-    because = [Reason(id=str(r.id), title=r.title, effect=r.effect) for r in one.because]
-    return ExplainedItem(
-        id=str(one.id), title=one.title, score=one.score, rank=rank, because=because
-    )
+    return [RankedItem.model_validate(one) for one in found]

@@ -31,14 +31,8 @@ ACCESS_LOG = "recbole_lite.access"
 class Observed:
     """Give each answer a request id and the model's version; log and count it.
 
-    An exception is logged with the request id and answered with status 500.
-
-    Parameters
-    ----------
-    app : ASGI application
-    metrics : Metrics
-    version : callable
-        Version of the current model.
+    An exception is logged with the request id and answered with status 500. `version` gives the
+    version of the current model.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, version: Callable[[], str]):

@@ -63,6 +63,8 @@ class UsersQuery(Choice):
 class Item(BaseModel):
     """An item of the catalogue."""
 
+    model_config = ConfigDict(from_attributes=True, coerce_numbers_to_str=True)
+
     id: str
     title: str
 

@@ -18,14 +18,7 @@ CHUNK = 1024
 
 
 def nearest(vectors: ItemVectors, items: torch.Tensor, k: int) -> torch.Tensor:
-    """Items of the largest cosine to each of `items`, itself left out.
-
-    Parameters
-    ----------
-    vectors : ItemVectors
-    items : LongTensor [n]
-        Internal ids.
-    k : int
+    """Items of the largest cosine to each of `items` (internal ids ``[n]``), itself left out.
 
     Returns
     -------
@@ -60,18 +53,8 @@ def render(
 ) -> str:
     """Report in Markdown.
 
-    Parameters
-    ----------
-    what : str
-        Language model and data set.
-    vectors : mapping of str to ItemVectors
-        ``before`` and ``after``.
-    parts : mapping of str to Windows
-        Of training (decides which items are popular) and validation.
-    losses : mapping
-        Stage -> loss of each step.
-    titles : sequence of str
-        By internal item id.
+    Vectors are those ``before`` and ``after``; of the parts, ``train`` decides which items are
+    popular, and ``valid`` has the users of the shares. Losses are those of each step, by stage.
     """
     lines = [f"# {what}", ""]
     if len(parts["valid"]):

@@ -123,8 +123,8 @@ def compare(
     names = {kind: out / f"compare.{kind}" for kind in ("md", "json", "svg")}
     summary["files"] = {kind: str(path) for kind, path in names.items()}
     write_json(names["json"], summary)
-    _write(names["md"], render(summary, "github"))
-    _write(names["svg"], plot(summary))
+    write_text(names["md"], render(summary, "github"))
+    write_text(names["svg"], plot(summary))
     return summary
 
 
@@ -219,7 +219,3 @@ def _about(result: RunResult) -> dict[str, Any]:
 
 def _ends(pair: np.ndarray) -> list[float] | None:
     return None if np.isnan(pair).any() else pair.tolist()
-
-
-def _write(path: Path, text: str) -> None:
-    write_text(path, text)

@@ -81,6 +81,10 @@ def plot(summary: dict[str, Any]) -> str:
     name = metric_label(summary["metric"])
     title = f"{name} minus that of {summary['base']}"
     x_label = f"difference, {summary['confidence']:.0%} interval; right of 0: better"
+    return str(charts.interval_chart(title, rows, x_label, chart_style())) + "\n"
+
+
+def chart_style() -> str:
+    """CSS of a chart in a file of its own."""
     style = (TEMPLATES / "colours.css").read_text(encoding="utf-8")
-    style += "svg { background: var(--card); }\n"
-    return str(charts.interval_chart(title, rows, x_label, style)) + "\n"
+    return style + "svg { background: var(--card); }\n"

@@ -17,21 +17,11 @@ _SHARED = ("data", "test", "valid", "epochs", "parameters", "candidates")  # wit
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished run with the rank of each user's test item.
+    """A finished run with the rank of each user's test item."""
 
-    Attributes
-    ----------
-    name : str
-        Short, and no other run's.
-    run : RunRecord
-        Settings and metrics.
-    ranks : dict of str to int
-        Raw user id -> rank of the test item; 0: beyond the metrics' ``largest_k``.
-    """
-
-    name: str
-    run: RunRecord
-    ranks: dict[str, int]
+    name: str  # short, and no other run's
+    run: RunRecord  # settings and metrics
+    ranks: dict[str, int]  # by raw user id, of the test item; 0: beyond the metrics' largest_k
 
 
 def read_result(path: str | Path) -> RunResult:

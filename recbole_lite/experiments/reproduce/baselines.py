@@ -37,42 +37,21 @@ STUDENT = {"n_layers": 2, "hidden_size": 128, "inner_size": 512}
 
 @dataclass
 class ModelSpec:
-    """A model with its settings.
+    """A model with its settings."""
 
-    Attributes
-    ----------
-    name : str
-        Of its row and file.
-    model : str
-    settings : dict
-        Configuration keys.
-    files : list of str or Path
-        Configuration files.
-    two_stages : bool
-        Train with frozen item vectors first, then the vectors as well.
-    pretrain : float
-        Share of the time for the first of two phases.
-    first_phase : ModelSpec or None
-        What is trained in it; None: the model itself (S3Rec's ``train_stage``). ``AdaptLLM`` is
-        ``recbole-lite adapt-llm``, which takes its share at most.
-    reads : str
-        Setting of the second phase that gets the folder of the first.
-    decides_weights : bool
-        Whether its files decide where its language models start from, whatever ``--weights`` is.
-    rival : bool
-        Whether the model is one that this project's own are compared with (``benchmark``).
-    """
-
-    name: str
+    name: str  # of its row and file
     model: str
-    settings: dict[str, Any] = field(default_factory=dict)
-    files: Sequence[str | Path] = ()
-    two_stages: bool = False
-    pretrain: float = 0.0
+    settings: dict[str, Any] = field(default_factory=dict)  # configuration keys
+    files: Sequence[str | Path] = ()  # configuration files
+    two_stages: bool = False  # train with frozen item vectors first, then the vectors as well
+    pretrain: float = 0.0  # share of the time for the first of two phases
+    # What is trained in it; None: the model itself (S3Rec's train_stage). AdaptLLM is
+    # `recbole-lite adapt-llm`, which takes its share at most.
     first_phase: ModelSpec | None = None
-    reads: str = "item_vectors"
+    reads: str = "item_vectors"  # setting of the second phase that gets the folder of the first
+    # Its files decide where its language models start from, whatever --weights is.
     decides_weights: bool = False
-    rival: bool = False
+    rival: bool = False  # one that this project's own models are compared with (benchmark)
 
     @property
     def stem(self) -> str:

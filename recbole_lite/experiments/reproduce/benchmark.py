@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 from recbole_lite.experiments.compare.compare import check_comparable, users_of_test
-from recbole_lite.experiments.compare.run_results import RunResult, read_result
+from recbole_lite.experiments.compare.comparison_page import chart_style
+from recbole_lite.experiments.compare.run_results import read_result
 from recbole_lite.experiments.reproduce.baselines import BENCHMARK, FOLDER, ModelSpec
 from recbole_lite.experiments.reproduce.benchmark_table import (
     TEXT_PAIR,
@@ -33,7 +34,6 @@ from recbole_lite.experiments.reproduce.benchmark_table import (
 from recbole_lite.experiments.reproduce.protocol import Request, Rows, check_names
 from recbole_lite.experiments.reproduce.time_budget import portable, settings_in
 from recbole_lite.report.ablation import render
-from recbole_lite.report.html_page import TEMPLATES
 from recbole_lite.utils.errors import ConfigError, one_line
 from recbole_lite.utils.files import write_json, write_text
 
@@ -143,19 +143,10 @@ def _train_elsewhere(request: Request, spec: ModelSpec, folder: str, threads: in
 
 
 def train_cell(request: Request, spec: ModelSpec) -> tuple[list[str], str | None]:
-    """Train a cell, unless its file is there.
+    """Train a cell, unless its file is there: lines for the log, and why there is no result.
 
-    Parameters
-    ----------
-    request : Request
-        Its `dataset` and `seed` are the cell's.
-    spec : ModelSpec
-        Its files are read: a result counts for the settings that they have now.
-
-    Returns
-    -------
-    tuple
-        Lines for the log, and why there is no result, or None.
+    The request's dataset and seed are the cell's. The row's files are read: a result counts for the
+    settings that they have now.
     """
     lines: list[str] = []
     rows = Rows(replace(request, log=lines.append), request.out / request.dataset)
@@ -226,12 +217,13 @@ def _write_dataset(
     """Write the files of a data set; returns its summary."""
     out = request.out / dataset
     summary = summarise_cells(dataset, cells, problems, request.command)
-    style = (TEMPLATES / "colours.css").read_text(encoding="utf-8")
-    style += "svg { background: var(--card); }\n"
+    style = chart_style()
     drawn = {"curves": learning_curves(cells, style), "intervals": interval_chart(summary, style)}
     pair = [cells.get(name) for name in TEXT_PAIR]
     if all(pair):
-        users = users_of_test(_any_result(out, cells), request.data_path)
+        name = TEXT_PAIR[0]
+        any_result = read_result(out / f"{BENCHMARK[name].stem}-{min(cells[name])}.json")
+        users = users_of_test(any_result, request.data_path)
         summary["text"] = text_by_group(*pair, users)
         drawn["text"] = text_chart(summary["text"], style)
     parts = [render(summary, "Benchmark: {dataset}, beside the best rival, {base}")]
@@ -242,8 +234,3 @@ def _write_dataset(
             parts.append(f"![{name}]({name}.svg)")
     write_text(out / "table.md", "\n\n".join(parts) + "\n")
     return summary
-
-
-def _any_result(folder: Path, cells: Cells) -> RunResult:
-    name = TEXT_PAIR[0]
-    return read_result(folder / f"{BENCHMARK[name].stem}-{min(cells[name])}.json")

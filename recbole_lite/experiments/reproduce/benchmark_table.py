@@ -158,11 +158,7 @@ def text_by_group(
 ) -> list[dict[str, Any]]:
     """What text adds to `GROUPS_METRIC`, by group of users; paired, averaged over seeds.
 
-    Parameters
-    ----------
-    with_text, without : mapping
-        Seed -> result, of two rows.
-    test_set : TestedUsers
+    `with_text` and `without` are two rows, seed -> result.
 
     Returns
     -------

@@ -278,25 +278,13 @@ def _build(names, dataset, settings, tokenizer) -> tuple[dict[str, TimedModel], 
 
 @dataclass(frozen=True)
 class TimingOptions:
-    """What is timed.
+    """What is timed."""
 
-    Attributes
-    ----------
-    models : tuple of str
-        Names in `MODELS`; LiteLLM4Rec is always among them.
-    batch, repeats : int
-        Users in a batch; batches timed.
-    with_sweeps : bool
-        Whether to time other numbers of beams and users and other lengths, too, if POD is there.
-    autocast : {"bfloat16", "float16"}, optional
-        Number type; float32 if None.
-    """
-
-    models: tuple[str, ...] = tuple(MODELS)
-    batch: int = 32
-    repeats: int = 7
-    with_sweeps: bool = True
-    autocast: str | None = None
+    models: tuple[str, ...] = tuple(MODELS)  # LiteLLM4Rec is always among them
+    batch: int = 32  # users
+    repeats: int = 7  # batches timed
+    with_sweeps: bool = True  # other numbers of beams and users and other lengths, if POD is there
+    autocast: str | None = None  # bfloat16 or float16; None: float32
 
     def match(self, result: dict[str, Any]) -> bool:
         """Whether a result was measured with these options, and without a problem."""
@@ -315,16 +303,8 @@ def measure(
 ) -> dict[str, Any]:
     """Time the models.
 
-    Parameters
-    ----------
-    dataset : str
-    settings : mapping
-        Configuration keys of all models, ``data_path`` for one.
-    tokenizer : str, optional
-        Folder or hub name of T5's, for P5 and POD.
-    options : TimingOptions, optional
-    command : str
-        For the record.
+    `settings` are configuration keys of all models, ``data_path`` for one; `tokenizer` is T5's
+    folder or hub name, for P5 and POD; `command` is for the record.
 
     Raises
     ------

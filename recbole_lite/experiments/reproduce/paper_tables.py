@@ -33,8 +33,7 @@ def table4(request: Request) -> str:
     for spec in specs:
         rows.train(spec)
     rows.check()
-    dataset = paper_figures.DATASETS.get(request.dataset)
-    paper = {name: figures.get(dataset) for name, figures in paper_figures.TABLE_4.items()}
+    paper = paper_figures.TABLE_4.get(paper_figures.DATASETS.get(request.dataset), {})
     ours = {spec.name: rows.results.get(spec.name, {}).get("test", {}) for spec in specs}
     notes = [RELATED_NOTE] if request.related else []
     return "\n\n".join([_beside(ours, paper), *rows.describe(), *notes])
@@ -112,19 +111,13 @@ TARGETS = {
 
 
 def reproduce(target: str, request: Request) -> str:
-    """Run what is missing of a table or figure.
-
-    Parameters
-    ----------
-    target : str
-        Of `TARGETS`, or ``benchmark``, whose files are others
-        (:func:`~recbole_lite.experiments.reproduce.benchmark.benchmark`).
-    request : Request
+    """Run what is missing of a table or figure of `TARGETS`, or of the benchmark.
 
     Returns
     -------
     str
-        Markdown, which is also written to ``<out>/<dataset>/<target>.md``.
+        Markdown, which is also written to ``<out>/<dataset>/<target>.md``; the benchmark has files
+        of its own (:func:`~recbole_lite.experiments.reproduce.benchmark.benchmark`).
 
     Raises
     ------

@@ -17,51 +17,27 @@ from recbole_lite.utils.files import write_json
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asks for.
-
-    Attributes
-    ----------
-    dataset, data_path : str
-    minutes : float
-        Training time of each row.
-    weights : {"pretrained", "scratch"}
-        Of the language models; with scratch MiniLM reads the items' text.
-    tokenizer : str or None
-        Folder or hub name of T5's, for P5 and POD with weights from scratch.
-    seed : int
-    out : Path
-        Folder of the results.
-    command : str
-    log : callable
-        Told of each row in a line.
-    models : list of str
-        Names of the rows; empty: the paper's.
-    related : list of str
-        Names in :data:`~recbole_lite.experiments.reproduce.baselines.RELATED`, of rows beside them.
-    batch_size, repeats, autocast
-        Of ``table5``, see :class:`~recbole_lite.experiments.reproduce.efficiency.TimingOptions`.
-    datasets, seeds, ray_address
-        Of ``benchmark``: data sets (empty: `dataset`), number of seeds from `seed` on, and the Ray
-        cluster that trains the cells (None: this process does, one after another).
-    """
+    """What the user asks for."""
 
     dataset: str
     data_path: str | None
-    minutes: float
-    weights: str
-    tokenizer: str | None
+    minutes: float  # training time of each row
+    weights: str  # of the language models: pretrained; scratch, with MiniLM for the items' text
+    tokenizer: str | None  # folder or hub name of T5's, for P5 and POD with weights from scratch
     seed: int
-    out: Path
+    out: Path  # folder of the results
     command: str
-    log: Callable[[str], None]
-    models: Sequence[str] = ()
-    related: Sequence[str] = ()
+    log: Callable[[str], None]  # told of each row in a line
+    models: Sequence[str] = ()  # names of the rows; empty: the paper's
+    related: Sequence[str] = ()  # names in baselines.RELATED, of rows beside them
+    # Of table5, see efficiency.TimingOptions.
     batch_size: int = 32
     repeats: int = 5
     autocast: str | None = None
-    datasets: Sequence[str] = ()
-    seeds: int = 3
-    ray_address: str | None = None
+    # Of benchmark.
+    datasets: Sequence[str] = ()  # empty: dataset
+    seeds: int = 3  # number of seeds from seed on
+    ray_address: str | None = None  # cluster that trains the cells; None: this process does
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -83,13 +59,7 @@ class Request:
 
 
 class Rows:
-    """Rows of a table, each trained once; a row that fails costs no other.
-
-    Parameters
-    ----------
-    request : Request
-    folder : Path
-        Of the results, a file a row.
+    """Rows of a table, each trained once, a file in `folder` each; one that fails costs no other.
 
     Attributes
     ----------
@@ -119,15 +89,9 @@ class Rows:
         return request.settings if spec.decides_weights else request.settings_of(spec.model)
 
     def train(self, spec: ModelSpec, by: Callable = measure) -> dict[str, Any] | None:
-        """Result of a model, new or reused; None: it fails, which is logged.
+        """Result of a model, new (made by `by`) or reused; None: it fails, which is logged.
 
-        Parameters
-        ----------
-        spec : ModelSpec
-            A result that was made with other settings is made anew
-            (:func:`~recbole_lite.experiments.reproduce.time_budget.reusable`).
-        by : callable
-            Makes the new one.
+        A result that was made with other settings is made anew (:func:`.time_budget.reusable`).
         """
         path, request = self.path(spec), self.request
         settings, done = self._settings(spec), "reused from"

@@ -61,14 +61,8 @@ def plan(
 ) -> dict[str, Any]:
     """Time some steps of a training and set its length.
 
-    Parameters
-    ----------
-    spec : ModelSpec
-    dataset : str
-    settings : mapping
-        Settings of all models; the model's own come on top.
-    seconds : float
-        Of training; validation is not counted.
+    The model's own settings come on top of `settings`, those of all models; `seconds` are those of
+    training, validation is not counted.
 
     Returns
     -------
@@ -113,9 +107,9 @@ class TrainingSteps:
     def __init__(self, config: LiteConfig, train_data):
         self.config, self.device = config, config["device"]
         self.model = config.model_class(config, train_data._dataset).to(self.device).train()
-        trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, self.model)
-        trainer.disable_tensorboard()
-        self.optimizer = trainer.optimizer
+        self.trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, self.model)
+        self.trainer.disable_tensorboard()
+        self.optimizer = self.trainer.optimizer
         self.batches = itertools.chain.from_iterable(itertools.repeat(train_data))
 
     def step(self, batch) -> None:

@@ -60,24 +60,12 @@ nor how long it trains."""
 
 @dataclass(frozen=True)
 class Family:
-    """A size of LiteLLM4Rec.
+    """A size of LiteLLM4Rec."""
 
-    Attributes
-    ----------
-    prefix : str
-        Of the names of its rows.
-    files : list of Path
-        Configuration of the sequential model.
-    on_task : dict
-        What else the fine-tuned rows need.
-    from_random : bool
-        Whether to train on the task from random weights as well.
-    """
-
-    prefix: str
-    files: tuple[Path, ...] = ()
-    on_task: Mapping[str, Any] | None = None
-    from_random: bool = False
+    prefix: str  # of the names of its rows
+    files: tuple[Path, ...] = ()  # configuration of the sequential model
+    on_task: Mapping[str, Any] | None = None  # what else the fine-tuned rows need
+    from_random: bool = False  # whether to train on the task from random weights as well
 
     def sequential(self) -> ModelSpec:
         """The model that is fine-tuned."""
@@ -146,11 +134,12 @@ def _family(rows: Rows, family: Family) -> list[str]:
     """Train a family's rows; their names."""
     spec = family.sequential()
     found = rows.train(spec, by=measure_on_candidates)
-    if found and not (Path(found["run_dir"]).is_dir() or _all_there(rows, family, found)):
+    tuned = family.on_candidates(found["run_dir"] if found else "")
+    if found and not (Path(found["run_dir"]).is_dir() or all(map(rows.has, tuned))):
         # Only its figures are left; the rows that need its weights are made anew with it.
         rows.path(spec).unlink()
         found = rows.train(spec, by=measure_on_candidates)
-    tuned = family.on_candidates(found["run_dir"] if found else "")
+        tuned = family.on_candidates(found["run_dir"] if found else "")
     for row in tuned:
         if found:
             rows.train(row)
@@ -160,10 +149,6 @@ def _family(rows: Rows, family: Family) -> list[str]:
     for row in fresh:
         rows.train(row)
     return [row.name for row in (spec, *tuned, *fresh)]
-
-
-def _all_there(rows: Rows, family: Family, found: dict[str, Any]) -> bool:
-    return all(rows.has(tuned) for tuned in family.on_candidates(found["run_dir"]))
 
 
 def measure_on_candidates(

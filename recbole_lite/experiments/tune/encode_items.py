@@ -33,11 +33,7 @@ def cache_dir(config, folder: Path) -> str | None:
 def prepare(space: Space, configure: Callable[[dict[str, Any]], Any]) -> None:
     """Read the data, and fill the cache of item vectors for every trial that there can be.
 
-    Parameters
-    ----------
-    space : Space
-    configure : callable
-        Values of some parameters -> LiteConfig of a trial that has them.
+    `configure` gives the configuration of a trial with the values of some parameters.
 
     Raises
     ------

@@ -36,23 +36,14 @@ from recbole_lite.utils.ray_session import session
 class SweepOptions:
     """What a sweep searches, or which sweep is resumed.
 
-    Attributes
-    ----------
-    space : str or Path, optional
-        See :func:`~recbole_lite.experiments.tune.space.read_space`; may be left out with `resume`.
-    settings : dict
-        Keys of ``properties/tune.yaml``.
-    resume : str or Path, optional
-        Folder of an interrupted sweep to resume. Ray unpickles its state from there: name
-        only folders that you trust.
-    command : str
-        What the user typed, for the records.
+    `resume` is the folder of an interrupted sweep. Ray unpickles its state from there: name only
+    folders that you trust.
     """
 
-    space: str | Path | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    space: str | Path | None = None  # of read_space; may be left out with resume
+    settings: Mapping[str, Any] = field(default_factory=dict)  # keys of properties/tune.yaml
     resume: str | Path | None = None
-    command: str = ""
+    command: str = ""  # what the user typed, for the records
 
 
 def sweep(

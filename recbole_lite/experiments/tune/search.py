@@ -46,13 +46,7 @@ def make_searcher(settings: TuneSettings, space: Space, concurrent: int, mode: s
 
 
 def make_scheduler(settings: TuneSettings, epochs: int, mode: str):
-    """Scheduler by its name.
-
-    Parameters
-    ----------
-    epochs : int
-        The longest that a trial can be.
-    """
+    """Scheduler by its name; `epochs` is the longest that a trial can be."""
     if settings.scheduler == "none":
         return FIFOScheduler()
     return ASHAScheduler(
@@ -70,20 +64,13 @@ class ProgressCallback(tune.Callback):
     """Prints a line for each event of a trial, and removes what an ended trial needs no more.
 
     It is pickled with Ray's state of the sweep, and restored when that is resumed.
-
-    Parameters
-    ----------
-    metric : str
-        Name of the validation metric.
-    total : int
-        Number of trials.
     """
 
     # Set by the runner: a pickled plan would name the folder of before a move.
     plan: ClassVar[Plan]
 
     def __init__(self, metric: str, total: int):
-        self.metric, self.total = metric, total
+        self.metric, self.total = metric, total  # of validation; number of trials
         self.ended: set[str] = set()
         self.is_closed = False
 

@@ -30,24 +30,12 @@ RECBOLE_KINDS = ("choice", "uniform", "quniform", "loguniform")
 
 @dataclass(frozen=True)
 class Parameter:
-    """One key that a sweep varies.
-
-    Attributes
-    ----------
-    key : str
-        The configuration key.
-    kind : str
-        One of `KINDS`.
-    values : tuple
-        The values of a choice or grid, else bounds (and step) as numbers.
-    origin : str
-        File and line.
-    """
+    """One configuration key that a sweep varies."""
 
     key: str
-    kind: str
-    values: tuple
-    origin: str
+    kind: str  # one of KINDS
+    values: tuple  # of a choice or grid, else bounds (and step) as numbers
+    origin: str  # file and line
 
     @property
     def is_list(self) -> bool:
@@ -88,17 +76,10 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Space:
-    """Parameters of a sweep.
-
-    Attributes
-    ----------
-    parameters : tuple of Parameter
-    source : str
-        The file.
-    """
+    """Parameters of a sweep."""
 
     parameters: tuple[Parameter, ...]
-    source: str
+    source: str  # the file
 
     @property
     def keys(self) -> list[str]:

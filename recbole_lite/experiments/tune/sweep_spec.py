@@ -24,20 +24,11 @@ from recbole_lite.utils.errors import ConfigError
 
 @dataclass(frozen=True)
 class SweepSpec:
-    """Everything that defines a sweep; a resumed sweep must have the same.
-
-    Attributes
-    ----------
-    model, dataset : str
-    values : dict
-        Configuration keys that the user has set, less those in the space.
-    space : Space
-    settings : TuneSettings
-    """
+    """Everything that defines a sweep; a resumed sweep must have the same."""
 
     model: str
     dataset: str
-    values: dict[str, Any]
+    values: dict[str, Any]  # configuration keys that the user has set, less those in the space
     space: Space
     settings: TuneSettings
 

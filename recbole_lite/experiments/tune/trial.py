@@ -28,29 +28,14 @@ ERROR_FILE = "error.txt"
 
 @dataclass(frozen=True)
 class Plan:
-    """What all trials of a sweep have in common; sent to every machine.
-
-    Attributes
-    ----------
-    spec : SweepSpec
-    folder : str
-        The sweep's folder, absolute.
-    cwd : str
-        Relative paths in the settings start here.
-    cache_dir : str or None
-        Folder of item vectors, absolute; None: the model has no such key.
-    threads : int
-        That torch may use.
-    use_gpu : bool
-        Whether trials have a GPU (a share of one).
-    """
+    """What all trials of a sweep have in common; sent to every machine."""
 
     spec: SweepSpec
-    folder: str
-    cwd: str
-    cache_dir: str | None
-    threads: int
-    use_gpu: bool
+    folder: str  # the sweep's, absolute
+    cwd: str  # relative paths in the settings start here
+    cache_dir: str | None  # folder of item vectors, absolute; None: the model has no such key
+    threads: int  # that torch may use
+    use_gpu: bool  # whether trials have a GPU (a share of one)
 
     def trial_folder(self, trial_id: str) -> Path:
         """Where a trial keeps its checkpoints, log and history."""
@@ -88,13 +73,7 @@ def run_trial(drawn: dict[str, Any], plan: Plan) -> None:
 
     An exception ends the trial with its message as a result, and is not tried again: it would
     come again. A process that dies is: Ray starts this function anew, and it finds the
-    checkpoints of the one before.
-
-    Parameters
-    ----------
-    drawn : dict
-        Values from Ray's searcher.
-    plan : Plan
+    checkpoints of the one before. `drawn` are values from Ray's searcher.
     """
     from ray import tune
 
@@ -170,19 +149,8 @@ def drop_resumable(folder: Path) -> None:
 class Reporter:
     """Sends an epoch's validation figures to Ray; the test split has no way in.
 
-    Parameters
-    ----------
-    send : callable
-        ``ray.tune.report``; blocks until the scheduler has decided.
-    folder : Path
-        Of the trial.
-
-    Attributes
-    ----------
-    bigger : bool
-        Whether a larger score is better.
-    epochs : int or None
-        As many as are planned.
+    `send`, Ray's ``report``, blocks until the scheduler has decided. `bigger` says whether a larger
+    score is better, `epochs` how many are planned.
     """
 
     def __init__(self, send: Callable[[dict[str, Any]], None], folder: Path):

@@ -195,28 +195,17 @@ def _text_fields(config) -> list[str] | None:
 
 
 class Newest:
-    """The newest interaction of each user, in internal ids.
-
-    Attributes
-    ----------
-    users : list of str
-        Raw ids.
-    targets : numpy.ndarray
-        ``[users]`` items.
-    histories : list of numpy.ndarray
-        Earlier items of each user that the old model knows.
-    n_known : int
-        Items from here on are new to the old model.
-    """
+    """The newest interaction of each user, in internal ids; `users` are raw ids."""
 
     def __init__(self, dataset, windows, n_known: int):
-        self.n_known = n_known
-        self.targets = windows[dataset.iid_field].numpy()
+        self.n_known = n_known  # items from here on are new to the old model
+        self.targets = windows[dataset.iid_field].numpy()  # [users]
         ids = dataset.id2token(dataset.uid_field, windows[dataset.uid_field].numpy())
         self.users = [str(user) for user in ids]
         owner, items = (values.numpy() for values in windows.history(slice(None)))
         kept = items < n_known
         counts = np.bincount(owner[kept], minlength=len(self.users))
+        # Earlier items of each user that the old model knows.
         self.histories = np.split(items[kept], np.cumsum(counts)[:-1])
 
 
