@@ -150,19 +150,19 @@ class ShardedEmbedding(nn.Module):
     # -- evaluation -------------------------------------------------------------------------
 
     def keep_best(self, n: int, history: tuple[torch.Tensor, torch.Tensor] | None) -> None:
-        """Set what :meth:`best_scores` keeps: `n` scores of each user, none of the history.
+        """Set what :meth:`best_scores` keeps of the next batch: `n` scores of each user.
 
         Parameters
         ----------
         n : int
         history : tuple of torch.Tensor or None
-            Rows of the batch, ``[H]``, and the items that these have had.
+            Rows of the batch, ``[H]``, and the items that these have had, which are left out.
         """
         self._n_best = n
         self._history = torch.stack(history or (torch.empty(0, dtype=torch.long),) * 2, 1)
 
     def best_scores(self, users: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
-        """Best scores of each user, ``[B, n_items]``; -inf for all others.
+        """Best scores of each user, ``[B, n_items]``; -inf for all others. See :meth:`keep_best`.
 
         Each process scores its rows for the users of all processes and sends the best.
 
