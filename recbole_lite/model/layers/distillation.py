@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property, partial
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from recbole_lite.data.device_transfer import tensor_to_device, to_host
 from recbole_lite.data.windows import CANDIDATES
 from recbole_lite.model.abstract_recommender import NextItemModel
 from recbole_lite.model.layers.history_mask import HistoryMask
-from recbole_lite.model.layers.softmax_loss import rows_per_chunk
+from recbole_lite.model.layers.softmax_loss import divergence
 from recbole_lite.utils.errors import ConfigError
 
 
@@ -112,43 +111,18 @@ class Distillation(nn.Module):
                 f"distill_loss: scores: the scores of {type(self.student).__name__} have no "
                 "gradient"
             )
-        n, n_items = len(own.places), self.student.n_items - 1
-        step = rows_per_chunk(n_items, own.users.device)
-        divergence = self._divergence
-        if step < n:  # as in the cross entropy, memory grows with the chunk
-            divergence = partial(
-                checkpoint, divergence, use_reentrant=False, preserve_rng_state=False
-            )
         users, head, its_users, its_head = own.users, None, its.users, None
         if own.targets is not None:
             users, head = self.student.score_users(users), self.student.score_head()
         if its.targets is not None:
             its_users, its_head = self.teacher.score_users(its_users), self._its_head
-        total = torch.zeros((), device=own.users.device)
-        for begin in range(0, n, step):
-            part = slice(begin, min(begin + step, n))
-            total = total + divergence(users, head, its_users, its_head, seen, part)
-        return self.weight * self.temperature**2 * total / max(n, 1)
+        total = divergence((users, head), (its_users, its_head), seen, self.temperature)
+        return self.weight * self.temperature**2 * total / max(len(own.places), 1)
 
     @cached_property
     def _its_head(self) -> torch.Tensor:
         with torch.no_grad():
             return self.teacher.score_head()
-
-    def _divergence(self, users, head, its_users, its_head, seen, part: slice) -> torch.Tensor:
-        """KL divergence, summed over the rows of `part`; items that either bars have no share."""
-        with torch.autocast(users.device.type, enabled=False):
-            scores, goals = _scores(users, head, part), _scores(its_users, its_head, part)
-            barred = scores.isneginf() | goals.isneginf()
-            if seen is not None:
-                histories = torch.zeros_like(goals, memory_format=torch.contiguous_format)
-                seen.mask_scores(histories, part)
-                barred |= histories.isneginf()
-            found, expected = (
-                (x / self.temperature).masked_fill(barred, -torch.inf) for x in (scores, goals)
-            )
-            found = found.log_softmax(1).masked_fill(barred, 0)
-            return F.kl_div(found, expected.softmax(1), reduction="sum")
 
 
 class _Reading(NamedTuple):
@@ -188,12 +162,6 @@ def _read(model, interaction, with_blocks: bool) -> _Reading:
         slots = tensor_to_device(slots, item_seq.device)
         blocks = [states.flatten(0, 1).index_select(0, slots) for states in blocks]
     return _Reading(users, targets, places, blocks)
-
-
-def _scores(users, head, part: slice) -> torch.Tensor:
-    """Scores of the rows of `part`, ``[n, n_items - 1]``."""
-    rows = users[part].float()
-    return rows if head is None else rows @ head.float().T
 
 
 def _encoder(model) -> nn.Module | None:

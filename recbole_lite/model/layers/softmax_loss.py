@@ -131,6 +131,84 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return *gradients, None, None, None, None
 
 
+def divergence(
+    scores: tuple[torch.Tensor, torch.Tensor | None],
+    goals: tuple[torch.Tensor, torch.Tensor | None],
+    seen: HistoryMask | None = None,
+    temperature: float = 1.0,
+) -> torch.Tensor:
+    """Sum over rows of KL(softmax(goals / T), softmax(scores / T)), in chunks.
+
+    Parameters
+    ----------
+    scores, goals : pair of torch.Tensor
+        h_u ``[N, d]`` and head ``[n_items, d]``, or scores ``[N, n_items]`` and None. Only `scores`
+        have a gradient. Items that either gives -inf are in neither softmax.
+    seen : HistoryMask, optional
+        Items to mask in each row's softmax.
+    temperature : float
+
+    Returns
+    -------
+    torch.Tensor
+        Scalar.
+    """
+    return _ChunkedDivergence.apply(*scores, *goals, seen, temperature)
+
+
+class _ChunkedDivergence(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, users, head, its_users, its_head, seen, temperature):
+        wants_users, wants_head = ctx.needs_input_grad[:2]
+        ctx.dtypes = users.dtype, head if head is None else head.dtype
+        grad_users = torch.empty_like(users, dtype=torch.float32) if wants_users else None
+        grad_head = torch.zeros_like(head, dtype=torch.float32) if wants_head else None
+        total = torch.zeros((), device=users.device)
+        n = len(users)
+        n_items = users.shape[1] if head is None else len(head)
+        step = rows_per_chunk(n_items, users.device)
+        with torch.autocast(users.device.type, enabled=False):
+            head, its_head = (x if x is None else x.float() for x in (head, its_head))
+            for begin in range(0, n, step):
+                part = slice(begin, min(begin + step, n))
+                rows, its_rows = (x[part].float() / temperature for x in (users, its_users))
+                scores = rows.clone() if head is None else rows @ head.T
+                goals = its_rows if its_head is None else its_rows @ its_head.T
+                differences = goals - scores
+                if head is None or its_head is None:
+                    barred = scores.isneginf() | goals.isneginf()
+                    for values in (scores, goals):
+                        values.masked_fill_(barred, -torch.inf)
+                    differences.masked_fill_(barred, 0)
+                if seen is not None:
+                    seen.mask_scores(scores, part)
+                    seen.mask_scores(goals, part)
+                found, expected = scores.softmax(1), goals.softmax(1)
+                # log of a sum of exponentials: the largest score less the log of its share
+                found_sums, expected_sums = (
+                    x.amax(1) - shares.amax(1).log()
+                    for x, shares in ((scores, found), (goals, expected))
+                )
+                of_items = torch.linalg.vecdot(expected, differences)
+                total += (of_items + found_sums - expected_sums).sum()
+                grad = found.sub_(expected)
+                if wants_users:
+                    grad_users[part] = (grad if head is None else grad @ head) / temperature
+                if wants_head:
+                    grad_head += grad.T @ rows
+        ctx.gradients = grad_users, grad_head
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_output):
+        gradients = (
+            None if grad is None else (grad * grad_output).to(dtype)
+            for grad, dtype in zip(ctx.gradients, ctx.dtypes, strict=True)
+        )
+        return *gradients, None, None, None, None
+
+
 class _NoShard:
     """What :class:`ShardedEmbedding` does for a shard, where there is the whole table."""
 

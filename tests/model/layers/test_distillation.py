@@ -12,7 +12,7 @@ from recbole.data.interaction import Interaction
 from recbole_lite import Recommender, create_dataset, data_preparation, load_data_and_model, run
 from recbole_lite.data.prefix_windows import TARGETS
 from recbole_lite.inference.teacher import add_teacher, read_teacher
-from recbole_lite.model.layers import distillation
+from recbole_lite.model.layers import softmax_loss
 from recbole_lite.model.layers.distillation import Distillation
 from recbole_lite.trainer import checkpoint
 from recbole_lite.utils.errors import CheckpointError, ConfigError, OtherIdsError
@@ -169,7 +169,7 @@ def test_chunks_change_neither_loss_nor_gradient(pair, monkeypatch):
     model, batch, _ = pair(distill_loss="scores")
     found = []
     for rows in (10**6, 7):
-        monkeypatch.setattr(distillation, "rows_per_chunk", lambda *_, rows=rows: rows)
+        monkeypatch.setattr(softmax_loss, "rows_per_chunk", lambda *_, rows=rows: rows)
         model.zero_grad()
         loss = model.distillation(batch)
         loss.backward()
