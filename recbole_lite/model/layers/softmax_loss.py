@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from recbole_lite.model.layers.sharded_embedding import ShardedEmbedding
 
 # Scores in memory at a time: on a CPU about the size of its last-level cache.
-_SCORES = {"cpu": 2**22, "cuda": 2**27}
+_SCORES = {"cpu": 2**21, "cuda": 2**27}
 _FEWEST_ROWS = 128  # fewer rows do not pay for reading the head's weights once per chunk
 
 
@@ -72,16 +72,18 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         n_own = len(users)
         users, targets, seen, sizes = shard.join(users, targets, seen)
         grad_users = torch.empty_like(users, dtype=torch.float32) if wants_users else None
-        grad_weight = None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
         total = torch.zeros((), device=users.device)
         n = len(users)
         step = rows_per_chunk(shard.size or len(weight), users.device)
         with torch.autocast(users.device.type, enabled=False):
             table = weight.float()
+            # New memory for each chunk would cost more than the product.
+            buffer = table.new_empty(min(step, n), len(table))
             for begin in range(0, n, step):
                 part = slice(begin, min(begin + step, n))
                 rows = users[part].float()
-                scores = rows @ table.T  # [chunk, n_items]
+                scores = torch.mm(rows, table.T, out=buffer[: len(rows)])  # [chunk, n_items]
                 if seen is not None:
                     seen.mask_scores(scores, part, shard.first)
                 # One pass of exp serves the sum and the gradient.
@@ -110,10 +112,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 if wants_users:
                     grad_users[part] = (grad @ table).div_(sums)
                 if wants_weight:
-                    added = grad.T @ (rows / sums)
-                    grad_weight = added if grad_weight is None else grad_weight.add_(added)
-        if wants_weight and grad_weight is None:
-            grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+                    grad_weight.addmm_(grad.T, rows / sums)
         if wants_users:
             grad_users = shard.own_sum(grad_users, sizes, n_own)
         ctx.gradients, ctx.n_rows = (grad_users, grad_weight), max(n, 1)
@@ -195,7 +194,7 @@ class _ChunkedDivergence(torch.autograd.Function):
                 if wants_users:
                     grad_users[part] = (grad if head is None else grad @ head) / temperature
                 if wants_head:
-                    grad_head += grad.T @ rows
+                    grad_head.addmm_(grad.T, rows)
         ctx.gradients = grad_users, grad_head
         return total
 
