@@ -17,7 +17,7 @@ from recbole_lite.model.layers.history_mask import HistoryMask
 if TYPE_CHECKING:
     from recbole_lite.model.layers.sharded_embedding import ShardedEmbedding
 
-# Scores in memory at a time: on a CPU about the size of its last-level cache.
+# Scores in memory at a time (4 bytes each): on a CPU what its caches hold.
 _SCORES = {"cpu": 2**21, "cuda": 2**27}
 _FEWEST_ROWS = 128  # fewer rows do not pay for reading the head's weights once per chunk
 

@@ -207,8 +207,8 @@ def test_users_that_do_not_lie_side_by_side(chunk):
 @pytest.mark.parametrize(
     "device, n_items, rows",
     [
-        ("cpu", 2**11, 2048),
-        ("cpu", 2**11 + 1, 2047),
+        ("cpu", 2**11, 1024),
+        ("cpu", 2**11 + 1, 1023),
         ("cpu", 2**20, 128),  # never fewer
         ("cuda", 2**20, 128),
         ("cuda", 2**10, 2**17),
