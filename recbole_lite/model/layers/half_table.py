@@ -69,7 +69,7 @@ def round_stochastically(values: torch.Tensor, dtype: torch.dtype) -> torch.Tens
         return values
     half, whole = torch.finfo(dtype), torch.finfo(torch.float32)
     distance = int(half.eps / whole.eps)  # of neighbours, in numbers of float32
-    scale = whole.tiny / half.tiny  # float32 has as few digits below `tiny` as `dtype` below its own
+    scale = whole.tiny / half.tiny  # below `tiny`, numbers of both types lose digits alike
     bits = (values * scale).view(torch.int32)
     bits = (bits + torch.randint_like(bits, distance)) & -distance
     return (bits.view(torch.float32) / scale).to(dtype)
@@ -90,7 +90,7 @@ def scores_by_blocks(
         Rows -> rows.
     """
     scores = users.new_empty(len(users), len(head))
-    blocks = zip(scores.split(_ROWS_AT_ONCE, 1), head.split(_ROWS_AT_ONCE), strict=True)
-    for part, rows in blocks:
-        part.copy_(users @ prepare(rows.float()).T)
+    for begin in range(0, len(head), _ROWS_AT_ONCE):
+        part = slice(begin, begin + _ROWS_AT_ONCE)
+        scores[:, part] = users @ prepare(head[part].float()).T
     return scores
