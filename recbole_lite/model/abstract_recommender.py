@@ -248,8 +248,8 @@ class NextItemModel(SequentialRecommender):
         """Scores of the given items, ``[B]``."""
         rows, inverse = distinct_rows(interaction, self.USER_ID, self.ITEM_SEQ)
         h_u = self.forward(rows[self.ITEM_SEQ], rows[self.ITEM_SEQ_LEN])[inverse]
-        rows = self.head_weight()[interaction[self.ITEM_ID] - 1]
-        return (self.score_users(h_u) * self._scored(rows.float())).sum(-1)
+        head = self.head_weight()[interaction[self.ITEM_ID] - 1]
+        return (self.score_users(h_u) * self._scored(head.float())).sum(-1)
 
     def full_sort_predict(self, interaction):
         """Scores of all items, ``[B, n_items]``; -inf for padding (id 0).

@@ -122,5 +122,5 @@ def restore_types(optimizer: torch.optim.Optimizer, saved: dict) -> None:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for place, state in saved["state"].items():
         table = parameters[place]
-        if table.dtype != torch.float32:
+        if getattr(table, "grad_dtype", table.dtype) != table.dtype:  # of item_dtype
             optimizer.state[table] = {name: v.to(table.device) for name, v in state.items()}

@@ -214,6 +214,18 @@ def test_a_training_in_half_precision(quick, dtype, monkeypatch):
     assert packed.recommend([["i1", "i2"]], k=5) == recommender.recommend([["i1", "i2"]], k=5)
 
 
+@pytest.mark.parametrize("how", ["random", "text"])
+def test_a_table_in_half_precision_begins_as_in_float32(loaded, how):
+    tables = []
+    for dtype in ("float32", "bfloat16"):
+        settings = {**HALF, "item_dtype": dtype, "item_init": how}
+        config, loaders = loaded(**settings)
+        torch.manual_seed(1)
+        tables.append(config.model_class(config, loaders[0]._dataset).items.weight)
+    assert tables[1].dtype == torch.bfloat16
+    torch.testing.assert_close(tables[1], tables[0].bfloat16(), rtol=0.01, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
