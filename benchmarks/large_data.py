@@ -52,6 +52,7 @@ LOSSES = {
     "CE": {"loss_type": "CE", "train_batch_size": 8, "sparse_item_updates": False},
     "SCE": {"sparse_item_updates": False},
     "SCE, sparse_item_updates": {},
+    "SCE, sparse_item_updates, bfloat16": {"item_dtype": "bfloat16"},
 }
 
 

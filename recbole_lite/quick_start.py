@@ -57,6 +57,7 @@ from recbole_lite.trainer.item_shards import check_shard_items
 from recbole_lite.trainer.launch import launch, needs_launch
 from recbole_lite.trainer.matmul_backend import uses_onednn
 from recbole_lite.trainer.resume import check_same_run, noted_run
+from recbole_lite.trainer.row_updates import check_item_dtype
 from recbole_lite.trainer.trackers import check_trackers
 from recbole_lite.utils.errors import ConfigError, RecboleLiteError, best_effort
 from recbole_lite.utils.files import to_plain
@@ -319,6 +320,7 @@ def _check_before_data(config, saved: bool) -> None:
         )
     check_train_stage(config)
     check_shard_items(config)
+    check_item_dtype(config)
     check_trackers(config)
     if saved:
         _check_writable(config["checkpoint_dir"])
@@ -548,7 +550,8 @@ def _baseline(name, config, overrides, sources) -> LiteConfig:
         overrides.append("--train_strategy=all")
     # Checkpoints named by these keys are the main model's. Its config.yaml must run it alone.
     own = ["--baselines=[]", "--resume=~", "--init_from=~", "--distill_from=~"]
-    own += [] if can_shard_items(get_model(name)) else ["--shard_items=False"]
+    if not can_shard_items(get_model(name)):
+        own += ["--shard_items=False", "--item_dtype=float32"]
     keys = tuple(override.partition("=")[0] + "=" for override in own)
     overrides = [given for given in overrides if not given.startswith(keys)] + own
     return LiteConfig(name, overrides=overrides, **sources)

@@ -71,7 +71,7 @@ def build_model(bundle: ModelBundle, device: torch.device) -> torch.nn.Module:
     origin = str(bundle.weights.parent / CONFIG_FILE)
     saved = {name: validate(name, Setting(v, origin)) for name, v in bundle.settings.items()}
     settings = Settings({**_defaults(bundle.model), **saved})
-    settings["device"] = device
+    settings.update(device=device, item_dtype="float32")  # a runtime has a type of its own
     tensors = bundle.tensors
     dataset = CatalogueDataset(
         len(bundle.catalogue) + 1,

@@ -14,6 +14,7 @@ from recbole_lite.data.prefix_windows import TARGETS, count_targets
 from recbole_lite.data.windows import SEEN
 from recbole_lite.model.layers.contrastive_loss import LearnedScale, info_nce
 from recbole_lite.model.layers.deduplicate import distinct_rows
+from recbole_lite.model.layers.half_table import scores_by_blocks
 from recbole_lite.model.layers.history_mask import HistoryMask
 from recbole_lite.model.layers.rec_llm import EmbeddingEncoder
 from recbole_lite.model.layers.row_packing import RowPacking, pack_rows
@@ -51,6 +52,7 @@ class NextItemModel(SequentialRecommender):
     reads_any_length = True  # cut_padding
     loss_terms = staticmethod(count_targets)
     item_shard: ShardedEmbedding | None = None  # with shard_items, this process's rows of the table
+    item_dtype = torch.float32  # of the item table
     _kept: dict[str, torch.Tensor] | None = None  # within `fixed_items`, by name
 
     def read_loss(self, config) -> None:
@@ -246,7 +248,8 @@ class NextItemModel(SequentialRecommender):
         """Scores of the given items, ``[B]``."""
         rows, inverse = distinct_rows(interaction, self.USER_ID, self.ITEM_SEQ)
         h_u = self.forward(rows[self.ITEM_SEQ], rows[self.ITEM_SEQ_LEN])[inverse]
-        return (self.score_users(h_u) * self.score_head()[interaction[self.ITEM_ID] - 1]).sum(-1)
+        head = self.head_weight()[interaction[self.ITEM_ID] - 1]
+        return (self.score_users(h_u) * self._scored(head.float())).sum(-1)
 
     def full_sort_predict(self, interaction):
         """Scores of all items, ``[B, n_items]``; -inf for padding (id 0).
@@ -256,12 +259,18 @@ class NextItemModel(SequentialRecommender):
         h_u = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
         h_u = self.score_users(h_u)
         if self.item_shard is not None:
-            return self.item_shard.best_scores(h_u, self.score_head())
-        if self.n_items > _COPIED:
-            return F.pad(h_u @ self._keep("head", self.score_head).T, (1, 0), value=-torch.inf)
+            return self.item_shard.best_scores(h_u, self._scores)
+        if self.n_items > _COPIED or self.item_dtype != torch.float32:
+            return F.pad(self._scores(h_u), (1, 0), value=-torch.inf)
         scores = h_u @ self._keep("padded head", self._padded_head)
         scores[:, 0] = -torch.inf
         return scores
+
+    def _scores(self, users: torch.Tensor) -> torch.Tensor:
+        """Scores of the rows of :meth:`score_head`, ``[B, n]``."""
+        if self.item_dtype != torch.float32:
+            return scores_by_blocks(users, self.head_weight(), self._scored)
+        return users @ self._keep("head", self.score_head).T
 
     @torch.no_grad()
     def keep_items(self, dtype: torch.dtype) -> torch.Tensor:

@@ -10,12 +10,17 @@ from transformers import AutoConfig, PretrainedConfig
 
 from recbole_lite.model.abstract_recommender import NextItemModel
 from recbole_lite.model.layers.dropout import Dropout
+from recbole_lite.model.layers.half_table import ItemEmbedding
 from recbole_lite.model.layers.item_tower import ItemTower
 from recbole_lite.model.layers.llm_architecture import change_architecture
 from recbole_lite.model.layers.pca import principal_axes
 from recbole_lite.model.layers.rec_llm import EmbeddingEncoder
 from recbole_lite.model.layers.row_packing import RowPacking
-from recbole_lite.model.layers.sharded_embedding import ShardedEmbedding, divides_items
+from recbole_lite.model.layers.sharded_embedding import (
+    ShardedEmbedding,
+    divides_items,
+    initial_rows,
+)
 from recbole_lite.model.layers.user_pooling import UserPooling
 from recbole_lite.text.item_vectors import load_item_vectors
 from recbole_lite.text.llm_loading import random_encoder
@@ -72,8 +77,12 @@ class ItemLM(NextItemModel):
         if divides_items(config):
             self.items = ShardedEmbedding(config, self.n_items, d)
         else:
-            self.items = nn.Embedding(self.n_items, d, sparse=bool(config["sparse_item_updates"]))
-            nn.init.normal_(self.items.weight, std=config["initializer_range"])
+            sparse = bool(config["sparse_item_updates"])
+            noise = initial_rows(config, (self.n_items, d), slice(0, self.n_items))
+            self.items = ItemEmbedding(self.n_items, d, sparse=sparse, _weight=noise)
+        self.item_dtype = self.items.weight.dtype
+        if self.item_dtype != torch.float32:
+            self.items.weight.grad_dtype = torch.float32
         self.item_tower = None
         how = config["item_init"]
         if how == "text":
@@ -90,7 +99,7 @@ class ItemLM(NextItemModel):
                 has_text = has_text[rows]
                 known = known[begin : begin + has_text.sum()]
             with torch.no_grad():
-                self.items.weight[has_text, :size] = known @ axes
+                self.items.weight[has_text, :size] = (known @ axes).to(self.item_dtype)
         elif how == "text_plus_id":
             self.item_tower = ItemTower(config, dataset, d, {"frozen"})
             self.item_vectors_sha256 = self.item_tower.vectors_sha256

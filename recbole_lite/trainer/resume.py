@@ -11,6 +11,7 @@ import torch
 from recbole_lite.config.keys import affecting, values_before
 from recbole_lite.model.layers.sharded_embedding import sharded_tables
 from recbole_lite.trainer import checkpoint
+from recbole_lite.trainer.row_updates import restore_types
 from recbole_lite.utils import process_group
 from recbole_lite.utils.errors import CheckpointError
 from recbole_lite.utils.files import leftovers, to_json, write_text
@@ -110,6 +111,7 @@ class ResumeMixin:
             for table in sharded_tables(self.model).values():
                 table.own_state(own, optimizer)
             own.load_state_dict(optimizer)
+            restore_types(own, optimizer)
         for (path, name), number in state.get("counters", {}).items():
             setattr(self.model.get_submodule(path), name, number)
         for name in ("cur_step", "best_valid_score", "best_valid_result", "train_loss_dict"):

@@ -65,9 +65,15 @@ NOT_RUN = {
     "--out=results/data": MEASURES,
     "python benchmarks/large_data.py --interactions=3M --items=1M --workers=2 --steps=12 "
     "--folder=DIR --out=results/scaling": MEASURES,
+    "python benchmarks/large_data.py --interactions=3M --items=1M --workers=2 --steps=12 "
+    "--losses 'SCE, sparse_item_updates' 'SCE, sparse_item_updates, bfloat16' --folder=DIR "
+    "--out=results/scaling": MEASURES,
     "python benchmarks/large_data.py --interactions=12M --items=10M --users=2000 --hidden_size=128 "
     "--workers=2 --steps=12 --losses 'SCE, sparse_item_updates' --evaluate --folder=DIR "
     "--out=results/scaling": MEASURES,
+    "python benchmarks/large_data.py --interactions=12M --items=10M --users=2000 --hidden_size=128 "
+    "--workers=2 --steps=12 --losses 'SCE, sparse_item_updates' "
+    "'SCE, sparse_item_updates, bfloat16' --folder=DIR --out=results/scaling": MEASURES,
     "python benchmarks/large_ranking.py --items 1M 10M --out=results/recommend": MEASURES,
     "recbole-lite run --model=ItemLM --dataset=clicks --train_strategy=prefix --loss_type=SCE "
     "--loss_exclude_history=False --sparse_item_updates=True --eval_users=10000": PARQUET,

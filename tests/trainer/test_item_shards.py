@@ -7,8 +7,11 @@ import torch.distributed as dist
 from torch import nn
 
 from recbole_lite import LiteConfig, Recommender, load_data_and_model, run
+from recbole_lite.inference.saved_run import evaluate_saved_run
 from recbole_lite.model import abstract_recommender
+from recbole_lite.model.layers.half_table import ItemEmbedding
 from recbole_lite.model.layers.sharded_embedding import ShardedEmbedding, normal_rows
+from recbole_lite.trainer import row_updates
 from recbole_lite.trainer.item_shards import check_shard_items
 from recbole_lite.trainer.launch import launch
 from recbole_lite.trainer.row_updates import update_rows_only
@@ -58,9 +61,20 @@ def in_each(config_dict):
     results["sce"] = train(values, **SCE)
     results["sce unsharded"] = train(config_dict, **SCE)
     sparse = {**SCE, "loss_type": "InfoNCE", "sparse_item_updates": True}
+    rounded, row_updates.round_stochastically = row_updates.round_stochastically, drawing
     results["sparse"] = train(values, **sparse)
+    row_updates.round_stochastically = rounded
+    half = {**sparse, "item_dtype": "bfloat16"}
+    results["half"] = train(values, **half)
+    begun = train(values, last_epoch=1, **half)
+    results["half resumed"] = train(values, **half, resume=begun["run_dir"])
     check_steps(LiteConfig("ItemLM", "tiny", config_dict=values))
     return results
+
+
+def drawing(values, dtype):
+    """No rounding, but as many random numbers: later draws are those of half precision."""
+    return values + 0 * torch.randint_like(values, 2) if values.dim() == 2 else values
 
 
 def check_steps(config):
@@ -70,15 +84,20 @@ def check_steps(config):
     settings["shard_items"] = True
     with pytest.raises(ConfigError, match="shard_items: 2 items are too few for 2 workers"):
         ShardedEmbedding(config, 3, 2)
-    for sparse in (False, True):
-        config["sparse_item_updates"] = sparse
+    for sparse, dtype in ((False, torch.float32), (True, torch.float32), (True, torch.bfloat16)):
+        config["sparse_item_updates"], config["item_dtype"] = sparse, str(dtype).split(".")[1]
         torch.manual_seed(3)
         table = ShardedEmbedding(config, 9, 2)
         torch.manual_seed(3)
-        whole = nn.Embedding(9, 2, sparse=sparse)
+        whole = nn.Embedding(9, 2)
         nn.init.normal_(whole.weight, std=config["initializer_range"])
+        whole = ItemEmbedding(9, 2, sparse=sparse, _weight=whole.weight.detach().to(dtype))
+        assert torch.equal(table.weight, whole.weight[table.rows])
+        # Each rounding at random adds up to a distance of neighbours; gradients follow.
+        close = {} if dtype == torch.float32 else {"rtol": 0.05, "atol": 1e-4}
         steps = []
         for module in (table, whole):
+            module.weight.grad_dtype = torch.float32
             optimizer = torch.optim.AdamW(module.parameters(), weight_decay=0.0)
             if sparse:
                 update_rows_only(optimizer, module, settings)
@@ -89,15 +108,15 @@ def check_steps(config):
             for optimizer in steps:
                 optimizer.step()
                 optimizer.zero_grad()
-        torch.testing.assert_close(table.weight, whole.weight[table.rows])
+        torch.testing.assert_close(table.weight, whole.weight[table.rows], **close)
         state, wanted = (step.state_dict()["state"][0] for step in steps)
         with table.whole(None, steps[0]):
             if dist.get_rank() == 0:
-                torch.testing.assert_close(table.weight, whole.weight)
-                torch.testing.assert_close(state, wanted)
+                torch.testing.assert_close(table.weight, whole.weight, **close)
+                torch.testing.assert_close(state, wanted, **close)
         saved = steps[1].state_dict()
         table.own_state(steps[0], saved)
-        torch.testing.assert_close(saved["state"][0], state)
+        torch.testing.assert_close(saved["state"][0], state, **close)
 
 
 def test_two_processes_are_one_with_the_whole_table(quick, workdir):
@@ -123,6 +142,13 @@ def test_two_processes_are_one_with_the_whole_table(quick, workdir):
         for part, tensor in weights[0].items():
             torch.testing.assert_close(weights[1][part], tensor, rtol=1e-3, atol=1e-5)
     assert np.isfinite(figures(found["sparse"])).all()
+    half = found["half"]
+    assert figures(half) == pytest.approx(figures(found["sparse"]), rel=0.01)
+    assert figures(found["half resumed"]) == figures(half)
+    assert found["half resumed"]["test_result"] == half["test_result"]
+    trainer, result, *_ = evaluate_saved_run(half["run_dir"])  # by one process
+    assert trainer.model.items.weight.dtype == torch.bfloat16
+    assert dict(result) == pytest.approx(half["test_result"], abs=1e-6)
     assert not list(workdir.rglob("*.tmp"))
     loaded = [Recommender.load(r["run_dir"], runtime="torch") for r in (alone["ce"], found["ce"])]
     lists = [recommender.recommend([["i1", "i2"]], k=5)[0] for recommender in loaded]

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import mmap
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from recbole_lite.model.layers.half_table import look_up
 from recbole_lite.model.layers.history_mask import HistoryMask
 from recbole_lite.utils import process_group
 from recbole_lite.utils.best_scores import top_k
@@ -35,7 +37,7 @@ class ShardedEmbedding(nn.Module):
     Parameters
     ----------
     config : LiteConfig
-        Keys ``initializer_range``, ``sparse_item_updates``, ``device``.
+        Keys ``initializer_range``, ``sparse_item_updates``, ``item_dtype``, ``device``.
     num_embeddings, embedding_dim : int
         Of the whole table.
 
@@ -72,9 +74,7 @@ class ShardedEmbedding(nn.Module):
         state = process_group.broadcast(config, torch.get_rng_state())
         with torch.random.fork_rng(devices=[], enabled=rank > 0):
             torch.set_rng_state(state)
-            shape = num_embeddings, embedding_dim
-            normal_rows(shape, 1.0, self.rows)  # nn.Embedding's own draw
-            own = normal_rows(shape, config["initializer_range"], self.rows)
+            own = initial_rows(config, (num_embeddings, embedding_dim), self.rows)
         self.weight = nn.Parameter(own)
         self.weight.register_hook(lambda grad: grad / self._world)
         self.has_rows, self.is_whole = True, False
@@ -85,14 +85,14 @@ class ShardedEmbedding(nn.Module):
     def forward(self, items: torch.Tensor) -> torch.Tensor:
         """Rows of items, ``[...]`` ids -> ``[..., d]``; each comes from its owner, once."""
         if self.is_whole:
-            return F.embedding(items, self.weight)
+            return look_up(items, self.weight)
         distinct, places = torch.unique(items, return_inverse=True)
         bounds = torch.tensor(self._bounds, device=items.device)
         asked = torch.searchsorted(distinct, bounds).diff()
         given = self._exchange(asked, [1] * self._world, [1] * self._world).tolist()
         asked = asked.tolist()
         wanted = self._exchange(distinct, asked, given) - self.rows.start
-        own = F.embedding(wanted, self.weight, sparse=self.sparse)
+        own = look_up(wanted, self.weight, self.sparse)
         return F.embedding(places, _Exchange.apply(own, given, asked, self))
 
     def head(self) -> torch.Tensor:
@@ -161,7 +161,9 @@ class ShardedEmbedding(nn.Module):
         self._n_best = n
         self._history = torch.stack(history or (torch.empty(0, dtype=torch.long),) * 2, 1)
 
-    def best_scores(self, users: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
+    def best_scores(
+        self, users: torch.Tensor, score: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
         """Best scores of each user, ``[B, n_items]``; -inf for all others. See :meth:`keep_best`.
 
         Each process scores its rows for the users of all processes and sends the best.
@@ -170,14 +172,15 @@ class ShardedEmbedding(nn.Module):
         ----------
         users : torch.Tensor
             ``[B, d]``.
-        head : torch.Tensor
-            Rows of this process.
+        score : callable
+            Users -> scores of the rows of :meth:`head`, ``[..., n]``.
         """
         sizes = self._gather_numbers(len(users))
         k = min(max(self._gather_numbers(self._n_best)), self.num_embeddings)
-        scores = self._gather_rows(users, sizes) @ head.T  # [users of all, n]
-        scores[self._own_history(sizes, len(head))] = -torch.inf
-        values, places = top_k(scores, min(k, len(head)))
+        scores = score(self._gather_rows(users, sizes))  # [users of all, n]
+        n = scores.shape[1]
+        scores[self._own_history(sizes, n)] = -torch.inf
+        values, places = top_k(scores, min(k, n))
         missing = (0, k - values.shape[1])
         values = F.pad(values, missing, value=-torch.inf)
         items = F.pad(places + self.first + 1, missing)
@@ -248,13 +251,13 @@ class ShardedEmbedding(nn.Module):
         try:
             with tempfile.TemporaryFile(dir=folder) as file:
                 for block in own.split(step):
-                    file.write(block.contiguous().cpu().numpy())
+                    file.write(_bytes(block))
                 for owner in range(1, self._world):
                     n = self._bounds[owner + 1] - self._bounds[owner]
                     for begin in range(0, n, step):
                         block = own.new_empty(min(step, n - begin), *own.shape[1:])
                         dist.recv(block, owner, group=self._group)
-                        file.write(block.cpu().numpy())
+                        file.write(_bytes(block))
                 file.flush()
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         except OSError as error:
@@ -296,7 +299,8 @@ class _Exchange(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows, sent, received, table):
         ctx.back = table, received, sent
-        return table._exchange(rows, sent, received)
+        own = rows.to(table.weight.dtype)  # the rows as they are kept: fewer bytes, the same values
+        return table._exchange(own, sent, received).to(rows.dtype)
 
     @staticmethod
     @once_differentiable
@@ -305,17 +309,35 @@ class _Exchange(torch.autograd.Function):
         return table._exchange(grad, *back), None, None, None
 
 
+def _bytes(rows: torch.Tensor) -> np.ndarray:
+    """The bytes of a tensor; NumPy has no bfloat16."""
+    return rows.contiguous().cpu().view(torch.uint8).numpy()
+
+
 def divides_items(config) -> bool:
     """Whether a model that is built now is one of several processes with ``shard_items``."""
     return bool(config["shard_items"]) and config["single_spec"] is False
 
 
-def normal_rows(shape: tuple[int, int], std: float, rows: slice, block: int = _BLOCK):
+def initial_rows(config, shape: tuple[int, int], rows: slice) -> torch.Tensor:
+    """Some rows of a new item table of ``item_dtype``, ``[n, d]``: normal noise."""
+    dtype = getattr(torch, config["item_dtype"])
+    normal_rows(shape, 1.0, rows, dtype=dtype)  # nn.Embedding's own draw
+    return normal_rows(shape, config["initializer_range"], rows, dtype=dtype)
+
+
+def normal_rows(
+    shape: tuple[int, int],
+    std: float,
+    rows: slice,
+    block: int = _BLOCK,
+    dtype: torch.dtype = torch.float32,
+) -> torch.Tensor:
     """Some rows of ``torch.empty(shape).normal_(std=std)``, drawn in blocks: ``[n, d]``."""
     n, d = shape
     step = -(-max(block // d, 1) // 16) * 16  # torch draws 16 numbers at a time, if there are 16
     begins = [*range(0, max(n - 15, 1), step), n]
-    own = torch.empty(rows.stop - rows.start, d)
+    own = torch.empty(rows.stop - rows.start, d, dtype=dtype)
     for begin, end in pairwise(begins):
         drawn = torch.empty(end - begin, d).normal_(std=std)
         first, last = max(begin, rows.start), min(end, rows.stop)
