@@ -31,6 +31,7 @@ examples:
   %(prog)s table5 --tokenizer=t5-small-tokenizer --models="POD;SASRec" --autocast=bfloat16
   %(prog)s benchmark --datasets=ml-1m,amazon-beauty-2014 --budget=30m --weights=scratch
   %(prog)s benchmark --datasets=ml-1m --budget=30m --rows="SASRec;ItemLM, text" --seeds=1
+  %(prog)s benchmark --datasets=amazon-toys-2014 --budget=10m --matmul_backend=bf16
 """
 INTERRUPTED = "interrupted; the same command continues after the last row"
 
@@ -48,6 +49,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add("--weights", choices=["pretrained", "scratch"], default="pretrained")
     add("--tokenizer", help="T5's tokenizer, for P5 and POD: folder or Hub name")
     add("--seed", type=int, default=2020)
+    add("--matmul_backend", metavar="bf16", help="of the rows' trainings (docs/training.md)")
     add(
         "--models",
         "--rows",
@@ -83,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     """Run what is missing of the target, and print it."""
     from recbole_lite.experiments.reproduce.paper_tables import Request, reproduce
 
-    shared = ("dataset", "data_path", "weights", "tokenizer", "seed")
+    shared = ("dataset", "data_path", "weights", "tokenizer", "seed", "matmul_backend")
     timing = ("models", "related", "batch_size", "repeats", "autocast")
     benchmark = ("datasets", "seeds", "ray_address")
     folder = "benchmark" if args.target == "benchmark" else "reproduce"

@@ -29,6 +29,7 @@ class Request:
     command: str
     log: Callable[[str], None]  # told of each row in a line
     models: Sequence[str] = ()  # names of the rows; empty: the paper's
+    matmul_backend: str | None = None  # of the trainings; None: the configuration's
     related: Sequence[str] = ()  # names in baselines.RELATED, of rows beside them
     # Of table5, see efficiency.TimingOptions.
     batch_size: int = 32
@@ -42,7 +43,8 @@ class Request:
     @property
     def settings(self) -> dict[str, Any]:
         """Configuration keys of all rows."""
-        return {"seed": self.seed, **({"data_path": self.data_path} if self.data_path else {})}
+        chosen = {"data_path": self.data_path or None, "matmul_backend": self.matmul_backend}
+        return {"seed": self.seed, **{key: value for key, value in chosen.items() if value}}
 
     def settings_of(self, model: str) -> dict[str, Any]:
         """Configuration keys of the rows of a model."""

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -98,6 +99,20 @@ def test_the_table_and_its_files(rows, request_for):
     assert sum("reused" in line for line in lines) == 6
     assert [line for line in lines if "written" in line and "ItemLM, text" not in line] == []
     assert result_of(request, "ItemLM-text")["config_dict"]["hidden_size"] == 16
+
+
+def test_a_backend_for_all_rows(rows, request_for):
+    """Given for all rows, or in a row's file: the same cell."""
+    request = request_for(
+        datasets=("tiny",), seeds=1, models=("ItemLM",), matmul_backend="onednn", minutes=0.002
+    )
+    reproduce("benchmark", request)
+    assert result_of(request, "ItemLM")["config_dict"]["matmul_backend"] == "onednn"
+    (rows / "dataset").mkdir()
+    (rows / "dataset" / "tiny.yaml").write_text("matmul_backend: onednn\n")
+    lines = []
+    reproduce("benchmark", replace(request, matmul_backend=None, log=lines.append))
+    assert "reused" in lines[0]
 
 
 def test_cells_on_a_cluster(rows, request_for, monkeypatch):
