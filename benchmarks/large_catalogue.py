@@ -1,7 +1,7 @@
-"""Cross entropy over a catalogue of a million items: memory and time, naive and in chunks.
+r"""Cross entropy over a catalogue of a million items: memory and time, naive and in chunks.
 
     python benchmarks/large_catalogue.py --items=1000000 --rows=512 --out=results/training
-    python benchmarks/large_catalogue.py --items=12101 --rows=896 --repeats=15 \\
+    python benchmarks/large_catalogue.py --items=12101 --rows=896 --repeats=15 \
         --out=results/training
 
 One step each, in a process of its own: scores of `rows` user vectors over all items, loss,
