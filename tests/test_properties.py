@@ -5,6 +5,7 @@ import re
 import pytest
 
 from recbole_lite import LiteConfig, get_model
+from recbole_lite.config.data_rules import MEASURES, settings_in_rules
 from recbole_lite.config.known_keys import known_keys
 from recbole_lite.config.yaml_files import read_yaml
 from recbole_lite.data.sources.dataset_meta import load_meta
@@ -49,3 +50,26 @@ def test_every_key_has_a_comment(path):
 def test_the_demo_is_a_valid_configuration():
     config = LiteConfig("LiteLLM4Rec", "ml-100k", config_file_list=[PROPERTIES / "demo.yaml"])
     assert config["baselines"] == ["Pop"]
+
+
+@pytest.mark.parametrize(
+    ("per_item", "text_fields", "expected"),
+    [
+        (39, 2, ("text_plus_id", 128, 0.5)),
+        (40, 1, ("text", 256, 0.2)),
+        (39, 0, ("random", 128, 0.5)),
+        (40, 0, ("random", 256, 0.2)),
+    ],
+)
+def test_the_recommended_configuration_follows_the_data(per_item, text_fields, expected):
+    config = LiteConfig("ItemLM", "ml-100k", [PROPERTIES / "recommended.yaml"])
+    measures = dict.fromkeys(MEASURES, 1) | {"interactions_per_item": per_item}
+    config.apply_data_rules(measures | {"text_fields": text_fields})
+    assert tuple(config[key] for key in ("item_init", "hidden_size", "lm_dropout")) == expected
+
+
+@pytest.mark.parametrize("path", sorted(PROPERTIES.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_no_rule_is_overruled_by_its_own_file(path):
+    settings = read_yaml(path)
+    rules = settings.get("data_rules")
+    assert not settings_in_rules(rules and rules.value) & settings.keys()

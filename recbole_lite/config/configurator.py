@@ -233,10 +233,14 @@ class LiteConfig(Config):
             By the names in :data:`recbole_lite.config.data_rules.MEASURES`.
         """
         for key, setting in settings_by_data(self["data_rules"], measures).items():
-            if key not in self.origins:
-                self.settings[key] = self[key] = self._checked(key, setting)
+            value, own = self._checked(key, setting), self.origins.get(key)
+            if own is None:
+                self.settings[key] = self[key] = value
                 self.origins[key] = setting
-                getLogger().info(f"{setting.origin}: {key}={self[key]!r}")
+                getLogger().info(f"{setting.origin}: {key}={value!r}")
+            elif value != self[key]:
+                stays = f"{key}={self[key]!r} stays, set in {own.origin}"
+                getLogger().info(f"{setting.origin}: {key}={value!r} is not taken: {stays}")
 
     def _trains_without_negatives(self, final) -> bool:
         """Whether cross entropy over items is the loss, so that RecBole draws no negatives.

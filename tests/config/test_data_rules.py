@@ -79,8 +79,11 @@ def test_a_run_takes_the_settings_of_its_data(quick, caplog):
     assert result["epochs"] == 2
     assert saved["lm_dropout"] == 0.125  # the run's own
     assert "data_rules: users = 30: n_heads=2" in caplog.text
+    assert "lm_dropout=0.25 is not taken: lm_dropout=0.125 stays, set in " in caplog.text
+    caplog.clear()
     again = run("ItemLM", "tiny", config_dict=saved, saved=False)
     assert again["test_result"] == result["test_result"]
+    assert "n_heads=2 is not taken" not in caplog.text  # it is what the run sets
 
 
 def test_an_interrupted_run_continues_with_them(quick):

@@ -43,7 +43,7 @@ class Request:
     @property
     def settings(self) -> dict[str, Any]:
         """Configuration keys of all rows."""
-        chosen = {"data_path": self.data_path or None, "matmul_backend": self.matmul_backend}
+        chosen = {"data_path": self.data_path, "matmul_backend": self.matmul_backend}
         return {"seed": self.seed, **{key: value for key, value in chosen.items() if value}}
 
     def settings_of(self, model: str) -> dict[str, Any]:
