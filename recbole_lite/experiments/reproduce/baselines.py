@@ -43,6 +43,7 @@ class ModelSpec:
     model: str
     settings: dict[str, Any] = field(default_factory=dict)  # configuration keys
     files: Sequence[str | Path] = ()  # configuration files
+    base_files: Sequence[str | Path] = ()  # benchmark: those that a data set's file overrides
     two_stages: bool = False  # train with frozen item vectors first, then the vectors as well
     pretrain: float = 0.0  # share of the time for the first of two phases
     # What is trained in it; None: the model itself (S3Rec's train_stage). AdaptLLM is
@@ -139,8 +140,8 @@ def _benchmark_specs() -> Iterator[ModelSpec]:
     files = [FOLDER / "LiteLLM4Rec-paper.yaml"]
     yield ModelSpec("LiteLLM4Rec, paper", "LiteLLM4Rec", files=files)
     for name in ("ItemLM", "ItemLM, text", "ItemLM, text+id"):
-        files = [RECOMMENDED, FOLDER / f"{name.replace(', ', '-')}.yaml"]
-        yield ModelSpec(name, "ItemLM", files=files)
+        files = [FOLDER / f"{name.replace(', ', '-')}.yaml"]
+        yield ModelSpec(name, "ItemLM", files=files, base_files=[RECOMMENDED])
 
 
 BENCHMARK = {spec.name: spec for spec in _benchmark_specs()}  # by the name of the row

@@ -170,18 +170,21 @@ def cell_settings(spec: ModelSpec, dataset: str) -> dict[str, Any]:
     """Settings of a row on a data set, from ``properties/benchmark``.
 
     Later ones come first: the tuned ones of ``<dataset>/<row>.yaml``, the row's, those of all rows
-    on the data set (``dataset/<dataset>.yaml``).
+    on the data set (``dataset/<dataset>.yaml``), those that the row has in common with others.
 
     Raises
     ------
     ConfigError
         The row's own file is missing, or a file cannot be read.
     """
-    files = [Path(path) for path in spec.files]
-    settings = {**settings_in(FOLDER / "dataset" / f"{dataset}.yaml"), **spec.settings}
-    for path in (*files, FOLDER / dataset / f"{spec.stem}.yaml"):
-        if path in files and not path.is_file():
+    for path in map(Path, (*spec.base_files, *spec.files)):
+        if not path.is_file():
             raise ConfigError(f"needs {portable(path)}, which is not there")
+    settings: dict[str, Any] = {}
+    for path in (*spec.base_files, FOLDER / "dataset" / f"{dataset}.yaml"):
+        settings |= settings_in(path)
+    settings |= spec.settings
+    for path in (*spec.files, FOLDER / dataset / f"{spec.stem}.yaml"):
         settings |= settings_in(path)
     return {key: value for key, value in settings.items() if key not in ("model", "dataset")}
 

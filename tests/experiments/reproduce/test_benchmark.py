@@ -36,6 +36,7 @@ def rows(tmp_path, monkeypatch):
     folder = tmp_path / "rows"
     folder.mkdir()
     (folder / "small.yaml").write_text(SMALL)
+    (folder / "base.yaml").write_text("topk: [10]\nlm_dropout: 0.25\n")
     files = [folder / "small.yaml"]
     sasrec = ModelSpec("SASRec", "SASRec", files=files, rival=True)
     specs = [
@@ -43,7 +44,7 @@ def rows(tmp_path, monkeypatch):
         ModelSpec("Reader", "ItemLM", {}, files, pretrain=0.5, first_phase=sasrec),
         ModelSpec("NoSuchModel", "NoSuchModel", files=files, rival=True),
         ModelSpec("NoSuchFile", "SASRec", files=[folder / "absent.yaml"], rival=True),
-        ModelSpec("ItemLM", "ItemLM", files=files),
+        ModelSpec("ItemLM", "ItemLM", files=files, base_files=[folder / "base.yaml"]),
         ModelSpec("ItemLM, text", "ItemLM", files=files),
     ]
     for module in (benchmark, benchmark_table):
@@ -73,6 +74,7 @@ def test_the_table_and_its_files(rows, request_for):
     tuned, plain = result_of(request, "ItemLM-text"), result_of(request, "ItemLM")
     assert (tuned["config_dict"]["hidden_size"], plain["config_dict"]["hidden_size"]) == (8, 16)
     assert (plain["config_dict"]["topk"], plain["config_dict"]["n_layers"]) == ([5, 10], 1)
+    assert plain["config_dict"]["lm_dropout"] == 0.25  # what it has in common with others
     folder = result_of(request, "Reader", 2021)["config_dict"]["item_vectors"]
     source = load_data_and_model(folder)[0]
     assert [source[key] for key in ("model", "hidden_size", "topk")] == ["SASRec", 16, [5, 10]]
