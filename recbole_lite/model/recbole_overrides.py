@@ -17,6 +17,7 @@ from recbole_lite.model.layers.softmax_loss import cross_entropy
 from recbole_lite.utils.errors import ConfigError
 
 _EPSILON = 1e-7  # RecBole's, added to every degree: padding has none
+_LENGTH_GROUPS = 4  # of a training batch: each is padded to its own longest history
 
 
 def adjacency(interactions: sp.coo_matrix) -> sp.csr_matrix:
@@ -214,14 +215,24 @@ class SASRec(sasrec.SASRec):
         """RecBole's; with prefixes the mean cross entropy of the targets over all items."""
         if TARGETS not in interaction:
             return super().calculate_loss(interaction)
-        targets = interaction[TARGETS].flatten()
-        places = tensor_to_device(to_host(targets).nonzero().squeeze(1), targets.device)
-        item_seq = interaction[self.ITEM_SEQ]
-        outputs = self.forward(item_seq, item_seq.new_empty(0)).flatten(0, 1)  # all positions
+        outputs, targets = self._outputs_at_targets(interaction)
         weight = self.item_embedding.weight[1:]
-        return cross_entropy(
-            outputs[places], weight, targets[places] - 1, smoothing=self.label_smoothing
-        )
+        return cross_entropy(outputs, weight, targets - 1, smoothing=self.label_smoothing)
+
+    def _outputs_at_targets(self, interaction) -> tuple[torch.Tensor, torch.Tensor]:
+        """Outputs ``[N, d]`` and targets ``[N]``; rows are read with those of similar length."""
+        item_seq, targets = interaction[self.ITEM_SEQ], to_host(interaction[TARGETS])
+        lengths = to_host(interaction[self.ITEM_SEQ_LEN])
+        outputs, found = [], []
+        for rows in lengths.argsort(descending=True, stable=True).chunk(_LENGTH_GROUPS):
+            width = int(lengths[rows[0]])
+            wanted = targets[rows, :width].flatten()
+            places = wanted.nonzero().squeeze(1)
+            read = item_seq[tensor_to_device(rows, item_seq.device), :width]
+            hidden = self.forward(read, read.new_empty(0)).flatten(0, 1)  # all positions
+            outputs.append(hidden[tensor_to_device(places, item_seq.device)])
+            found.append(wanted[places])
+        return torch.cat(outputs), tensor_to_device(torch.cat(found), item_seq.device)
 
 
 class KSR(ksr.KSR):

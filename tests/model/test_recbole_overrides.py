@@ -82,10 +82,11 @@ def test_sasrec_trains_each_position_as_if_its_prefix_were_alone(config_for):
     from recbole_lite import create_dataset, data_preparation, get_model
     from recbole_lite.data.prefix_windows import TARGETS
 
-    config = config_for("SASRec", train_strategy="prefix", train_batch_size=5, n_heads=2)
+    config = config_for("SASRec", train_strategy="prefix", train_batch_size=9, n_heads=2)
     train = data_preparation(config, create_dataset(config))[0]
     model = get_model("SASRec")(config, train._dataset).eval()
     batch = next(iter(train))
+    assert len(batch["item_length"].unique()) > 1  # rows of several lengths, in any order
     losses = []
     for row, targets in zip(batch["item_id_list"], batch[TARGETS], strict=True):
         for step in targets.nonzero().flatten().tolist():
