@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -23,10 +23,10 @@ _SMALL = 2**20
 _CPUINFO = Path("/proc/cpuinfo")
 # Every operator of a training comes by, so these are looked up once.
 _MM, _ADDMM = torch.ops.aten.mm.default, torch.ops.aten.addmm.default
+_MM_OUT, _ADDMM_TO = torch.ops.aten.mm.out, torch.ops.aten.addmm_.default
 
 # Names of the kinds that round the factors of float32 products: kind of device, torch's precision.
 _ROUNDED = {"tf32": ("cuda", "high"), "bf16": ("cpu", "medium")}
-_BFLOAT16 = re.compile(r"\b(avx512_bf16|amx_bf16|bf16)\b")  # x86, Arm
 
 _running = threading.local()  # a dispatch mode holds for its thread alone
 
@@ -98,8 +98,10 @@ def rounded(kind: str, device: str | torch.device, enabled: bool = True):
         return
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision if enabled else "highest")
+    converts = kind == "bf16" and enabled and not has_tiles()
     try:
-        yield
+        with _BFloat16() if converts else nullcontext():
+            yield
     finally:
         torch.set_float32_matmul_precision(before)
 
@@ -129,17 +131,25 @@ def wants_onednn() -> bool:
 
 def has_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16 by instructions of its own."""
-    try:
-        return _BFLOAT16.search(_CPUINFO.read_text()[:4096]) is not None
-    except OSError:  # not Linux
-        return False
+    return re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", _cpuinfo()) is not None  # x86, Arm
+
+
+def has_tiles() -> bool:
+    """Whether the processor multiplies tiles of bfloat16 (AMX)."""
+    return "amx_bf16" in _cpuinfo()
 
 
 def _is_intel() -> bool:
+    # Not Linux: nothing is known, so nothing is changed.
+    return "GenuineIntel" in (_cpuinfo() or "GenuineIntel")
+
+
+def _cpuinfo() -> str:
+    """What Linux says of the first processor; empty elsewhere."""
     try:
-        return "GenuineIntel" in _CPUINFO.read_text()[:4096]
-    except OSError:  # not Linux: nothing is known, so nothing is changed
-        return True
+        return _CPUINFO.read_text()[:4096]
+    except OSError:
+        return ""
 
 
 def _works() -> bool:
@@ -173,6 +183,28 @@ class _OneDNN(TorchDispatchMode):
             if bias.dim() == 1 and bias.dtype == torch.float32 and _suits(a, b):
                 return _product(a, b, bias)
         return func(*args, **(kwargs or {}))
+
+
+class _BFloat16(TorchDispatchMode):
+    """Converts the factors to bfloat16, and the product back.
+
+    oneDNN itself rounds float32 factors only for AMX; with ``avx512_bf16`` alone it would multiply
+    in float32.
+    """
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in (_MM, _MM_OUT) and _suits(*args):
+            product = _rounded_product(*args)
+            return kwargs["out"].copy_(product) if kwargs else product.float()
+        if func in (_ADDMM, _ADDMM_TO) and not kwargs and _suits(*args[1:]):
+            product = _rounded_product(*args[1:])
+            return args[0].add_(product) if func is _ADDMM_TO else product.float().add_(args[0])
+        return func(*args, **kwargs)
+
+
+def _rounded_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return _MM(a.bfloat16(), b.bfloat16())
 
 
 def _suits(a: torch.Tensor, b: torch.Tensor) -> bool:
