@@ -207,6 +207,55 @@ def test_bfloat16_needs_a_processor_that_has_it(flags, has, monkeypatch, tmp_pat
         assert uses_onednn("bf16") is False
 
 
+@pytest.fixture
+def processor(monkeypatch, tmp_path):
+    def is_one_with(flags):
+        (tmp_path / "cpuinfo").write_text(f"flags\t\t: fpu {flags}\n")
+        monkeypatch.setattr(matmul_backend, "_CPUINFO", tmp_path / "cpuinfo")
+
+    return is_one_with
+
+
+def test_without_tiles_factors_are_converted_to_bfloat16(processor):
+    processor("avx512f avx512_bf16")
+    m, k, n = BIG
+    a, b, bias, total = torch.randn(m, k), torch.randn(n, k).t(), torch.randn(n), torch.ones(m, n)
+    out = torch.empty(m, n)
+    expected = a.bfloat16().double() @ b.bfloat16().double()
+    with matrix_products("bf16"):
+        products = [a @ b, torch.mm(a, b, out=out), torch.addmm(bias, a, b), total.addmm_(a, b)]
+    assert products[1] is out
+    assert products[3] is total
+    for product, added in zip(products, [0, 0, bias, 1], strict=True):
+        assert product.dtype == torch.float32
+        # Sums are rounded to 8 bits before the other summand is added.
+        torch.testing.assert_close((product - added).double(), expected, rtol=2**-8, atol=1e-3)
+
+
+def test_without_tiles_gradients_are_products_of_bfloat16(processor):
+    processor("avx512f avx512_bf16")
+    m, k, n = BIG
+    layer, x = torch.nn.Linear(k, n), torch.randn(2, m // 2, k, requires_grad=True)
+    grad = torch.randn(2, m // 2, n)
+    with matrix_products("bf16"):
+        found = torch.autograd.grad(layer(x), [x, layer.weight], grad)
+    rounded = [t.detach().bfloat16().double() for t in (grad, layer.weight, x)]
+    expected = [rounded[0] @ rounded[1], rounded[0].flatten(0, 1).T @ rounded[2].flatten(0, 1)]
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=2**-8, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("flags", "conversions"), [("avx512_bf16", 2), ("avx512_bf16 amx_bf16 amx_tile", 0)]
+)
+def test_tiles_round_float32_factors_themselves(processor, flags, conversions):
+    processor(flags)
+    a, small = torch.ones(200, 200), torch.ones(9, 9)
+    names = calls(lambda: (a @ a, small @ small), "bf16")
+    assert names.count("aten::mm") == 2
+    assert names.count("aten::to") == conversions + bool(conversions)  # and back
+
+
 def test_bfloat16_trains_and_does_not_evaluate(monkeypatch, tmp_path, caplog):
     from recbole.model.sequential_recommender import SASRec
 
