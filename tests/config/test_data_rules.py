@@ -7,7 +7,9 @@ import pytest
 
 from recbole_lite import LiteConfig, run
 from recbole_lite.config.data_rules import settings_by_data
+from recbole_lite.config.yaml_files import read_yaml
 from recbole_lite.utils.errors import ConfigError
+from recbole_lite.utils.paths import PROPERTIES
 
 RULES = {
     "interactions": [{"below": 100, "lm_dropout": 0.5}, {"below": 1000, "lm_dropout": 0.3}],
@@ -107,3 +109,51 @@ def test_without_rules_a_table_that_no_model_reads_is_left_alone(quick, data_pat
     columns = {"inter": ["user_id", "item_id", "timestamp"]}
     result = run("SASRec", "tiny", config_dict=quick(load_col=columns), saved=False)
     assert result["test_result"]
+
+
+# -- properties/recommended.yaml ----------------------------------------------------------------
+
+
+def write_dense(folder):
+    """60 users, 7 items, 51 interactions per item; users go round the items."""
+    target = folder / "dense"
+    target.mkdir()
+    lines = ["user_id:token\titem_id:token\ttimestamp:float"]
+    lines += [f"u{u}\ti{(u + step) % 7}\t{step}" for u in range(60) for step in range(6)]
+    (target / "dense.inter").write_text("\n".join(lines) + "\n")
+    lines = ["item_id:token\ttitle:token_seq"]
+    lines += [f"i{n}\tgolden {n} story" for n in range(7)]
+    (target / "dense.item").write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "text", "expected"),
+    [
+        ("tiny", True, ["text_plus_id", 128, 0.5]),  # 11 interactions per item
+        ("tiny", False, ["random", 128, 0.5]),
+        ("dense", True, ["text", 256, 0.2]),
+        ("dense", False, ["random", 256, 0.2]),
+    ],
+)
+def test_the_recommended_configuration_fits_data_of_each_kind(
+    dataset, text, expected, data_path, llm_folders
+):
+    write_dense(data_path)
+    if not text:
+        (data_path / dataset / f"{dataset}.item").unlink()
+    settings = {"data_path": str(data_path), "item_llm": str(llm_folders["bert"]), "epochs": 2}
+    settings |= {"topk": [5], "valid_metric": "NDCG@5"}  # there are 7 items
+    files = [PROPERTIES / "recommended.yaml"]
+    result = run("ItemLM", dataset, config_file_list=files, config_dict=settings)
+    saved = saved_settings(result)
+    assert [saved[key] for key in ("item_init", "hidden_size", "lm_dropout")] == expected
+    losses = [epoch["train_loss"] for epoch in result["history"]]
+    assert losses[1] < losses[0]
+
+
+def test_the_recommended_configuration_samples_the_loss_of_large_catalogues():
+    rules = read_yaml(PROPERTIES / "recommended.yaml")["data_rules"].value
+    measures = {"interactions_per_item": 10, "text_fields": 1}
+    for items, expected in ((199_999, None), (200_000, "SCE")):
+        found = settings_by_data(rules, {**measures, "items": items})
+        assert getattr(found.get("loss_type"), "value", None) == expected

@@ -20,7 +20,7 @@ from recbole_lite.utils.environment import environment
 
 METRIC = "ndcg@10"  # of differences, of the best rival and of learning curves
 HEAD = ("recall@10", "ndcg@10")  # of the table of all data sets
-TEXT_PAIR = ("ItemLM, text", "ItemLM")  # rows that differ in the items' text alone
+TEXT_PAIR = ("ItemLM, text+id", "ItemLM")  # rows that differ in the items' text alone
 GROUPS_METRIC = "recall@10"
 Cells = dict[str, dict[int, dict[str, Any]]]  # row -> seed -> result
 
