@@ -45,7 +45,7 @@ def rows(tmp_path, monkeypatch):
         ModelSpec("NoSuchModel", "NoSuchModel", files=files, rival=True),
         ModelSpec("NoSuchFile", "SASRec", files=[folder / "absent.yaml"], rival=True),
         ModelSpec("ItemLM", "ItemLM", files=files, base_files=[folder / "base.yaml"]),
-        ModelSpec("ItemLM, text", "ItemLM", files=files),
+        ModelSpec("ItemLM, text+id", "ItemLM", files=files),
     ]
     for module in (benchmark, benchmark_table):
         monkeypatch.setattr(module, "BENCHMARK", {spec.name: spec for spec in specs})
@@ -59,7 +59,7 @@ def result_of(request, name, seed=2020):
 
 def test_the_table_and_its_files(rows, request_for):
     (rows / "tiny").mkdir()
-    (rows / "tiny" / "ItemLM-text.yaml").write_text("hidden_size: 8\n")  # tuned on this data set
+    (rows / "tiny" / "ItemLM-text+id.yaml").write_text("hidden_size: 8\n")  # tuned on this data set
     (rows / "dataset").mkdir()
     (rows / "dataset" / "tiny.yaml").write_text("topk: [5, 10]\nn_layers: 2\n")
     lines = []
@@ -71,7 +71,7 @@ def test_the_table_and_its_files(rows, request_for):
         "tiny, seed 2021",
     ]
     # The row's own settings come before the data set's, those tuned on it before both.
-    tuned, plain = result_of(request, "ItemLM-text"), result_of(request, "ItemLM")
+    tuned, plain = result_of(request, "ItemLM-text+id"), result_of(request, "ItemLM")
     assert (tuned["config_dict"]["hidden_size"], plain["config_dict"]["hidden_size"]) == (8, 16)
     assert (plain["config_dict"]["topk"], plain["config_dict"]["n_layers"]) == ([5, 10], 1)
     assert plain["config_dict"]["lm_dropout"] == 0.25  # what it has in common with others
@@ -96,11 +96,11 @@ def test_the_table_and_its_files(rows, request_for):
     assert {"table.md", "curves.svg", "intervals.svg", "text.svg"} <= written
     # Finished cells are kept; one whose settings have changed is trained again.
     lines.clear()
-    (rows / "tiny" / "ItemLM-text.yaml").unlink()
+    (rows / "tiny" / "ItemLM-text+id.yaml").unlink()
     reproduce("benchmark", request)
     assert sum("reused" in line for line in lines) == 6
-    assert [line for line in lines if "written" in line and "ItemLM, text" not in line] == []
-    assert result_of(request, "ItemLM-text")["config_dict"]["hidden_size"] == 16
+    assert [line for line in lines if "written" in line and "ItemLM, text+id" not in line] == []
+    assert result_of(request, "ItemLM-text+id")["config_dict"]["hidden_size"] == 16
 
 
 def test_a_backend_for_all_rows(rows, request_for):
