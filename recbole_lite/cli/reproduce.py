@@ -67,6 +67,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     add("--seeds", type=_count, default=3, help="benchmark: seeds, from --seed on (default: 3)")
     add("--ray_address", metavar="ADDRESS", help="benchmark: train on this Ray cluster, e.g. auto")
+    add("--table_only", action="store_true", help="benchmark: the table of the cells in --out")
     add(
         "--with",
         dest="related",
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
     shared = ("dataset", "data_path", "weights", "tokenizer", "seed", "matmul_backend")
     timing = ("models", "related", "batch_size", "repeats", "autocast")
-    benchmark = ("datasets", "seeds", "ray_address")
+    benchmark = ("datasets", "seeds", "ray_address", "table_only")
     folder = "benchmark" if args.target == "benchmark" else "reproduce"
     request = Request(
         **{name: getattr(args, name) for name in (*shared, *timing, *benchmark)},

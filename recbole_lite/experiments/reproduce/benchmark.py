@@ -67,7 +67,8 @@ def benchmark(request: Request) -> str:
     check_names(names, BENCHMARK)
     datasets = tuple(dict.fromkeys(request.datasets or (request.dataset,)))
     request = replace(request, datasets=datasets)
-    problems = _train(request, [BENCHMARK[name] for name in names])
+    specs = [] if request.table_only else [BENCHMARK[name] for name in names]
+    problems = _train(request, specs)
     summaries, missing = [], {}
     for dataset in datasets:
         missing[dataset] = {row: why for (of, row, _), why in problems.items() if of == dataset}
@@ -76,7 +77,8 @@ def benchmark(request: Request) -> str:
             summaries.append(_write_dataset(request, dataset, cells, missing[dataset]))
     if not summaries:
         reasons = dict.fromkeys(f"{name}: {why}" for (_, name, _), why in problems.items())
-        raise ConfigError("; ".join(reasons))  # seeds fail alike
+        nothing = f"no cells of {', '.join(datasets)} in {request.out}"
+        raise ConfigError("; ".join(reasons) or nothing)  # seeds fail alike
     text = render_all(summaries, missing, request.command)
     write_json(request.out / SUMMARY, {"datasets": summaries, "command": request.command})
     write_text(request.out / "table.md", text)

@@ -57,7 +57,16 @@ def summarise_cells(
     ]
     seeds = sorted({seed for of in cells.values() for seed in of})
     about = {"dataset": dataset, "seeds": seeds, "command": command, "environment": environment()}
-    return summarise(rows, about)
+    return {**summarise(rows, about), "processors": _processors(cells)}
+
+
+def _processors(cells: Cells) -> dict[str, list[str]]:
+    """Rows by the processor that trained them: the same time buys more steps on a faster one."""
+    found: dict[str, list[str]] = {}
+    for name, of in cells.items():
+        for processor in dict.fromkeys(cell["environment"]["processor"] for cell in of.values()):
+            found.setdefault(processor, []).append(name)
+    return found
 
 
 def render_all(
@@ -77,7 +86,7 @@ def results_table(summaries: Sequence[Mapping[str, Any]]) -> str:
     """Table of all rows on all data sets, which the README shows as well, in Markdown.
 
     Cells are means over seeds (standard deviation). Behind them, the difference in `METRIC` to the
-    best rival with its interval over users.
+    best rival with its interval over users. A line below names the processors.
     """
     lines = []
     for summary in summaries:
@@ -92,7 +101,15 @@ def results_table(summaries: Sequence[Mapping[str, Any]]) -> str:
             lines.append([summary["dataset"], row["row"], *means, less, ends, *about])
     head = ["data set", "model", *map(metric_label, HEAD)]
     head += [f"{metric_label(METRIC)} less best rival", "95% interval", "seeds", "minutes"]
-    return grid(lines, head, "pipe", text=(0, 1))
+    machines = "; ".join(f"{of['dataset']}: {_machines(of)}" for of in summaries)
+    return grid(lines, head, "pipe", text=(0, 1)) + f"\n\nTrained on {machines}."
+
+
+def _machines(summary: Mapping[str, Any]) -> str:
+    found = summary["processors"]
+    if len(found) == 1:
+        return next(iter(found))
+    return ", ".join(f"{processor} ({', '.join(rows)})" for processor, rows in found.items())
 
 
 def _spread(found: Mapping[str, Any] | None) -> str:

@@ -39,6 +39,7 @@ class Request:
     datasets: Sequence[str] = ()  # empty: dataset
     seeds: int = 3  # number of seeds from seed on
     ray_address: str | None = None  # cluster that trains the cells; None: this process does
+    table_only: bool = False  # train nothing
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from recbole_lite.experiments.tune import cluster
 from recbole_lite.inference.saved_run import load_data_and_model
 from recbole_lite.report import tested_users
 from recbole_lite.utils import ray_session
+from recbole_lite.utils.environment import environment
 from recbole_lite.utils.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -92,8 +93,18 @@ def test_the_table_and_its_files(rows, request_for):
     assert cells[6] == "2"
     assert "- NoSuchModel on tiny: not run: ConfigError: unknown model 'NoSuchModel'" in text
     assert "- NoSuchFile on tiny: not run: needs " in text
+    assert f"\nTrained on tiny: {environment()['processor']}.\n" in text
     written = {path.name for path in (request.out / "tiny").iterdir()}
     assert {"table.md", "curves.svg", "intervals.svg", "text.svg"} <= written
+    # A cell of another machine is named.
+    cell = request.out / "tiny" / "SASRec-2021.json"
+    moved = json.loads(cell.read_text())
+    moved["environment"]["processor"] = "8086"
+    cell.write_text(json.dumps(moved))
+    shown = reproduce("benchmark", replace(request, table_only=True, minutes=5))
+    assert ", 8086 (SASRec)." in shown
+    with pytest.raises(ConfigError, match="no cells of tiny in empty"):
+        reproduce("benchmark", replace(request, table_only=True, out=Path("empty")))
     # Finished cells are kept; one whose settings have changed is trained again.
     lines.clear()
     (rows / "tiny" / "ItemLM-text+id.yaml").unlink()
@@ -245,7 +256,7 @@ def test_a_table_takes_the_place_of_the_old_one(script, tmp_path):
 
     rows = [row("SASRec", 0.05, 0.001, None), row("ItemLM", 0.0625, None, 0.0125)]
     rows.append({"row": "TIGER", "seeds": []})
-    summary = {"dataset": "toys", "base": "SASRec", "rows": rows}
+    summary = {"dataset": "toys", "base": "SASRec", "rows": rows, "processors": {"8086": []}}
     path = tmp_path / "benchmark.json"
     path.write_text(json.dumps({"datasets": [summary]}))
     text = script.with_table(f"a\n{script.BEGIN}\nold\n{script.END}\nb", path)
