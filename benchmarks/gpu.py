@@ -13,6 +13,8 @@
     compile   whether torch.compile makes a training step shorter (the key ``compile``)
     item_lm   ItemLM on ml-1m: Recall@10 and NDCG@10 that --seconds of training reach
     paper     LiteLLM4Rec as the paper has it, for the time that is left
+    choices   not unless named: settings of ItemLM on ml-1m in turn, then two more seeds of those
+              that validation chooses
 
 Each part runs in a process of its own, which is ended when its time is up. OUT/gpu.json is written
 anew after every figure, so that a call that is cut off leaves what it had. --tiny runs all of it on
@@ -56,7 +58,8 @@ from recbole_lite.utils.files import to_plain, write_json
 from recbole_lite.utils.paths import PROPERTIES
 
 LIMITS = {"smoke": 90, "tests": 80, "step": 130, "latency": 110, "item_lm": 205, "compile": 120,
-          "paper": 90}  # fmt: skip
+          "paper": 90, "choices": 520}  # fmt: skip
+USUAL = [name for name in LIMITS if name != "choices"]
 ENDS_ALL = ("smoke",)  # parts without which the others are worth nothing
 LEAST = 25  # seconds without which a part is not begun
 
@@ -72,6 +75,17 @@ ITEM_LM = {  # results/ml-1m/item_lm
     "lm_dropout": 0.2, "eval_batch_size": 2048,
 }  # fmt: skip
 WIDER = {**ITEM_LM, "MAX_ITEM_LIST_LENGTH": 200, "lm_dropout": 0.3, "epochs": 40}
+LONG = {**ITEM_LM, "MAX_ITEM_LIST_LENGTH": 100, "epochs": 20}
+TEXT_AND_ID = {"item_init": "text_plus_id", "item_vector_norm": "standardize"}
+CHOICES = {  # changes to LONG
+    "text": {},
+    "text+id": TEXT_AND_ID,
+    "text+id, d 512": {
+        **TEXT_AND_ID, "hidden_size": 512, "inner_size": 2048, "n_heads": 8, "lm_dropout": 0.3,
+    },
+    "text+id, window 200": {**TEXT_AND_ID, "MAX_ITEM_LIST_LENGTH": 200},
+    "text+id, label smoothing": {**TEXT_AND_ID, "label_smoothing": 0.1},
+}  # fmt: skip
 SASREC = {"train_strategy": "all", "loss_type": "CE", "learner": "adamw", "eval_batch_size": 2048}
 # name -> (model, files, settings)
 KINDS = {
@@ -484,12 +498,28 @@ def paper(part: Part) -> None:
     trained(part, "T5-small, all", "LiteLLM4Rec", changes, min(90, part.left - 15))
 
 
-def trained(part: Part, name: str, kind: str, changes: dict, seconds: float) -> None:
-    """Train for so many seconds at most, the learning rate's schedule planned for that."""
+def choices(part: Part) -> None:
+    """Train ItemLM with each of `CHOICES`, then the best on validation with two more seeds."""
+
+    def found(name: str, label: str, **changes) -> float:
+        seconds = min(part.args.seconds, part.left - 12)
+        valid = trained(part, label, "ItemLM", {**LONG, **CHOICES[name], **changes}, seconds)
+        return valid.get("ndcg@10", 0.0)
+
+    best = max(CHOICES, key=lambda name: found(name, name))
+    for seed in (2021, 2022):
+        found(best, f"{best}, seed {seed}", seed=seed)
+
+
+def trained(part: Part, name: str, kind: str, changes: dict, seconds: float) -> dict[str, float]:
+    """Train for so many seconds at most, the learning rate's schedule planned for that.
+
+    Returns the validation, empty if there was no time.
+    """
     started = time.perf_counter()
     if seconds < (0 if part.tiny else 15):
         part.record(**{name: "no time left"})
-        return
+        return {}
     side = Training(part.config(kind, "bfloat16", **changes))
     side.steps(2 if part.tiny else 10)
     a_step, an_epoch = side.steps(2 if part.tiny else 40), len(side.train)
@@ -519,13 +549,14 @@ def trained(part: Part, name: str, kind: str, changes: dict, seconds: float) -> 
         "test": to_plain(result["test_result"]),
     }
     part.record(**{name: {**about, **facts, "history": history}})
+    return facts["valid"]
 
 
 # -- the call -----------------------------------------------------------------------------------
 
 PARTS: dict[str, Callable[[Part], None]] = {
     "smoke": smoke, "tests": device_tests, "step": step, "latency": latency, "item_lm": item_lm,
-    "compile": compiled, "paper": paper,
+    "compile": compiled, "paper": paper, "choices": choices,
 }  # fmt: skip
 
 
@@ -551,7 +582,9 @@ def table(parts: dict[str, dict]) -> str:
         ]
         head = [f"32 users, {precision}", "ms", "to LiteLLM4Rec", "to its graph"]
         text.append(tabulate(rows, head, floatfmt=".1f"))
-    runs = {**parts.get("item_lm", {}), **parts.get("paper", {})}
+    runs = {
+        k: v for part in ("item_lm", "paper", "choices") for k, v in parts.get(part, {}).items()
+    }
     rows = [
         [name, r["steps_per_s"], r["epochs"], r["seconds"]["training"],
          *(r[s][m] for s in ("valid", "test") for m in ("recall@10", "ndcg@10"))]
@@ -572,9 +605,11 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--item_embeddings", required=True, help="folder of cached item vectors")
     parser.add_argument("--out", type=Path, required=True, help="folder for gpu.json")
-    parser.add_argument("--parts", default=",".join(PARTS), help="names, comma-separated")
+    parser.add_argument("--parts", default=",".join(USUAL), help="names, comma-separated")
     parser.add_argument("--total", type=float, default=525, help="seconds of the whole call")
-    parser.add_argument("--seconds", type=float, default=180, help="of training, in item_lm")
+    parser.add_argument(
+        "--seconds", type=float, default=180, help="of a training, in item_lm and choices"
+    )
     parser.add_argument("--tiny", action="store_true", help="small models on the CPU")
     parser.add_argument("--part", help=argparse.SUPPRESS)  # the process of one part
     args = parser.parse_args(argv)
