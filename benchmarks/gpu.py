@@ -76,16 +76,13 @@ ITEM_LM = {  # results/ml-1m/item_lm
 }  # fmt: skip
 WIDER = {**ITEM_LM, "MAX_ITEM_LIST_LENGTH": 200, "lm_dropout": 0.3, "epochs": 40}
 LONG = {**ITEM_LM, "MAX_ITEM_LIST_LENGTH": 100, "epochs": 20}
-TEXT_AND_ID = {"item_init": "text_plus_id", "item_vector_norm": "standardize"}
-CHOICES = {  # changes to LONG
+CHOICES: dict[str, dict[str, Any]] = {  # changes to LONG
     "text": {},
-    "text+id": TEXT_AND_ID,
-    "text+id, d 512": {
-        **TEXT_AND_ID, "hidden_size": 512, "inner_size": 2048, "n_heads": 8, "lm_dropout": 0.3,
-    },
-    "text+id, window 200": {**TEXT_AND_ID, "MAX_ITEM_LIST_LENGTH": 200},
-    "text+id, label smoothing": {**TEXT_AND_ID, "label_smoothing": 0.1},
-}  # fmt: skip
+    "text, d 512": {"hidden_size": 512, "inner_size": 2048, "n_heads": 8, "lm_dropout": 0.3},
+    "text, 3 layers, window 200": {"n_layers": 3, "MAX_ITEM_LIST_LENGTH": 200},
+    "text, label smoothing": {"label_smoothing": 0.1},
+    "text, batches of 32": {"train_batch_size": 32},
+}
 SASREC = {"train_strategy": "all", "loss_type": "CE", "learner": "adamw", "eval_batch_size": 2048}
 # name -> (model, files, settings)
 KINDS = {
