@@ -13,8 +13,8 @@
     compile   whether torch.compile makes a training step shorter (the key ``compile``)
     item_lm   ItemLM on ml-1m: Recall@10 and NDCG@10 that --seconds of training reach
     paper     LiteLLM4Rec as the paper has it, for the time that is left
-    choices   not unless named: settings of ItemLM on ml-1m in turn, then two more seeds of those
-              that validation chooses
+    choices   not unless named: settings of ItemLM on ml-1m in turn, two more seeds of those that
+              validation chooses, and a student of the three
 
 Each part runs in a process of its own, which is ended when its time is up. OUT/gpu.json is written
 anew after every figure, so that a call that is cut off leaves what it had. --tiny runs all of it on
@@ -81,7 +81,6 @@ CHOICES: dict[str, dict[str, Any]] = {  # changes to LONG
     "text, d 512": {"hidden_size": 512, "inner_size": 2048, "n_heads": 8, "lm_dropout": 0.3},
     "text, 3 layers, window 200": {"n_layers": 3, "MAX_ITEM_LIST_LENGTH": 200},
     "text, label smoothing": {"label_smoothing": 0.1},
-    "text, batches of 32": {"train_batch_size": 32},
 }
 SASREC = {"train_strategy": "all", "loss_type": "CE", "learner": "adamw", "eval_batch_size": 2048}
 # name -> (model, files, settings)
@@ -496,22 +495,32 @@ def paper(part: Part) -> None:
 
 
 def choices(part: Part) -> None:
-    """Train ItemLM with each of `CHOICES`, then the best on validation with two more seeds."""
+    """Train ItemLM with each of `CHOICES`, the best on validation with two more seeds, a student.
 
-    def found(name: str, label: str, **changes) -> float:
+    The student has the best one's size and learns from the mean scores of its three seeds.
+    """
+    found: dict[str, Any] = {}
+
+    def train(label: str, name: str, **changes) -> None:
         seconds = min(part.args.seconds, part.left - 12)
-        valid = trained(part, label, "ItemLM", {**LONG, **CHOICES[name], **changes}, seconds)
-        return valid.get("ndcg@10", 0.0)
+        result = trained(part, label, "ItemLM", {**LONG, **CHOICES[name], **changes}, seconds)
+        if result:
+            found[label] = result
 
-    best = max(CHOICES, key=lambda name: found(name, name))
-    for seed in (2021, 2022):
-        found(best, f"{best}, seed {seed}", seed=seed)
+    for name in CHOICES:
+        train(name, name)
+    best = max(found, key=lambda name: found[name]["best_valid_result"]["ndcg@10"])
+    labels = {f"{best}, seed {seed}": seed for seed in (2021, 2022)}
+    for label, seed in labels.items():
+        train(label, best, seed=seed)
+    teachers = [found[label]["run_dir"] for label in (best, *labels) if label in found]
+    train("student of the three", best, distill_from=teachers, distill_loss="scores")
 
 
-def trained(part: Part, name: str, kind: str, changes: dict, seconds: float) -> dict[str, float]:
+def trained(part: Part, name: str, kind: str, changes: dict, seconds: float) -> dict[str, Any]:
     """Train for so many seconds at most, the learning rate's schedule planned for that.
 
-    Returns the validation, empty if there was no time.
+    Returns what :func:`run_one` does; nothing if there was no time.
     """
     started = time.perf_counter()
     if seconds < (0 if part.tiny else 15):
@@ -546,7 +555,7 @@ def trained(part: Part, name: str, kind: str, changes: dict, seconds: float) -> 
         "test": to_plain(result["test_result"]),
     }
     part.record(**{name: {**about, **facts, "history": history}})
-    return facts["valid"]
+    return result
 
 
 # -- the call -----------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ from recbole_lite.inference.saved_run import (
     write_recommender_files,
 )
 from recbole_lite.inference.saved_run import load_data_and_model as load_data_and_model
-from recbole_lite.inference.teacher import add_teacher, read_teacher, teacher_vocabulary
+from recbole_lite.inference.teacher import add_teachers, read_teachers, teacher_vocabulary
 from recbole_lite.inference.warm_start import check_grows, load_grown_weights
 from recbole_lite.model.layers.sharded_embedding import sharded_tables
 from recbole_lite.report.rank_metrics import random_guess
@@ -266,9 +266,9 @@ def run_one(
     log_file = _start_log(config, log_folder)
     _check_before_data(config, saved)
     resumed, initial, trained = _weights_to_start_from(config, resume)
-    teacher = read_teacher(config)
-    if teacher is not None and trained is None:
-        trained = teacher_vocabulary(teacher, config)
+    teachers = read_teachers(config)
+    if teachers and trained is None:
+        trained = teacher_vocabulary(teachers[0], config)
     with timer("data"), translate_errors(f"{config['dataset']} cannot be read", config):
         dataset, loaders, counts = _prepare_data(config, trained, saved, samples, frames)
     with timer("item vectors and model"), translate_errors(f"{name} cannot be built", config):
@@ -278,8 +278,8 @@ def run_one(
         if initial:
             _load_initial(config, model, trained, dataset)
         parameters = _count_parameters(model, config)
-        if teacher is not None:
-            add_teacher(config, model, teacher, dataset)
+        if teachers:
+            add_teachers(config, model, teachers, dataset)
     with translate_errors(f"{name} cannot be trained", config):
         trainer = get_trainer(config["MODEL_TYPE"], name)(config, model)
     try:

@@ -53,6 +53,7 @@ def test_the_parts_run(gpu, words, llm_folders, monkeypatch):
     best = max(chosen, key=lambda name: chosen[name]["valid"]["ndcg@10"])
     again = [parts["choices"][f"{best}, seed {seed}"]["planned"]["seed"] for seed in (2021, 2022)]
     assert again == [2021, 2022]
+    assert len(parts["choices"]["student of the three"]["planned"]["distill_from"]) == 3
 
 
 def test_a_difference_to_the_cpu_ends_the_part(gpu, words, llm_folders, monkeypatch):

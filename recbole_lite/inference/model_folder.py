@@ -150,7 +150,9 @@ def write_bundle(folder: str | Path, bundle: ModelBundle) -> None:
     local = affecting("machine", "output", "start", "session")
     settings = {key: value for key, value in bundle.settings.items() if key not in local}
     for key in ("item_vectors", "distill_from"):  # new items need to know that there are vectors
-        if settings.get(key):
+        if isinstance(settings.get(key), list):
+            settings[key] = [Path(one).name for one in settings[key]]
+        elif settings.get(key):
             settings[key] = Path(settings[key]).name
     about = {**bundle.about, "weights": WEIGHTS_FILE}
     bundle.catalogue.save(folder / ITEMS_FILE)

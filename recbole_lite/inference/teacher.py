@@ -1,7 +1,8 @@
-"""The teacher of a distillation (``distill_from``): a trained model, without its data set."""
+"""The teachers of a distillation (``distill_from``): trained models, without their data set."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from logging import getLogger
 
 from recbole.utils import ModelType
@@ -15,19 +16,36 @@ from recbole_lite.model.layers.distillation import Distillation
 from recbole_lite.utils.errors import CheckpointError, ConfigError
 
 
-def read_teacher(config) -> ModelBundle | None:
-    """Read the folder in ``distill_from``, except for its weights; None where there is none.
+def read_teachers(config) -> list[ModelBundle]:
+    """Read the folders in ``distill_from``, except for the weights; empty where there are none.
 
     Raises
     ------
     CheckpointError
         No such folder, or no model that can be loaded without its data.
     ConfigError
-        A model of other data or another task, or a student that cannot learn from it.
+        A model of other data, items or another task, or a student that cannot learn from it.
     """
-    folder = config["distill_from"]
-    if not folder:
-        return None
+    folders = config["distill_from"] or []
+    folders = [folders] if isinstance(folders, str) else folders
+    if not all(isinstance(folder, str) and folder for folder in folders):
+        raise ConfigError(f"distill_from must be a folder or a list of folders, found {folders!r}")
+    if len(folders) > 1 and config["distill_loss"] == "hidden":
+        raise ConfigError(
+            "distill_from: distill_loss: hidden compares with the blocks of one teacher; several "
+            "need distill_loss: scores"
+        )
+    bundles = [_read_teacher(config, folder) for folder in folders]
+    for folder, bundle in zip(folders, bundles, strict=True):
+        if bundle.catalogue.ids != bundles[0].catalogue.ids:
+            raise ConfigError(
+                f"distill_from: {folder} has other items than {folders[0]}, or numbers them "
+                "otherwise; train both on the same data"
+            )
+    return bundles
+
+
+def _read_teacher(config, folder: str) -> ModelBundle:
     try:
         bundle = read_bundle(folder)
     except CheckpointError as error:
@@ -69,8 +87,8 @@ def teacher_vocabulary(bundle: ModelBundle, config) -> Vocabulary:
     return Vocabulary([([config["ITEM_ID_FIELD"]], bundle.catalogue.ids[1:])], source=source)
 
 
-def add_teacher(config, student, bundle: ModelBundle, dataset) -> None:
-    """Build the teacher and let the student be trained with it (``student.distillation``).
+def add_teachers(config, student, bundles: Sequence[ModelBundle], dataset) -> None:
+    """Build the teachers and let the student be trained with them (``student.distillation``).
 
     Raises
     ------
@@ -79,13 +97,15 @@ def add_teacher(config, student, bundle: ModelBundle, dataset) -> None:
     ConfigError
         The data are numbered otherwise, or the models cannot be compared.
     """
-    if list(map(str, dataset.field2id_token[dataset.iid_field][1:])) != bundle.catalogue.ids[1:]:
+    ids = list(map(str, dataset.field2id_token[dataset.iid_field][1:]))
+    if ids != bundles[0].catalogue.ids[1:]:
         raise ConfigError(
             f"distill_from: {config['distill_from']} has its items in another order than the run "
             "whose weights this one begins with; leave init_from out or train the teacher from it"
         )
-    teacher = build_model(bundle, config["device"])
-    distillation = Distillation(config, student, teacher).to(config["device"])
+    teachers = [build_model(bundle, config["device"]) for bundle in bundles]
+    distillation = Distillation(config, student, teachers).to(config["device"])
     student.distillation = distillation
-    size = sum(parameter.numel() for parameter in teacher.parameters())
-    getLogger().info(f"Teacher: {bundle.model} of {config['distill_from']}, {size:,} parameters")
+    for bundle, teacher in zip(bundles, teachers, strict=True):
+        size = sum(parameter.numel() for parameter in teacher.parameters())
+        getLogger().info(f"Teacher: {bundle.model} of {bundle.weights.parent}, {size:,} parameters")

@@ -1,8 +1,8 @@
-"""Distillation: the loss of a student that also learns from a trained teacher."""
+"""Distillation: the loss of a student that also learns from trained teachers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import NamedTuple
@@ -33,15 +33,17 @@ class Distillation(nn.Module):
     ``RecDistillationTrainer``, has :math:`\alpha = 1, \beta = 0.1` and reads the last position).
     Block k of the student's K, s_k, learns from the teacher's block m = round(k M / K), t_m. P_k is
     a trained linear map to the teacher's size, the identity where sizes are equal, as in SLMRec.
+    With several teachers, t are the means of their scores.
 
-    Weights and state of the teacher are no part of this module.
+    Weights and state of the teachers are no part of this module.
 
     Parameters
     ----------
     config : LiteConfig
         Of the student. Keys: ``distill_*`` and ``train_strategy``.
-    student, teacher : torch.nn.Module
-        Sequential models over the same internal ids; the teacher in evaluation mode.
+    student : torch.nn.Module
+    teachers : sequence of torch.nn.Module
+        Sequential models over the same internal ids, in evaluation mode; one for ``hidden``.
 
     Raises
     ------
@@ -49,22 +51,26 @@ class Distillation(nn.Module):
         The models cannot be compared in this way.
     """
 
-    def __init__(self, config, student: nn.Module, teacher: nn.Module):
+    def __init__(self, config, student: nn.Module, teachers: Sequence[nn.Module]):
         super().__init__()
-        self.__dict__.update(student=student, teacher=teacher)  # not as submodules
+        self.__dict__.update(student=student, teachers=list(teachers))  # not as submodules
         self.compares_blocks = config["distill_loss"] == "hidden"
         self.weight, self.norm_weight = config["distill_weight"], config["distill_norm_weight"]
         self.temperature = config["distill_temperature"]
         if config["train_strategy"] == "prefix":
-            causal = getattr(getattr(teacher, "reader", None), "causal", False)
-            if not (causal and isinstance(student, NextItemModel)):
-                name = f"{type(teacher).__name__} there" if not causal else type(student).__name__
+            bidirectional = [
+                f"{type(teacher).__name__} there"
+                for teacher in teachers
+                if not getattr(getattr(teacher, "reader", None), "causal", False)
+            ]
+            if bidirectional or not isinstance(student, NextItemModel):
+                name = [*bidirectional, type(student).__name__][0]
                 raise ConfigError(
                     f"distill_from: {name} gives no outputs after every prefix of a window; set "
                     "train_strategy: all"
                 )
         if self.compares_blocks:
-            (number, size), (its_number, its_size) = _blocks(student), _blocks(teacher)
+            (number, size), (its_number, its_size) = _blocks(student), _blocks(teachers[0])
             steps = range(1, number + 1)
             self.matched = [max(round(k * its_number / number), 1) - 1 for k in steps]
             self.projections = nn.ModuleList(
@@ -83,15 +89,16 @@ class Distillation(nn.Module):
         student = self.student
         own = _read(student, interaction, self.compares_blocks)
         with torch.no_grad():
-            its = _read(self.teacher, interaction, self.compares_blocks)
+            its = [_read(one, interaction, self.compares_blocks) for one in self.teachers]
         if own.targets is None:
             loss, seen = student.calculate_loss(interaction), None
         else:
             seen = student.history_mask(interaction, own.targets, own.places)
             loss = student.loss_of(own.users, own.targets, seen)
-        more = (
-            self._of_blocks(own, its) if self.compares_blocks else self._of_scores(own, its, seen)
-        )
+        if self.compares_blocks:
+            more = self._of_blocks(own, its[0])
+        else:
+            more = self._of_scores(own, its, seen)
         return (*loss, more) if isinstance(loss, tuple) else loss + more
 
     def _of_blocks(self, own: _Reading, its: _Reading) -> torch.Tensor:
@@ -105,24 +112,45 @@ class Distillation(nn.Module):
             total = total + (self.weight * directions + self.norm_weight * distances).sum()
         return total / max(len(own.places), 1)
 
-    def _of_scores(self, own: _Reading, its: _Reading, seen: HistoryMask | None) -> torch.Tensor:
+    def _of_scores(
+        self, own: _Reading, its: Sequence[_Reading], seen: HistoryMask | None
+    ) -> torch.Tensor:
         if not own.users.requires_grad:
             raise ConfigError(
                 f"distill_loss: scores: the scores of {type(self.student).__name__} have no "
                 "gradient"
             )
-        users, head, its_users, its_head = own.users, None, its.users, None
+        users, head = own.users, None
         if own.targets is not None:
             users, head = self.student.score_users(users), self.student.score_head()
-        if its.targets is not None:
-            its_users, its_head = self.teacher.score_users(its_users), self._its_head
-        total = divergence((users, head), (its_users, its_head), seen, self.temperature)
+        with torch.no_grad():
+            goals = self._mean_scores(its)
+        total = divergence((users, head), goals, seen, self.temperature)
         return self.weight * self.temperature**2 * total / max(len(own.places), 1)
 
+    def _mean_scores(self, its: Sequence[_Reading]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Mean of the teachers' scores, as user vectors and a head; as scores and no head."""
+        if all(one.targets is not None for one in its):
+            # Vectors side by side have the sum of their products.
+            users = torch.cat([m.score_users(one.users) for m, one in self._read_by(its)], 1)
+            return users / len(its), torch.cat(self._their_heads, 1)
+        scores = [
+            one.users if one.targets is None else model.score_users(one.users) @ head.T
+            for (model, one), head in zip(self._read_by(its), self._their_heads, strict=True)
+        ]
+        return torch.stack(scores).mean(0), None
+
+    def _read_by(self, its: Sequence[_Reading]) -> Iterator[tuple[nn.Module, _Reading]]:
+        return zip(self.teachers, its, strict=True)
+
     @cached_property
-    def _its_head(self) -> torch.Tensor:
+    def _their_heads(self) -> list[torch.Tensor | None]:
+        """Heads of the teachers that have one."""
         with torch.no_grad():
-            return self.teacher.score_head()
+            return [
+                one.score_head() if isinstance(one, NextItemModel) else None
+                for one in self.teachers
+            ]
 
 
 class _Reading(NamedTuple):

@@ -11,7 +11,7 @@ from recbole.data.interaction import Interaction
 
 from recbole_lite import Recommender, create_dataset, data_preparation, load_data_and_model, run
 from recbole_lite.data.prefix_windows import TARGETS
-from recbole_lite.inference.teacher import add_teacher, read_teacher
+from recbole_lite.inference.teacher import add_teachers, read_teachers
 from recbole_lite.model.layers import softmax_loss
 from recbole_lite.model.layers.distillation import Distillation
 from recbole_lite.trainer import checkpoint
@@ -30,7 +30,7 @@ KEYS = {"distill_weight": 0.7, "distill_norm_weight": NORM, "distill_temperature
 def pair(config_for):
     """``pair(student, teacher, ...)`` -> student with a teacher, a batch, the loss without it."""
 
-    def build(student=("ItemLM", {}), teacher=("ItemLM", {}), **shared):
+    def build(student=("ItemLM", {}), *teachers, **shared):
         def model_of(name, changes, seed):
             config = config_for(name, **{"n_heads": 2, **STILL, **KEYS, **shared, **changes})
             train, *_ = data_preparation(config, create_dataset(config))
@@ -42,9 +42,11 @@ def pair(config_for):
             return config, model, next(iter(train))
 
         config, model, batch = model_of(*student, 1)
-        _, its, _ = model_of(*teacher, 2)
+        teachers = teachers or [("ItemLM", {})]
+        its = [model_of(*teacher, seed)[1] for seed, teacher in enumerate(teachers, start=2)]
         loss = model.calculate_loss(batch).item()
-        model.distillation = Distillation(config, model, its.eval().requires_grad_(False))
+        its = [one.eval().requires_grad_(False) for one in its]
+        model.distillation = Distillation(config, model, its)
         return model, batch, loss
 
     return build
@@ -87,7 +89,7 @@ def scores(model, items):
 def hidden_in_numpy(model, batch):
     found, matched = [], {1: [4], 2: [2, 4], 3: [1, 3, 4]}
     for items, _ in histories(batch):
-        own, its = states(model, items), states(model.distillation.teacher, items)
+        own, its = states(model, items), states(model.distillation.teachers[0], items)
         total = 0.0
         for k, m in enumerate(matched[len(own)]):
             projection = getattr(model.distillation.projections[k], "weight", torch.eye(16))
@@ -111,7 +113,8 @@ def scores_in_numpy(model, batch, excludes):
         if excludes:  # windows begin with the histories here
             ranked[items.numpy() - 1] = False
             ranked[target - 1] = True
-        own, its = (scores(m, items)[ranked] for m in (model, model.distillation.teacher))
+        own = scores(model, items)[ranked]
+        its = np.mean([scores(m, items)[ranked] for m in model.distillation.teachers], 0)
         p, q = softmax(its / TEMPERATURE), softmax(own / TEMPERATURE)
         found.append((p * np.log(p / q)).sum())
     return 0.7 * TEMPERATURE**2 * np.mean(found)
@@ -141,7 +144,7 @@ def test_hidden_for_recboles_transformers(pair):
 def test_scores_of_every_target(excludes, strategy, teacher, pair):
     keys = {"loss_exclude_history": excludes, "MAX_ITEM_LIST_LENGTH": 20}
     keys |= {"train_strategy": strategy, "distill_loss": "scores"}
-    model, batch, loss = pair(teacher=(teacher, {}), **keys)
+    model, batch, loss = pair(("ItemLM", {}), (teacher, {}), **keys)
     expected = loss + scores_in_numpy(model, batch, excludes)
     assert model.distillation(batch).item() == pytest.approx(expected, rel=1e-4)
 
@@ -154,6 +157,18 @@ def test_scores_of_any_two_models(student, teacher, pair):
     shared = {**ALL, "distill_loss": "scores", "loss_exclude_history": False}
     model, batch, loss = pair((student, {}), (teacher, {}), **shared)
     expected = loss + scores_in_numpy(model, batch, False)
+    assert model.distillation(batch).item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("strategy", ["prefix", "all"])
+def test_scores_of_several_teachers_are_averaged(strategy, pair):
+    """Of other sizes; those of models without a head (SASRec) beside others."""
+    teachers = [("ItemLM", {}), ("ItemLM", {"n_layers": 2, "hidden_size": 24})]
+    teachers += [("SASRec", {}), ("GRU4Rec", {})] * (strategy == "all")
+    shared = {"MAX_ITEM_LIST_LENGTH": 20, "train_strategy": strategy, "distill_loss": "scores"}
+    shared["loss_exclude_history"] = strategy == "prefix"
+    model, batch, loss = pair(("ItemLM", {}), *teachers, **shared)
+    expected = loss + scores_in_numpy(model, batch, strategy == "prefix")
     assert model.distillation(batch).item() == pytest.approx(expected, rel=1e-4)
 
 
@@ -182,7 +197,7 @@ def test_chunks_change_neither_loss_nor_gradient(pair, monkeypatch):
 @pytest.mark.parametrize("strategy", ["prefix", "all"])
 def test_a_student_that_equals_its_teacher_has_nothing_to_learn(how, strategy, pair):
     model, batch, loss = pair(distill_loss=how, train_strategy=strategy)
-    teacher = model.distillation.teacher
+    teacher = model.distillation.teachers[0]
     teacher.load_state_dict(model.state_dict(), strict=False)
     if strategy == "all":  # rows are packed, the teacher's in evaluation mode as well
         assert teacher.row_packing(batch["item_id_list"]) is not None
@@ -223,6 +238,27 @@ def test_a_student_needs_its_teacher_for_training_alone(how, quick, trained, tmp
     assert str(tmp_path) not in (tmp_path / "packed" / "config.json").read_text()
     packed = Recommender.load(tmp_path / "packed", runtime="torch")
     assert packed.recommend([["i1", "i2"]]) == recommender.recommend([["i1", "i2"]])
+
+
+def test_a_student_of_two_teachers(quick, trained, data_path, tmp_path):
+    folders = [trained("ItemLM", **TEACHER), trained("ItemLM", **STUDENT)]
+    teachers = [str(shutil.copytree(f, tmp_path / f"{n}")) for n, f in enumerate(folders)]
+    settings = quick(**STUDENT, distill_from=teachers, distill_loss="scores")
+    result = run("ItemLM", "tiny", config_dict=settings)
+    one = run("ItemLM", "tiny", config_dict={**settings, "distill_from": teachers[0]})
+    assert result["history"][0]["train_loss"] != one["history"][0]["train_loss"]
+    assert result["parameters"] == one["parameters"]
+    Recommender.load(result["run_dir"], runtime="torch").save_pretrained(tmp_path / "packed")
+    assert str(tmp_path) not in (tmp_path / "packed" / "config.json").read_text()
+    with pytest.raises(ConfigError, match="several need distill_loss: scores"):
+        run("ItemLM", "tiny", config_dict={**settings, "distill_loss": "hidden"})
+    with pytest.raises(ConfigError, match=r"a folder or a list of folders, found .*7"):
+        run("ItemLM", "tiny", config_dict={**settings, "distill_from": [teachers[0], 7]})
+    path = data_path / "tiny" / "tiny.inter"
+    path.write_text(path.read_text().replace("\ti3\t", "\tnew\t"))
+    other = run("ItemLM", "tiny", config_dict=quick(**STUDENT, epochs=1))["run_dir"]
+    with pytest.raises(ConfigError, match=r"has other items than .*0, or numbers them otherwise"):
+        run("ItemLM", "tiny", config_dict={**settings, "distill_from": [teachers[0], other]})
 
 
 def test_items_are_matched_by_raw_id(quick, trained, data_path):
@@ -279,10 +315,10 @@ def test_a_teacher_of_other_items_or_of_one_prefix(quick, trained, data_path, tm
 
 def test_weights_of_another_order_of_items(config_for, trained):
     config = config_for("SASRec", distill_from=str(trained("SASRec")))
-    bundle, dataset = read_teacher(config), create_dataset(config)
-    bundle.catalogue.ids[1:] = bundle.catalogue.ids[:0:-1]
+    bundles, dataset = read_teachers(config), create_dataset(config)
+    bundles[0].catalogue.ids[1:] = bundles[0].catalogue.ids[:0:-1]
     with pytest.raises(ConfigError, match="has its items in another order"):
-        add_teacher(config, None, bundle, dataset)
+        add_teachers(config, None, bundles, dataset)
 
 
 def test_topn_compares_the_candidates(quick, trained):
