@@ -34,6 +34,7 @@ from recbole_lite.trainer.matmul_backend import matrix_products
 
 T5 = {"num_layers": 2, "d_model": 64, "d_ff": 256, "num_heads": 4, "d_kv": 16}
 BEAMS = {"llm_init": "scratch", "llm_config": {**T5, "num_decoder_layers": 2}}
+SASREC = {"n_layers": 2, "hidden_size": 64, "inner_size": 256, "loss_type": "CE"}
 COMMON = {"show_progress": False, "state": "WARNING"}
 MODELS = {
     "ItemLM": {},
@@ -43,7 +44,8 @@ MODELS = {
         "rec_llm_init": "scratch",
         "rec_llm_config": T5,
     },
-    "SASRec": {"n_layers": 2, "hidden_size": 64, "inner_size": 256, "loss_type": "CE"},
+    "SASRec": SASREC,
+    "SASRec, prefix": {**SASREC, "train_strategy": "prefix"},
     "LightLM": BEAMS,
     "P5": BEAMS,
     "POD": BEAMS,
@@ -61,7 +63,9 @@ class Side:
             own["tokenizer"] = args.tokenizer
         own["MAX_ITEM_LIST_LENGTH"] = args.window
         own["item_embedding_cache_dir"] = args.cache
-        config = LiteConfig(name, args.dataset, config_dict={**COMMON, **MODELS[name], **own})
+        config = LiteConfig(
+            name.split(",")[0], args.dataset, config_dict={**COMMON, **MODELS[name], **own}
+        )
         dataset = create_dataset(config)
         train, _, test = data_preparation(config, dataset)
         torch.manual_seed(0)
@@ -241,7 +245,9 @@ def main() -> None:
     torch.set_num_threads(1)
     results = {name: measure(name, args) for name in args.models}
     text = tabulate(rows_of(results), HEADER, "github", disable_numparse=True)
-    models = "" if "ItemLM" in args.models else "-" + "-".join(args.models).lower()
+    models = (
+        "" if "ItemLM" in args.models else "-" + "-".join(args.models).replace(", ", "-").lower()
+    )
     similar = "-similar-length" * args.bucket
     path = args.out and args.out / f"{args.dataset}-{args.window}{models}{similar}.json"
     settings = {

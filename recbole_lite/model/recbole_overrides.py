@@ -202,6 +202,7 @@ class SASRec(sasrec.SASRec):
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         self.label_smoothing = config["label_smoothing"]
+        self.length_groups = _LENGTH_GROUPS if config["cut_padding"] else 1
         if config["train_strategy"] == "prefix" and self.loss_type != "CE":
             raise ConfigError(
                 f"train_strategy: prefix trains SASRec with loss_type: CE, found {self.loss_type!r}"
@@ -224,7 +225,7 @@ class SASRec(sasrec.SASRec):
         item_seq, targets = interaction[self.ITEM_SEQ], to_host(interaction[TARGETS])
         lengths = to_host(interaction[self.ITEM_SEQ_LEN])
         outputs, found = [], []
-        for rows in lengths.argsort(descending=True, stable=True).chunk(_LENGTH_GROUPS):
+        for rows in lengths.argsort(descending=True, stable=True).chunk(self.length_groups):
             width = int(lengths[rows[0]])
             wanted = targets[rows, :width].flatten()
             places = wanted.nonzero().squeeze(1)
