@@ -7,7 +7,6 @@ import pytest
 
 from recbole_lite import LiteConfig, run
 from recbole_lite.config.data_rules import settings_by_data
-from recbole_lite.config.yaml_files import read_yaml
 from recbole_lite.utils.errors import ConfigError
 from recbole_lite.utils.paths import PROPERTIES
 
@@ -151,9 +150,14 @@ def test_the_recommended_configuration_fits_data_of_each_kind(
     assert losses[1] < losses[0]
 
 
-def test_the_recommended_configuration_samples_the_loss_of_large_catalogues():
-    rules = read_yaml(PROPERTIES / "recommended.yaml")["data_rules"].value
-    measures = {"interactions_per_item": 10, "text_fields": 1}
-    for items, expected in ((199_999, None), (200_000, "SCE")):
-        found = settings_by_data(rules, {**measures, "items": items})
-        assert getattr(found.get("loss_type"), "value", None) == expected
+def test_the_recommended_configuration_samples_the_loss_of_large_catalogues(
+    data_path, llm_folders, tmp_path
+):
+    text = (PROPERTIES / "recommended.yaml").read_text()
+    assert "below: 200000" in text
+    (tmp_path / "some.yaml").write_text(text.replace("below: 200000", "below: 24"))  # tiny's items
+    settings = {"data_path": str(data_path), "item_llm": str(llm_folders["bert"]), "epochs": 1}
+    files, settings = [tmp_path / "some.yaml"], {**settings, "num_negatives": 10}
+    result = run("ItemLM", "tiny", config_file_list=files, config_dict=settings)
+    assert saved_settings(result)["loss_type"] == "SCE"
+    assert result["test_result"]
