@@ -146,6 +146,7 @@ def test_the_recommended_configuration_fits_data_of_each_kind(
     result = run("ItemLM", dataset, config_file_list=files, config_dict=settings)
     saved = saved_settings(result)
     assert [saved[key] for key in ("item_init", "hidden_size", "lm_dropout")] == expected
+    assert saved["train_batch_size"] == 32  # few interactions
     losses = [epoch["train_loss"] for epoch in result["history"]]
     assert losses[1] < losses[0]
 
