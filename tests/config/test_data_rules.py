@@ -140,7 +140,7 @@ def test_the_recommended_configuration_fits_data_of_each_kind(
     write_dense(data_path)
     if not text:
         (data_path / dataset / f"{dataset}.item").unlink()
-    settings = {"data_path": str(data_path), "item_llm": str(llm_folders["bert"]), "epochs": 2}
+    settings = {"data_path": str(data_path), "item_llm": str(llm_folders["bert"]), "epochs": 8}
     settings |= {"topk": [5], "valid_metric": "NDCG@5"}  # there are 7 items
     files = [PROPERTIES / "recommended.yaml"]
     result = run("ItemLM", dataset, config_file_list=files, config_dict=settings)
@@ -148,7 +148,7 @@ def test_the_recommended_configuration_fits_data_of_each_kind(
     assert [saved[key] for key in ("item_init", "hidden_size", "lm_dropout")] == expected
     assert saved["train_batch_size"] == 32  # few interactions
     losses = [epoch["train_loss"] for epoch in result["history"]]
-    assert losses[1] < losses[0]
+    assert losses[-1] < losses[0]
 
 
 def test_the_recommended_configuration_samples_the_loss_of_large_catalogues(
