@@ -88,7 +88,7 @@ KEYS = {
     # must agree for figures to be compared
     "protocol": "recbole_lite.report.run_folder:PROTOCOL",
     # are paths that must not be empty on the command line
-    "paths": of_type("path", "path or ~"),
+    "paths": of_type("path", "path or ~", "path or list or ~"),
     # are non-empty texts
     "texts": of_type("path", "text"),
     # counts that may be None

@@ -125,7 +125,9 @@ def test_two_processes_are_one_with_the_joint_batch(quick, workdir, llm_folders,
         assert "local_rank" not in settings
         weights = [load_data_and_model(result["run_dir"])[1].state_dict() for result in (one, two)]
         for name, tensor in weights[0].items():
-            torch.testing.assert_close(weights[1][name], tensor, rtol=1e-3, atol=1e-5)
+            # By norms: Adam makes steps out of the rounding of gradients that are nearly 0.
+            error = torch.linalg.vector_norm(weights[1][name].double() - tensor.double())
+            assert error <= 1e-3 * torch.linalg.vector_norm(tensor.double()) + 1e-6, name
 
 
 def test_an_error_in_the_processes_is_one_line(quick, capsys):
