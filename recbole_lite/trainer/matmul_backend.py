@@ -98,7 +98,7 @@ def rounded(kind: str, device: str | torch.device, enabled: bool = True):
         return
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision if enabled else "highest")
-    converts = kind == "bf16" and enabled and not has_tiles()
+    converts = kind == "bf16" and enabled and converts_factors()
     try:
         with _BFloat16() if converts else nullcontext():
             yield
@@ -134,9 +134,10 @@ def has_bfloat16() -> bool:
     return re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", _cpuinfo()) is not None  # x86, Arm
 
 
-def has_tiles() -> bool:
-    """Whether the processor multiplies tiles of bfloat16 (AMX)."""
-    return "amx_bf16" in _cpuinfo()
+def converts_factors() -> bool:
+    """Whether bfloat16 needs a conversion: x86 without tiles (AMX), which oneDNN rounds for."""
+    flags = _cpuinfo()
+    return "avx512_bf16" in flags and "amx_bf16" not in flags
 
 
 def _is_intel() -> bool:

@@ -133,7 +133,7 @@ class Distillation(nn.Module):
         if all(one.targets is not None for one in its):
             # Vectors side by side have the sum of their products.
             users = torch.cat([m.score_users(one.users) for m, one in self._read_by(its)], 1)
-            return users / len(its), torch.cat(self._their_heads, 1)
+            return users / len(its), self._joined_head
         scores = [
             one.users if one.targets is None else model.score_users(one.users) @ head.T
             for (model, one), head in zip(self._read_by(its), self._their_heads, strict=True)
@@ -142,6 +142,10 @@ class Distillation(nn.Module):
 
     def _read_by(self, its: Sequence[_Reading]) -> Iterator[tuple[nn.Module, _Reading]]:
         return zip(self.teachers, its, strict=True)
+
+    @cached_property
+    def _joined_head(self) -> torch.Tensor:
+        return torch.cat(self._their_heads, 1)
 
     @cached_property
     def _their_heads(self) -> list[torch.Tensor | None]:
