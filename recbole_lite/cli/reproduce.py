@@ -66,6 +66,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help="benchmark (default: --dataset)",
     )
     add("--seeds", type=_count, default=3, help="benchmark: seeds, from --seed on (default: 3)")
+    add("--workers", type=_count, default=1, metavar="N", help="benchmark: cells at once")
     add("--ray_address", metavar="ADDRESS", help="benchmark: train on this Ray cluster, e.g. auto")
     add("--table_only", action="store_true", help="benchmark: the table of the cells in --out")
     add(
@@ -88,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
 
     shared = ("dataset", "data_path", "weights", "tokenizer", "seed", "matmul_backend")
     timing = ("models", "related", "batch_size", "repeats", "autocast")
-    benchmark = ("datasets", "seeds", "ray_address", "table_only")
+    benchmark = ("datasets", "seeds", "workers", "ray_address", "table_only")
     folder = "benchmark" if args.target == "benchmark" else "reproduce"
     request = Request(
         **{name: getattr(args, name) for name in (*shared, *timing, *benchmark)},

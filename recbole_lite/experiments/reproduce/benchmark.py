@@ -8,8 +8,10 @@ trained again.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -111,6 +113,9 @@ def _train(request: Request, specs: Sequence[ModelSpec]) -> dict[tuple[str, str,
 
 def _run(request: Request, cells: Sequence[tuple[Request, ModelSpec]]) -> Iterator[tuple]:
     """Train cells here or on a Ray cluster; yields each with its log and its problem."""
+    if request.ray_address is None and request.workers > 1:
+        yield from _run_in_processes(request.workers, cells)
+        return
     if request.ray_address is None:
         for cell in cells:
             yield *cell, *train_cell(*cell)
@@ -135,6 +140,25 @@ def _run(request: Request, cells: Sequence[tuple[Request, ModelSpec]]) -> Iterat
             except Exception as error:  # its worker died, or what train_cell does not expect
                 lines, why = [], one_line(error, limit=110)
             yield *pending.pop(done), lines, why
+
+
+def _run_in_processes(
+    workers: int, cells: Sequence[tuple[Request, ModelSpec]]
+) -> Iterator[tuple]:
+    """Train so many cells at once, which share the processor's cores and the GPU."""
+    context = multiprocessing.get_context("spawn")  # a process that has used CUDA cannot be forked
+    folder, threads = str(Path.cwd()), max(1, torch.get_num_threads() // workers)
+    with ProcessPoolExecutor(min(workers, len(cells) or 1), context) as pool:
+        pending = {
+            pool.submit(_train_elsewhere, replace(of, log=print), spec, folder, threads): (of, spec)
+            for of, spec in cells
+        }
+        for done in as_completed(pending):
+            try:
+                lines, why = done.result()
+            except Exception as error:  # its process died, or what train_cell does not expect
+                lines, why = [], one_line(error, limit=110)
+            yield *pending[done], lines, why
 
 
 def _train_elsewhere(request: Request, spec: ModelSpec, folder: str, threads: int) -> tuple:

@@ -64,7 +64,8 @@ def _processors(cells: Cells) -> dict[str, list[str]]:
     """Rows by the processor that trained them: the same time buys more steps on a faster one."""
     found: dict[str, list[str]] = {}
     for name, of in cells.items():
-        for processor in dict.fromkeys(cell["environment"]["processor"] for cell in of.values()):
+        machines = [cell["environment"] for cell in of.values()]
+        for processor in dict.fromkeys(m.get("gpu") or m["processor"] for m in machines):
             found.setdefault(processor, []).append(name)
     return found
 

@@ -38,7 +38,8 @@ class Request:
     # Of benchmark.
     datasets: Sequence[str] = ()  # empty: dataset
     seeds: int = 3  # number of seeds from seed on
-    ray_address: str | None = None  # cluster that trains the cells; None: this process does
+    ray_address: str | None = None  # cluster that trains the cells; None: this machine does
+    workers: int = 1  # cells at once on this machine
     table_only: bool = False  # train nothing
 
     @property
