@@ -26,10 +26,11 @@ MODELS = {
 }
 TRAINERS = "recbole_lite.trainer.trainer"  # module
 _OVERRIDES = "recbole_lite.model.recbole_overrides"
+_ALL_POSITIONS = ("FDSA", "GRU4Rec", "S3Rec", "SASRec")  # can train all prefixes in one pass
 # RecBole's, with what fails today overridden: name -> module.
 OVERRIDDEN = dict.fromkeys(
     ("LightGCN", "NGCF", "GCMC", "SpectralCF", "NCL", "ADMMSLIM", "DiffRec", "KSR", "LDiffRec",
-     "LINE", "RaCT", "Random", "SASRec"),
+     "LINE", "RaCT", "Random", "BERT4Rec", *_ALL_POSITIONS),
     _OVERRIDES,
 )  # fmt: skip
 # RecBole's models whose scores and losses do not depend on how far a batch is padded.
@@ -203,5 +204,5 @@ def can_shard_items(model_class: type) -> bool:
 def can_train_prefixes(model_class: type) -> bool:
     """Whether a model scores every prefix of a window in one pass (``train_strategy: prefix``)."""
     # A class that derives from SASRec may have a loss of its own, so it must say so itself.
-    listed = model_class.__module__ == _OVERRIDES and model_class.__name__ == "SASRec"
+    listed = model_class.__module__ == _OVERRIDES and model_class.__name__ in _ALL_POSITIONS
     return getattr(model_class, "trains_prefixes", listed)

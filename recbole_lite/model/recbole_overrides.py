@@ -9,7 +9,7 @@ import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
 from recbole.model import general_recommender as general
-from recbole.model.sequential_recommender import ksr, sasrec
+from recbole.model import sequential_recommender as sequential
 
 from recbole_lite.data.device_transfer import tensor_to_device, to_host
 from recbole_lite.data.prefix_windows import TARGETS, count_targets
@@ -190,11 +190,11 @@ class LINE(general.LINE):
         return {"random_list": torch.from_numpy(self.random_list)}
 
 
-class SASRec(sasrec.SASRec):
-    """RecBole's SASRec; ``train_strategy: prefix`` trains all positions, as its authors do.
+class _AllPositions:
+    """A causal model of RecBole's that ``train_strategy: prefix`` trains on all positions.
 
     RecBole trains the last position of every prefix, which costs as many passes as there are
-    positions.
+    positions. The losses are the same, but for padding's, which is no class here.
     """
 
     loss_terms = staticmethod(count_targets)
@@ -205,20 +205,30 @@ class SASRec(sasrec.SASRec):
         self.length_groups = _LENGTH_GROUPS if config["cut_padding"] else 1
         if config["train_strategy"] == "prefix" and self.loss_type != "CE":
             raise ConfigError(
-                f"train_strategy: prefix trains SASRec with loss_type: CE, found {self.loss_type!r}"
+                f"train_strategy: prefix trains {config['model']} with loss_type: CE, found "
+                f"{self.loss_type!r}"
             )
 
     def gather_indexes(self, output, gather_index):
         """Outputs ``[B, L, d]`` at one position of each row, ``[B, d]``; all for no index."""
         return super().gather_indexes(output, gather_index) if gather_index.numel() else output
 
+    def all_outputs(self, item_seq):
+        """Outputs ``[B, L, d]`` after each item of histories ``[B, L]``."""
+        return self.forward(item_seq, item_seq.new_empty(0))
+
     def calculate_loss(self, interaction):
         """RecBole's; with prefixes the mean cross entropy of the targets over all items."""
         if TARGETS not in interaction:
             return super().calculate_loss(interaction)
         outputs, targets = self._outputs_at_targets(interaction)
-        weight = self.item_embedding.weight[1:]
+        weight = self.item_embedding.weight[1 : self.n_real_items]
         return cross_entropy(outputs, weight, targets - 1, smoothing=self.label_smoothing)
+
+    @property
+    def n_real_items(self) -> int:
+        """Number of items, padding included."""
+        return self.n_items
 
     def _outputs_at_targets(self, interaction) -> tuple[torch.Tensor, torch.Tensor]:
         """Outputs ``[N, d]`` and targets ``[N]``; rows are read with those of similar length."""
@@ -230,13 +240,73 @@ class SASRec(sasrec.SASRec):
             wanted = targets[rows, :width].flatten()
             places = wanted.nonzero().squeeze(1)
             read = item_seq[tensor_to_device(rows, item_seq.device), :width]
-            hidden = self.forward(read, read.new_empty(0)).flatten(0, 1)  # all positions
+            hidden = self.all_outputs(read).flatten(0, 1)
             outputs.append(hidden[tensor_to_device(places, item_seq.device)])
             found.append(wanted[places])
         return torch.cat(outputs), tensor_to_device(torch.cat(found), item_seq.device)
 
 
-class KSR(ksr.KSR):
+class SASRec(_AllPositions, sequential.SASRec):
+    """RecBole's SASRec; ``train_strategy: prefix`` trains all positions, as its authors do."""
+
+
+class GRU4Rec(_AllPositions, sequential.GRU4Rec):
+    """RecBole's GRU4Rec; ``train_strategy: prefix`` trains all positions."""
+
+
+class FDSA(_AllPositions, sequential.FDSA):
+    """RecBole's FDSA; ``train_strategy: prefix`` trains all positions."""
+
+
+class S3Rec(_AllPositions, sequential.S3Rec):
+    """RecBole's S3Rec; ``train_strategy: prefix`` finetunes all positions, as its authors do.
+
+    Pretraining then reads each window once, not each of its prefixes.
+    """
+
+    def all_outputs(self, item_seq):
+        """Outputs ``[B, L, d]`` after each item of histories ``[B, L]``."""
+        return self.forward(item_seq, bidirectional=False)
+
+    def calculate_loss(self, interaction):
+        """RecBole's of the stage; in finetuning with prefixes that of all targets."""
+        if self.train_stage == "pretrain":
+            return sequential.S3Rec.calculate_loss(self, interaction)
+        return super().calculate_loss(interaction)
+
+    @property
+    def n_real_items(self) -> int:
+        """Number of items, padding included; the last row of the table is the mask's."""
+        return self.n_items - 1
+
+
+class BERT4Rec(sequential.BERT4Rec):
+    """RecBole's BERT4Rec, which scores the masked positions alone; results are the same.
+
+    RecBole scores ``mask_ratio * MAX_ITEM_LIST_LENGTH`` positions of each history, most of which
+    count nothing where histories are short, and places the mask of a tested history row by row.
+    """
+
+    def reconstruct_test_data(self, item_seq, item_seq_len):
+        """Histories ``[B, L]`` with the mask behind their last item, without their first column."""
+        extended = F.pad(item_seq, (0, 1))
+        extended[torch.arange(len(extended), device=extended.device), item_seq_len] = (
+            self.mask_token
+        )
+        return extended[:, 1:]
+
+    def calculate_loss(self, interaction):
+        """Mean cross entropy of the masked items, but those at the first position (RecBole's)."""
+        if self.loss_type != "CE":
+            return super().calculate_loss(interaction)
+        places = interaction[self.MASK_INDEX]
+        rows, columns = (places > 0).nonzero(as_tuple=True)
+        outputs = self.forward(interaction[self.MASK_ITEM_SEQ])[rows, places[rows, columns]]
+        scores = outputs @ self.item_embedding.weight[: self.n_items].T + self.output_bias
+        return F.cross_entropy(scores, interaction[self.POS_ITEMS][rows, columns])
+
+
+class KSR(sequential.KSR):
     """RecBole's KSR; its relation vectors are float64, which its layers refuse."""
 
     def __init__(self, config, dataset):

@@ -1,14 +1,21 @@
 """RecBole's models with methods overridden: the values, against dense arithmetic."""
 
+import random
+from functools import partial
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from recbole.model.sequential_recommender import bert4rec, s3rec
 
+from recbole_lite import create_dataset, data_preparation, get_model
+from recbole_lite.data.prefix_windows import TARGETS
 from recbole_lite.model.recbole_overrides import LightGCN, SpectralCF, adjacency
 
 # Users 0 (padding), 1, 2; items 0 (padding), 1, 2, 3; user 1 had item 3 twice.
 PAIRS = [(1, 1), (1, 3), (1, 3), (2, 3)]
+CAUSAL = {"SASRec": {"n_heads": 2}, "GRU4Rec": {}, "FDSA": {"n_heads": 2}, "S3Rec": {"n_heads": 2}}
 EDGES = [(1, 4), (1, 6), (2, 6)]  # items behind the three users
 
 
@@ -48,8 +55,6 @@ def test_laplacian(interactions, dense):
 
 
 def test_ncl_takes_as_many_clusters_as_there_are_rows(config_for, caplog):
-    from recbole_lite import create_dataset, data_preparation, get_model
-
     config = config_for("NCL", num_clusters=1000)
     train = data_preparation(config, create_dataset(config))[0]
     model = get_model("NCL")(config, train.dataset)
@@ -61,8 +66,6 @@ def test_ncl_takes_as_many_clusters_as_there_are_rows(config_for, caplog):
 
 
 def test_random_scores_are_fixed_and_differ_by_user(config_for):
-    from recbole_lite import create_dataset, data_preparation, get_model
-
     config = config_for("Random")
     train = data_preparation(config, create_dataset(config))[0]
     model = get_model("Random")(config, train.dataset)
@@ -77,21 +80,50 @@ def test_random_scores_are_fixed_and_differ_by_user(config_for):
     assert scores.mean().item() == pytest.approx(0.5, abs=0.05)
 
 
-def test_sasrec_trains_each_position_as_if_its_prefix_were_alone(config_for):
+@pytest.mark.parametrize("name", ["SASRec", "GRU4Rec", "FDSA", "S3Rec"])
+def test_each_position_is_trained_as_if_its_prefix_were_alone(name, config_for):
     """The loss of prefixes is the mean of RecBole's over single targets, less padding's score."""
-    from recbole_lite import create_dataset, data_preparation, get_model
-    from recbole_lite.data.prefix_windows import TARGETS
-
-    config = config_for("SASRec", train_strategy="prefix", train_batch_size=9, n_heads=2)
+    changes = {**CAUSAL[name], "train_strategy": "prefix", "train_batch_size": 9}
+    config = config_for(name, **changes)
     train = data_preparation(config, create_dataset(config))[0]
-    model = get_model("SASRec")(config, train._dataset).eval()
+    model = get_model(name)(config, train._dataset).eval()
     batch = next(iter(train))
     assert len(batch["item_length"].unique()) > 1  # rows of several lengths, in any order
-    losses = []
+    losses, n_items = [], train._dataset.item_num
     for row, targets in zip(batch["item_id_list"], batch[TARGETS], strict=True):
         for step in targets.nonzero().flatten().tolist():
-            h_u = model.forward(row[None, : step + 1], torch.tensor([step + 1]))
-            scores = h_u @ model.item_embedding.weight[1:].T
+            alone = {"item_id_list": row[None, : step + 1], "item_length": torch.tensor([step + 1])}
+            scores = model.full_sort_predict(alone)[:, 1:n_items]
             losses.append(torch.nn.functional.cross_entropy(scores, targets[step, None] - 1))
     assert model.loss_terms(batch) == len(losses) > 5
+    model.train_stage = "finetune"
     torch.testing.assert_close(model.calculate_loss(batch), torch.stack(losses).mean())
+
+
+def test_s3rec_pretrains_on_windows(config_for):
+    """With prefixes its four losses are those of the windows, RecBole's for the same rows."""
+    config = config_for("S3Rec", **CAUSAL["S3Rec"], train_strategy="prefix", train_batch_size=9)
+    train = data_preparation(config, create_dataset(config))[0]
+    model = get_model("S3Rec")(config, train._dataset).eval()
+    batch, losses = next(iter(train)), []
+    for calculate in (model.calculate_loss, partial(s3rec.S3Rec.calculate_loss, model)):
+        random.seed(7)
+        losses.append(calculate(batch))
+    assert losses[0] == losses[1] > 0
+
+
+@pytest.mark.parametrize("loss_type", ["CE", "BPR"])
+def test_bert4rec_is_recboles(loss_type, config_for):
+    config = config_for(
+        "BERT4Rec", loss_type=loss_type, mask_ratio=0.5, train_batch_size=9, n_heads=2
+    )
+    train, _, test = data_preparation(config, create_dataset(config))
+    model = get_model("BERT4Rec")(config, train._dataset).eval()
+    batch = next(iter(train))
+    expected = bert4rec.BERT4Rec.calculate_loss(model, batch)
+    torch.testing.assert_close(model.calculate_loss(batch), expected)
+    tested = next(iter(test))[0]
+    histories = tested["item_id_list"], tested["item_length"]
+    found = model.reconstruct_test_data(*histories)
+    assert found.equal(bert4rec.BERT4Rec.reconstruct_test_data(model, *histories))
+    assert (found == model.mask_token).sum() == len(found)

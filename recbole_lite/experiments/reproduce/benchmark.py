@@ -142,9 +142,7 @@ def _run(request: Request, cells: Sequence[tuple[Request, ModelSpec]]) -> Iterat
             yield *pending.pop(done), lines, why
 
 
-def _run_in_processes(
-    workers: int, cells: Sequence[tuple[Request, ModelSpec]]
-) -> Iterator[tuple]:
+def _run_in_processes(workers: int, cells: Sequence[tuple[Request, ModelSpec]]) -> Iterator[tuple]:
     """Train so many cells at once, which share the processor's cores and the GPU."""
     context = multiprocessing.get_context("spawn")  # a process that has used CUDA cannot be forked
     folder, threads = str(Path.cwd()), max(1, torch.get_num_threads() // workers)
