@@ -13,8 +13,6 @@
     compile   whether torch.compile makes a training step shorter (the key ``compile``)
     item_lm   ItemLM on ml-1m: Recall@10 and NDCG@10 that --seconds of training reach
     paper     LiteLLM4Rec as the paper has it, for the time that is left
-    choices   not unless named: settings of ItemLM on ml-1m in turn, two more seeds of those that
-              validation chooses, and a student of the three
 
 Each part runs in a process of its own, which is ended when its time is up. OUT/gpu.json is written
 anew after every figure, so that a call that is cut off leaves what it had. --tiny runs all of it on
@@ -58,8 +56,7 @@ from recbole_lite.utils.files import to_plain, write_json
 from recbole_lite.utils.paths import PROPERTIES
 
 LIMITS = {"smoke": 90, "tests": 80, "step": 130, "latency": 110, "item_lm": 205, "compile": 120,
-          "paper": 90, "choices": 520}  # fmt: skip
-USUAL = [name for name in LIMITS if name != "choices"]
+          "paper": 90}  # fmt: skip
 ENDS_ALL = ("smoke",)  # parts without which the others are worth nothing
 LEAST = 25  # seconds without which a part is not begun
 
@@ -75,13 +72,6 @@ ITEM_LM = {  # results/ml-1m/item_lm
     "lm_dropout": 0.2, "eval_batch_size": 2048,
 }  # fmt: skip
 WIDER = {**ITEM_LM, "MAX_ITEM_LIST_LENGTH": 200, "lm_dropout": 0.3, "epochs": 40}
-LONG = {**ITEM_LM, "MAX_ITEM_LIST_LENGTH": 100, "epochs": 20}
-CHOICES: dict[str, dict[str, Any]] = {  # changes to LONG
-    "text": {},
-    "text, d 512": {"hidden_size": 512, "inner_size": 2048, "n_heads": 8, "lm_dropout": 0.3},
-    "text, 3 layers, window 200": {"n_layers": 3, "MAX_ITEM_LIST_LENGTH": 200},
-    "text, label smoothing": {"label_smoothing": 0.1},
-}
 SASREC = {"train_strategy": "all", "loss_type": "CE", "learner": "adamw", "eval_batch_size": 2048}
 # name -> (model, files, settings)
 KINDS = {
@@ -494,38 +484,12 @@ def paper(part: Part) -> None:
     trained(part, "T5-small, all", "LiteLLM4Rec", changes, min(90, part.left - 15))
 
 
-def choices(part: Part) -> None:
-    """Train ItemLM with each of `CHOICES`, the best on validation with two more seeds, a student.
-
-    The student has the best one's size and learns from the mean scores of its three seeds.
-    """
-    found: dict[str, Any] = {}
-
-    def train(label: str, name: str, **changes) -> None:
-        seconds = min(part.args.seconds, part.left - 12)
-        result = trained(part, label, "ItemLM", {**LONG, **CHOICES[name], **changes}, seconds)
-        if result:
-            found[label] = result
-
-    for name in CHOICES:
-        train(name, name)
-    best = max(found, key=lambda name: found[name]["best_valid_result"]["ndcg@10"])
-    labels = {f"{best}, seed {seed}": seed for seed in (2021, 2022)}
-    for label, seed in labels.items():
-        train(label, best, seed=seed)
-    teachers = [found[label]["run_dir"] for label in (best, *labels) if label in found]
-    train("student of the three", best, distill_from=teachers, distill_loss="scores")
-
-
-def trained(part: Part, name: str, kind: str, changes: dict, seconds: float) -> dict[str, Any]:
-    """Train for so many seconds at most, the learning rate's schedule planned for that.
-
-    Returns what :func:`run_one` does; nothing if there was no time.
-    """
+def trained(part: Part, name: str, kind: str, changes: dict, seconds: float) -> None:
+    """Train for so many seconds at most, the learning rate's schedule planned for that."""
     started = time.perf_counter()
     if seconds < (0 if part.tiny else 15):
         part.record(**{name: "no time left"})
-        return {}
+        return
     side = Training(part.config(kind, "bfloat16", **changes))
     side.steps(2 if part.tiny else 10)
     a_step, an_epoch = side.steps(2 if part.tiny else 40), len(side.train)
@@ -555,14 +519,13 @@ def trained(part: Part, name: str, kind: str, changes: dict, seconds: float) -> 
         "test": to_plain(result["test_result"]),
     }
     part.record(**{name: {**about, **facts, "history": history}})
-    return result
 
 
 # -- the call -----------------------------------------------------------------------------------
 
 PARTS: dict[str, Callable[[Part], None]] = {
     "smoke": smoke, "tests": device_tests, "step": step, "latency": latency, "item_lm": item_lm,
-    "compile": compiled, "paper": paper, "choices": choices,
+    "compile": compiled, "paper": paper,
 }  # fmt: skip
 
 
@@ -588,9 +551,7 @@ def table(parts: dict[str, dict]) -> str:
         ]
         head = [f"32 users, {precision}", "ms", "to LiteLLM4Rec", "to its graph"]
         text.append(tabulate(rows, head, floatfmt=".1f"))
-    runs = {
-        k: v for part in ("item_lm", "paper", "choices") for k, v in parts.get(part, {}).items()
-    }
+    runs = {k: v for part in ("item_lm", "paper") for k, v in parts.get(part, {}).items()}
     rows = [
         [name, r["steps_per_s"], r["epochs"], r["seconds"]["training"],
          *(r[s][m] for s in ("valid", "test") for m in ("recall@10", "ndcg@10"))]
@@ -611,11 +572,9 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--item_embeddings", required=True, help="folder of cached item vectors")
     parser.add_argument("--out", type=Path, required=True, help="folder for gpu.json")
-    parser.add_argument("--parts", default=",".join(USUAL), help="names, comma-separated")
+    parser.add_argument("--parts", default=",".join(LIMITS), help="names, comma-separated")
     parser.add_argument("--total", type=float, default=525, help="seconds of the whole call")
-    parser.add_argument(
-        "--seconds", type=float, default=180, help="of a training, in item_lm and choices"
-    )
+    parser.add_argument("--seconds", type=float, default=180, help="of a training in item_lm")
     parser.add_argument("--tiny", action="store_true", help="small models on the CPU")
     parser.add_argument("--part", help=argparse.SUPPRESS)  # the process of one part
     args = parser.parse_args(argv)

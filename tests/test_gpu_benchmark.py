@@ -38,7 +38,7 @@ def test_the_parts_run(gpu, words, llm_folders, monkeypatch):
     args = gpu.arguments(words)
     args.out.mkdir()
     write_json(args.out / "gpu.json", {"parts": {}})
-    for name in ("smoke", "latency", "item_lm", "choices"):
+    for name in ("smoke", "latency", "item_lm"):
         gpu.PARTS[name](gpu.Part(name, args, 600))
     parts = json.loads((args.out / "gpu.json").read_text())["parts"]
     for kind in kinds:  # both sides are the CPU here
@@ -49,11 +49,6 @@ def test_the_parts_run(gpu, words, llm_folders, monkeypatch):
     assert {"POD", "POD, plain loop"} <= set(parts["latency"]["beams, bfloat16"]["ratio_to_graph"])
     assert parts["item_lm"]["window 50"]["steps"] <= 3
     assert "window 200" in gpu.table(parts)
-    chosen = {name: parts["choices"][name] for name in gpu.CHOICES}
-    best = max(chosen, key=lambda name: chosen[name]["valid"]["ndcg@10"])
-    again = [parts["choices"][f"{best}, seed {seed}"]["planned"]["seed"] for seed in (2021, 2022)]
-    assert again == [2021, 2022]
-    assert len(parts["choices"]["student of the three"]["planned"]["distill_from"]) == 3
 
 
 def test_a_difference_to_the_cpu_ends_the_part(gpu, words, llm_folders, monkeypatch):
