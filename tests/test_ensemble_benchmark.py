@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SMALL = [
-    "--hidden_size=16", "--inner_size=16", "--n_layers=1", "--n_heads=2", "--item_init=random",
+    "--hidden_size=16", "--inner_size=16", "--n_heads=2", "--item_init=random",
     "--MAX_ITEM_LIST_LENGTH=6", "--train_batch_size=16", "--epochs=1", "--eval_step=1",
 ]  # fmt: skip
 
@@ -28,15 +28,15 @@ def ensemble(monkeypatch):
     return module
 
 
-def test_students_of_all_teachers(ensemble, workdir, data_path, capsys):
+def test_students_of_all_teachers(ensemble, workdir, data_path):
     args = ["--dataset=tiny", f"--data_path={data_path}", "--out=found", *SMALL]
     text = ensemble.run(ensemble.arguments(args))
     records = {
         path.relative_to("found"): json.loads(path.read_text())
         for path in Path("found").glob("*/ItemLM-*.json")
     }
-    folders = [records[Path(p)]["run_dir"] for p in
-               ("teacher/ItemLM-1.json", "teacher/ItemLM-2.json", "deep/ItemLM-1.json")]  # fmt: skip
+    teachers = ("teacher/ItemLM-1.json", "teacher/ItemLM-2.json", "deep/ItemLM-1.json")
+    folders = [records[Path(path)]["run_dir"] for path in teachers]
     students = {p: r for p, r in records.items() if p.parent.name.startswith("student")}
     assert {tuple(r["settings"]["distill_from"]) for r in students.values()} == {tuple(folders)}
     weights = {p.parent.name: r["settings"]["distill_weight"] for p, r in students.items()}

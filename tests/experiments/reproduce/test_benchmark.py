@@ -167,6 +167,21 @@ def test_cells_on_a_cluster(rows, request_for, monkeypatch):
     assert "best rival" in text
 
 
+def test_cells_in_several_processes(rows, request_for):
+    """Each cell is trained in one of two processes; one that fails costs no other."""
+    lines = []
+    names = ("SASRec", "NoSuchModel", "ItemLM")
+    request = request_for(
+        datasets=("tiny",), seeds=1, models=names, workers=2, log=lines.append, minutes=0.002
+    )
+    text = reproduce("benchmark", request)
+    assert {line.split(": ")[1] for line in lines} == set(names)
+    assert "- NoSuchModel on tiny: not run: ConfigError: unknown model" in text
+    trained = {path.stem for path in (request.out / "tiny").glob("*-2020.json")}
+    assert trained == {"SASRec-2020", "ItemLM-2020"}
+    assert result_of(request, "ItemLM")["config_dict"]["hidden_size"] == 16
+
+
 def test_what_cannot_be_run(rows, request_for):
     with pytest.raises(ConfigError, match="unknown: BERT5Rec; there are SASRec; Reader"):
         reproduce("benchmark", request_for(datasets=("tiny",), models=("BERT5Rec",)))
