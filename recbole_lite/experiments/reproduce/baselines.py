@@ -136,7 +136,8 @@ def _benchmark_specs() -> Iterator[ModelSpec]:
     yield ModelSpec("S3Rec", "S3Rec", files=[FOLDER / "S3Rec.yaml"], pretrain=0.3, rival=True)
     for spec in RELATED.values():
         first = sasrec if spec.reads == "item_vectors" and spec.first_phase else spec.first_phase
-        yield replace(spec, first_phase=first, rival=True)
+        # LLM2Rec and SLMRec are ItemLM, adapted and distilled: settings of this project's model.
+        yield replace(spec, first_phase=first, rival=spec.model != "ItemLM")
     files = [FOLDER / "LiteLLM4Rec-paper.yaml"]
     yield ModelSpec("LiteLLM4Rec, paper", "LiteLLM4Rec", files=files)
     for name in ("ItemLM", "ItemLM, text", "ItemLM, text+id"):

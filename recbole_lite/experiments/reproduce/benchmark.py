@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -143,20 +144,41 @@ def _run(request: Request, cells: Sequence[tuple[Request, ModelSpec]]) -> Iterat
 
 
 def _run_in_processes(workers: int, cells: Sequence[tuple[Request, ModelSpec]]) -> Iterator[tuple]:
-    """Train so many cells at once, which share the processor's cores and the GPU."""
+    """Train so many cells at once, each in a process; they share the cores and the GPU."""
     context = multiprocessing.get_context("spawn")  # a process that has used CUDA cannot be forked
     folder, threads = str(Path.cwd()), max(1, torch.get_num_threads() // workers)
-    with ProcessPoolExecutor(min(workers, len(cells) or 1), context) as pool:
-        pending = {
-            pool.submit(_train_elsewhere, replace(of, log=print), spec, folder, threads): (of, spec)
-            for of, spec in cells
-        }
-        for done in as_completed(pending):
-            try:
-                lines, why = done.result()
-            except Exception as error:  # its process died, or what train_cell does not expect
-                lines, why = [], one_line(error, limit=110)
-            yield *pending[done], lines, why
+    waiting, running = list(reversed(cells)), {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                of, spec = waiting.pop()
+                answer, its_end = context.Pipe(duplex=False)
+                given = (its_end, replace(of, log=print), spec, folder, threads)
+                process = context.Process(target=_answer, args=given)
+                process.start()
+                its_end.close()
+                running[answer] = process, (of, spec)
+            for answer in connection.wait(list(running)):
+                process, cell = running.pop(answer)
+                try:
+                    found = answer.recv()
+                except EOFError:  # such as for lack of memory
+                    process.join()
+                    found = [], f"its process ended with status {process.exitcode}"
+                yield *cell, *found
+    finally:
+        for process, _ in running.values():
+            process.terminate()
+
+
+def _answer(its_end, *given) -> None:
+    """Send what training a cell gives; of Ctrl-C the parent decides."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        found = _train_elsewhere(*given)
+    except Exception as error:  # what train_cell does not expect
+        found = [], one_line(error, limit=110)
+    its_end.send(found)
 
 
 def _train_elsewhere(request: Request, spec: ModelSpec, folder: str, threads: int) -> tuple:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -167,19 +168,28 @@ def test_cells_on_a_cluster(rows, request_for, monkeypatch):
     assert "best rival" in text
 
 
-def test_cells_in_several_processes(rows, request_for):
-    """Each cell is trained in one of two processes; one that fails costs no other."""
+class EndsItsProcess:
+    """A setting that ends the process which reads it."""
+
+    def __reduce__(self):
+        return os._exit, (3,)
+
+
+def test_cells_in_several_processes(rows, request_for, monkeypatch):
+    """Each cell is trained in a process of its own; one that fails or dies costs no other."""
     lines = []
-    names = ("SASRec", "NoSuchModel", "ItemLM")
+    table = {**benchmark.BENCHMARK}
+    table["Dies"] = replace(table["SASRec"], name="Dies", settings={"key": EndsItsProcess()})
+    monkeypatch.setattr(benchmark, "BENCHMARK", table)
+    names = ("SASRec", "NoSuchModel", "Dies")
     request = request_for(
         datasets=("tiny",), seeds=1, models=names, workers=2, log=lines.append, minutes=0.002
     )
     text = reproduce("benchmark", request)
-    assert {line.split(": ")[1] for line in lines} == set(names)
     assert "- NoSuchModel on tiny: not run: ConfigError: unknown model" in text
-    trained = {path.stem for path in (request.out / "tiny").glob("*-2020.json")}
-    assert trained == {"SASRec-2020", "ItemLM-2020"}
-    assert result_of(request, "ItemLM")["config_dict"]["hidden_size"] == 16
+    assert "- Dies on tiny: not run: its process ended with status 3" in text
+    assert [line for line in lines if ": SASRec: written to" in line]
+    assert result_of(request, "SASRec")["config_dict"]["hidden_size"] == 16
 
 
 def test_what_cannot_be_run(rows, request_for):
