@@ -141,12 +141,12 @@ def test_a_run_may_have_no_texts(item, quick, data_path):
 
 
 def test_baselines_that_cannot_train_prefixes_train_the_same_targets_one_by_one(quick):
-    settings = quick(epochs=1, train_strategy="prefix", rec_llm_causal=True, baselines=["GRU4Rec"])
+    settings = quick(epochs=1, train_strategy="prefix", rec_llm_causal=True, baselines=["NARM"])
     overrides = ["--train_strategy=prefix"]
     result = run("LiteLLM4Rec", "tiny", config_dict=settings, overrides=overrides)
     saved = json.loads(Path(result["run_dir"], "config.json").read_text())
     assert saved["settings"]["train_strategy"] == "prefix"
-    beside = json.loads(Path(result["baselines"]["GRU4Rec"]["run_dir"], "config.json").read_text())
+    beside = json.loads(Path(result["baselines"]["NARM"]["run_dir"], "config.json").read_text())
     assert beside["settings"]["train_strategy"] == "all"
 
 

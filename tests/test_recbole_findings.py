@@ -193,8 +193,8 @@ def sequences_of(dataset):
 
 def test_11_ours_first_then_recboles():
     assert get_model("LiteLLM4Rec").__module__ == "recbole_lite.model.lite_llm4rec"
-    assert get_model("GRU4Rec").__module__ == "recbole.model.sequential_recommender.gru4rec"
-    assert issubclass(get_model("LiteLLM4Rec"), recbole_lite.get_model("GRU4Rec").__mro__[1])
+    assert get_model("NARM").__module__ == "recbole.model.sequential_recommender.narm"
+    assert issubclass(get_model("LiteLLM4Rec"), recbole_lite.get_model("NARM").__mro__[1])
 
 
 @pytest.mark.parametrize("name, near", [("SASrec", "SASRec"), ("LiteLLM4rec", "LiteLLM4Rec")])
@@ -207,10 +207,10 @@ def test_11_autograds_anomaly_mode_stays_as_it_was(monkeypatch):
     """RecBole's SINE, imported with any sequential model, turns it on: 1.6 times the time."""
     package = "recbole.model.sequential_recommender"
     for found in (False, True):
-        for module in (package, f"{package}.sine", f"{package}.gru4rec"):
+        for module in (package, f"{package}.sine", f"{package}.narm"):
             monkeypatch.delitem(sys.modules, module, raising=False)
         with torch.autograd.set_detect_anomaly(found, check_nan=False):
-            get_model("GRU4Rec")
+            get_model("NARM")
             assert torch.is_anomaly_enabled() is found
     monkeypatch.delitem(sys.modules, f"{package}.sine")
     with torch.autograd.set_detect_anomaly(False):

@@ -299,11 +299,13 @@ class BERT4Rec(sequential.BERT4Rec):
         """Mean cross entropy of the masked items, but those at the first position (RecBole's)."""
         if self.loss_type != "CE":
             return super().calculate_loss(interaction)
-        places = interaction[self.MASK_INDEX]
+        places, items = (to_host(interaction[f]) for f in (self.MASK_INDEX, self.POS_ITEMS))
         rows, columns = (places > 0).nonzero(as_tuple=True)
-        outputs = self.forward(interaction[self.MASK_ITEM_SEQ])[rows, places[rows, columns]]
-        scores = outputs @ self.item_embedding.weight[: self.n_items].T + self.output_bias
-        return F.cross_entropy(scores, interaction[self.POS_ITEMS][rows, columns])
+        found = rows, places[rows, columns], items[rows, columns]
+        outputs = self.forward(interaction[self.MASK_ITEM_SEQ])
+        rows, places, items = (tensor_to_device(values, outputs.device) for values in found)
+        weight = self.item_embedding.weight[: self.n_items]
+        return F.cross_entropy(outputs[rows, places] @ weight.T + self.output_bias, items)
 
 
 class KSR(sequential.KSR):

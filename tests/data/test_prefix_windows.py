@@ -277,7 +277,7 @@ def test_shuffle_is_about_the_windows_order(shuffle, loaders):
 @pytest.mark.parametrize(
     "model, changes, message",
     [
-        ("GRU4Rec", {}, "GRU4Rec trains with all or sampling"),
+        ("NARM", {}, "NARM trains with all or sampling"),
         ("SASRec", {"loss_type": "BPR"}, "trains SASRec with loss_type: CE, found 'BPR'"),
         ("LiteLLM4Rec", {"prefix_overlap": 6}, r"in 0\.\.5 \(MAX_ITEM_LIST_LENGTH - 1\), found 6"),
         ("LiteLLM4Rec", {"prefix_overlap": -1}, "a whole number of at least 0, found -1"),

@@ -21,10 +21,7 @@ from recbole_lite.utils.errors import TrainingError
 pytestmark = pytest.mark.device
 
 # In RecBole's own code; everything else waits for nothing.
-WAITS = {
-    "BERT4Rec": {"index on the CPU at sequential_recommender/bert4rec.py": 1},
-    "FDSA": {"blocking copy from the CPU at model/layers.py": 1},
-}
+WAITS = {"FDSA": {"blocking copy from the CPU at model/layers.py": 1}}
 
 
 @pytest.fixture
