@@ -6,8 +6,8 @@ what has one is not trained again.
 
     python benchmarks/ensemble.py --data_path=DIR --out=OUT [--at_once=6] [--key=value ...]
 
-``--at_once`` trainings share the machine. A GPU is shared in turns: on one H100, sixteen at once
-take as long as one after another.
+``--at_once`` trainings share the machine: five students at once, beside ten other trainings, took
+thirteen seconds per epoch on one H100.
 """
 
 from __future__ import annotations
