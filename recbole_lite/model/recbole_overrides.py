@@ -202,6 +202,8 @@ class _AllPositions:
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         self.label_smoothing = config["label_smoothing"]
+        if isinstance(self.loss_fct, torch.nn.CrossEntropyLoss):  # of one target per sequence
+            self.loss_fct.label_smoothing = self.label_smoothing
         self.length_groups = _LENGTH_GROUPS if config["cut_padding"] else 1
         if config["train_strategy"] == "prefix" and self.loss_type != "CE":
             raise ConfigError(

@@ -100,6 +100,17 @@ def test_each_position_is_trained_as_if_its_prefix_were_alone(name, config_for):
     torch.testing.assert_close(model.calculate_loss(batch), torch.stack(losses).mean())
 
 
+@pytest.mark.parametrize("name", ["SASRec", "GRU4Rec", "FDSA"])
+def test_label_smoothing_with_one_target_per_sequence(name, config_for):
+    config = config_for(name, **CAUSAL[name], label_smoothing=0.3, train_batch_size=9)
+    train = data_preparation(config, create_dataset(config))[0]
+    model = get_model(name)(config, train._dataset).eval()
+    batch = next(iter(train))
+    logs = model.full_sort_predict(batch).log_softmax(1)
+    expected = -0.7 * logs[torch.arange(len(logs)), batch["item_id"]] - 0.3 * logs.mean(1)
+    torch.testing.assert_close(model.calculate_loss(batch), expected.mean())
+
+
 def test_s3rec_pretrains_on_windows(config_for):
     """With prefixes its four losses are those of the windows, RecBole's for the same rows."""
     config = config_for("S3Rec", **CAUSAL["S3Rec"], train_strategy="prefix", train_batch_size=9)

@@ -114,7 +114,9 @@ def _train(request: Request, specs: Sequence[ModelSpec]) -> dict[tuple[str, str,
 
 def _run(request: Request, cells: Sequence[tuple[Request, ModelSpec]]) -> Iterator[tuple]:
     """Train cells here or on a Ray cluster; yields each with its log and its problem."""
-    if request.ray_address is None and request.workers > 1:
+    if request.ray_address is not None and request.workers > 1:
+        raise ConfigError("--workers is for this machine, --ray_address for a cluster; give one")
+    if request.workers > 1:
         yield from _run_in_processes(request.workers, cells)
         return
     if request.ray_address is None:

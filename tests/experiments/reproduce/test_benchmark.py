@@ -193,6 +193,8 @@ def test_cells_in_several_processes(rows, request_for, monkeypatch):
 
 
 def test_what_cannot_be_run(rows, request_for):
+    with pytest.raises(ConfigError, match="--workers is for this machine, --ray_address for a"):
+        reproduce("benchmark", request_for(datasets=("tiny",), workers=2, ray_address="auto"))
     with pytest.raises(ConfigError, match="unknown: BERT5Rec; there are SASRec; Reader"):
         reproduce("benchmark", request_for(datasets=("tiny",), models=("BERT5Rec",)))
     with pytest.raises(ConfigError, match=r"NoSuchFile: needs .*absent.yaml, which is not there"):
