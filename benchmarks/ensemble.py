@@ -16,7 +16,7 @@ import argparse
 import json
 import shlex
 import sys
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -62,11 +62,14 @@ def train(job: tuple[str, dict, int], args: argparse.Namespace) -> dict[str, Any
 
 def run(args: argparse.Namespace) -> str:
     """Train what is missing; the table."""
+    if args.at_once == 1:
+        return _run(args, map)
+    with get_context("spawn").Pool(args.at_once) as pool:  # an error or Ctrl-C ends its processes
+        return _run(args, partial(pool.imap, chunksize=1))
+
+
+def _run(args: argparse.Namespace, mapped: Callable) -> str:
     found: dict[tuple[str, int], dict[str, Any]] = {}
-    mapped, pool = map, None
-    if args.at_once > 1:
-        pool = ProcessPoolExecutor(args.at_once, get_context("spawn"))
-        mapped = pool.map
 
     def train_all(jobs: list[tuple[str, dict, int]]) -> None:
         for (name, _, seed), record in zip(
@@ -83,8 +86,6 @@ def run(args: argparse.Namespace) -> str:
     train_all([(name, of, SEEDS[0]) for name, of in students.items()])
     best = max(students, key=lambda name: found[name, SEEDS[0]]["valid"]["ndcg@10"])
     train_all([(best, students[best], seed) for seed in SEEDS[1:]])
-    if pool:
-        pool.shutdown()
     rows = [
         [name, seed, f"{r['parameters']:,}", r["epochs"], *(r[part][metric] for part in
          ("valid", "test") for metric in ("recall@10", "ndcg@10"))]
