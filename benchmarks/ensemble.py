@@ -1,8 +1,9 @@
 """An ensemble of ItemLM, distilled into one model of the same size (docs/distillation.md).
 
 Trains the teachers (four seeds, a wider one), students with different settings, and two more seeds
-of the student that is best on validation; prints a table. Each result is a file below OUT, and
-what has one is not trained again.
+of the student that is best on validation; prints a table. ``--students`` trains three seeds of each
+student that it names, at once, and no other. Each result is a file below OUT, and what has one is
+not trained again.
 
     python benchmarks/ensemble.py --data_path=DIR --out=OUT [--at_once=6] [--key=value ...]
 
@@ -81,11 +82,13 @@ def _run(args: argparse.Namespace, mapped: Callable) -> str:
     train_all([(name, of, seed) for name, (of, seeds) in TEACHERS.items() for seed in seeds])
     teachers = [record["run_dir"] for record in found.values()]
     students = {
-        name: {**STUDENT, **changes, "distill_from": teachers} for name, changes in STUDENTS.items()
+        name: {**STUDENT, **STUDENTS[name], "distill_from": teachers}
+        for name in args.students or STUDENTS
     }
-    train_all([(name, of, SEEDS[0]) for name, of in students.items()])
-    best = max(students, key=lambda name: found[name, SEEDS[0]]["valid"]["ndcg@10"])
-    train_all([(best, students[best], seed) for seed in SEEDS[1:]])
+    seeds = SEEDS if args.students else SEEDS[:1]
+    train_all([(name, of, seed) for seed in seeds for name, of in students.items()])
+    best = max(students, key=lambda name: sum(found[name, s]["valid"]["ndcg@10"] for s in seeds))
+    train_all([(best, students[best], seed) for seed in SEEDS if seed not in seeds])
     rows = [
         [name, seed, f"{r['parameters']:,}", r["epochs"], *(r[part][metric] for part in
          ("valid", "test") for metric in ("recall@10", "ndcg@10"))]
@@ -102,6 +105,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--data_path", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--at_once", type=int, default=1, metavar="N")
+    parser.add_argument("--students", nargs="+", choices=STUDENTS, metavar="NAME")
     args, args.overrides = parser.parse_known_args(argv)
     args.command = shlex.join(["python", "benchmarks/ensemble.py", *argv])
     return args

@@ -54,3 +54,11 @@ def test_students_of_all_teachers(ensemble, workdir, data_path):
     before = {path: (Path("found") / path).stat().st_mtime_ns for path in records}
     assert ensemble.run(ensemble.arguments(args)) == text
     assert before == {path: (Path("found") / path).stat().st_mtime_ns for path in records}
+
+
+def test_named_students_have_three_seeds_each(ensemble, workdir, data_path):
+    args = ["--dataset=tiny", f"--data_path={data_path}", "--out=found", *SMALL]
+    text = ensemble.run(ensemble.arguments([*args, "--students", "student, weight 1"]))
+    found = sorted(path.name for path in Path("found").glob("student*/ItemLM-*.json"))
+    assert found == [f"ItemLM-{seed}.json" for seed in (2020, 2021, 2022)]
+    assert "best on validation: student, weight 1" in text
