@@ -364,6 +364,11 @@ class Windows(Interaction):
         users, items = (store.take(field, rows) for field in (store.user_field, store.item_field))
         return users.numpy(), items.numpy()
 
+    def target_items(self) -> torch.Tensor:
+        """Items of all targets, ``[n]``: those of the covered rows but the first of each user."""
+        first, last = self.user_bounds()
+        return self.store.take(self.store.item_field, ranges(first + 1, last - first))
+
     def lengths(self) -> np.ndarray:
         """Number of inputs of each window, ``[n]``."""
         return np.minimum(self.rows - self.first_row_of(slice(None)), self.max_length)

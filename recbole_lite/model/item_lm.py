@@ -45,7 +45,8 @@ class ItemLM(NextItemModel):
     ``random``        row i of a trained table that begins as normal noise
     ``text``          row i of a trained table that begins as the Item LLM's vector, turned
                       to the model's size by its principal axes and scaled like the noise
-    ``text_plus_id``  row i of a trained table, plus a linear map of the Item LLM's vector
+    ``text_plus_id``  row i of a trained table, plus a linear map of the Item LLM's vector; the
+                      row of an item that is never a target of the training stays 0
     ================  =====================================================================
 
     Parameters
@@ -103,6 +104,7 @@ class ItemLM(NextItemModel):
         elif how == "text_plus_id":
             self.item_tower = ItemTower(config, dataset, d, {"frozen"})
             self.item_vectors_sha256 = self.item_tower.vectors_sha256
+            self._keep_at_zero(dataset)
         elif config["item_vectors"]:
             getLogger().warning(
                 "item_vectors is not read with item_init: random; set text or text_plus_id"
@@ -131,15 +133,28 @@ class ItemLM(NextItemModel):
         """The causal language model."""
         return self.lm
 
+    def _keep_at_zero(self, dataset) -> None:
+        """Keep the rows of items at 0 that are never a target: a loss only pushes these away."""
+        untrained = torch.ones(self.n_items, 1, dtype=torch.bool)
+        if hasattr(dataset, "inter_feat"):  # a model that is only to recommend has no data
+            untrained[dataset.inter_feat.target_items()] = False
+            with torch.no_grad():
+                self.items.weight.masked_fill_(untrained, 0)
+        self.register_buffer("untrained", untrained, persistent=False)
+
     def item_vectors(self, items: torch.Tensor) -> torch.Tensor:
         """Vectors of items, ``[...]`` ids -> ``[..., d]``."""
         own = self.items(items)
-        return own if self.item_tower is None else own + self.item_tower(items)
+        if self.item_tower is None:
+            return own
+        return torch.where(self.untrained[items], own.detach(), own) + self.item_tower(items)
 
     def item_table(self) -> torch.Tensor:
         """Vectors of all items, ``[n_items, d]``; row 0 is padding."""
         own = self.items.weight
-        return own if self.item_tower is None else own + self.item_tower.table()
+        if self.item_tower is None:
+            return own
+        return torch.where(self.untrained, own.detach(), own) + self.item_tower.table()
 
     def encode(self, item_seq: torch.Tensor, packing: RowPacking | None = None) -> torch.Tensor:
         """Outputs of the language model, ``[B, L]`` ids -> ``[B, L, d]``."""

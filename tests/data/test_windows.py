@@ -377,3 +377,15 @@ def test_interactions_are_those_of_training(strategy, settings):
         found = train._dataset.inter_feat.interactions()
         assert list(zip(*(array.tolist() for array in found), strict=True)) == expected
         list(train)
+
+
+@pytest.mark.parametrize("strategy", ["all", "sampling", "prefix"])
+def test_target_items_are_all_but_the_first_of_each_training_sequence(strategy, settings):
+    config = LiteConfig("ItemLM", "tiny", config_dict=settings(n_heads=2, train_strategy=strategy))
+    train, *_ = data_preparation(config, create_dataset(config))
+    frame = pd.read_csv(f"{config['data_path']}/tiny.inter", sep="\t")
+    frame.columns = [name.split(":")[0] for name in frame]
+    sequences = frame.sort_values("timestamp", kind="stable").groupby("user_id").item_id
+    expected = Counter(item for items in sequences for item in list(items[1])[1:-2])
+    found = train._dataset.id2token("item_id", train._dataset.inter_feat.target_items())
+    assert Counter(found) == expected

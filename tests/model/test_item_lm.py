@@ -112,6 +112,27 @@ def test_text_and_id_are_added(item_lm):
     assert model.items(ids).shape == expected.shape
 
 
+def test_an_item_that_is_never_a_target_has_its_text_alone(config_for, data_path):
+    # i0 comes first only, i1 is validation and test only, the others are targets.
+    rows = [f"u{u}\ti{item}\t3\t{step}" for u in range(8)
+            for step, item in enumerate([0, *range(2, 24), 1, 1])]  # fmt: skip
+    head = "user_id:token\titem_id:token\trating:float\ttimestamp:float"
+    (data_path / "tiny" / "tiny.inter").write_text("\n".join([head, *rows]) + "\n")
+    config = config_for("ItemLM", n_heads=2, item_init="text_plus_id", weight_decay=0.1)
+    train, *_ = data_preparation(config, create_dataset(config))
+    model = config.model_class(config, train._dataset).train()
+    own = [train._dataset.token2id("item_id", token) for token in ("i0", "i1")]
+    optimizer = torch.optim.AdamW(model.parameters())
+    for batch in train:
+        model.calculate_loss(batch).backward()
+        optimizer.step()
+    assert (model.items.weight.abs().sum(1) == 0).nonzero().flatten().tolist() == sorted([0, *own])
+    text = model.item_tower(torch.tensor(own))
+    assert text.abs().sum() > 0
+    torch.testing.assert_close(model.item_vectors(torch.tensor(own)), text)
+    torch.testing.assert_close(model.item_table()[own], text)
+
+
 def test_a_run_learns_and_its_checkpoint_gives_the_same_scores(quick):
     settings = quick(n_heads=2, epochs=12, item_init="text_plus_id", train_batch_size=8)
     result = run("ItemLM", "tiny", config_dict=settings)
