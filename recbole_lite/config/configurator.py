@@ -348,7 +348,11 @@ class LiteConfig(Config):
         if final.get("transform") != "mask_itemseq":
             return
         ratio, length = final["mask_ratio"], final["MAX_ITEM_LIST_LENGTH"]
-        if ratio * length < 1:
+        if not isinstance(ratio, (int, float)) or not 0 < ratio <= 1:
+            raise ConfigError(f"mask_ratio must be above 0 and at most 1, found {ratio!r}")
+        if final["train_strategy"] == "prefix":
+            final["transform"] = None  # the model masks whole windows itself
+        elif ratio * length < 1:
             raise ConfigError(
                 f"mask_ratio {ratio} of MAX_ITEM_LIST_LENGTH {length} is less than one item"
             )

@@ -26,11 +26,11 @@ MODELS = {
 }
 TRAINERS = "recbole_lite.trainer.trainer"  # module
 _OVERRIDES = "recbole_lite.model.recbole_overrides"
-_ALL_POSITIONS = ("FDSA", "GRU4Rec", "S3Rec", "SASRec")  # can train all prefixes in one pass
+_ALL_POSITIONS = ("BERT4Rec", "FDSA", "GRU4Rec", "S3Rec", "SASRec")  # train_strategy: prefix
 # RecBole's, with what fails today overridden: name -> module.
 OVERRIDDEN = dict.fromkeys(
     ("LightGCN", "NGCF", "GCMC", "SpectralCF", "NCL", "ADMMSLIM", "DiffRec", "KSR", "LDiffRec",
-     "LINE", "RaCT", "Random", "BERT4Rec", *_ALL_POSITIONS),
+     "LINE", "RaCT", "Random", *_ALL_POSITIONS),
     _OVERRIDES,
 )  # fmt: skip
 # RecBole's models whose scores and losses do not depend on how far a batch is padded.

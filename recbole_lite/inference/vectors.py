@@ -35,9 +35,8 @@ def user_vectors(model: torch.nn.Module, histories: Sequence[Sequence[int]]) -> 
     items = torch.nn.functional.pad(items, (0, length - items.shape[1]))
     items = tensor_to_device(items, next(model.parameters()).device)
     counts = (items != 0).sum(1)
-    if hasattr(model, "reconstruct_test_data"):  # BERT4Rec
-        outputs = model.forward(model.reconstruct_test_data(items, counts))
-        users = model.gather_indexes(outputs, counts - 1)
+    if hasattr(model, "outputs_at_mask"):  # BERT4Rec
+        users = model.outputs_at_mask(items, counts)
         users = torch.nn.functional.pad(users, (0, 1), value=1.0)  # for the bias
     else:
         users = model.forward(items, counts)

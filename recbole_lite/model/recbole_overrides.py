@@ -201,9 +201,8 @@ class _AllPositions:
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        self.label_smoothing = config["label_smoothing"]
-        if isinstance(self.loss_fct, torch.nn.CrossEntropyLoss):  # of one target per sequence
-            self.loss_fct.label_smoothing = self.label_smoothing
+        if self.loss_type == "CE":  # others ignore it, with a warning (smooth_labels)
+            self.label_smoothing = config["label_smoothing"]
         self.length_groups = _LENGTH_GROUPS if config["cut_padding"] else 1
         if config["train_strategy"] == "prefix" and self.loss_type != "CE":
             raise ConfigError(
@@ -223,7 +222,8 @@ class _AllPositions:
         """RecBole's; with prefixes the mean cross entropy of the targets over all items."""
         if TARGETS not in interaction:
             return super().calculate_loss(interaction)
-        outputs, targets = self._outputs_at_targets(interaction)
+        lengths, targets = (to_host(interaction[f]) for f in (self.ITEM_SEQ_LEN, TARGETS))
+        outputs, targets = self._outputs_at_targets(interaction[self.ITEM_SEQ], lengths, targets)
         weight = self.item_embedding.weight[1 : self.n_real_items]
         return cross_entropy(outputs, weight, targets - 1, smoothing=self.label_smoothing)
 
@@ -232,10 +232,16 @@ class _AllPositions:
         """Number of items, padding included."""
         return self.n_items
 
-    def _outputs_at_targets(self, interaction) -> tuple[torch.Tensor, torch.Tensor]:
-        """Outputs ``[N, d]`` and targets ``[N]``; rows are read with those of similar length."""
-        item_seq, targets = interaction[self.ITEM_SEQ], to_host(interaction[TARGETS])
-        lengths = to_host(interaction[self.ITEM_SEQ_LEN])
+    def _outputs_at_targets(self, item_seq, lengths, targets) -> tuple[torch.Tensor, torch.Tensor]:
+        """Outputs ``[N, d]`` and targets ``[N]``; rows are read with those of similar length.
+
+        Parameters
+        ----------
+        item_seq : torch.Tensor
+            Inputs ``[B, L]``, on the model's device.
+        lengths, targets : torch.Tensor
+            ``[B]`` and ``[B, L]`` (0: none), on the CPU.
+        """
         outputs, found = [], []
         for rows in lengths.argsort(descending=True, stable=True).chunk(self.length_groups):
             width = int(lengths[rows[0]])
@@ -282,32 +288,97 @@ class S3Rec(_AllPositions, sequential.S3Rec):
         return self.n_items - 1
 
 
-class BERT4Rec(sequential.BERT4Rec):
+class BERT4Rec(_AllPositions, sequential.BERT4Rec):
     """RecBole's BERT4Rec, which scores the masked positions alone; results are the same.
 
     RecBole scores ``mask_ratio * MAX_ITEM_LIST_LENGTH`` positions of each history, most of which
     count nothing where histories are short, and places the mask of a tested history row by row.
+
+    RecBole masks the history of each target and never the target itself, so that nobody's last
+    item is learned. ``train_strategy: prefix`` masks whole windows, as its authors do (arXiv
+    1904.06690, section 3.5). A tested history then keeps its oldest item, unless it is full;
+    RecBole's loses it always.
     """
 
-    def reconstruct_test_data(self, item_seq, item_seq_len):
-        """Histories ``[B, L]`` with the mask behind their last item, without their first column."""
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.masks_windows = config["train_strategy"] == "prefix"
+
+    def all_outputs(self, item_seq):
+        """Outputs ``[B, L, d]`` at each position of ``[B, L]``."""
+        return self.forward(item_seq)
+
+    def _fit(self, *tables: torch.Tensor, lengths: torch.Tensor) -> list[torch.Tensor]:
+        """Cut tables ``[B, L + 1]`` to the model's positions: full rows lose their first column."""
+        if tables[0].shape[1] <= self.max_seq_length:
+            return [*tables, lengths]
+        full = lengths > self.max_seq_length
+        cut = [
+            torch.where(full[:, None], table.roll(-1, 1), table)[:, : self.max_seq_length]
+            for table in tables
+        ]
+        return [*cut, lengths.clamp(max=self.max_seq_length)]
+
+    def outputs_at_mask(self, item_seq, item_seq_len):
+        """Outputs ``[B, d]`` at a mask behind the last item of histories ``[B, L]``."""
         extended = F.pad(item_seq, (0, 1))
-        extended[torch.arange(len(extended), device=extended.device), item_seq_len] = (
-            self.mask_token
-        )
-        return extended[:, 1:]
+        rows = torch.arange(len(extended), device=extended.device)
+        extended[rows, item_seq_len] = self.mask_token
+        if self.masks_windows:
+            masked, lengths = self._fit(extended, lengths=item_seq_len + 1)
+        else:
+            masked, lengths = extended[:, 1:], item_seq_len
+        return self.gather_indexes(self.forward(masked), lengths - 1)
+
+    def predict(self, interaction):
+        """Scores of the given items, ``[B]``."""
+        users = self.outputs_at_mask(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        items = interaction[self.ITEM_ID]
+        return (users * self.item_embedding(items)).sum(1) + self.output_bias[items]
+
+    def full_sort_predict(self, interaction):
+        """Scores of all items, ``[B, n_items]``."""
+        users = self.outputs_at_mask(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        return users @ self.item_embedding.weight[: self.n_items].T + self.output_bias
 
     def calculate_loss(self, interaction):
         """Mean cross entropy of the masked items, but those at the first position (RecBole's)."""
+        if TARGETS in interaction:
+            return self._masked_window_loss(interaction)
         if self.loss_type != "CE":
-            return super().calculate_loss(interaction)
+            return sequential.BERT4Rec.calculate_loss(self, interaction)
         places, items = (to_host(interaction[f]) for f in (self.MASK_INDEX, self.POS_ITEMS))
         rows, columns = (places > 0).nonzero(as_tuple=True)
         found = rows, places[rows, columns], items[rows, columns]
         outputs = self.forward(interaction[self.MASK_ITEM_SEQ])
         rows, places, items = (tensor_to_device(values, outputs.device) for values in found)
-        weight = self.item_embedding.weight[: self.n_items]
-        return F.cross_entropy(outputs[rows, places] @ weight.T + self.output_bias, items)
+        scores = outputs[rows, places] @ self.item_embedding.weight[: self.n_items].T
+        return F.cross_entropy(
+            scores + self.output_bias, items, label_smoothing=self.label_smoothing
+        )
+
+    def _masked_window_loss(self, interaction) -> torch.Tensor:
+        """Sum of the masked targets' cross entropy over all items, by their expected number.
+
+        The actual number would give batches of few masks too much weight.
+        """
+        fields = self.ITEM_SEQ, self.ITEM_SEQ_LEN, TARGETS
+        items, lengths, targets = (to_host(interaction[field]) for field in fields)
+        windows, rows = F.pad(items, (0, 1)), torch.arange(len(items))
+        windows[rows, lengths] = targets[rows, lengths - 1]
+        asked = F.pad(targets, (1, 0))
+        windows, asked, lengths = self._fit(windows, asked, lengths=lengths + 1)
+        masked = (asked > 0) & (torch.rand(asked.shape) < self.mask_ratio)
+        inputs = tensor_to_device(
+            windows.masked_fill(masked, self.mask_token), interaction[self.ITEM_SEQ].device
+        )
+        outputs, found = self._outputs_at_targets(inputs, lengths, asked * masked)
+        real = slice(1, self.n_items)
+        weight = torch.cat([self.item_embedding.weight[real], self.output_bias[real, None]], 1)
+        loss = cross_entropy(
+            F.pad(outputs, (0, 1), value=1.0), weight, found - 1, smoothing=self.label_smoothing
+        )
+        return loss * (len(found) / (self.mask_ratio * count_targets(interaction)))
 
 
 class KSR(sequential.KSR):

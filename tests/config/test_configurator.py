@@ -238,3 +238,9 @@ def test_numpy_keeps_its_names():
 def test_a_mask_without_room_for_an_item_is_refused():
     with pytest.raises(ConfigError, match=r"mask_ratio 0\.2 of MAX_ITEM_LIST_LENGTH 4 is less"):
         LiteConfig("BERT4Rec", "ml-100k", overrides=["--MAX_ITEM_LIST_LENGTH=4"])
+
+
+@pytest.mark.parametrize("ratio", ["0", "1.5", "-0.1"])
+def test_a_mask_ratio_that_is_no_share_is_refused(ratio):
+    with pytest.raises(ConfigError, match="mask_ratio must be above 0 and at most 1, found"):
+        LiteConfig("BERT4Rec", "ml-100k", overrides=[f"--mask_ratio={ratio}"])

@@ -114,6 +114,7 @@ RUNS = {
     "Pop, topn": ("Pop", TOPN),
     "SASRec": ("SASRec", {}),
     "BERT4Rec": ("BERT4Rec", {}),
+    "BERT4Rec, whole windows": ("BERT4Rec", {"train_strategy": "prefix"}),
     "GRU4Rec": ("GRU4Rec", {}),
     "FDSA": ("FDSA", {}),
     "BPR": ("BPR", {}),

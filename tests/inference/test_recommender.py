@@ -54,6 +54,7 @@ RUNS = {
     "SASRec": ("SASRec", {}),
     "GRU4Rec": ("GRU4Rec", {}),
     "BERT4Rec": ("BERT4Rec", {}),
+    "BERT4Rec, whole windows": ("BERT4Rec", {"train_strategy": "prefix"}),
 }
 
 

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from recbole.data.interaction import Interaction
 from recbole.model.sequential_recommender import bert4rec, s3rec
 
 from recbole_lite import create_dataset, data_preparation, get_model
 from recbole_lite.data.prefix_windows import TARGETS
+from recbole_lite.model.layers.softmax_loss import smooth_labels
 from recbole_lite.model.recbole_overrides import LightGCN, SpectralCF, adjacency
 
 # Users 0 (padding), 1, 2; items 0 (padding), 1, 2, 3; user 1 had item 3 twice.
@@ -105,6 +107,7 @@ def test_label_smoothing_with_one_target_per_sequence(name, config_for):
     config = config_for(name, **CAUSAL[name], label_smoothing=0.3, train_batch_size=9)
     train = data_preparation(config, create_dataset(config))[0]
     model = get_model(name)(config, train._dataset).eval()
+    smooth_labels(model, 0.3)
     batch = next(iter(train))
     logs = model.full_sort_predict(batch).log_softmax(1)
     expected = -0.7 * logs[torch.arange(len(logs)), batch["item_id"]] - 0.3 * logs.mean(1)
@@ -130,11 +133,89 @@ def test_bert4rec_is_recboles(loss_type, config_for):
     )
     train, _, test = data_preparation(config, create_dataset(config))
     model = get_model("BERT4Rec")(config, train._dataset).eval()
-    batch = next(iter(train))
-    expected = bert4rec.BERT4Rec.calculate_loss(model, batch)
-    torch.testing.assert_close(model.calculate_loss(batch), expected)
+    batch, recboles = next(iter(train)), bert4rec.BERT4Rec
+    torch.testing.assert_close(model.calculate_loss(batch), recboles.calculate_loss(model, batch))
     tested = next(iter(test))[0]
-    histories = tested["item_id_list"], tested["item_length"]
-    found = model.reconstruct_test_data(*histories)
-    assert found.equal(bert4rec.BERT4Rec.reconstruct_test_data(model, *histories))
-    assert (found == model.mask_token).sum() == len(found)
+    tested.update(Interaction({"item_id": tested["item_length"] + 1}))
+    for score in ("predict", "full_sort_predict"):
+        expected = getattr(recboles, score)(model, tested)
+        torch.testing.assert_close(getattr(model, score)(tested), expected)
+
+
+def cloze(config_for, **changes):
+    fixed = {"train_strategy": "prefix", "train_batch_size": 30, "n_heads": 2}
+    config = config_for("BERT4Rec", **fixed, **changes)
+    train = data_preparation(config, create_dataset(config))[0]
+    return train, get_model("BERT4Rec")(config, train._dataset).eval()
+
+
+def alone(model, sequence):
+    """Outputs ``[L, d]`` of one sequence without padding."""
+    return model.forward(torch.tensor([sequence]))[0]
+
+
+@pytest.mark.parametrize("ratio, smoothing", [(1.0, 0.0), (0.4, 0.3)])
+@pytest.mark.parametrize("overlap", [0, 3])
+def test_bert4rec_masks_whole_windows(ratio, smoothing, overlap, config_for, monkeypatch):
+    """Each input but the first may be masked, and so may the last target; read again in a loop."""
+    changes = {"mask_ratio": ratio, "label_smoothing": smoothing, "prefix_overlap": overlap}
+    train, model = cloze(config_for, **changes)
+    batch, seen = next(iter(train)), []
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", lambda items: seen.extend(items) or forward(items))
+    torch.manual_seed(3)
+    found = model.calculate_loss(batch)
+    monkeypatch.undo()
+    losses, n_asked, longest = [], 0, model.max_seq_length
+    lengths = batch["item_length"].tolist()
+    assert longest in lengths and min(lengths) + 1 < longest  # of which the oldest item is lost
+    order = sorted(range(len(batch)), key=lambda row: -min(lengths[row] + 1, longest))
+    for row, masked in zip(order, seen, strict=True):
+        targets = batch[TARGETS][row].tolist()[: lengths[row]]
+        window = batch["item_id_list"][row].tolist()[: lengths[row]] + targets[-1:]
+        asked = [False] + [target > 0 for target in targets]
+        n_asked += sum(asked)
+        window, asked = window[-longest:], asked[-longest:]
+        masked = masked.tolist()[: len(window)]
+        places = [place for place, item in enumerate(masked) if item == model.mask_token]
+        assert all(asked[place] for place in places)
+        assert ratio < 1 or len(places) == sum(asked)
+        assert [item for item in masked if item != model.mask_token] == [
+            item for place, item in enumerate(window) if place not in places
+        ]
+        scores = alone(model, masked) @ model.item_embedding.weight[: model.n_items].T
+        logs = (scores + model.output_bias)[:, 1:].log_softmax(1)
+        for place in places:
+            own, all_items = logs[place, window[place] - 1], logs[place].mean()
+            losses.append(-(1 - smoothing) * own - smoothing * all_items)
+    assert model.loss_terms(batch) == n_asked
+    assert ratio == 1 or 0.2 * n_asked < len(losses) < 0.6 * n_asked
+    torch.testing.assert_close(found, torch.stack(losses).sum() / (ratio * n_asked))
+
+
+def test_bert4rec_without_a_mask_has_no_loss(config_for):
+    train, model = cloze(config_for, mask_ratio=1e-9)
+    loss = model.calculate_loss(next(iter(train)))
+    loss.backward()
+    assert loss == 0
+
+
+def test_bert4rec_reads_whole_histories(config_for):
+    """With prefixes only a full history loses its oldest item to the mask."""
+    _, model = cloze(config_for, mask_ratio=0.5)
+    longest = model.max_seq_length
+    histories = [[1], [2, 3, 4], list(range(1, longest)), list(range(1, longest + 1))]
+    padded = torch.tensor([h + [0] * (longest - len(h)) for h in histories])
+    lengths = torch.tensor(list(map(len, histories)))
+    batch = {"item_id_list": padded, "item_length": lengths, "item_id": torch.tensor([5, 6, 7, 8])}
+    model.output_bias.data.normal_()
+    scores = []
+    for history in histories:
+        output = alone(model, [*history, model.mask_token][-longest:])[-1]
+        scores.append(model.item_embedding.weight[: model.n_items] @ output + model.output_bias)
+    scores = torch.stack(scores)
+    torch.testing.assert_close(model.full_sort_predict(batch), scores)
+    torch.testing.assert_close(model.predict(batch), scores[torch.arange(4), batch["item_id"]])
+    # Batches that are cut to their longest history have room for all.
+    cut = {"item_id_list": padded[:2, :3], "item_length": lengths[:2]}
+    torch.testing.assert_close(model.full_sort_predict(cut), scores[:2])

@@ -321,11 +321,17 @@ def test_no_rows_to_sample_for():
 # -- whose labels are smoothed ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model, ignored", [("ItemLM", 0), ("GRU4Rec", 0), ("BERT4Rec", 1)])
-def test_models_smooth_their_labels_or_say_that_they_do_not(model, ignored, config_for, caplog):
+@pytest.mark.parametrize(
+    "model, loss_type, ignored",
+    [("ItemLM", "CE", 0), ("GRU4Rec", "CE", 0), ("GRU4Rec", "BPR", 1), ("BERT4Rec", "CE", 0),
+     ("BERT4Rec", "BPR", 1), ("Caser", "BPR", 1)],
+)  # fmt: skip
+def test_models_smooth_their_labels_or_say_that_they_do_not(
+    model, loss_type, ignored, config_for, caplog
+):
     from recbole_lite import create_dataset, data_preparation, get_trainer
 
-    config = config_for(model, loss_type="CE", n_heads=2, mask_ratio=0.5, lm_dropout=0.0)
+    config = config_for(model, loss_type=loss_type, n_heads=2, mask_ratio=0.5, lm_dropout=0.0)
     train = data_preparation(config, create_dataset(config))[0]
     batch, losses = next(iter(train)), []
     for config["label_smoothing"] in (0.0, 0.5):
