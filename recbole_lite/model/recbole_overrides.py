@@ -191,10 +191,10 @@ class LINE(general.LINE):
 
 
 class _AllPositions:
-    """A causal model of RecBole's that ``train_strategy: prefix`` trains on all positions.
+    """A model of RecBole's that ``train_strategy: prefix`` trains on all positions of a window.
 
-    RecBole trains the last position of every prefix, which costs as many passes as there are
-    positions. The losses are the same, but for padding's, which is no class here.
+    RecBole trains causal models on the last position of every prefix, which costs as many passes as
+    there are positions. The losses are the same, but for padding's, which is no class here.
     """
 
     loss_terms = staticmethod(count_targets)

@@ -168,7 +168,8 @@ def test_bert4rec_masks_whole_windows(ratio, smoothing, overlap, config_for, mon
     monkeypatch.undo()
     losses, n_asked, longest = [], 0, model.max_seq_length
     lengths = batch["item_length"].tolist()
-    assert longest in lengths and min(lengths) + 1 < longest  # of which the oldest item is lost
+    assert longest in lengths  # of which the oldest item is lost
+    assert min(lengths) + 1 < longest
     order = sorted(range(len(batch)), key=lambda row: -min(lengths[row] + 1, longest))
     for row, masked in zip(order, seen, strict=True):
         targets = batch[TARGETS][row].tolist()[: lengths[row]]
