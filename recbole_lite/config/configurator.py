@@ -345,14 +345,14 @@ class LiteConfig(Config):
     def _check_mask(self):
         """RecBole's mask transform (BERT4Rec) fails in its depths where it has room for no item."""
         final = self.final_config_dict
-        if final.get("transform") != "mask_itemseq":
+        if self.model == "BERT4Rec":  # which masks whole windows itself; saved settings have either
+            final["transform"] = None if final["train_strategy"] == "prefix" else "mask_itemseq"
+        elif final.get("transform") != "mask_itemseq":
             return
         ratio, length = final["mask_ratio"], final["MAX_ITEM_LIST_LENGTH"]
         if not isinstance(ratio, (int, float)) or not 0 < ratio <= 1:
             raise ConfigError(f"mask_ratio must be above 0 and at most 1, found {ratio!r}")
-        if final["train_strategy"] == "prefix":
-            final["transform"] = None  # the model masks whole windows itself
-        elif ratio * length < 1:
+        if final["transform"] and ratio * length < 1:
             raise ConfigError(
                 f"mask_ratio {ratio} of MAX_ITEM_LIST_LENGTH {length} is less than one item"
             )

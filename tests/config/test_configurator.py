@@ -244,3 +244,11 @@ def test_a_mask_without_room_for_an_item_is_refused():
 def test_a_mask_ratio_that_is_no_share_is_refused(ratio):
     with pytest.raises(ConfigError, match="mask_ratio must be above 0 and at most 1, found"):
         LiteConfig("BERT4Rec", "ml-100k", overrides=[f"--mask_ratio={ratio}"])
+
+
+@pytest.mark.parametrize("given", ["~", "mask_itemseq"])
+@pytest.mark.parametrize("strategy, expected", [("prefix", None), ("all", "mask_itemseq")])
+def test_the_transform_of_bert4rec_follows_its_strategy(strategy, expected, given):
+    """Saved settings of a run with one strategy are read for a run with another."""
+    overrides = [f"--train_strategy={strategy}", f"--transform={given}"]
+    assert LiteConfig("BERT4Rec", "ml-100k", overrides=overrides)["transform"] == expected
