@@ -297,7 +297,8 @@ class BERT4Rec(_AllPositions, sequential.BERT4Rec):
     RecBole masks the history of each target and never the target itself, so that nobody's last
     item is learned. ``train_strategy: prefix`` masks whole windows, as its authors do (arXiv
     1904.06690, section 3.5). A tested history then keeps its oldest item, unless it is full;
-    RecBole's loses it always.
+    RecBole's loses it always. Positions count from the last item, so that the mask of a tested
+    history has the same position whatever its length.
     """
 
     def __init__(self, config, dataset):
@@ -307,6 +308,17 @@ class BERT4Rec(_AllPositions, sequential.BERT4Rec):
     def all_outputs(self, item_seq):
         """Outputs ``[B, L, d]`` at each position of ``[B, L]``."""
         return self.forward(item_seq)
+
+    def forward(self, item_seq):
+        """RecBole's outputs ``[B, L, d]``; for whole windows with positions from the last item."""
+        if not self.masks_windows:
+            return super().forward(item_seq)
+        last = (item_seq > 0).sum(1, keepdim=True) - 1
+        positions = (last - torch.arange(item_seq.shape[1], device=item_seq.device)).clamp(min=0)
+        vectors = self.item_embedding(item_seq) + self.position_embedding(positions)
+        mask = self.get_attention_mask(item_seq, bidirectional=True)
+        outputs = self.trm_encoder(self.dropout(self.LayerNorm(vectors)), mask)[-1]
+        return self.output_ln(self.output_gelu(self.output_ffn(outputs)))
 
     def _fit(self, *tables: torch.Tensor, lengths: torch.Tensor) -> list[torch.Tensor]:
         """Cut tables ``[B, L + 1]`` to the model's positions: full rows lose their first column."""

@@ -201,6 +201,19 @@ def test_bert4rec_without_a_mask_has_no_loss(config_for):
     assert loss == 0
 
 
+def test_bert4rec_counts_positions_of_windows_from_the_last_item(config_for):
+    """As RecBole's on inputs padded at the left, with its table of positions reversed."""
+    _, model = cloze(config_for)
+    longest = model.max_seq_length
+    sequences = [[model.mask_token], [2, 3, model.mask_token], list(range(1, longest + 1))]
+    found = model.forward(torch.tensor([s + [0] * (longest - len(s)) for s in sequences]))
+    model.position_embedding.weight.data = model.position_embedding.weight.flip(0)
+    at_left = torch.tensor([[0] * (longest - len(s)) + s for s in sequences])
+    expected = bert4rec.BERT4Rec.forward(model, at_left)
+    for row, length in enumerate(map(len, sequences)):
+        torch.testing.assert_close(found[row, :length], expected[row, longest - length :])
+
+
 def test_bert4rec_reads_whole_histories(config_for):
     """With prefixes only a full history loses its oldest item to the mask."""
     _, model = cloze(config_for, mask_ratio=0.5)

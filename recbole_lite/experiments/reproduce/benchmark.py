@@ -26,6 +26,7 @@ from recbole_lite.experiments.reproduce.baselines import BENCHMARK, FOLDER, Mode
 from recbole_lite.experiments.reproduce.benchmark_table import (
     TEXT_PAIR,
     Cells,
+    compared_with,
     interval_chart,
     learning_curves,
     render_all,
@@ -277,7 +278,8 @@ def _write_dataset(
         users = users_of_test(any_result, request.data_path)
         summary["text"] = text_by_group(*pair, users)
         drawn["text"] = text_chart(summary["text"], style)
-    parts = [render(summary, "Benchmark: {dataset}, beside the best rival, {base}")]
+    base = compared_with(summary["base"])
+    parts = [render(summary, f"Benchmark: {{dataset}}, beside the {base}, {{base}}")]
     parts += ["## Seeds", seeds_table(cells)]
     for name, chart in drawn.items():
         if chart is not None:

@@ -87,23 +87,30 @@ def results_table(summaries: Sequence[Mapping[str, Any]]) -> str:
     """Table of all rows on all data sets, which the README shows as well, in Markdown.
 
     Cells are means over seeds (standard deviation). Behind them, the difference in `METRIC` to the
-    best rival with its interval over users. A line below names the processors.
+    best rival (without one: to the first row) with its interval over users. A line below names the
+    processors.
     """
-    lines = []
+    lines, bases = [], {compared_with(summary["base"]) for summary in summaries}
     for summary in summaries:
         done = [row for row in summary["rows"] if row["seeds"]]
         for row in sorted(done, key=lambda row: -row["test"][METRIC]["mean"]):
             means = [_spread(row["test"].get(name)) for name in HEAD]
             found = row["test"][METRIC]
             base = row["row"] == summary["base"]
-            less = "best rival" if base else figure(found["difference"], "+.4f")
+            less = compared_with(row["row"]) if base else figure(found["difference"], "+.4f")
             ends = "" if base else interval(found["difference_interval"], "+.4f")
             about = [str(len(row["seeds"])), f"{row['minutes']:.0f}"]
             lines.append([summary["dataset"], row["row"], *means, less, ends, *about])
     head = ["data set", "model", *map(metric_label, HEAD)]
-    head += [f"{metric_label(METRIC)} less best rival", "95% interval", "seeds", "minutes"]
+    head += [f"{metric_label(METRIC)} less {' or '.join(sorted(bases))}"]
+    head += ["95% interval", "seeds", "minutes"]
     machines = "; ".join(f"{of['dataset']}: {_machines(of)}" for of in summaries)
     return grid(lines, head, "pipe", text=(0, 1)) + f"\n\nTrained on {machines}."
+
+
+def compared_with(base: str) -> str:
+    """What the row that the others are compared with is called."""
+    return "best rival" if BENCHMARK[base].rival else "first row"
 
 
 def _machines(summary: Mapping[str, Any]) -> str:

@@ -294,5 +294,10 @@ def test_a_table_takes_the_place_of_the_old_one(script, tmp_path):
         ["toys", "ItemLM", "0.1250", "0.0625", "+0.0125", "+0.0025 to +0.0225", "2", "30"],
         ["toys", "SASRec", "0.1000 (0.0010)", "0.0500 (0.0010)", "best rival", "", "2", "30"],
     ]
+    alone = {**summary, "base": "ItemLM", "rows": [row("ItemLM", 0.05, None, None)]}
+    path.write_text(json.dumps({"datasets": [alone]}))
+    text = script.with_table(text, path)  # without a rival
+    assert "NDCG@10 less first row" in text
+    assert "rival" not in text
     with pytest.raises(SystemExit, match="no place for the table"):
         script.with_table("a page", path)
