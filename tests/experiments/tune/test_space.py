@@ -126,7 +126,9 @@ def test_shipped_spaces_are_valid(path):
     from recbole_lite import LiteConfig
     from recbole_lite.experiments.tune.sweep_spec import check_space, make_spec
 
-    spec = make_spec(LiteConfig(path.stem, "ml-100k"), read_space(path), {})
+    values = {"train_stage": "finetune"} if path.stem == "S3Rec" else {}
+    config = LiteConfig(path.stem, "ml-100k", config_dict=values)
+    spec = make_spec(config, read_space(path), {})
     check_space(spec)
     assert spec.trials == 10
 
