@@ -186,8 +186,13 @@ def check_space(spec: SweepSpec) -> LiteConfig:
     if needs_launch(config):
         key = "nproc" if config["num_workers"] is None else "num_workers"
         raise ConfigError(f"{key}: a trial is one process; leave it out, or train without --tune")
-    if next_train_stage(config) or config["eval_step"] == 0:
-        raise ConfigError("train_stage, eval_step: a sweep compares validations; there are none")
+    if following := next_train_stage(config):
+        raise ConfigError(
+            f"train_stage: {config['train_stage']} has no validation to compare; run it without "
+            f"--tune, then sweep with --train_stage={following} and --pre_model_path"
+        )
+    if config["eval_step"] == 0:
+        raise ConfigError("eval_step: a sweep compares validations; with 0 there are none")
     return config
 
 

@@ -133,6 +133,15 @@ def test_shipped_spaces_are_valid(path):
     assert spec.trials == 10
 
 
+def test_a_pretraining_is_no_trial():
+    from recbole_lite import LiteConfig
+    from recbole_lite.experiments.tune.sweep_spec import check_space, make_spec
+
+    config = LiteConfig("S3Rec", "ml-100k", config_dict={"train_stage": "pretrain"})
+    with pytest.raises(ConfigError, match="sweep with --train_stage=finetune and --pre_model_path"):
+        check_space(make_spec(config, read_space(PROPERTIES / "hyper" / "S3Rec.yaml"), {}))
+
+
 def test_searcher_grid_takes_every_combination(space_of):
     space = space_of("a: {choice: [1, 2, 3]}\nb: {grid: [x, y]}\n").exhaustive()
     assert space.grid_size == 6
