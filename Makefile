@@ -22,12 +22,13 @@ demo: $(VENV)/.demo
 # processors that have less, then all tests run with the machine's own.
 KERNELS := tests/trainer/test_matmul_backend.py tests/trainer/test_trainer.py tests/evaluator/test_evaluator.py \
 	tests/model/test_item_lm.py tests/inference/test_packed_encoder.py
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 test: lint
-	ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest -q $(KERNELS)
+	ATEN_CPU_CAPABILITY=default $(PYTEST) -q $(KERNELS)
 	! grep -qs avx2 /proc/cpuinfo || \
-	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -q $(KERNELS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(PYTEST) -q $(KERNELS)
+	$(PYTEST) --dist loadfile --no-loadscope-reorder
 
 faults: $(VENV)/.dev
 	$(BIN)/python tests/faults/kill_and_resume.py --kills 30
