@@ -202,7 +202,7 @@ def test_no_epoch_at_all_evaluates_the_weights_as_they_are(quick):
 def test_command_line_from_any_directory(data_path, workdir):
     arguments = ["--model=Pop", "--dataset=tiny", f"--data_path={data_path}", "--topk=[3]"]
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments, "--valid_metric=Recall@3"],
+        [sys.executable, "-X", "importtime", str(SCRIPT), *arguments, "--valid_metric=Recall@3"],
         capture_output=True,
         text=True,
         timeout=120,
@@ -211,6 +211,10 @@ def test_command_line_from_any_directory(data_path, workdir):
     assert "30 users, 24 items" in done.stdout
     assert "\x1b[" not in done.stderr  # no colours where there is no terminal
     assert "FutureWarning" not in done.stderr
+    # Without a language model, a run does not wait seconds for transformers.
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "recbole" in imported
+    assert "transformers" not in imported
 
 
 @pytest.mark.parametrize(

@@ -178,6 +178,11 @@ def knows_candidates(model_class: type) -> bool:
     return getattr(model_class, "knows_candidates", reads_candidates(model_class))
 
 
+def writes_item_tokens(model_class: type) -> bool:
+    """Whether a model writes the tokens of an item's id and does not score all items."""
+    return getattr(model_class, "writes_item_tokens", False)
+
+
 def reads_any_length(model_class: type) -> bool:
     """Whether a model's results do not depend on how far a batch of histories is padded."""
     listed = _is_recboles(model_class) and model_class.__name__ in _ANY_LENGTH

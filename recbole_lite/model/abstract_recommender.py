@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +17,13 @@ from recbole_lite.model.layers.contrastive_loss import LearnedScale, info_nce
 from recbole_lite.model.layers.deduplicate import distinct_rows
 from recbole_lite.model.layers.half_table import scores_by_blocks
 from recbole_lite.model.layers.history_mask import HistoryMask
-from recbole_lite.model.layers.rec_llm import EmbeddingEncoder
 from recbole_lite.model.layers.row_packing import RowPacking, pack_rows
 from recbole_lite.model.layers.sharded_embedding import ShardedEmbedding
 from recbole_lite.model.layers.softmax_loss import cross_entropy, sampled_cross_entropy
 from recbole_lite.utils.errors import ConfigError
+
+if TYPE_CHECKING:  # it imports transformers, which trainings of SASRec need not wait for
+    from recbole_lite.model.layers.rec_llm import EmbeddingEncoder
 
 _COPIED = 2**21  # items up to which an evaluation copies the head
 LOSSES = ("CE", "SCE", "InfoNCE")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import jinja2
@@ -11,11 +12,15 @@ TEMPLATES = Path(__file__).with_name("templates")
 
 def render_template(template: str, /, **content) -> str:
     """Fill a template; what is no :class:`markupsafe.Markup` is escaped."""
-    environment = jinja2.Environment(
+    return _environment().get_template(template).render(**content)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(template).render(**content)

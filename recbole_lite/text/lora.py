@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from recbole_lite.config.validation import fit
 from recbole_lite.utils.errors import ConfigError, MissingDependencyError, one_line
@@ -101,6 +100,8 @@ def _arguments(model: nn.Module, settings: Mapping[str, Any], key: str) -> dict[
 
 def matrix_layers(model: nn.Module) -> list[str]:
     """Names of the layers that have a matrix."""
+    from transformers.pytorch_utils import Conv1D  # a start without a language model needs none
+
     layers = (nn.Linear, Conv1D)
     return [name for name, module in model.named_modules() if isinstance(module, layers)]
 

@@ -147,6 +147,7 @@ def test_bad_settings_get_one_clear_message(overrides, message):
         ("epochs: 1\nlearing_rate: 3\n", r"a\.yaml, line 2: unknown key 'learing_rate'"),
         ("epochs: 1\nseed: 2\nepochs: 3\n", r"line 3: epochs is already set at .*line 1"),
         ("epochs: [1\n", r"a\.yaml, line \d: not valid YAML"),
+        ("a: 1\nseed: " + "[" * 101 + "]" * 101, r"a\.yaml, line 2: .*nested too deeply"),
         ("- a\n- b\n", "line 1: expected lines of `key: value`"),
         ("1: 2\n", "line 1: 1 is no name of a key"),
         ("\nepochs: x\n", r"line 2: epochs must be a whole number"),

@@ -216,7 +216,7 @@ YAML = {
     "a module": "seed: !!python/module:os\n",
     "a tuple": "seed: !!python/tuple [1]\n",
     "a tag of its own": "seed: !evil 1\n",
-    "deep": "seed: " + "[" * 500 + "\n",
+    "deep": "seed: " + "[" * 100_000 + "]" * 100_000 + "\n",
     "laughs": "a: &a [x, x, x, x, x, x, x, x, x]\n"
     + "".join(
         f"{n}: &{n} [{', '.join(['*' + m] * 9)}]\n"

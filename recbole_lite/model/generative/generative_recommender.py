@@ -54,6 +54,7 @@ class GenerativeRecommender(SequentialRecommender):
     """
 
     reads_any_length = True  # cut_padding
+    writes_item_tokens = True  # cannot be distilled into
     knows_candidates = True  # task: topn; beams can be limited to candidates that are not read
     only_for_task = ("candidate_prompts.", "candidate_words.")  # weights that init_from may lack
 
