@@ -16,7 +16,7 @@ from recbole_lite.utils.errors import ConfigError
 MAX_NODES = 100_000  # in a configuration file; "billion laughs" has 10**9
 MAX_DEPTH = 100
 
-# libyaml parses ten times as fast as Python; PyYAML has it but where it was built without.
+# libyaml parses seven times as fast as Python; PyYAML has it but where it was built without.
 _SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 

@@ -200,6 +200,7 @@ def _snapshot(name: str, patterns: list[str], local_files_only: bool, key: str) 
 def _weight_files(folder: Path) -> list[Path]:
     """Files with weights; safetensors have priority, as in transformers."""
     safe = _existing(folder, ("*.safetensors", _INDEX))
+    safe = [path for path in safe if not path.name.startswith("last-")]  # of an adaptation
     return safe if _existing(folder, _SAFETENSORS) else safe + _existing(folder, _PICKLED)
 
 

@@ -223,6 +223,9 @@ def test_the_folder_is_an_item_llm_and_a_sentence_transformer(run, llm_folders, 
     config = config_for("LiteLLM4Rec", item_llm="out", item_embedding_cache_dir=None)
     data = create_dataset(config)
     vectors = load_item_vectors(config, data).vectors[1:]
+    kept = load_item_vectors(config_for("LiteLLM4Rec", item_llm="out"), data)
+    assert kept.from_cache  # as the report made them
+    torch.testing.assert_close(kept.vectors[1:], vectors)
     texts = item_texts(adapt.TextSettings.from_config(config), data)[1:]
     library = torch.tensor(SentenceTransformer("out", device="cpu").encode(texts))
     assert vectors.shape == (24, 8 if recipe else 16)
