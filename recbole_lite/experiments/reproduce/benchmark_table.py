@@ -57,7 +57,18 @@ def summarise_cells(
     ]
     seeds = sorted({seed for of in cells.values() for seed in of})
     about = {"dataset": dataset, "seeds": seeds, "command": command, "environment": environment()}
-    return {**summarise(rows, about), "processors": _processors(cells)}
+    more = {"processors": _processors(cells), "passes": _passes(cells)}
+    return {**summarise(rows, about), **more}
+
+
+def _passes(cells: Cells) -> dict[str, float | None]:
+    """Passes over the training data by row, the mean over its seeds; None: it has no steps."""
+    return {
+        name: float(np.mean([cell["steps"] / cell["steps_per_epoch"] for cell in of.values()]))
+        if all(cell["steps_per_epoch"] for cell in of.values())
+        else None
+        for name, of in cells.items()
+    }
 
 
 def _processors(cells: Cells) -> dict[str, list[str]]:
@@ -87,8 +98,8 @@ def results_table(summaries: Sequence[Mapping[str, Any]]) -> str:
     """Table of all rows on all data sets, which the README shows as well, in Markdown.
 
     Cells are means over seeds (standard deviation). Behind them, the difference in `METRIC` to the
-    best rival (without one: to the first row) with its interval over users. A line below names the
-    processors.
+    best rival (without one: to the first row) with its interval over users, and the passes over the
+    training data. A line below names the processors.
     """
     lines, bases = [], {compared_with(summary["base"]) for summary in summaries}
     for summary in summaries:
@@ -99,11 +110,13 @@ def results_table(summaries: Sequence[Mapping[str, Any]]) -> str:
             base = row["row"] == summary["base"]
             less = compared_with(row["row"]) if base else figure(found["difference"], "+.4f")
             ends = "" if base else interval(found["difference_interval"], "+.4f")
-            about = [str(len(row["seeds"])), f"{row['minutes']:.0f}"]
+            passes = summary["passes"][row["row"]]
+            shown = "-" if passes is None else f"{passes:.{0 if passes >= 10 else 1}f}"
+            about = [str(len(row["seeds"])), shown, f"{row['minutes']:.0f}"]
             lines.append([summary["dataset"], row["row"], *means, less, ends, *about])
     head = ["data set", "model", *map(metric_label, HEAD)]
     head += [f"{metric_label(METRIC)} less {' or '.join(sorted(bases))}"]
-    head += ["95% interval", "seeds", "minutes"]
+    head += ["95% interval", "seeds", "passes", "minutes"]
     machines = "; ".join(f"{of['dataset']}: {_machines(of)}" for of in summaries)
     return grid(lines, head, "pipe", text=(0, 1)) + f"\n\nTrained on {machines}."
 

@@ -92,6 +92,9 @@ def test_the_table_and_its_files(rows, request_for):
     assert cells[3].startswith(f"{values['ItemLM'].mean():.4f} (")
     assert cells[4] == f"{(values['ItemLM'] - values['SASRec']).mean():+.4f}"
     assert cells[6] == "2"
+    made = [result_of(request, "ItemLM", seed) for seed in (2020, 2021)]
+    passes = np.mean([cell["steps"] / cell["steps_per_epoch"] for cell in made])
+    assert float(cells[7]) == pytest.approx(passes, abs=0.5 if passes >= 10 else 0.05)
     assert "- NoSuchModel on tiny: not run: ConfigError: unknown model 'NoSuchModel'" in text
     assert "- NoSuchFile on tiny: not run: needs " in text
     assert f"\nTrained on tiny: {environment()['processor']}.\n" in text
@@ -284,15 +287,17 @@ def test_a_table_takes_the_place_of_the_old_one(script, tmp_path):
     rows = [row("SASRec", 0.05, 0.001, None), row("ItemLM", 0.0625, None, 0.0125)]
     rows.append({"row": "TIGER", "seeds": []})
     summary = {"dataset": "toys", "base": "SASRec", "rows": rows, "processors": {"8086": []}}
+    summary["passes"] = {"SASRec": 2.04, "ItemLM": 17.3}
     path = tmp_path / "benchmark.json"
     path.write_text(json.dumps({"datasets": [summary]}))
     text = script.with_table(f"a\n{script.BEGIN}\nold\n{script.END}\nb", path)
     lines = [[c.strip() for c in line.strip("|").split("|")] for line in text.splitlines()]
     assert "old" not in text
     assert text.startswith("a\n")
+    means = ["0.1000 (0.0010)", "0.0500 (0.0010)"]
     assert lines[5:7] == [
-        ["toys", "ItemLM", "0.1250", "0.0625", "+0.0125", "+0.0025 to +0.0225", "2", "30"],
-        ["toys", "SASRec", "0.1000 (0.0010)", "0.0500 (0.0010)", "best rival", "", "2", "30"],
+        ["toys", "ItemLM", "0.1250", "0.0625", "+0.0125", "+0.0025 to +0.0225", "2", "17", "30"],
+        ["toys", "SASRec", *means, "best rival", "", "2", "2.0", "30"],
     ]
     alone = {**summary, "base": "ItemLM", "rows": [row("ItemLM", 0.05, None, None)]}
     path.write_text(json.dumps({"datasets": [alone]}))
