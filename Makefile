@@ -1,8 +1,9 @@
 # make demo | make test: each sets itself up in .venv first.
-VENV   ?= .venv
-PYTHON ?= python3
-BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip --disable-pip-version-check
+VENV    ?= .venv
+PYTHON  ?= python3
+BIN     := $(VENV)/bin
+# --no-compile: half of an installation compiles modules, most of which nothing here imports.
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -q --no-compile -c constraints.txt
 
 .PHONY: help demo test test-cluster test-deploy lint docs faults clean
 
@@ -55,16 +56,16 @@ lint: $(VENV)/.dev
 # RecBole's own requirements cannot be met (docs/recbole.md), so it comes without them.
 $(VENV)/.demo: setup.py constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install -q -c constraints.txt -e ".[offline]"
-	$(PIP) install -q --no-deps -c constraints.txt recbole
+	$(INSTALL) -e ".[offline]"
+	$(INSTALL) --no-deps recbole
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	$(PIP) install -q -c constraints.txt -e ".[offline,tune,optuna,dev]"
+	$(INSTALL) -e ".[offline,tune,optuna,dev]"
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.demo
-	$(PIP) install -q -c constraints.txt -e ".[docs]"
+	$(INSTALL) -e ".[docs]"
 	touch $@
 
 clean:
