@@ -10,14 +10,16 @@ from typing import Any
 
 import yaml
 
+try:  # libyaml, which parses seven times as fast as Python
+    from yaml import CSafeLoader as _SafeLoader
+except ImportError:  # PyYAML was built without it
+    from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment]
+
 from recbole_lite.config.keys import current
 from recbole_lite.utils.errors import ConfigError
 
 MAX_NODES = 100_000  # in a configuration file; "billion laughs" has 10**9
 MAX_DEPTH = 100
-
-# libyaml parses seven times as fast as Python; PyYAML has it but where it was built without.
-_SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Loader(_SafeLoader):
@@ -40,8 +42,9 @@ def _check_depth(text: str) -> None:
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
+            mark: Any = event.start_mark  # libyaml's are a class of their own
             problem = "lists or mappings in it are nested too deeply"
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
 
 
 # PyYAML's own pattern (YAML 1.1) takes "1e-3" for a string because it has no dot.
