@@ -32,7 +32,7 @@ def _threads():
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_flush():
-    """No test loses power, and a run flushes forty files to the disk: half of its time."""
+    """No test loses power, and a run flushes forty times, a third of its time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield

@@ -95,7 +95,7 @@ def add_teachers(config, student, bundles: Sequence[ModelBundle], dataset) -> No
     ConfigError
         The data are numbered otherwise, or the models cannot be compared.
     """
-    # Only here: a run without a language model starts without transformers, in half the time.
+    # Only here: a run without a language model does not wait for transformers.
     from recbole_lite.model.layers.distillation import Distillation
 
     ids = list(map(str, dataset.field2id_token[dataset.iid_field][1:]))

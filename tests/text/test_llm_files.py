@@ -73,6 +73,12 @@ def test_a_missing_shard_is_named(llm_copy):
     assert "readable model.safetensors.index.json" in message_of(folder)
 
 
+def test_an_unfinished_adaptation_has_no_weights(llm_copy):
+    folder = llm_copy("bert")
+    (folder / "model.safetensors").rename(folder / "last-000002.safetensors")
+    assert "no weights" in message_of(folder)
+
+
 def test_what_looks_like_a_path_is_not_asked_of_the_hub(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", None)
     assert "no such directory" in message_of(tmp_path / "nowhere")
@@ -182,6 +188,7 @@ def test_the_fingerprint_follows_every_byte(llm_folders, llm_copy, file):
     folder = llm_copy("bert")
     assert weights_fingerprint(folder) == before
     (folder / "README.md").write_text("not part of the model")
+    (folder / "last-000002.safetensors").write_text("a checkpoint of adapt-llm")
     assert weights_fingerprint(folder) == before
     flip_last_byte(folder / file)
     assert weights_fingerprint(folder) != before

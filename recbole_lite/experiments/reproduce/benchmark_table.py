@@ -61,12 +61,10 @@ def summarise_cells(
     return {**summarise(rows, about), **more}
 
 
-def _passes(cells: Cells) -> dict[str, float | None]:
-    """Passes over the training data by row, the mean over its seeds; None: it has no steps."""
+def _passes(cells: Cells) -> dict[str, float]:
+    """Passes over the training data by row, the mean over its seeds."""
     return {
         name: float(np.mean([cell["steps"] / cell["steps_per_epoch"] for cell in of.values()]))
-        if all(cell["steps_per_epoch"] for cell in of.values())
-        else None
         for name, of in cells.items()
     }
 
@@ -111,7 +109,7 @@ def results_table(summaries: Sequence[Mapping[str, Any]]) -> str:
             less = compared_with(row["row"]) if base else figure(found["difference"], "+.4f")
             ends = "" if base else interval(found["difference_interval"], "+.4f")
             passes = summary["passes"][row["row"]]
-            shown = "-" if passes is None else f"{passes:.{0 if passes >= 10 else 1}f}"
+            shown = f"{passes:.0f}" if passes >= 10 else f"{passes:.2g}"
             about = [str(len(row["seeds"])), shown, f"{row['minutes']:.0f}"]
             lines.append([summary["dataset"], row["row"], *means, less, ends, *about])
     head = ["data set", "model", *map(metric_label, HEAD)]

@@ -287,7 +287,7 @@ def test_a_table_takes_the_place_of_the_old_one(script, tmp_path):
     rows = [row("SASRec", 0.05, 0.001, None), row("ItemLM", 0.0625, None, 0.0125)]
     rows.append({"row": "TIGER", "seeds": []})
     summary = {"dataset": "toys", "base": "SASRec", "rows": rows, "processors": {"8086": []}}
-    summary["passes"] = {"SASRec": 2.04, "ItemLM": 17.3}
+    summary["passes"] = {"SASRec": 0.00423, "ItemLM": 17.3}
     path = tmp_path / "benchmark.json"
     path.write_text(json.dumps({"datasets": [summary]}))
     text = script.with_table(f"a\n{script.BEGIN}\nold\n{script.END}\nb", path)
@@ -297,7 +297,7 @@ def test_a_table_takes_the_place_of_the_old_one(script, tmp_path):
     means = ["0.1000 (0.0010)", "0.0500 (0.0010)"]
     assert lines[5:7] == [
         ["toys", "ItemLM", "0.1250", "0.0625", "+0.0125", "+0.0025 to +0.0225", "2", "17", "30"],
-        ["toys", "SASRec", *means, "best rival", "", "2", "2.0", "30"],
+        ["toys", "SASRec", *means, "best rival", "", "2", "0.0042", "30"],
     ]
     alone = {**summary, "base": "ItemLM", "rows": [row("ItemLM", 0.05, None, None)]}
     path.write_text(json.dumps({"datasets": [alone]}))
