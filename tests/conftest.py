@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from pathlib import Path
@@ -55,6 +56,7 @@ def pytest_collection_modifyitems(items):
 def pytest_collection_finish():
     """RecBole's SINE turns autograd's anomaly mode on when a test file imports RecBole's models."""
     torch.autograd.set_detect_anomaly(False)
+    gc.freeze()  # a collection need not go through all imported modules
 
 
 @pytest.fixture(scope="session")

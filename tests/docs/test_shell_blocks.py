@@ -8,13 +8,11 @@ for them, in place of such flags on the page.
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import runpy
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -33,6 +31,8 @@ HOURS = "minutes to hours at T5-small's size, and no flag for a smaller one; tes
 SERVER = "a server, or asks one; tests/serve does both"
 CLUSTER = "needs several machines; `make test-cluster` has two Ray nodes on one"
 PEERS = "needs another library in an environment of its own"
+PROCESSES = "starts processes; tests/trainer/test_data_parallel.py"
+SWEEP = "starts Ray; tests/experiments/tune/test_sweep.py"
 RAY = "starts Ray; tests/text/test_ray_encoding.py, tests/inference/test_recommend_folder.py"
 MEASURES = "minutes of timing on data that no wheel brings"
 PARQUET = "a Parquet file of the reader's; tests/data/test_stored_sequences.py makes one"
@@ -126,6 +126,10 @@ NOT_RUN = {
     "weights from the hub, and needs a GPU",
     "python benchmarks/recommend_file.py --model=RUN_FOLDER --users=20000,200000,1000000 "
     "--out=results/recommend/prefix-ml-1m.json": MEASURES,
+    "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-1m --nproc=4": PROCESSES,
+    "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-100k "
+    "--config_files=properties/demo.yaml --tune=properties/hyper/LiteLLM4Rec.yaml "
+    "--num_samples=20": SWEEP,
     "recbole-lite encode --model=LiteLLM4Rec --dataset=ml-1m --item_llm=minilm --ray": RAY,
     "recbole-lite encode --model=LiteLLM4Rec --dataset=ml-1m --item_llm=minilm "
     "--ray_address=auto": RAY,
@@ -156,13 +160,6 @@ ALSO = {
     "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-1m --item_vectors=": SMALL,
     "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-100k --task=topn": SMALL,
     "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-100k --item_llm=my-": SMALL,
-    "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-1m --nproc=4": [
-        *OFFLINE,
-        *SMALL,
-        "--nproc=2",
-    ],
-    "python run_recbole_lite.py --model=LiteLLM4Rec --dataset=ml-100k "
-    "--config_files=properties/demo.yaml --tune": ["--num_samples=1"],
     "python run_recbole_lite.py --model=POD --dataset=ml-100k --llm_init=scratch": [
         f"--llm_config={THIN | {'num_decoder_layers': 1}}",
         "--num_beams=5",
@@ -291,10 +288,7 @@ def execute(words: list[str], monkeypatch) -> int:
         return main.main(changed(words, [*(SHORT if trains else []), *also]))
     assert program == "python", f"only this project's commands run here, not {program}"
     if words[0] == "run_recbole_lite.py":
-        words = changed(words[1:], [*SHORT, *also])
-        if any(word.startswith(("--tune=", "--nproc=")) for word in words):  # starts processes
-            return apart(words)
-        return main.run_main(words)
+        return main.run_main(changed(words[1:], [*SHORT, *also]))
     monkeypatch.setattr(sys, "argv", changed(words, also))
     monkeypatch.syspath_prepend(str(Path(words[0]).resolve().parent))  # as `python FILE` does
     try:
@@ -302,19 +296,6 @@ def execute(words: list[str], monkeypatch) -> int:
     except SystemExit as ended:
         return ended.code or 0
     return 0
-
-
-def apart(words: list[str]) -> int:
-    """Run a training in a process of its own, which leaves nothing behind in this one."""
-    done = subprocess.run(
-        [sys.executable, "run_recbole_lite.py", *words],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    print(done.stdout[-2000:], done.stderr[-2000:])
-    return done.returncode
 
 
 def changed(words: list[str], flags: list[str]) -> list[str]:
